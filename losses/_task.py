@@ -1,0 +1,54 @@
+"""What a loss is built with: the sizes of this run, and the features of the two networks it compares."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """The named feature maps of one network: channels and strides are true before any forward.
+
+    `wanted` collects the names some loss reads, so that a network keeps only those alive.
+    """
+
+    owner: str
+    channels: dict[str, int]
+    strides: dict[str, int]
+    wanted: set[str] = field(default_factory=set)
+
+    def channels_of(self, name: str) -> int:
+        """Channels of the feature `name`; from now on the network keeps it. ValueError lists the names there are."""
+        if name not in self.channels:
+            raise ValueError(f"{self.owner} has no feature {name!r}; it has: {', '.join(self.channels)}")
+        self.wanted.add(name)
+        return self.channels[name]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Sizes of one run as a loss sees them.
+
+    Attributes:
+        num_classes: K. ignore_index: the target value no loss counts.
+        student: features of the network the term trains. teacher: of the network it learns from, or None.
+    """
+
+    num_classes: int
+    ignore_index: int
+    student: Features
+    teacher: Features | None = None
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half types are raised to float32, float32 and float64 stay: the delicate parts of a loss start with this."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def resize(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """Bilinear resize of (B, C, h, w) to `size`; a map that has the size already is returned as it is."""
+    if x.shape[-2:] == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
