@@ -1,10 +1,25 @@
 """What a loss is built with: the sizes of this run, and the features of the two networks it compares."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Prediction(Protocol):
+    """What a loss reads of a network's forward pass (rooms do not import each other, so the shape of it stands here).
+
+    Attributes:
+        logits: (B, K, h, w) at the head's own stride. align_corners: how this family resizes its maps.
+        aux: (B, K, h', w') scores of the auxiliary head, or None. features: name -> (B, C, h, w).
+    """
+
+    logits: Tensor
+    align_corners: bool
+    aux: Tensor | None
+    features: dict[str, Tensor]
 
 
 @dataclass(frozen=True)

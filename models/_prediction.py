@@ -1,9 +1,18 @@
 """What every network returns, and how it turns a plain image into its own input range."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def resize(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """Bilinear resize of (B, C, h, w) to `size` = (H, W); a map that has the size already is returned as it is."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 @dataclass
@@ -14,14 +23,51 @@ class Prediction:
         logits: (B, K, h, w) class scores at the head's own stride, not resized.
         align_corners: how this family resizes its logits to another size (bilinear).
         aux: (B, K, h', w') scores of the auxiliary head, None without one or outside training.
-        features: name -> (B, C, h, w); the names, channels and strides are the network's
-            `channels` and `strides`.
+        features: name -> (B, C, h, w); exactly the names in the network's `features_wanted`,
+            their sizes are the network's `channels` and `strides`.
     """
 
     logits: Tensor
     align_corners: bool = False
     aux: Tensor | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
+
+    def resized(self, size: tuple[int, int]) -> Tensor:
+        """Logits at another size, the way this family does it.
+
+        Args:
+            size: (H, W) in pixels.
+
+        Shapes:
+            returns: (B, K, H, W), at least float32: interpolated half-precision scores tie at class borders.
+        """
+        logits = self.logits
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        return resize(logits, size, self.align_corners)
+
+
+def pick_features(found: dict[str, Tensor], wanted: set[str], network: nn.Module) -> dict[str, Tensor]:
+    """The wanted ones of the maps a forward has made, in the order of `network.channels`.
+
+    Everything left out of the result can be freed as soon as backward no longer needs it.
+
+    Raises:
+        ValueError: a wanted name the network does not have.
+    """
+    unknown = sorted(wanted - network.channels.keys())
+    if unknown:
+        raise ValueError(
+            f"{type(network).__name__} has no feature {', '.join(map(repr, unknown))}; "
+            f"it has: {', '.join(network.channels)}"
+        )
+    return {name: found[name] for name in network.channels if name in wanted}
+
+
+def refuse_prompt(network: nn.Module, prompt: Tensor | None) -> None:
+    """ValueError for a prompt given to a network that reads images only: ignoring it would hide a wrong recipe."""
+    if prompt is not None:
+        raise ValueError(f"{type(network).__name__} takes no prompt: remove prompted_by from this network")
 
 
 # mean and standard deviation in grey levels 0..255, in the channel order the network reads
@@ -39,18 +85,29 @@ class Normalize(nn.Module):
 
     Args:
         mean: three grey levels 0..255, in the network's channel order.
-        std: three grey levels, same order.
+        std: three grey levels > 0, same order.
         order: `rgb` or `bgr`, the channel order the network was trained with.
 
     Shapes:
-        images: (B, 3, H, W) RGB, uint8 or float in 0..255 -> (B, 3, H, W) float32 (float64 stays float64).
+        images: (B, 3, H, W) RGB, uint8 or float in 0..255 -> (B, 3, H, W) in the network's own float type.
+
+    Raises:
+        ValueError: another order, not three values each, or a std that is not positive.
     """
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], order: str = "rgb"):
+    def __init__(
+        self,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        order: Literal["rgb", "bgr"] = "rgb",
+    ):
         super().__init__()
         if order not in ("rgb", "bgr"):
             raise ValueError(f"normalize: order must be rgb or bgr, got {order!r}")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"normalize: mean and std need three values each, std above 0; got {mean} and {std}")
         self.order = order
+        # not in the state dict: published checkpoints know no such keys
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -63,8 +120,8 @@ class Normalize(nn.Module):
         return cls(mean, std, order)
 
     def forward(self, images: Tensor) -> Tensor:
-        if not images.is_floating_point():
-            images = images.float()
         if self.order == "bgr":
-            images = images.flip(1)
+            images = images.flip(1)  # before the cast: a copy of bytes, not of floats
+        if not images.is_floating_point():
+            images = images.to(self.mean.dtype)
         return (images - self.mean) / self.std

@@ -1,0 +1,95 @@
+"""The strong view of semi-supervised training: colour jitter, grey, blur and a CutMix box on top of a weak view."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._photometric import Recolor, RecolorRanges, check_probability, recolor
+
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+
+
+@dataclass(frozen=True)
+class StrongDraw:
+    """Everything random in one strong view: its colours, and the box filled from another image (None: no box)."""
+
+    recolor: Recolor
+    box: Box | None = None
+
+
+class StrongView:
+    """A random strong view of a weak one; labels do not move.
+
+    Source: UniMatch (Yang et al., CVPR 2023, arXiv 2208.09910), whose values are the defaults; TriKD's code keeps it
+    as an option.
+
+    Args:
+        jitter, grey, blur: probabilities, in this order of application.
+        jitter_strength: brightness, contrast, saturation, hue. blur_radius: range in pixels.
+        cutmix: probability of a box. cutmix_area: range of its share of the image, both below 1.
+        cutmix_ratio: range of its height / width.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        jitter: float = 0.8,
+        jitter_strength: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.25),
+        grey: float = 0.2,
+        blur: float = 0.5,
+        blur_radius: tuple[float, float] = (0.1, 2.0),
+        cutmix: float = 0.5,
+        cutmix_area: tuple[float, float] = (0.02, 0.4),
+        cutmix_ratio: tuple[float, float] = (0.3, 1 / 0.3),
+    ):
+        check_probability("cutmix", cutmix)
+        if not 0 < cutmix_area[0] <= cutmix_area[1] < 1:
+            raise ValueError(f"cutmix_area: two shares 0 < low <= high < 1, got {cutmix_area}")
+        # a box of area a and ratio q fits if a <= q and a * q <= 1: without a common one the draw would never end
+        if not 0 < cutmix_ratio[0] <= cutmix_ratio[1] or not cutmix_ratio[0] < 1 / cutmix_area[1]:
+            raise ValueError(f"cutmix_ratio: 0 < low <= high and low below 1 / largest area, got {cutmix_ratio}")
+        if cutmix_ratio[1] <= cutmix_area[1]:
+            raise ValueError(f"cutmix_ratio: high must exceed the largest area, got {cutmix_ratio}")
+        self.recolor = RecolorRanges(jitter, tuple(jitter_strength), grey, blur, tuple(blur_radius))
+        self.cutmix, self.cutmix_area, self.cutmix_ratio = cutmix, cutmix_area, cutmix_ratio
+
+    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W, 3) uint8 -> the strong view (not yet mixed) and its (H, W) bool mask of pixels to take from another."""
+        draw = self.draw(rng, pixels.shape[:2])
+        return recolor(pixels, draw.recolor), box_mask(pixels.shape[:2], draw.box)
+
+    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> StrongDraw:
+        """The random choices for a view of this (height, width)."""
+        drawn = self.recolor.draw(rng)
+        box = None
+        if rng.random() < self.cutmix:
+            area = rng.uniform(*self.cutmix_area)
+            while box is None:
+                ratio = rng.uniform(*self.cutmix_ratio)
+                box = cutmix_box(size, area, ratio, int(rng.integers(size[0])), int(rng.integers(size[1])))
+        return StrongDraw(drawn, box)
+
+
+def cutmix_box(size: tuple[int, int], area: float, ratio: float, top: int, left: int) -> Box | None:
+    """The box of `area` (share of the image) and `ratio` = height / width at (top, left), None if it sticks out.
+
+    height = int(sqrt(area H W ratio)), width = int(sqrt(area H W / ratio)).
+    """
+    pixels = area * size[0] * size[1]
+    height, width = int(math.sqrt(pixels * ratio)), int(math.sqrt(pixels / ratio))
+    if top + height > size[0] or left + width > size[1]:
+        return None
+    return top, left, height, width
+
+
+def box_mask(size: tuple[int, int], box: Box | None) -> np.ndarray:
+    """(H, W) bool, True inside the box; all False without one."""
+    mask = np.zeros(size, dtype=bool)
+    if box is not None:
+        top, left, height, width = box
+        mask[top : top + height, left : left + width] = True
+    return mask

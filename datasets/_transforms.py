@@ -1,0 +1,224 @@
+"""The training view of an image and its target: scale, crop, flip, colours, padding."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from ._photometric import (
+    Distortion,
+    Recolor,
+    RecolorRanges,
+    check_probability,
+    distort,
+    draw_distortion,
+    recolor,
+)
+from ._resample import resample_image, resample_label, short_side_size
+
+# mmseg tries a crop and up to ten more; the last one is taken as it comes
+CROP_REDRAWS = 10
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything random in one view.
+
+    Attributes:
+        size: (height, width) of the whole image after scaling.
+        corner: (top, left) of the crop in the scaled image (padded to the crop size where it is smaller).
+        factor: the exact scale that `size` is the rounding of (OpenCV steps by it), None: size / image size.
+        flip: mirror left and right.
+        distortion, recolor: see _photometric.py.
+    """
+
+    size: tuple[int, int]
+    corner: tuple[int, int] = (0, 0)
+    factor: float | None = None
+    flip: bool = False
+    distortion: Distortion | None = None
+    recolor: Recolor = field(default_factory=Recolor)
+
+
+class Transform:
+    """A random training view: `draw` makes the random choices, `apply` carries them out.
+
+    Order: [flip if flip_first], scale, crop, distort, pad to the crop at the bottom and right, [flip], jitter, grey,
+    blur. The scale r is uniform in `scale_range`; all sizes are (height, width) in pixels.
+
+    Args:
+        crop_size: the output size; None keeps the whole scaled image.
+        scale: what r means. `factor`: the image becomes r times as large (CIRKD). `short_side`, `long_side`: that side
+            becomes an integer drawn from [int(low * base_size), int(high * base_size)] (AICSD, TriKD). `fit`: the image
+            grows or shrinks to just fit into r * base_size, whichever way round it lies (mmseg).
+        scale_range: low and high of r.
+        scale_step: r only takes the values low, low + step, ... up to high (CIRKD: 0.1). For `factor` and `fit`.
+        base_size: `short_side`, `long_side`: that side in pixels, None takes the image's own. `fit`: (height, width).
+        resample: `pillow` (antialias when shrinking) or `opencv` (none; other label pixels), see _resample.py.
+        flip: probability of mirroring.
+        flip_first: mirror before everything else (AICSD): padding then always lies at the right, else it is mirrored too.
+        max_class_share: redraw the crop, up to 10 times, until it shows more than one class and none covers this share
+            of its counted pixels or more (mmseg's cat_max_ratio, 0.75).
+        distort: mmseg's photometric distortion.
+        jitter: probability of the colour jitter. jitter_strength: its brightness, contrast, saturation, hue.
+        grey: probability of dropping the colour.
+        blur: probability of Gaussian blur. blur_radius: its range in pixels.
+        pad_image: RGB of padding; the default is the ImageNet mean, zero after normalising. CIRKD (123, 117, 104),
+            AICSD and TriKD black.
+        pad_label: target of padding; 255 does not count. AICSD on VOC: 0.
+
+    Raises:
+        ValueError: an option out of its range, or one that the chosen `scale` has no use for.
+    """
+
+    def __init__(
+        self,
+        crop_size: tuple[int, int] | None,
+        *,
+        scale: Literal["factor", "short_side", "long_side", "fit"] = "factor",
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        scale_step: float | None = None,
+        base_size: int | tuple[int, int] | None = None,
+        resample: Literal["pillow", "opencv"] = "pillow",
+        flip: float = 0.5,
+        flip_first: bool = False,
+        max_class_share: float | None = None,
+        distort: bool = False,
+        jitter: float = 0.0,
+        jitter_strength: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.25),
+        grey: float = 0.0,
+        blur: float = 0.0,
+        blur_radius: tuple[float, float] = (0.1, 2.0),
+        pad_image: tuple[int, int, int] = (124, 116, 104),
+        pad_label: int = 255,
+    ):
+        if crop_size is not None and (len(crop_size) != 2 or min(crop_size) < 1):
+            raise ValueError(f"crop_size: height and width of at least 1 pixel, got {crop_size}")
+        if not 0 < scale_range[0] <= scale_range[1]:
+            raise ValueError(f"scale_range: two numbers 0 < low <= high, got {scale_range}")
+        check_probability("flip", flip)
+        if max_class_share is not None and not 0 < max_class_share <= 1:
+            raise ValueError(f"max_class_share: above 0 and at most 1, got {max_class_share}")
+        if min(*pad_image, pad_label) < 0 or max(*pad_image, pad_label) > 255:
+            raise ValueError(f"pad_image and pad_label: values 0..255, got {pad_image} and {pad_label}")
+        _check_scale(scale, scale_step, base_size)
+        self.crop_size = None if crop_size is None else tuple(crop_size)
+        self.scale, self.scale_range, self.scale_step, self.base_size = scale, scale_range, scale_step, base_size
+        self.resample, self.flip, self.flip_first = resample, flip, flip_first
+        self.max_class_share, self.distort = max_class_share, distort
+        self.recolor = RecolorRanges(jitter, tuple(jitter_strength), grey, blur, tuple(blur_radius))
+        self.pad_image, self.pad_label = tuple(pad_image), pad_label
+
+    def __call__(
+        self, image: Image.Image, target: Image.Image, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A view drawn with `rng`, which the caller makes from (seed, epoch, index)."""
+        return self.apply(image, target, self.draw(rng, (image.height, image.width), target))
+
+    def draw(self, rng: np.random.Generator, image_size: tuple[int, int], target: Image.Image | None = None) -> Draw:
+        """The random choices for an image of this (height, width); `target` is needed for max_class_share only."""
+        size, factor = self._draw_size(rng, image_size)
+        flip = bool(rng.random() < self.flip)
+        distortion = draw_distortion(rng) if self.distort else None
+        recolor = self.recolor.draw(rng)
+        # the corner comes last: redraws leave the other choices as they are
+        corner = self._draw_corner(rng, size)
+        if self.max_class_share is not None:
+            if target is None:
+                raise ValueError("max_class_share: drawing a crop by its classes needs the target")
+            for _ in range(CROP_REDRAWS):
+                if self._mixed(resample_label(target, size, self._window(size, corner), self.resample, factor)):
+                    break
+                corner = self._draw_corner(rng, size)
+        return Draw(size, corner, factor, flip, distortion, recolor)
+
+    def apply(self, image: Image.Image, target: Image.Image, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """The view that `draw` describes: (H, W, 3) uint8 RGB and (H, W) uint8, owned by the caller."""
+        if draw.flip and self.flip_first:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            target = target.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        window = self._window(draw.size, draw.corner)
+        pixels = resample_image(image, draw.size, window, self.resample, draw.factor)
+        labels = resample_label(target, draw.size, window, self.resample, draw.factor)
+        if draw.distortion is not None:
+            pixels = distort(pixels, draw.distortion)
+        crop_size = self.crop_size or draw.size
+        mirrored = draw.flip and not self.flip_first
+        pixels = _placed(pixels, (*crop_size, 3), self.pad_image, mirrored)
+        labels = _placed(labels, crop_size, self.pad_label, mirrored)
+        return recolor(pixels, draw.recolor), labels
+
+    def _draw_size(self, rng: np.random.Generator, image_size: tuple[int, int]) -> tuple[tuple[int, int], float | None]:
+        if self.scale in ("short_side", "long_side"):
+            side = min(image_size) if self.scale == "short_side" else max(image_size)
+            base = self.base_size or side
+            drawn = int(rng.integers(int(self.scale_range[0] * base), int(self.scale_range[1] * base) + 1))
+            return side_size(image_size, max(drawn, 1), self.scale), None
+        low, high = self.scale_range
+        if self.scale_step is None:
+            ratio = float(rng.uniform(low, high))
+        else:
+            steps = int((high - low) / self.scale_step + 1e-6)
+            # rounded, so that the value is the one that reads 1.1 and not its neighbour
+            ratio = round(low + int(rng.integers(0, steps + 1)) * self.scale_step, 10)
+        if self.scale == "fit":
+            return fit_size(image_size, self.base_size, ratio), None
+        return factor_size(image_size, ratio), ratio
+
+    def _draw_corner(self, rng: np.random.Generator, size: tuple[int, int]) -> tuple[int, int]:
+        crop_size = self.crop_size or size
+        top = int(rng.integers(0, max(size[0] - crop_size[0], 0) + 1))
+        left = int(rng.integers(0, max(size[1] - crop_size[1], 0) + 1))
+        return top, left
+
+    def _window(self, size: tuple[int, int], corner: tuple[int, int]) -> tuple[int, int, int, int]:
+        """The crop's part that the scaled image covers; the rest is padding."""
+        height, width = self.crop_size or size
+        return *corner, min(height, size[0] - corner[0]), min(width, size[1] - corner[1])
+
+    def _mixed(self, labels: np.ndarray) -> bool:
+        counts = np.bincount(labels.reshape(-1), minlength=256)[:255]
+        return bool((counts > 0).sum() > 1 and counts.max() < self.max_class_share * counts.sum())
+
+
+def factor_size(image_size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """factor * (height, width), halves rounded to even as OpenCV does."""
+    return max(round(image_size[0] * factor), 1), max(round(image_size[1] * factor), 1)
+
+
+def fit_size(image_size: tuple[int, int], base_size: tuple[int, int], ratio: float) -> tuple[int, int]:
+    """The largest size of the image's aspect inside ratio * base_size, long side along long side (mmseg)."""
+    sides = int(min(base_size) * ratio), int(max(base_size) * ratio)
+    factor = min(sides[0] / min(image_size), sides[1] / max(image_size))
+    return max(int(image_size[0] * factor + 0.5), 1), max(int(image_size[1] * factor + 0.5), 1)
+
+
+def side_size(image_size: tuple[int, int], side: int, scale: Literal["short_side", "long_side"]) -> tuple[int, int]:
+    """One side set, the aspect kept: the other is rounded down for short_side (AICSD), half up for long_side (TriKD)."""
+    if scale == "short_side":
+        return short_side_size(image_size, side)
+    height, width = image_size
+    if height > width:
+        return side, max(int(width * side / height + 0.5), 1)
+    return max(int(height * side / width + 0.5), 1), side
+
+
+def _check_scale(scale: str, scale_step: float | None, base_size: int | tuple[int, int] | None) -> None:
+    if scale_step is not None and (scale_step <= 0 or scale not in ("factor", "fit")):
+        raise ValueError(f"scale_step: a positive number, for scale factor or fit; got {scale_step} with {scale}")
+    wanted = {"factor": "none", "fit": "[height, width]"}.get(scale, "one integer or none")
+    given = "none" if base_size is None else "one integer" if isinstance(base_size, int) else "[height, width]"
+    if given not in wanted:
+        raise ValueError(f"base_size: scale {scale} takes {wanted}, got {base_size}")
+
+
+def _placed(values: np.ndarray, shape: tuple[int, ...], padding: int | tuple[int, ...], mirrored: bool) -> np.ndarray:
+    """A new array of `shape` with `values` at its top left, the rest padding, mirrored on request, in one copy."""
+    placed = np.empty(shape, dtype=np.uint8)
+    view = placed[:, ::-1] if mirrored else placed
+    height, width = values.shape[:2]
+    view[:height, :width] = values
+    view[height:] = padding
+    view[:height, width:] = padding
+    return placed

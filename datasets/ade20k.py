@@ -1,0 +1,70 @@
+"""ADE20K, the scene parsing benchmark of 2016: 150 classes, 20210 training and 2000 validation images.
+
+Source: Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017.
+"""
+
+from PIL import Image
+
+from ._files import checked_folder, checked_pairs, checked_split, images_below, lookup_table, read_pair
+from ._palettes import bit_palette
+
+LAYOUT = "<root>/images/{training,validation}/<name>.jpg and <root>/annotations/{training,validation}/<name>.png"
+SPLITS = {"train": "training", "val": "validation"}
+# label files count from 1; 0 is everything outside the 150 classes
+TABLE = lookup_table({raw: raw - 1 for raw in range(1, 151)}, ignore=(0,))
+
+CLASS_NAMES = """
+    wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
+    table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field, armchair,
+    seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column, signboard, chest of drawers,
+    counter, sand, sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway, case, pool table,
+    pillow, screen door, stairway, river, bridge, bookcase, blind, coffee table, toilet, flower, book, hill, bench,
+    countertop, stove, palm, kitchen island, computer, swivel chair, boat, bar, arcade machine, hovel, bus, towel,
+    light, truck, tower, chandelier, awning, streetlight, booth, television receiver, airplane, dirt track, apparel,
+    pole, land, bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship, fountain, conveyer belt,
+    canopy, washer, plaything, swimming pool, stool, barrel, basket, waterfall, tent, bag, minibike, cradle, oven,
+    ball, food, step, tank, trade name, microwave, pot, animal, bicycle, lake, dishwasher, screen, blanket, sculpture,
+    hood, sconce, vase, traffic light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower,
+    radiator, glass, clock, flag
+"""
+
+
+class ADE20K:
+    """Images and targets of ADE20K (the challenge's release, ADEChallengeData2016).
+
+    Args:
+        root: the folder that holds `images` and `annotations`.
+        split: train or val.
+
+    Items: (image, target): RGB image and mode L target with train ids 0..149 (id - 1 of the file), 255 where it has 0.
+    The palette is VOC's colour map from id 1 on, not the colours of the challenge.
+
+    Raises:
+        FileNotFoundError: a folder is missing, or an image has no label.
+        ValueError: unknown split, empty folder, and on access an unreadable file, an id or a size that is wrong.
+    """
+
+    num_classes = 150
+    ignore_index = 255
+    class_names = tuple(" ".join(name.split()) for name in CLASS_NAMES.split(","))
+    palette = bit_palette(151)[1:]
+
+    def __init__(self, root: str, split: str):
+        part = SPLITS[checked_split(split, SPLITS)]
+        folder = checked_folder(f"{root}/images/{part}", LAYOUT)
+        labels = checked_folder(f"{root}/annotations/{part}", LAYOUT)
+        images = images_below(folder)
+        if not images:
+            raise ValueError(f"{folder}: no images. Expected layout: {LAYOUT}")
+        self.names = list(images)
+        self.files = checked_pairs(images, images_below(labels), f"{labels}/{{key}}.png")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        return read_pair(*self.files[index], TABLE, "ADE20K's ids are 1..150 and 0 for everything else")
+
+    def name(self, index: int) -> str:
+        """The file stem, e.g. ADE_train_00000001."""
+        return self.names[index]

@@ -1,0 +1,61 @@
+"""CamVid in SegNet's arrangement: 480x360 road scenes, 11 classes, 367 train, 101 val and 233 test images.
+
+Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video", Pattern Recognition Letters 2009.
+"""
+
+from PIL import Image
+
+from ._files import checked_folder, checked_pairs, checked_split, images_below, lookup_table, read_pair
+
+LAYOUT = "<root>/{train,val,test}/<name>.png (or .jpg) and <root>/{train,val,test}annot/<name>.png"
+SPLITS = {"train": ("train",), "val": ("val",), "test": ("test",), "trainval": ("train", "val")}
+# label files hold 0..10 and 11 for unlabelled pixels
+TABLE = lookup_table({index: index for index in range(11)}, ignore=(11, 255))
+
+
+class CamVid:
+    """Images and targets of CamVid.
+
+    Args:
+        root: the folder that holds `train`, `trainannot` and so on; images may be PNG or JPEG.
+        split: train, val, test or trainval.
+
+    Items: (image, target): RGB image and mode L target with train ids 0..10, 255 where nothing is labelled.
+
+    Raises:
+        FileNotFoundError: a folder is missing, or an image has no label.
+        ValueError: unknown split, empty folder, and on access an unreadable file, an id or a size that is wrong.
+    """
+
+    num_classes = 11
+    ignore_index = 255
+    class_names = (
+        "sky", "building", "pole", "road", "pavement", "tree",
+        "sign symbol", "fence", "car", "pedestrian", "bicyclist",
+    )  # fmt: skip
+    palette = (
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
+        (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+    )  # fmt: skip
+
+    def __init__(self, root: str, split: str):
+        self.names: list[str] = []
+        self.files: list[tuple[str, str]] = []
+        for part in SPLITS[checked_split(split, SPLITS)]:
+            folder = checked_folder(f"{root}/{part}", LAYOUT)
+            labels = checked_folder(f"{root}/{part}annot", LAYOUT)
+            images = images_below(folder)
+            if not images:
+                raise ValueError(f"{folder}: no images. Expected layout: {LAYOUT}")
+            self.names += images
+            self.files += checked_pairs(images, images_below(labels), f"{labels}/{{key}}.png")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        return read_pair(*self.files[index], TABLE, "CamVid's ids are 0..10 and 11 for unlabelled pixels")
+
+    def name(self, index: int) -> str:
+        """The file stem, e.g. 0001TP_008550."""
+        return self.names[index]

@@ -1,0 +1,101 @@
+"""Cityscapes: 1024x2048 street scenes of 50 cities, 19 classes, 2975 train, 500 val and 1525 test images.
+
+Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016, arXiv 1604.01685.
+"""
+
+from typing import Literal
+
+from PIL import Image
+
+from ._files import (
+    checked_folder,
+    checked_pairs,
+    checked_split,
+    images_below,
+    lookup_table,
+    read_image,
+    read_pair,
+    void_target,
+)
+
+LAYOUT = (
+    "<root>/leftImg8bit/{train,val,test}/<city>/<frame>_leftImg8bit.png and "
+    "<root>/gtFine/{train,val}/<city>/<frame>_gtFine_<labels>.png"
+)
+SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
+# the 34 ids of the label files that are classes of the benchmark, in the order of the 19 train ids
+LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+TABLES = {
+    # the licence plate's -1 is 255 in an 8-bit file
+    "labelIds": lookup_table(
+        {raw: train_id for train_id, raw in enumerate(LABEL_IDS)},
+        ignore=[raw for raw in (*range(34), 255) if raw not in LABEL_IDS],
+    ),
+    "labelTrainIds": lookup_table({index: index for index in range(19)}),
+}
+RULES = {
+    "labelIds": "labelIds files hold 0..33 (and 255); files with train ids need labels: labelTrainIds",
+    "labelTrainIds": "labelTrainIds files hold 0..18 and 255; the release's own files need labels: labelIds",
+}
+
+
+class Cityscapes:
+    """Images and targets of Cityscapes (fine annotations).
+
+    Args:
+        root: the folder that holds `leftImg8bit` and `gtFine`.
+        split: train, val, trainval or test. The test labels are not public: its targets are 255 everywhere.
+        labels: which label files to read: `labelIds` (of the release, 34 ids mapped to 19) or `labelTrainIds`.
+
+    Items: (image, target): RGB image and mode L target with train ids 0..18, 255 for all other ids.
+
+    Raises:
+        FileNotFoundError: a folder is missing, or an image has no label.
+        ValueError: unknown split, empty folder, and on access an unreadable file, an id or a size that is wrong.
+    """
+
+    num_classes = 19
+    ignore_index = 255
+    class_names = (
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
+        "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    )  # fmt: skip
+    palette = (
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153),
+        (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60),
+        (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+    )  # fmt: skip
+
+    def __init__(self, root: str, split: str, *, labels: Literal["labelIds", "labelTrainIds"] = "labelIds"):
+        if labels not in TABLES:
+            raise ValueError(f"labels: no label files called {labels!r}; there are: {', '.join(TABLES)}")
+        self.labels = labels
+        self.names: list[str] = []
+        self.files: list[tuple[str, str | None]] = []
+        for part in SPLITS[checked_split(split, SPLITS)]:
+            folder = checked_folder(f"{root}/leftImg8bit/{part}", LAYOUT)
+            images = images_below(folder, "_leftImg8bit")
+            if not images:
+                raise ValueError(f"{folder}: no <city>/<frame>_leftImg8bit.png. Expected layout: {LAYOUT}")
+            self.names += [key.split("/")[-1] for key in images]
+            if part == "test":
+                self.files += [(image, None) for image in images.values()]
+                continue
+            label_folder = checked_folder(f"{root}/gtFine/{part}", LAYOUT)
+            suffix = f"_gtFine_{labels}"
+            found = images_below(label_folder, suffix)
+            self.files += checked_pairs(images, found, f"{label_folder}/{{key}}{suffix}.png")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        image_path, label_path = self.files[index]
+        if label_path is None:
+            image = read_image(image_path)
+            return image, void_target(image)
+        return read_pair(image_path, label_path, TABLES[self.labels], RULES[self.labels])
+
+    def name(self, index: int) -> str:
+        """<city>_<sequence>_<frame>, e.g. aachen_000000_000019."""
+        return self.names[index]

@@ -1,0 +1,168 @@
+"""Any folder of images with label images beside it: your own data."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ._files import (
+    IGNORE_INDEX,
+    check_sizes,
+    checked_folder,
+    checked_pairs,
+    images_below,
+    lookup_table,
+    read_image,
+    read_label,
+    read_list,
+)
+from ._palettes import bit_palette
+
+Color = tuple[int, int, int]
+
+
+class Folder:
+    """Images and labels paired by name, or by a list file.
+
+    Args:
+        root: every path below is relative to it.
+        split: any word; it replaces `{split}` in images, labels and list_file.
+        images, labels: folders, searched at any depth. An image and its label have the same path below their folder
+            once image_suffix, label_suffix and the file endings are taken off (`a_image.jpg` and `a_mask.png` pair
+            with image_suffix `_image` and label_suffix `_mask`).
+        list_file: instead of the folders, a text file with one "image label" a line (blank or tab between), relative
+            to root.
+        class_names: one name per class; their number is the number of classes.
+        palette: one RGB colour per class; None takes VOC's colour map.
+        colors: the labels are RGB images painted in the palette's colours.
+        void_colors: further colours that labels may hold; their pixels are ignored (255).
+        lookup: raw id in the label files -> train id; None: files hold 0..K-1.
+        ignore: raw ids whose pixels are ignored (255).
+
+    Items: (image, target): RGB image and mode L target with train ids 0..K-1 and 255.
+
+    Raises:
+        FileNotFoundError: a folder or file is missing, or an image has no label.
+        ValueError: arguments that contradict each other, nothing found, and on access an unreadable file, an id, a
+            colour or a size that is wrong.
+    """
+
+    ignore_index = IGNORE_INDEX
+
+    def __init__(
+        self,
+        root: str,
+        split: str,
+        *,
+        class_names: tuple[str, ...],
+        images: str = "{split}/images",
+        labels: str = "{split}/labels",
+        image_suffix: str = "",
+        label_suffix: str = "",
+        list_file: str | None = None,
+        palette: tuple[Color, ...] | None = None,
+        colors: bool = False,
+        void_colors: tuple[Color, ...] = (),
+        lookup: dict[int, int] | None = None,
+        ignore: tuple[int, ...] = (255,),
+    ):
+        self.class_names = tuple(class_names)
+        self.num_classes = len(self.class_names)
+        if not 1 <= self.num_classes <= 255:
+            raise ValueError(f"class_names: between 1 and 255 names, got {self.num_classes}")
+        self.palette = bit_palette(self.num_classes) if palette is None else tuple(map(tuple, palette))
+        if len(self.palette) != self.num_classes:
+            raise ValueError(f"palette: one colour per class, got {len(self.palette)} for {self.num_classes} classes")
+        if colors and (palette is None or lookup is not None):
+            raise ValueError("colors: labels made of colours need a palette, and a lookup of ids does not apply to them")
+        if void_colors and not colors:
+            raise ValueError("void_colors: only labels made of colours (colors: true) have them")
+        self.codes = _color_codes(self.palette, void_colors) if colors else None
+        self.table, self.rule = _id_table(lookup, ignore, self.num_classes)
+        if list_file is None:
+            self.names, self.files = _paired(root, split, images, labels, image_suffix, label_suffix)
+        else:
+            self.names, self.files = _listed(root, list_file.replace("{split}", split))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        image_path, label_path = self.files[index]
+        image = read_image(image_path)
+        if self.codes is None:
+            target = read_label(label_path, self.table, self.rule)
+        else:
+            target = _read_colors(label_path, *self.codes)
+        check_sizes(image, target, image_path, label_path)
+        return image, target
+
+    def name(self, index: int) -> str:
+        """The image's path below its folder without suffix and ending, folders joined by underscores."""
+        return self.names[index]
+
+
+def _id_table(lookup: dict[int, int] | None, ignore: tuple[int, ...], num_classes: int) -> tuple[tuple[int, ...], str]:
+    mapping = {index: index for index in range(num_classes)} if lookup is None else lookup
+    for raw, train_id in mapping.items():
+        if not (0 <= train_id < num_classes or train_id == IGNORE_INDEX):
+            raise ValueError(f"lookup: {raw} -> {train_id}; train ids are 0..{num_classes - 1} and 255 (ignored)")
+    ids = f"0..{num_classes - 1}" if lookup is None else "those of lookup"
+    return lookup_table(mapping, ignore), f"allowed are {ids} and, ignored, {', '.join(map(str, ignore)) or 'none'}"
+
+
+def _paired(
+    root: str, split: str, images: str, labels: str, image_suffix: str, label_suffix: str
+) -> tuple[list[str], list[tuple[str, str]]]:
+    layout = f"<root>/{images}/<name>{image_suffix}.png|jpg and <root>/{labels}/<name>{label_suffix}.png"
+    image_folder = checked_folder(Path(root) / images.replace("{split}", split), layout)
+    label_folder = checked_folder(Path(root) / labels.replace("{split}", split), layout)
+    found = images_below(image_folder, image_suffix)
+    if not found:
+        raise ValueError(f"{image_folder}: no images whose name ends in {image_suffix!r}. Expected layout: {layout}")
+    pairs = checked_pairs(found, images_below(label_folder, label_suffix), f"{label_folder}/{{key}}{label_suffix}.png")
+    return [key.replace("/", "_") for key in found], pairs
+
+
+def _listed(root: str, list_file: str) -> tuple[list[str], list[tuple[str, str]]]:
+    path = Path(root) / list_file
+    names, files = [], []
+    for number, line in enumerate(read_list(path, 'a text file with "image label" on each line'), start=1):
+        parts = line.split("\t") if "\t" in line else line.split()
+        if len(parts) != 2:
+            raise ValueError(f'{path}, entry {number}: expected "image label", two paths below {root}, got {line!r}')
+        image, label = (os.path.join(root, part.strip()) for part in parts)
+        for file in (image, label):
+            if not os.path.isfile(file):
+                raise FileNotFoundError(f"{file}: listed in {path} (entry {number}) but does not exist")
+        files.append((image, label))
+        names.append(os.path.splitext(parts[0].strip())[0].replace("/", "_"))
+    return names, files
+
+
+def _color_codes(palette: tuple[Color, ...], void_colors: tuple[Color, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted 24-bit codes of all allowed colours, and the train id of each."""
+    ids: dict[int, int] = {}
+    for color, train_id in [*zip(palette, range(len(palette))), *((tuple(color), IGNORE_INDEX) for color in void_colors)]:
+        code = color[0] << 16 | color[1] << 8 | color[2]
+        if code in ids or not 0 <= min(color) <= max(color) <= 255:
+            raise ValueError(f"palette: colour {color} occurs twice or is not three values 0..255")
+        ids[code] = train_id
+    return np.array(sorted(ids), dtype=np.int32), np.array([ids[code] for code in sorted(ids)], dtype=np.uint8)
+
+
+def _read_colors(path: str, codes: np.ndarray, ids: np.ndarray) -> Image.Image:
+    pixels = np.asarray(read_image(path)).astype(np.int32)
+    found = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]  # (H, W)
+    # neighbours mostly share a colour: each run is looked up once
+    flat = found.reshape(-1)
+    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
+    runs = flat[starts]
+    places = np.minimum(np.searchsorted(codes, runs), len(codes) - 1)
+    unknown = np.unique(runs[codes[places] != runs])
+    if len(unknown):
+        shown = ", ".join(str((int(code) >> 16, int(code) >> 8 & 255, int(code) & 255)) for code in unknown[:5])
+        raise ValueError(f"{path}: colour {shown} is neither in the palette nor in void_colors (JPEG labels change colours)")
+    target = np.repeat(ids[places], np.diff(np.append(starts, flat.size)))
+    return Image.fromarray(target.reshape(found.shape))  # (H, W)

@@ -1,0 +1,128 @@
+"""PASCAL VOC 2012 segmentation, with the SBD masks on request: 20 objects and background, images of all sizes.
+
+Sources: Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 2015; Hariharan et al., "Semantic
+contours from inverse detectors", ICCV 2011 (SBD).
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ._files import check_sizes, checked_folder, checked_split, lookup_table, published_split, read_image, read_list
+from ._files import read_label
+from ._palettes import bit_palette
+
+LAYOUT = (
+    "<root>/JPEGImages/<id>.jpg, <root>/SegmentationClass/<id>.png, <root>/ImageSets/Segmentation/<split>.txt, "
+    "for train_aug also <root>/SegmentationClassAug/<id>.png or SBD's folder"
+)
+SPLITS = ("train", "val", "trainval", "train_aug")
+TABLE = lookup_table({index: index for index in range(21)})
+RULE = "VOC's masks hold 0..20 and 255 for object borders"
+
+
+class VOC:
+    """Images and targets of VOC 2012.
+
+    Args:
+        root: the folder that holds `JPEGImages`, or one that holds `VOCdevkit/VOC2012` or `VOC2012`.
+        split: train (1464), val (1449), trainval (2913), or train_aug: the 10582 images of train plus SBD.
+        sbd: for train_aug only, SBD's folder (the one with `cls/*.mat`, or the one above `dataset/cls`). A mask is
+            looked for in SegmentationClassAug, SegmentationClass and sbd, in this order; .mat files need scipy.
+
+    Items: (image, target): RGB image and mode L target with train ids 0..20 (0 background), 255 on object borders.
+
+    Raises:
+        FileNotFoundError: a folder, list, image or mask is missing. ImportError: SBD masks without scipy.
+        ValueError: unknown split, empty list, and on access an unreadable file, an id or a size that is wrong.
+    """
+
+    num_classes = 21
+    ignore_index = 255
+    class_names = (
+        "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+        "dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
+    )  # fmt: skip
+    palette = bit_palette(21)
+
+    def __init__(self, root: str, split: str, *, sbd: str | None = None):
+        checked_split(split, SPLITS)
+        if sbd is not None and split != "train_aug":
+            raise ValueError(f"sbd: only the split train_aug reads SBD's masks, got split {split!r}")
+        folder = _devkit(root)
+        images = checked_folder(folder / "JPEGImages", LAYOUT)
+        mask_folders = [(folder / "SegmentationClass", ".png")]
+        if split == "train_aug":
+            self.names = published_split("voc", "train_aug")
+            mask_folders.insert(0, (folder / "SegmentationClassAug", ".png"))
+            if sbd is not None:
+                mask_folders.append((_sbd_masks(sbd), ".mat"))
+        else:
+            self.names = read_list(folder / "ImageSets" / "Segmentation" / f"{split}.txt", LAYOUT)
+        self.files = _pairs(self.names, images, [entry for entry in mask_folders if entry[0].is_dir()])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        image_path, mask_path = self.files[index]
+        image = read_image(image_path)
+        target = _read_sbd(mask_path) if mask_path.endswith(".mat") else read_label(mask_path, TABLE, RULE)
+        check_sizes(image, target, image_path, mask_path)
+        return image, target
+
+    def name(self, index: int) -> str:
+        """The image id, e.g. 2007_000032."""
+        return self.names[index]
+
+
+def _devkit(root: str) -> Path:
+    for below in ("", "VOCdevkit/VOC2012", "VOC2012"):
+        if (Path(root) / below / "JPEGImages").is_dir():
+            return Path(root) / below
+    raise FileNotFoundError(f"{root}: no JPEGImages in it nor in VOCdevkit/VOC2012. Expected layout: {LAYOUT}")
+
+
+def _sbd_masks(sbd: str) -> Path:
+    for below in ("cls", "dataset/cls", "benchmark_RELEASE/dataset/cls"):
+        if (Path(sbd) / below).is_dir():
+            return Path(sbd) / below
+    raise FileNotFoundError(f"{sbd}: no such SBD folder. Expected layout: <sbd>/cls/<id>.mat or <sbd>/dataset/cls/<id>.mat")
+
+
+def _pairs(names: list[str], images: Path, mask_folders: list[tuple[Path, str]]) -> list[tuple[str, str]]:
+    """Paths of image and mask per id; each folder is listed once, not asked about every id."""
+    present = set(os.listdir(images))
+    listings = [(folder, suffix, set(os.listdir(folder))) for folder, suffix in mask_folders]
+    files = []
+    for name in names:
+        image = f"{name}.jpg"
+        if image not in present:
+            raise FileNotFoundError(f"{images / image}: the image is on the list but does not exist")
+        for folder, suffix, found in listings:
+            if name + suffix in found:
+                files.append((str(images / image), str(folder / (name + suffix))))
+                break
+        else:
+            searched = ", ".join(str(folder) for folder, _ in mask_folders) or "no mask folder at all"
+            raise FileNotFoundError(f"{images / image}: no mask called {name} in {searched}. Expected layout: {LAYOUT}")
+    return files
+
+
+def _read_sbd(path: str) -> Image.Image:
+    """SBD's class mask: field Segmentation of GTcls, ids 0..20, no border pixels."""
+    try:
+        from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
+    except ImportError:
+        raise ImportError(f"{path}: reading SBD's .mat masks needs scipy; install it, or provide masks as PNG") from None
+    try:
+        mask = loadmat(path, squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError, MatReadError, NotImplementedError) as error:
+        raise ValueError(f"{path}: cannot be decoded (truncated?), expected GTcls.Segmentation: {error}") from error
+    wrong = sorted({int(value) for value in np.unique(mask) if not 0 <= value <= 20})
+    if wrong:
+        raise ValueError(f"{path}: label ids {wrong[:10]} are not allowed; SBD's masks hold 0..20")
+    return Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))

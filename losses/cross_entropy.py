@@ -1,0 +1,149 @@
+"""Cross entropy at label size, with the averages and the hard-pixel rules of the published codes."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._task import Prediction, Task, at_least_float32, resize
+
+# the 19 weights TriKD uses under OHEM, handed down from earlier codes
+CITYSCAPES_WEIGHTS = [
+    0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023,
+    0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
+]  # fmt: skip
+
+
+class CrossEntropy(nn.Module):
+    """Cross entropy of the student's scores, plus the same of its auxiliary head where it has one.
+
+        ce_n = -log softmax(z_n)[y_n]
+        L(z) = sum_n k_n w[y_n] ce_n / D,    loss = L(logits) + aux_weight * L(aux)
+
+    n runs over the B*H*W label pixels, z is resized to the label bilinearly, k_n = 0 on ignored pixels and on those
+    the hard-pixel rule drops, w are the class weights (1 without any).
+
+    Source: plain cross entropy as in CIRKD, DIST, TriKD (D = "valid"); mmsegmentation, so RMRKD and TSIC ("all");
+    AICSD ("valid_x_batch"). OHEM as released by TriKD ("batch") and by mmsegmentation and TSIC ("image"). The focal
+    form is AICSD's: its factor multiplies the averaged loss, not each pixel as in Lin et al., ICCV 2017.
+    Left out: TSIC adds 1.2e-7 to the pixel count.
+
+    Args:
+        task: sizes of this run.
+        aux_weight: factor of the auxiliary head's loss.
+        class_weights: K weights, or `cityscapes` for the usual 19.
+        divisor: D. `valid`: the sum of the counted pixels' class weights, so the mean over counted pixels without
+            weights. `all`: B*H*W, ignored and dropped pixels included. `valid_x_batch`: `valid` times B.
+        ohem_min_kept: turns on online hard example mining; the least number of pixels to keep (see ohem_rule).
+        ohem_threshold: pixels whose true class has a probability up to this are kept, however many they are;
+            None keeps the ohem_min_kept pixels of highest loss and no others.
+        ohem_rule: who is kept, p being the true class's probability and k-th the k-th smallest p of the whole batch.
+            `batch`: p <= max(threshold, k-th), k = min_kept; everything if min_kept is 0 or exceeds the valid pixels.
+            `image`: p < max(threshold, (k+1)-th), k = min_kept * B; with fewer valid pixels the last takes its place.
+        focal_gamma: turns on L -> focal_alpha * (1 - exp(-L))^focal_gamma * L (before the division by B).
+        focal_alpha: see focal_gamma.
+
+    Shapes:
+        student.logits: (B, K, h, w), unnormalised; student.aux: (B, K, h', w') or None.
+        target: (B, H, W) int64, classes or task.ignore_index. teacher: not used.
+        returns: scalar in nats; 0 with zero gradient when every pixel is ignored (AICSD, TriKD: NaN).
+
+    Raises:
+        ValueError: the number of class weights is not K, or a negative aux_weight, ohem_min_kept or focal_gamma.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        aux_weight: float = 0.4,
+        class_weights: list[float] | Literal["cityscapes"] | None = None,
+        divisor: Literal["valid", "all", "valid_x_batch"] = "valid",
+        ohem_min_kept: int | None = None,
+        ohem_threshold: float | None = 0.7,
+        ohem_rule: Literal["batch", "image"] = "batch",
+        focal_gamma: float | None = None,
+        focal_alpha: float = 0.5,
+    ):
+        super().__init__()
+        for name, value in (("aux_weight", aux_weight), ("ohem_min_kept", ohem_min_kept), ("focal_gamma", focal_gamma)):
+            if value is not None and value < 0:
+                raise ValueError(f"cross_entropy: {name} must not be negative, got {value}")
+        weights = CITYSCAPES_WEIGHTS if class_weights == "cityscapes" else class_weights
+        if weights is not None and len(weights) != task.num_classes:
+            raise ValueError(f"cross_entropy: {len(weights)} class_weights given for {task.num_classes} classes")
+        self.ignore_index = task.ignore_index
+        self.aux_weight = aux_weight
+        self.divisor = divisor
+        self.ohem_min_kept, self.ohem_threshold, self.ohem_rule = ohem_min_kept, ohem_threshold, ohem_rule
+        self.focal_gamma, self.focal_alpha = focal_gamma, focal_alpha
+        # part of the recipe, not of the checkpoint
+        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
+
+    def forward(self, student: Prediction, teacher: Prediction | None, target: Tensor) -> Tensor:
+        loss = self.of_head(student.logits, target, student.align_corners)
+        if student.aux is not None:
+            loss = loss + self.aux_weight * self.of_head(student.aux, target, student.align_corners)
+        return loss
+
+    def of_head(self, logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
+        """The loss of one head's (B, K, h, w) scores, a scalar."""
+        logits = resize(at_least_float32(logits), target.shape[-2:], align_corners)  # (B, K, H, W)
+        ce = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none")  # (B, H, W)
+        valid = target != self.ignore_index
+        weight = (valid if self.ohem_min_kept is None else self.hard_pixels(ce.detach(), valid)).to(ce.dtype)
+        if self.class_weights is not None:
+            weight = weight * self.class_weights.to(ce.dtype)[target.where(valid, 0)]
+        total = (weight * ce).sum()
+        if self.divisor == "all":
+            loss = total / target.numel()
+        else:
+            # with nothing counted the numerator is 0 and stays 0: no test that would wait for the device
+            loss = total / weight.sum().clamp_min(torch.finfo(ce.dtype).tiny)
+        if self.focal_gamma is not None:
+            # the lower bound keeps the gradient of a power below 1 finite at loss 0
+            hardness = (-torch.expm1(-loss)).clamp_min(torch.finfo(ce.dtype).eps)
+            loss = self.focal_alpha * hardness**self.focal_gamma * loss
+        return loss / len(target) if self.divisor == "valid_x_batch" else loss
+
+    def hard_pixels(self, ce: Tensor, valid: Tensor) -> Tensor:
+        """Which pixels the OHEM rule keeps.
+
+        Args:
+            ce: (B, H, W) cross entropy per pixel, without class weights. valid: (B, H, W) bool, not ignored.
+
+        Returns:
+            (B, H, W) bool, a subset of valid. All decisions stay on the device.
+        """
+        budget = self.ohem_min_kept * (len(ce) if self.ohem_rule == "image" else 1)
+        if self.ohem_threshold is None:
+            return _highest(ce, valid, budget)
+        probability = torch.exp(-ce).masked_fill(~valid, torch.inf)
+        if self.ohem_rule == "batch":
+            if budget == 0:
+                return valid
+            # fewer valid pixels than the budget: the bound is inf and keeps them all
+            bound = _smallest(probability, budget).clamp_min(self.ohem_threshold)
+            return valid & (probability <= bound)
+        most_confident = probability.masked_fill(~valid, -torch.inf).amax()
+        bound = _smallest(probability, budget + 1).minimum(most_confident).clamp_min(self.ohem_threshold)
+        return valid & (probability < bound)
+
+
+def _smallest(x: Tensor, k: int) -> Tensor:
+    """The k-th smallest value of x (its largest when it has fewer): selection, not a sort of millions of pixels."""
+    # topk and not kthvalue, which refuses to run on CUDA under deterministic algorithms
+    return x.flatten().topk(min(k, x.numel()), largest=False, sorted=False).values.amax()
+
+
+def _highest(ce: Tensor, valid: Tensor, k: int) -> Tensor:
+    """The k valid pixels of highest loss; of equal ones the first in raster order, whatever the device."""
+    if k == 0:
+        return torch.zeros_like(valid)
+    # upsampled borders repeat pixels, so ties at the bound do happen
+    ce = ce.masked_fill(~valid, -torch.inf)
+    bound = -_smallest(-ce, k)
+    above, ties = ce > bound, ce == bound
+    rank = ties.flatten().cumsum(0).view_as(ties)  # (B, H, W)
+    return valid & (above | (ties & (rank <= k - above.sum())))

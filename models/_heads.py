@@ -1,0 +1,166 @@
+"""The parts segmentation heads are made of: pyramids of context, the auxiliary head, initial weights."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._prediction import resize
+
+# output stride -> dilations of ASPP's three 3x3: the same reach in the image at both
+ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
+
+
+class ConvBNReLU(nn.Module):
+    """Convolution without bias, batch norm, ReLU; keeps the size at stride 1: padding = dilation * (kernel - 1) / 2.
+
+    Shapes:
+        x: (B, in_channels, h, w) -> (B, out_channels, h, w).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1, groups: int = 1):
+        super().__init__()
+        padding = dilation * (kernel_size - 1) // 2
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, groups=groups, bias=False
+        )
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+class SeparableConv(nn.Module):
+    """Depthwise 3x3 (dilated), then pointwise 1x1, batch norm and ReLU after both.
+
+    Shapes:
+        x: (B, in_channels, h, w) -> (B, out_channels, h, w).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1):
+        super().__init__()
+        self.depthwise = ConvBNReLU(in_channels, in_channels, 3, dilation=dilation, groups=in_channels)
+        self.pointwise = ConvBNReLU(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(x))
+
+
+def conv3x3(in_channels: int, out_channels: int, dilation: int = 1, separable: bool = False) -> nn.Module:
+    """The 3x3 block of a head, whole or depthwise separable."""
+    if separable:
+        return SeparableConv(in_channels, out_channels, dilation)
+    return ConvBNReLU(in_channels, out_channels, 3, dilation=dilation)
+
+
+class PooledConv(nn.Module):
+    """Average pool to bins x bins, 1x1 convolution, batch norm, ReLU, and back to the input's size.
+
+    Shapes:
+        x: (B, in_channels, h, w) -> (B, out_channels, h, w).
+
+    Raises:
+        ValueError: one bin and a batch of 1 in training: batch norm then has a single value per channel.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, bins: int, align_corners: bool):
+        super().__init__()
+        self.bins = bins
+        self.align_corners = align_corners
+        self.conv = ConvBNReLU(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bn = self.conv.bn
+        # synchronised batch norm counts the images of all processes and checks by itself
+        if self.bins == 1 and x.shape[0] == 1 and bn.training and not isinstance(bn, nn.SyncBatchNorm):
+            raise ValueError(
+                "batch of 1 in training: batch norm after the global pooling of this head needs 2 images or more "
+                "per process; raise the batch size or use fewer processes"
+            )
+        pooled = self.conv(F.adaptive_avg_pool2d(x, self.bins))  # (B, out_channels, bins, bins)
+        if self.bins == 1:
+            # bilinear from a single value is that value: the view costs no kernel, and its gradient is a plain sum
+            return pooled.expand(-1, -1, *x.shape[-2:])
+        return resize(pooled, x.shape[-2:], self.align_corners)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: image pool, 1x1 and three dilated 3x3 side by side, concatenated, projected.
+
+    Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, arXiv 1706.05587;
+    the projection is mmsegmentation's 3x3.
+
+    Args:
+        width: channels of each branch and of the output.
+        rates: dilations of the three 3x3 convolutions, in pixels of x.
+        separable: the dilated 3x3 depthwise separable, as in DeepLabV3+.
+
+    Shapes:
+        x: (B, in_channels, h, w) -> (B, width, h, w).
+    """
+
+    def __init__(
+        self, in_channels: int, width: int, rates: tuple[int, int, int], align_corners: bool, separable: bool = False
+    ):
+        super().__init__()
+        self.image_pool = PooledConv(in_channels, width, 1, align_corners)
+        branches = [ConvBNReLU(in_channels, width, 1)]
+        branches += [conv3x3(in_channels, width, rate, separable) for rate in rates]
+        self.branches = nn.ModuleList(branches)
+        self.project = ConvBNReLU(5 * width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [self.image_pool(x)] + [branch(x) for branch in self.branches]
+        return self.project(torch.cat(maps, dim=1))  # (B, 5 * width, h, w) -> (B, width, h, w)
+
+
+class PyramidPooling(nn.Module):
+    """x beside its averages over grids of 1, 2, 3 and 6 bins, concatenated, projected by a 3x3.
+
+    Zhao et al., Pyramid Scene Parsing Network, CVPR 2017, arXiv 1612.01105; each level is `width` wide
+    as in mmsegmentation.
+
+    Shapes:
+        x: (B, in_channels, h, w) -> (B, width, h, w).
+    """
+
+    def __init__(self, in_channels: int, width: int, align_corners: bool, bins: tuple[int, ...] = (1, 2, 3, 6)):
+        super().__init__()
+        self.levels = nn.ModuleList([PooledConv(in_channels, width, count, align_corners) for count in bins])
+        self.project = ConvBNReLU(in_channels + len(bins) * width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [x] + [level(x) for level in self.levels]
+        return self.project(torch.cat(maps, dim=1))  # (B, in_channels + 4 * width, h, w) -> (B, width, h, w)
+
+
+class FCNHead(nn.Module):
+    """The auxiliary head: 3x3 convolution, batch norm, ReLU, dropout of whole channels, 1x1 classifier.
+
+    Shapes:
+        x: (B, in_channels, h, w) -> (B, num_classes, h, w).
+    """
+
+    def __init__(self, in_channels: int, width: int, num_classes: int, dropout: float):
+        super().__init__()
+        self.conv = ConvBNReLU(in_channels, width, 3)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(self.conv(x)))
+
+
+def init_heads(network: nn.Module) -> None:
+    """Initial weights of everything but `network.backbone`: Kaiming normal (fan out); classifiers N(0, 0.01), bias 0.
+
+    A convolution with a bias is a classifier: all others are followed by batch norm.
+    """
+    parts = [part for name, part in network.named_children() if name != "backbone"]
+    for module in nn.ModuleList(parts).modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        if module.bias is None:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        else:
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)

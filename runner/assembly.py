@@ -1,0 +1,131 @@
+"""Builds what a recipe names: data sets, networks, losses, the graph and the optimizer. Each is drawn from its own seed."""
+
+import functools
+import zlib
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from segkd.datasets._resample import resize_pair, short_side_pair
+from segkd.losses._task import Task
+from segkd.models._prediction import Normalize
+from segkd.runner import parts
+from segkd.runner.graph import Graph, Term, features_of
+from segkd.runner.recipe import Network, OtherRecipe, Ramp, Recipe, read
+from segkd.runner.weights import check_same_network, load_weights
+
+NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+def seed_for(seed: int, *purpose: object) -> int:
+    """A seed for one purpose, so that building or drawing one thing more does not change the others."""
+    return zlib.crc32(repr((seed, *purpose)).encode())
+
+
+def build_dataset(recipe: Recipe, split: str) -> torch.utils.data.Dataset:
+    """The recipe's data set, one split. Missing folders and lists are errors that say how the files must lie."""
+    return parts.build("datasets", recipe.data.dataset, recipe.data.args, recipe.data.root, split)
+
+
+def build_transform(recipe: Recipe):
+    """The recipe's random training view."""
+    return parts.build("datasets", "_transforms", recipe.data.transform, recipe.data.crop_size)
+
+
+def fixed_resize(recipe: Recipe, scoring: bool):
+    """What brings image and label to data.resize (always) or evaluate.short_side (when scoring); None for nothing."""
+    if scoring and recipe.evaluate.short_side is not None:
+        return functools.partial(short_side_pair, short_side=recipe.evaluate.short_side)
+    if recipe.data.resize is not None:
+        return functools.partial(resize_pair, size=recipe.data.resize)
+    return None
+
+
+def build_network(name: str, network: Network, num_classes: int, seed: int) -> nn.Module:
+    """One network, its own random start for its name, then its weights. Says how many tensors were loaded."""
+    torch.manual_seed(seed_for(seed, "network", name))
+    owner = f"networks.{name}"
+    try:
+        built = parts.build("models", network.model, network.args, num_classes)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"{owner}: {error}") from None
+    built.normalize = Normalize.named(network.normalize)
+    path = weights_path(network)
+    if path is not None:
+        check_same_network(path, owner=owner, model=network.model, normalize=network.normalize)
+        report = load_weights(built, path, owner=owner, strict=network.strict)
+        if PartialState().is_main_process:
+            print(report, flush=True)
+    return built
+
+
+def weights_path(network: Network) -> str | None:
+    """Where a network's weights lie: the path in the recipe, or the run folder of the recipe that trains it."""
+    if isinstance(network.weights, OtherRecipe):
+        return str(read(network.weights.recipe).folder)
+    return network.weights
+
+
+def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: int) -> Graph:
+    """The recipe's terms over its networks; terms whose weight is 0 throughout are left out.
+
+    Raises:
+        ValueError: two networks of a term differ in their classes, or a loss reads a feature its network lacks.
+    """
+    features = {name: features_of(name, network) for name, network in networks.items()}
+    terms, losses = [], {}
+    for index, entry in enumerate(recipe.losses):
+        weight = entry.weight.model_dump() if isinstance(entry.weight, Ramp) else entry.weight
+        term = Term(entry.label, entry.of, entry.source, weight, entry.after, entry.until, entry.detach)
+        student, source = networks[term.of], networks.get(term.source)
+        if source is not None and source.num_classes != student.num_classes:
+            raise ValueError(f"losses.{index} ({term.label}): networks.{term.source} has {source.num_classes} classes and "
+                             f"networks.{term.of} has {student.num_classes}; both must have the data set's")
+        if not term.is_ever_active():
+            continue
+        torch.manual_seed(seed_for(recipe.seed, "loss", term.label))
+        task = Task(student.num_classes, ignore_index, features[term.of], features.get(term.source))
+        try:
+            losses[term.label] = parts.build("losses", entry.loss, entry.args, task)
+        except ValueError as error:
+            raise ValueError(f"losses.{index} ({term.label}): {error}") from None
+        terms.append(term)
+    if not terms:
+        raise ValueError("losses: every term has weight 0, so there is nothing to train; give one a weight")
+    for name, network in networks.items():
+        network.features_wanted = set(features[name].wanted)
+    trained = {name: network for name, network in networks.items() if recipe.networks[name].train}
+    frozen = {name: network for name, network in networks.items() if not recipe.networks[name].train}
+    return Graph(trained, frozen, terms, losses)
+
+
+def build_optimizer(recipe: Recipe, graph: Graph) -> torch.optim.Optimizer:
+    """One optimizer over all trained parameters; a group's `lr_scale` is its factor on the scheduled rate."""
+    settings = recipe.optimizer
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for owner, module in [*graph.networks.items(), (None, graph.losses)]:
+        exempt = _not_decayed(module, settings.no_decay)
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            scale = recipe.networks[owner].lr_scale if owner else 1.0
+            scale *= 1.0 if name.startswith("backbone.") else settings.head_lr_scale
+            decay = 0.0 if name in exempt else settings.weight_decay
+            groups.setdefault((scale, decay), []).append(parameter)
+    described = [{"params": parameters, "lr": settings.lr * scale, "lr_scale": scale, "weight_decay": decay}
+                 for (scale, decay), parameters in groups.items()]
+    if settings.name == "sgd":
+        nesterov = settings.nesterov and settings.momentum > 0
+        return torch.optim.SGD(described, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
+    return kind(described, lr=settings.lr, betas=settings.betas)
+
+
+def _not_decayed(module: nn.Module, words: list[str]) -> set[str]:
+    """Names of the parameters free of weight decay: by words in their names; `norm` and `bias` by what they are."""
+    names = {name for name, _ in module.named_parameters() if any(word in name for word in words)}
+    if "norm" in words:
+        names |= {f"{prefix}.{name}" if prefix else name for prefix, part in module.named_modules()
+                  if isinstance(part, NORMALISATION) for name, _ in part.named_parameters(recurse=False)}
+    return names

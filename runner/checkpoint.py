@@ -1,0 +1,119 @@
+"""The run folder's checkpoints: each is written beside the others and renamed into place, so a kill never leaves half of one."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from segkd.runner.weights import weights_file
+
+
+def save(folder: Path, iteration: int, student: dict[str, Tensor], state: dict, *, keep_last: int, best: bool) -> Path:
+    """Writes checkpoints/step-<iteration>/{student.safetensors, training_state/state.pt} in one atomic step.
+
+    Args:
+        student: the weights that are scored and delivered. state: plain values and tensors, all a resume needs.
+        keep_last: older checkpoints than this many are deleted after the new one is safe, except the best.
+        best: whether the `best` link moves here; `last` always does.
+
+    Raises:
+        OSError: the disk is full or not writable. What was saved before is untouched.
+    """
+    checkpoints = folder / "checkpoints"
+    final = checkpoints / f"step-{iteration:08d}"
+    with replacing_folder(final) as partial:
+        write_tensors(partial / "student.safetensors", student)
+        (partial / "training_state").mkdir()
+        torch.save(state, partial / "training_state" / "state.pt")
+    _link(checkpoints / "last", final.name)
+    if best:
+        _link(checkpoints / "best", final.name)
+    kept = {path.name for path in steps(folder)[-keep_last:]} | {os.readlink(checkpoints / name) for name in ("last", "best")
+                                                                if (checkpoints / name).is_symlink()}
+    for path in steps(folder):
+        if path.name not in kept:
+            shutil.rmtree(path)
+    return final
+
+
+def steps(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run folder, oldest first. A folder under its final name is complete."""
+    return sorted(path for path in (folder / "checkpoints").glob("step-*") if path.is_dir())
+
+
+def load(path: Path) -> dict:
+    """The training state of one checkpoint; only tensors and plain values are read, never code."""
+    file = path / "training_state" / "state.pt"
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{file} cannot be read ({str(error).splitlines()[0][:120]}); delete {path} to resume from the "
+                         f"checkpoint before it") from None
+
+
+def export_student(folder: Path, checkpoint: Path, description: dict) -> Path:
+    """Writes <folder>/student/{config.json, model.safetensors}: the delivered network, which loads without the recipe."""
+    with replacing_folder(folder / "student") as partial:
+        shutil.copyfile(weights_file(checkpoint), partial / "model.safetensors")
+        (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+    return folder / "student"
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    """A .safetensors file; the format knows neither shared nor channels_last tensors, so each is copied out plainly."""
+    save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, file)
+
+
+@contextmanager
+def replacing_folder(final: Path) -> Iterator[Path]:
+    """A new folder to fill; when the block ends it takes the place of `final` at once, on an error it is removed."""
+    partial = final.with_name(f".{final.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        for path in [*partial.rglob("*"), partial]:  # on the disk before the rename makes it count
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        if final.exists():
+            replaced = final.with_name(f".{final.name}.replaced")
+            shutil.rmtree(replaced, ignore_errors=True)
+            final.rename(replaced)
+            partial.rename(final)
+            shutil.rmtree(replaced)
+        else:
+            partial.rename(final)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors report a full disk in their own types
+        shutil.rmtree(partial, ignore_errors=True)
+        free = shutil.disk_usage(final.parent).free / 2**20 if final.parent.exists() else 0
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(f"{final} could not be written ({reason[:160]}; {free:.0f} MiB free there); what was saved before is "
+                      f"untouched: make room and go on with --resume") from error
+
+
+def _link(link: Path, target: str) -> None:
+    """Points a symbolic link at a sibling, without a moment in which it is missing."""
+    new = link.with_name(f".{link.name}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.replace(link)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Puts right what a kill in the middle of a save left behind."""
+    for replaced in [*folder.glob("checkpoints/.step-*.replaced"), *folder.glob(".student.replaced")]:
+        final = replaced.with_name(replaced.name.removeprefix(".").removesuffix(".replaced"))
+        if final.exists():
+            shutil.rmtree(replaced)
+        else:  # killed between the two renames: the old folder is the only complete one
+            replaced.rename(final)
+    for partial in [*folder.glob("checkpoints/.step-*.partial"), *folder.glob(".student.partial")]:
+        shutil.rmtree(partial)

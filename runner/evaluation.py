@@ -1,0 +1,49 @@
+"""Scores a network on a whole split: every image once, over however many processes, into one confusion matrix."""
+
+from collections.abc import Iterable
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from segkd.runner.assembly import fixed_resize
+from segkd.runner.inference import predict
+from segkd.runner.metrics import Scores, confusion_matrix, scores
+from segkd.runner.recipe import Recipe
+from segkd.runner.sampler import Batch, evaluation_batches
+
+
+def evaluate(network: nn.Module, dataset: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator,
+             title: str) -> Scores:
+    """Scores of `network` on `dataset` by the recipe's `evaluate` section; the same on all processes.
+
+    The network is put in eval mode and back. Scoring runs in float32 whatever the training precision.
+    """
+    was_training = network.training
+    network.eval()
+    batches = evaluation_batches(dataset, rank=accelerator.process_index, world=accelerator.num_processes,
+                                 batch_size=recipe.evaluate.batch_size, workers=recipe.data.workers,
+                                 resize=fixed_resize(recipe, scoring=True), pin_memory=accelerator.device.type == "cuda")
+    matrix = torch.zeros(network.num_classes, network.num_classes, dtype=torch.int64, device=accelerator.device)
+    steps = -(-len(range(accelerator.process_index, len(dataset), accelerator.num_processes)) // recipe.evaluate.batch_size)
+    for batch in progress(batches, total=steps, title=title, shown=accelerator.is_main_process):
+        batch = batch.to(accelerator.device)
+        prediction = label_map(network, batch, recipe)
+        matrix += confusion_matrix(prediction, batch.target, network.num_classes, dataset.ignore_index)
+    network.train(was_training)
+    return scores(accelerator.reduce(matrix, reduction="sum").cpu(), recipe.evaluate.absent)
+
+
+@torch.no_grad()
+def label_map(network: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
+    """(B, H, W) predicted classes at the labels' size, by the recipe's `evaluate` section."""
+    settings = recipe.evaluate
+    return predict(network, batch.images, batch.target.shape[-2:], mode=settings.mode,
+                   window=settings.window or recipe.data.crop_size, stride=settings.stride, scales=tuple(settings.scales),
+                   flip=settings.flip, average=settings.average).argmax(1)
+
+
+def progress(items: Iterable, *, total: int, title: str, shown: bool) -> Iterable:
+    """A progress bar with the time left, on terminals only: in a log file it would be noise."""
+    return tqdm(items, total=total, desc=title, leave=False, disable=None if shown else True, dynamic_ncols=True)

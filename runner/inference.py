@@ -1,0 +1,150 @@
+"""Class scores of whole images at label size: one pass or sliding windows, several scales, mirrored or not."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module,
+    images: Tensor,
+    size: tuple[int, int],
+    *,
+    mode: Literal["whole", "slide"] = "whole",
+    window: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+    average: Literal["logits", "softmax"] = "logits",
+) -> Tensor:
+    """Scores of a batch of equally sized images.
+
+    `whole` runs the network once per view and resizes its logits to `size`. `slide` lays
+    ceil((H - window) / stride) + 1 windows along each side, the last one shifted inside, resizes each window's
+    logits to the window, averages them where windows overlap, and resizes the result to `size`. An image smaller
+    than the window is padded evenly on both sides with the network's mean colour, zero after its normalisation.
+    Every resize of scores is bilinear by the family's own align_corners. Views (scales, flips) are averaged.
+
+    Args:
+        network: forward(images) -> Prediction; put it in eval mode first. Its `normalize` gives the mean colour; a
+            network without one is padded with 0.
+        images: (B, 3, H, W) uint8 RGB, or whatever float range the network's normalisation expects.
+        size: height and width of the result, usually the label's.
+        window, stride: height and width in pixels of the scaled image, for `slide`; the stride defaults to
+            ceil(2/3 of the window), as TriKD uses it.
+        scales: factors on the image size. The images are resized bilinearly, without antialiasing.
+        flip: average with the mirrored image's scores.
+        average: what windows and views are averaged as: raw logits, or probabilities.
+
+    Returns:
+        (B, K, *size) float32.
+
+    Raises:
+        ValueError: `slide` without a window, a stride that is not in 1..window (gaps), or no scale.
+    """
+    if not scales:
+        raise ValueError("evaluate: scales is empty; give at least one factor, such as 1.0")
+    if mode == "slide":
+        window, stride = _window_and_stride(window, stride)
+    views = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
+    total = None
+    for scale, mirrored in views:
+        view = _scaled(images, scale)
+        view = view.flip(-1) if mirrored else view
+        if mode == "slide":
+            result = _slide(network, view, size, window, stride, average)
+        else:
+            result = _scores(network, view, size, average)[0]
+        result = result.flip(-1) if mirrored else result
+        if len(views) == 1:
+            return result
+        # in place: at 150 classes one score map of a large image takes gigabytes
+        total = result.clone() if total is None else total.add_(result)
+    return total.div_(len(views))
+
+
+def _scores(network: nn.Module, images: Tensor, size: tuple[int, int], average: str) -> tuple[Tensor, bool]:
+    """(B, K, *size) float32 scores of one forward pass, and the family's align_corners."""
+    prediction = network(images)
+    scores = _resize(prediction.logits.float(), size, prediction.align_corners)
+    return (scores.softmax(1) if average == "softmax" else scores), prediction.align_corners
+
+
+def _slide(
+    network: nn.Module,
+    images: Tensor,
+    size: tuple[int, int],
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    average: str,
+) -> Tensor:
+    height, width = images.shape[-2:]
+    images, top, left = _padded(network, images, window)
+    rows = _starts(images.shape[-2], window[0], stride[0])
+    columns = _starts(images.shape[-1], window[1], stride[1])
+    total, align_corners = None, False
+    # windows form a grid, so the overlap count is an outer product
+    counts = [torch.zeros(length, device=images.device) for length in images.shape[-2:]]
+    for y in rows:
+        counts[0][y : y + window[0]] += 1
+        for x in columns:
+            tile = images[:, :, y : y + window[0], x : x + window[1]]
+            scores, align_corners = _scores(network, tile, window, average)
+            if total is None:
+                total = scores.new_zeros(*scores.shape[:2], *images.shape[-2:])
+            total[:, :, y : y + window[0], x : x + window[1]] += scores
+    for x in columns:
+        counts[1][x : x + window[1]] += 1
+    total.div_(counts[0][:, None] * counts[1])
+    return _resize(total[:, :, top : top + height, left : left + width], size, align_corners)
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows along one side; the last window ends at the border."""
+    count = math.ceil((length - window) / stride) + 1
+    return [min(i * stride, length - window) for i in range(count)]
+
+
+def _window_and_stride(
+    window: tuple[int, int] | None, stride: tuple[int, int] | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    if window is None:
+        raise ValueError("evaluate: mode slide needs a window, height and width in pixels")
+    # -(-a // b) is a / b rounded up
+    stride = stride or tuple(-(-2 * side // 3) for side in window)
+    if any(not 1 <= step <= side for step, side in zip(stride, window, strict=True)):
+        raise ValueError(f"evaluate: stride {tuple(stride)} must lie in 1..window {tuple(window)}, or it leaves gaps")
+    return tuple(window), tuple(stride)
+
+
+def _padded(network: nn.Module, images: Tensor, window: tuple[int, int]) -> tuple[Tensor, int, int]:
+    """The images at least as large as the window, and where the original begins (top, left)."""
+    missing = [max(0, side - length) for side, length in zip(window, images.shape[-2:], strict=True)]
+    if not any(missing):
+        return images, 0, 0
+    top, left = missing[0] // 2, missing[1] // 2
+    around = (left, missing[1] - left, top, missing[0] - top)
+    normalize = getattr(network, "normalize", None)
+    if normalize is None:
+        return F.pad(images, around), top, left
+    mean = normalize.mean.flip(1) if normalize.order == "bgr" else normalize.mean  # (1, 3, 1, 1), RGB
+    # the mean colour is not a whole grey level, so a padded batch travels as float
+    return F.pad(images - mean, around) + mean, top, left
+
+
+def _scaled(images: Tensor, scale: float) -> Tensor:
+    if scale == 1:
+        return images
+    size = tuple(max(1, round(side * scale)) for side in images.shape[-2:])
+    images = images if images.is_floating_point() else images.float()
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
+def _resize(scores: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    if scores.shape[-2:] == tuple(size):
+        return scores
+    return F.interpolate(scores, size=tuple(size), mode="bilinear", align_corners=align_corners)

@@ -1,0 +1,43 @@
+"""metrics.jsonl: one JSON line for every iteration of a run, whatever else is tracked, through kills and resumes."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+
+def append_rows(file: Path, rows: list[dict]) -> None:
+    """Adds one JSON line a row; on the disk when it returns, so that a checkpoint never knows more than the log."""
+    with file.open("a") as lines:
+        lines.write("".join(json.dumps(plain(row)) + "\n" for row in rows))
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def plain(value):
+    """The value without NaN and infinity, which JSON does not know: null stands for them."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_rows(file: Path) -> list[dict]:
+    """The rows of a metrics file, less a last line cut off by a kill."""
+    rows = []
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def keep_rows(file: Path, iteration: int) -> None:
+    """Drops the rows after `iteration`, which a resume is about to compute again."""
+    rows = [row for row in read_rows(file) if row["iteration"] <= iteration]
+    new = file.with_name(f".{file.name}.new")
+    new.unlink(missing_ok=True)
+    append_rows(new, rows)
+    new.replace(file)

@@ -1,0 +1,105 @@
+"""What is wrong with a recipe, as sentences: where it was written, what was given, what is allowed, what was meant."""
+
+import difflib
+import typing
+
+import pydantic
+
+Key = tuple[str | int, ...]
+Mistake = tuple[Key, str]
+
+
+class RecipeError(ValueError):
+    """Everything that is wrong with a recipe, one line per mistake, found in one pass."""
+
+    def __init__(self, mistakes: list[str]):
+        self.mistakes = mistakes
+        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+        super().__init__(f"the recipe has {count}:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
+
+
+class Origins(dict[Key, str]):
+    """Path of a value in the recipe -> `file:line` (or `command line`) it was written at."""
+
+    def of(self, key: Key) -> str:
+        """Where `key`, or the nearest thing around it, was written."""
+        while key and key not in self:
+            key = key[:-1]
+        return self.get(key, "")
+
+
+def dotted(key: Key) -> str:
+    """`losses.1.weight`, the way a path is written in errors and overrides."""
+    return ".".join(str(word) for word in key) or "the recipe"
+
+
+def did_you_mean(word: str, allowed: list[str]) -> str:
+    """`, did you mean 'weight'?` where something close is allowed, else nothing."""
+    close = difflib.get_close_matches(word, allowed, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def located(mistakes: list[Mistake], origins: Origins, path: str) -> list[str]:
+    """`recipe.yaml:7: losses.1.wieght: ...` lines in the order of the file, each once."""
+    lines = {f"{origins.of(key) or path}: {dotted(key)}: {text}": origins.of(key) for key, text in mistakes}
+
+    def line_number(line: str) -> int:
+        number = lines[line].rpartition(":")[2]
+        return int(number) if number.isdecimal() else 0
+
+    return sorted(lines, key=line_number)
+
+
+def described(details: dict, schema: type[pydantic.BaseModel]) -> Mistake:
+    """One pydantic error as (path, sentence)."""
+    key = _path(details["loc"], schema)
+    given, kind = details.get("input"), details["type"]
+    if kind == "extra_forbidden":
+        allowed = _allowed_at(key[:-1], schema)
+        return key, f"unknown key{did_you_mean(str(key[-1]), allowed)}; allowed here: {', '.join(allowed) or 'nothing'}"
+    if kind == "missing":
+        return key, "is missing and has no default"
+    if kind == "string_pattern_mismatch":
+        return key, f"must be letters, digits, '.', '_' or '-', beginning with a letter or digit; got {given!r}"
+    text = details["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
+    return key, f"{text}; got {given!r}"
+
+
+def _path(location: tuple, schema: type[pydantic.BaseModel]) -> Key:
+    """pydantic's location without the names of union members it puts between the keys."""
+    key: list[str | int] = []
+    here: object = schema
+    for word in location:
+        fields = _fields(here)
+        if word in fields:
+            here = fields[word]
+        elif isinstance(word, int) or typing.get_origin(here) is dict:
+            here = typing.get_args(here)[-1] if typing.get_args(here) else object
+        elif _is_section(here):  # an unknown key
+            here = object
+        else:  # a member of a union: stay at the same key, go into the section of that name
+            here = next((part for part in typing.get_args(here) if getattr(part, "__name__", "") == word), object)
+            continue
+        key.append(word)
+    return tuple(key)
+
+
+def _allowed_at(key: Key, schema: type[pydantic.BaseModel]) -> list[str]:
+    """Keys allowed inside the section that stands at `key`."""
+    here: object = schema
+    for word in key:
+        here = _fields(here).get(word) or (typing.get_args(here) or (object,))[-1]
+        if not _is_section(here) and typing.get_origin(here) not in (dict, list):
+            here = next((part for part in typing.get_args(here) if _is_section(part)), object)
+    return list(_fields(here))
+
+
+def _is_section(here: object) -> bool:
+    return isinstance(here, type) and issubclass(here, pydantic.BaseModel)
+
+
+def _fields(here: object) -> dict[str, object]:
+    """Key as written in YAML -> type hint, for a section; nothing for anything else."""
+    if not _is_section(here):
+        return {}
+    return {field.alias or name: field.annotation for name, field in here.model_fields.items()}

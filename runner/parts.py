@@ -1,0 +1,73 @@
+"""From a file name in a recipe to a class of ours, with its arguments checked against its signature before anything is built."""
+
+import functools
+import importlib
+import inspect
+import typing
+from pathlib import Path
+
+import pydantic
+
+from segkd.runner.mistakes import Mistake, described
+
+# what the runner itself passes to a part of each room, and a recipe therefore cannot
+GIVEN = {"datasets": {"root", "split"}, "models": {"num_classes"}, "losses": {"task"}}
+
+
+def names(room: str) -> list[str]:
+    """The parts of a room: its files that do not begin with an underscore."""
+    folders = importlib.import_module(f"segkd.{room}").__path__
+    return sorted(path.stem for folder in folders for path in Path(folder).glob("[!_]*.py"))
+
+
+@functools.cache
+def find(room: str, name: str) -> type:
+    """The class a file is there for: the one whose name is the file's, in any letter case (kl.py -> KL)."""
+    module = importlib.import_module(f"segkd.{room}.{name}")
+    wanted = name.strip("_").replace("_", "")
+    if name == "_transforms":
+        wanted = "transform"
+    return next(value for key, value in vars(module).items() if key.lower() == wanted and inspect.isclass(value))
+
+
+@functools.cache
+def _arguments(room: str, name: str) -> type[pydantic.BaseModel]:
+    """The signature of a part as a schema, less what the runner gives."""
+    given = {"crop_size"} if name == "_transforms" else GIVEN[room]
+    part = find(room, name)
+    hints = typing.get_type_hints(part.__init__)
+    fields = {
+        parameter.name: (hints.get(parameter.name, typing.Any),
+                         ... if parameter.default is inspect.Parameter.empty else parameter.default)
+        for parameter in inspect.signature(part).parameters.values() if parameter.name not in given
+    }
+    return pydantic.create_model(part.__name__, __config__=pydantic.ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def wrong_arguments(room: str, name: str, arguments: dict) -> list[Mistake]:
+    """What does not fit the part's signature: unknown, missing and wrongly typed arguments."""
+    schema = _arguments(room, name)
+    try:
+        schema.model_validate_json(pydantic.TypeAdapter(dict).dump_json(arguments))
+    except pydantic.ValidationError as error:
+        return [described(details, schema) for details in error.errors()]
+    return []
+
+
+def completed_arguments(room: str, name: str, arguments: dict) -> dict:
+    """The arguments with the part's defaults filled in, as plain YAML values."""
+    schema = _arguments(room, name)
+    return schema.model_validate_json(pydantic.TypeAdapter(dict).dump_json(arguments)).model_dump(mode="json")
+
+
+def build(room: str, name: str, arguments: dict, *given: object) -> object:
+    """An instance of the part: `given` is what the runner passes, `arguments` what the recipe says."""
+    schema = _arguments(room, name)
+    typed = schema.model_validate_json(pydantic.TypeAdapter(dict).dump_json(arguments))
+    return find(room, name)(*given, **{key: getattr(typed, key) for key in schema.model_fields})
+
+
+def needs_teacher(loss: str) -> bool:
+    """Whether a loss reads a second network: the `teacher` of its forward may not be None."""
+    hint = typing.get_type_hints(find("losses", loss).forward)["teacher"]
+    return type(None) not in (hint, *typing.get_args(hint))

@@ -1,0 +1,153 @@
+"""What a run leaves to read: the teachers' scores, a picture and a line at each evaluation, and the closing report."""
+
+import json
+import statistics
+import time
+from dataclasses import asdict
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from segkd.runner import checkpoint
+from segkd.runner.assembly import build_network
+from segkd.runner.console import say
+from segkd.runner.evaluation import evaluate
+from segkd.runner.graph import Graph
+from segkd.runner.metrics import Scores
+from segkd.runner.metrics_file import read_rows
+from segkd.runner.pictures import curves, panels
+from segkd.runner.recipe import OtherRecipe, Recipe, read
+from segkd.runner.tracking import Tracking
+from segkd.runner.weights import read_weights
+
+TIMED = 10  # forward passes behind a latency
+
+
+def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Dataset, accelerator: Accelerator) -> None:
+    """Scores each frozen network once, at the start of a run: a wrong file or normalisation shows here, not after days."""
+    for name, network in recipe.networks.items():
+        file = recipe.folder / f"{name}.json"
+        if network.train or file.is_file():
+            continue
+        result = evaluate(graph.network(name), val_set, recipe, accelerator, title=f"scoring {name}")
+        if accelerator.is_main_process:
+            file.write_text(json.dumps(asdict(result), indent=2) + "\n")
+            say(f"{recipe.name}: {name} has {percent(result.miou)} mIoU on {recipe.data.val_split}")
+        accelerator.wait_for_everyone()
+
+
+def record_evaluation(iteration: int, result: Scores, graph: Graph, student: nn.Module, val_set: torch.utils.data.Dataset,
+                      recipe: Recipe, accelerator: Accelerator, tracking: Tracking) -> None:
+    """The evaluation's line on the console, its panels on the disk and in wandb, its per-class table in wandb."""
+    if not accelerator.is_main_process:
+        return
+    say(f"{recipe.name} {iteration}/{recipe.schedule.iterations} | mIoU {percent(result.miou)} | "
+        f"pixel accuracy {percent(result.pixel_accuracy)}")
+    frozen = {name: graph.network(name) for name, network in recipe.networks.items() if not network.train}
+    files = panels({**frozen, "student": student}, val_set, recipe, accelerator, recipe.folder / "panels" / f"step-{iteration:08d}")
+    classes = [[name, *values] for name, *values in zip(val_set.class_names, result.iou_per_class, result.accuracy_per_class)]
+    tracking.dashboard.log_evaluation(iteration, files, ["class", "IoU", "accuracy"], classes)
+
+
+def deliver(recipe: Recipe, graph: Graph, student: nn.Module, best: dict, train_set: torch.utils.data.Dataset,
+            val_set: torch.utils.data.Dataset, accelerator: Accelerator) -> None:
+    """Ends a run: student/ from the best checkpoint, report.md with curves and pictures, the closing table on the console."""
+    if not accelerator.is_main_process:
+        return
+    folder, network = recipe.folder, recipe.networks["student"]
+    chosen = folder / "checkpoints" / f"step-{best['iteration']:08d}"
+    student.load_state_dict(read_weights(chosen))
+    rows = closing_rows(recipe, graph, student, best, val_set, accelerator)
+    text = report(recipe, rows, best, val_set)
+    (folder / "report.md").write_text(text)
+    (folder / "summary.json").write_text(json.dumps({"rows": rows, "best": best}, indent=2) + "\n")
+    checkpoint.export_student(folder, chosen, {
+        "model": network.model, "args": network.args, "num_classes": student.num_classes, "normalize": network.normalize,
+        "class_names": list(val_set.class_names), "palette": [list(color) for color in val_set.palette],
+        "ignore_index": val_set.ignore_index, "recipe": recipe.name, "miou": best["miou"], "iteration": best["iteration"]})
+    say(f"\n{markdown(rows)}\n\n{recipe.name} is done: {folder}/report.md, {folder}/student")
+
+
+def closing_rows(recipe: Recipe, graph: Graph, student: nn.Module, best: dict, val_set: torch.utils.data.Dataset,
+                 accelerator: Accelerator) -> list[dict]:
+    """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed one after the other here and now."""
+    rows = []
+    for name, network in recipe.networks.items():
+        if not network.train:
+            score = json.loads((recipe.folder / f"{name}.json").read_text())["miou"]
+            rows.append(row(name, recipe, name, graph.network(name), score, val_set, accelerator))
+    if isinstance(recipe.baseline, OtherRecipe):
+        other = read(recipe.baseline.recipe)
+        delivered = other.networks["student"].model_copy(update={"weights": str(other.folder)})
+        network = build_network("student", delivered, val_set.num_classes, other.seed).to(accelerator.device)
+        score = json.loads((other.folder / "student" / "config.json").read_text())["miou"]
+        rows.append(row(f"student, {other.name}", other, "student", network, score, val_set, accelerator))
+    learns = any(term.source is not None for term in recipe.losses)
+    rows.append(row(f"student, {recipe.name}" if learns or recipe.baseline else "student", recipe, "student", student, best["miou"],
+                    val_set, accelerator))
+    return rows
+
+
+def row(title: str, recipe: Recipe, name: str, network: nn.Module, miou: float, val_set: torch.utils.data.Dataset,
+        accelerator: Accelerator) -> dict:
+    """One line of the closing table."""
+    network.eval()
+    settings = recipe.networks[name]
+    return {"network": title, "model": " ".join([settings.model, str(settings.args.get("backbone", ""))]).strip(), "miou": miou,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "milliseconds": latency(network, val_set, accelerator.device)}
+
+
+@torch.no_grad()
+def latency(network: nn.Module, val_set: torch.utils.data.Dataset, device: torch.device) -> float:
+    """Median milliseconds of one forward of one validation image, resizing of the logits not counted."""
+    image = torch.zeros(1, 3, *reversed(val_set[0][0].size), dtype=torch.uint8, device=device)
+    times = []
+    for _ in range(TIMED + 2):
+        torch.cuda.synchronize() if device.type == "cuda" else None
+        since = time.perf_counter()
+        network(image)
+        torch.cuda.synchronize() if device.type == "cuda" else None
+        times.append(time.perf_counter() - since)
+    return 1000 * statistics.median(times[2:])
+
+
+def markdown(rows: list[dict]) -> str:
+    """The closing table."""
+    lines = ["| network | model | mIoU (%) | parameters | ms per image |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| {r['network']} | {r['model']} | {100 * r['miou']:.2f} | {r['parameters'] / 1e6:.2f} M | {r['milliseconds']:.1f} |"
+              for r in rows]
+    return "\n".join(lines)
+
+
+def report(recipe: Recipe, rows: list[dict], best: dict, val_set: torch.utils.data.Dataset) -> str:
+    """report.md: the table, the curves, the per-class scores of the chosen checkpoint, the last panels."""
+    folder = recipe.folder
+    history = read_rows(folder / "metrics.jsonl")
+    curves(history, folder / "curves.png")
+    scored = [r for r in history if "miou" in r]
+    chosen = next(r for r in scored if r["iteration"] == best["iteration"])
+    last = sorted((folder / "panels").glob("step-*"))[-1:]
+    pictures = [f"![{file.stem}]({file.relative_to(folder)})" for path in last for file in sorted(path.glob("*.png"))]
+    classes = ["| class | IoU (%) | accuracy (%) |", "| --- | --- | --- |"]
+    classes += [f"| {name} | {number(iou)} | {number(accuracy)} |" for name, iou, accuracy in
+                zip(val_set.class_names, chosen["iou_per_class"], chosen["accuracy_per_class"])]
+    return "\n\n".join([
+        f"# {recipe.name}", markdown(rows),
+        f"The student is the checkpoint of iteration {best['iteration']}, the best of {len(scored)} on `{recipe.data.val_split}` "
+        f"({percent(best['miou'])}); the last one has {percent(scored[-1]['miou'])}. Made by `recipe.yaml` in `environment.json`.",
+        "![curves](curves.png)", "\n".join(classes),
+        f"pixel accuracy {percent(chosen['pixel_accuracy'])}, class accuracy {percent(chosen['class_accuracy'])}, "
+        f"frequency-weighted IoU {percent(chosen['fwiou'])}, Dice {percent(chosen['dice'])}",
+        *pictures]) + "\n"
+
+
+def percent(share: float) -> str:
+    """0.7512 -> `75.12 %`."""
+    return f"{100 * share:.2f} %"
+
+
+def number(share: float | None) -> str:
+    """A percentage in a table, `-` for a class that does not occur."""
+    return "-" if share is None or share != share else f"{100 * share:.2f}"

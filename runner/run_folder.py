@@ -1,0 +1,91 @@
+"""The folder of one run: opened for a new run or to go on with one, never for two different recipes."""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+
+from segkd.runner import checkpoint
+from segkd.runner.recipe import Recipe
+
+# what may differ between the start of a run and its resume: nothing here changes the weights
+FREE = {"tracking", "evaluate", "data.root", "data.workers", "loop.save_every", "loop.keep_last", "loop.timeout", "baseline"}
+PACKAGES = ("torch", "accelerate", "timm", "transformers", "segment-anything", "pillow", "pydantic", "safetensors", "wandb", "numpy")
+
+
+def open_run_folder(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False) -> Path | None:
+    """Makes the run folder with recipe.yaml and environment.json, and returns the checkpoint to go on from, if any.
+
+    Raises:
+        ValueError: the folder holds a run already and neither resume nor overwrite is given; or the run in it was
+            made by another recipe.
+    """
+    folder = recipe.folder
+    written = folder / "recipe.yaml"
+    if written.is_file() and not overwrite:
+        changed = changes(yaml.safe_load(written.read_text()), yaml.safe_load(recipe.dump()))
+        if changed:
+            raise ValueError(f"{folder} holds the run of another recipe; they differ in {'; '.join(changed)}. Give this one another "
+                             f"name (name=...), or start over with --overwrite")
+        if not resume:
+            raise ValueError(f"{folder} holds this run already; go on with it with --resume, start over with --overwrite, or give "
+                             f"this one another name (name=...)")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if overwrite and written.is_file():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.remove_leftovers(folder)
+        if not written.is_file():
+            written.write_text(recipe.dump())
+        (folder / "environment.json").write_text(json.dumps(environment(accelerator), indent=2) + "\n")
+    accelerator.wait_for_everyone()
+    complete = checkpoint.steps(folder)
+    return complete[-1] if complete else None
+
+
+def is_finished(recipe: Recipe) -> bool:
+    """Whether the run came to its end: then, and only then, it has delivered its student."""
+    return (recipe.folder / "student" / "config.json").is_file()
+
+
+def changes(before: dict, now: dict, path: str = "") -> list[str]:
+    """`optimizer.lr: 0.02 there, 0.01 here` for each value that differs and matters."""
+    found = []
+    for key in dict.fromkeys([*before, *now]):
+        here = f"{path}.{key}" if path else str(key)
+        old, new = before.get(key), now.get(key)
+        if here in FREE or old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += changes(old, new, here)
+        elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+            found += changes(dict(enumerate(old)), dict(enumerate(new)), here)
+        else:
+            found.append(f"{here}: {old!r} there, {new!r} here")
+    return found
+
+
+def environment(accelerator: Accelerator) -> dict:
+    """What a run was made with, for whoever wants to make it again."""
+    device = accelerator.device
+    return {
+        "command": sys.argv, "git": git_version(), "python": platform.python_version(), "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads",
+        "processes": accelerator.num_processes, "precision": accelerator.mixed_precision,
+    }
+
+
+def git_version() -> str | None:
+    """The commit the code stands at, with `-dirty` for uncommitted changes; None outside a git checkout."""
+    here = Path(__file__).parent
+    found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=here, capture_output=True, text=True)
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -1,0 +1,91 @@
+"""Learning rate and term weights as pure functions of the iteration: a resume needs no scheduler state."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+
+def learning_rate(
+    iteration: int,
+    *,
+    lr: float,
+    iterations: int,
+    name: Literal["poly", "cosine", "constant", "step"] = "poly",
+    power: float = 0.9,
+    min_lr: float = 0.0,
+    warmup: int = 0,
+    drop_every: int | None = None,
+    drop_factor: float = 0.1,
+    lag: int = 0,
+) -> float:
+    """The rate the optimizer uses in one iteration, before any per-group factor.
+
+        poly      min_lr + (lr - min_lr) * (1 - i / iterations)^power
+        cosine    min_lr + (lr - min_lr) * (1 + cos(pi i / iterations)) / 2
+        constant  lr
+        step      lr * drop_factor^floor(i / drop_every)
+
+    Args:
+        iteration: i, from 0. Codes that count from 1 (CIRKD, DIST) use iteration + 1 for the same rate.
+        lr: rate at iteration 0 (after warm-up). iterations: where the curve ends; it stays at its last value.
+        power, min_lr: of the curves above.
+        warmup: over this many iterations the curve is multiplied by i / warmup, so iteration 0 has rate 0 (AICSD).
+        drop_every: iterations between two drops, for `step` only.
+        lag: the rate is that of `lag` iterations earlier, never before 0 (TriKD sets it after each step: 1).
+
+    Raises:
+        ValueError: iterations < 1, or `step` without a positive drop_every, or an unknown name.
+    """
+    if iterations < 1:
+        raise ValueError(f"schedule: iterations must be at least 1, got {iterations}")
+    i = max(0, iteration - lag)
+    progress = min(i / iterations, 1.0)
+    if name == "poly":
+        rate = min_lr + (lr - min_lr) * (1 - progress) ** power
+    elif name == "cosine":
+        rate = min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    elif name == "constant":
+        rate = lr
+    elif name == "step":
+        if drop_every is None or drop_every < 1:
+            raise ValueError(f"schedule: step needs drop_every, a number of iterations, got {drop_every}")
+        rate = lr * drop_factor ** (i // drop_every)
+    else:
+        raise ValueError(f"schedule: no curve called {name!r}; there are: poly, cosine, constant, step")
+    return rate * i / warmup if i < warmup else rate
+
+
+def weight_at(
+    weight: float | Mapping[str, Any],
+    iteration: int,
+    after: int | None = None,
+    until: int | None = None,
+) -> float:
+    """The weight of a loss term in one iteration.
+
+    Args:
+        weight: a number, or a linear ramp {start, end, over: [a, b]}: start up to iteration a, end from iteration b
+            on. With `hold: n` the ramp moves in steps: it keeps one value for n iterations from a on (AICSD's
+            adaptive weight is constant inside an epoch: over [0, epochs * n], n iterations per epoch).
+        iteration: from 0.
+        after: the term is active only where iteration > after (strict, as TSIC's `iteration > 500`).
+        until: the term is active only where iteration <= until, so `until: n` and `after: n` meet without overlap.
+
+    Returns:
+        The weight, 0 where the term is not active.
+
+    Raises:
+        ValueError: a ramp with other keys, with b <= a, or with hold < 1.
+    """
+    if (after is not None and iteration <= after) or (until is not None and iteration > until):
+        return 0.0
+    if not isinstance(weight, Mapping):
+        return float(weight)
+    if not {"start", "end", "over"} <= set(weight) <= {"start", "end", "over", "hold"}:
+        raise ValueError(f"weight: a ramp has start, end, over: [a, b] and maybe hold, got {dict(weight)}")
+    first, last = weight["over"]
+    hold = 1 if weight.get("hold") is None else weight["hold"]
+    if last <= first or hold < 1:
+        raise ValueError(f"weight: a ramp needs a < b in over: [a, b], and hold of at least 1, got {dict(weight)}")
+    passed = min(max(iteration - first, 0) // hold * hold, last - first)
+    return weight["start"] + (weight["end"] - weight["start"]) * passed / (last - first)

@@ -1,0 +1,123 @@
+"""The run's record: metrics.jsonl (always, one line an iteration), the console, and wandb where it is wanted."""
+
+import json
+import math
+import resource
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from segkd.runner.console import clock, say
+from segkd.runner.dashboard import Dashboard
+from segkd.runner.metrics import Scores
+from segkd.runner.metrics_file import append_rows, keep_rows
+from segkd.runner.recipe import Recipe
+from segkd.runner.sampler import samples_of_step
+
+
+class Tracking:
+    """Collects every iteration's losses on the device and writes them out every `tracking.every` iterations.
+
+    Reading a value from a GPU waits for it, so values stay there until a write. The last row of a write also carries
+    the gradient norm, images per second, seconds waited for data per iteration, and memory.
+    """
+
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, length: int, start: int, wandb_id: str | None):
+        self.recipe, self.accelerator, self.length = recipe, accelerator, length
+        self.file = recipe.folder / "metrics.jsonl"
+        self.rows: list[dict] = []
+        self.values: list[Tensor] = []
+        self.waited = 0.0
+        self.interval = [start, time.perf_counter()]
+        self.dashboard = None
+        self.bar = None
+        if accelerator.is_main_process:
+            keep_rows(self.file, start)
+            self.dashboard = Dashboard(recipe, wandb_id)
+            self.bar = tqdm(total=recipe.schedule.iterations, initial=start, desc=recipe.name, unit="step", disable=None,
+                            dynamic_ncols=True)
+
+    def add(self, iteration: int, lr: float, raw: dict[str, Tensor], weights: dict[str, float], total: Tensor) -> None:
+        """Notes one finished iteration (1-based). Nothing is read from the device yet."""
+        self.rows.append({"iteration": iteration, "lr": lr, "weights": weights})
+        self.values.append(torch.stack([total.detach().float(), *(value.detach().float() for value in raw.values())]))
+        if self.bar:
+            self.bar.update()
+
+    def flush(self, gradient_norm: Tensor | None = None, evaluation: Scores | None = None) -> None:
+        """Writes the iterations noted since the last flush, averaged over the processes.
+
+        Raises:
+            FloatingPointError: a loss was not finite; names the first iteration and the terms.
+        """
+        if not self.rows:
+            return
+        values = self.accelerator.reduce(torch.cat(self.values), reduction="mean").tolist()
+        rows = []
+        for row in self.rows:
+            weights = row.pop("weights")
+            total, *raw = [values.pop(0) for _ in range(1 + len(weights))]
+            row["total"] = total
+            for label, value in zip(weights, raw):
+                row[f"loss/{label}"], row[f"weighted/{label}"] = value, value * weights[label]
+            rows.append(row)
+        rows[-1].update(self._speed(), **(asdict(evaluation) if evaluation else {}))
+        if gradient_norm is not None:
+            rows[-1]["gradient_norm"] = float(gradient_norm)
+        self.rows, self.values = [], []
+        if self.accelerator.is_main_process:
+            append_rows(self.file, rows)
+            self._show(rows)
+        self._stop_on_nan(rows)
+
+    def restart_clock(self) -> None:
+        """Leaves the time since the last flush (an evaluation, a save) out of the speed."""
+        self.interval[1] = time.perf_counter()
+
+    def close(self) -> None:
+        """Ends the progress bar and the wandb run."""
+        if self.bar:
+            self.bar.close()
+        if self.dashboard:
+            self.dashboard.close()
+
+    def _speed(self) -> dict:
+        first, since = self.interval
+        last, now = self.rows[-1]["iteration"], time.perf_counter()
+        steps, self.interval = last - first, [last, now]
+        on_gpu = self.accelerator.device.type == "cuda"
+        memory = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        waited, self.waited = self.waited, 0.0
+        return {"images_per_second": steps * self.recipe.data.batch_size / (now - since), "seconds_waited": waited / steps,
+                "memory_gib": memory / 2**30}
+
+    def _stop_on_nan(self, rows: list[dict]) -> None:
+        row = next((row for row in rows if not math.isfinite(row["total"])), None)
+        if row is None:
+            return
+        samples = samples_of_step(row["iteration"] - 1, self.recipe.data.batch_size, self.length, self.recipe.seed)
+        capture = self.recipe.folder / "nan.json"
+        if self.accelerator.is_main_process:
+            capture.write_text(json.dumps({**row, "samples": [index for _, index in samples]}, indent=2) + "\n")
+        terms = ", ".join(f"{key.removeprefix('loss/')} = {value}" for key, value in row.items() if key.startswith("loss/"))
+        raise FloatingPointError(
+            f"the loss of iteration {row['iteration']} is {row['total']} ({terms}); lower optimizer.lr or the term's weight, or set "
+            f"loop.clip_norm. Its samples stand in {capture}; the checkpoints before it are untouched")
+
+    def _show(self, rows: list[dict]) -> None:
+        last = rows[-1]
+        mean = {key: sum(row[key] for row in rows if key in row) / sum(key in row for row in rows)
+                for key in last if key == "total" or key.startswith(("loss/", "weighted/"))}
+        left = (self.recipe.schedule.iterations - last["iteration"]) * self.recipe.data.batch_size / last["images_per_second"]
+        terms = " ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in mean.items() if key.startswith("loss/"))
+        if self.bar and not self.bar.disable:
+            self.bar.set_postfix_str(f"{terms} | {last['images_per_second']:.1f} img/s")
+        else:
+            say(f"{self.recipe.name} {last['iteration']}/{self.recipe.schedule.iterations} | {terms} | lr {last['lr']:.2g} | "
+                f"{last['images_per_second']:.1f} img/s | {clock(left)} left")
+        self.dashboard.log({**{key: value for key, value in last.items() if not isinstance(value, list)}, **mean})

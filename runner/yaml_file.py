@@ -1,0 +1,149 @@
+"""Reads recipe files: YAML without its traps, `extends`, `key=value` overrides; knows which line each value came from."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from segkd.runner.mistakes import Key, Origins, RecipeError, dotted
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML reads YAML 1.1; this one resolves plain values as YAML 1.2 does: `1e-2` is a float, `1:30` and `08` are strings."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for tag, pattern, first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^(?:[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+|0o[0-7]+)$", list("-+0123456789")),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?$", list("-+0123456789.")),
+    ("float", r"^[-+]?[0-9]+[eE][-+]?[0-9]+$", list("-+0123456789")),
+    ("float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+.")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), first)
+
+_AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words in YAML 1.2
+
+
+def read_file(path: str | Path) -> tuple[dict, Origins]:
+    """One YAML file with what it extends: values and their origins. RecipeError lists every trap in it."""
+    return _read(Path(path), ())
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict, Origins]:
+    if path.resolve() in above:
+        raise RecipeError([f"{above[-1]}: `extends` goes round in a circle through {path}"])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        asked = f" (asked for by `extends` in {above[-1]})" if above else ""
+        raise FileNotFoundError(f"there is no recipe file {path}{asked}") from None
+    except UnicodeDecodeError:
+        raise RecipeError([f"{path} is not a text file in UTF-8"]) from None
+    values, origins = _parse(text, path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values, origins
+    if not isinstance(base, str):
+        raise RecipeError([f"{origins.of(('extends',))}: extends must be the path of one recipe, got {base!r}"])
+    below, below_origins = _read(path.parent / base, (*above, path.resolve()))
+    return merged(below, values), Origins({**below_origins, **origins})
+
+
+def _parse(text: str, path: Path) -> tuple[dict, Origins]:
+    mistakes: list[str] = []
+    origins = Origins()
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise RecipeError([f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"]) from None
+    if not isinstance(root, yaml.MappingNode):
+        raise RecipeError([f"{path}: a recipe is a mapping of keys to values; this file is not"])
+
+    def build(node: yaml.Node, key: Key):
+        here = f"{path}:{node.start_mark.line + 1}"
+        origins.setdefault(key, here)
+        if isinstance(node, yaml.SequenceNode):
+            return [build(child, (*key, i)) for i, child in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return {name: build(child, (*key, name)) for name, child in keys(node, key)}
+        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.endswith(("binary", "timestamp")):
+            mistakes.append(f"{here}: {dotted(key)}: the tag {node.tag} is not allowed in a recipe; write a plain value")
+            return None
+        if node.style is None and node.value.lower() in _AMBIGUOUS:
+            mistakes.append(f"{here}: {dotted(key)}: a bare `{node.value}` is read as true/false by some YAML readers "
+                            f"and as a word by others; write true, false or \"{node.value}\"")
+            return None
+        return yaml.constructor.SafeConstructor().construct_object(node)
+
+    def keys(node: yaml.MappingNode, key: Key):
+        seen: dict[str, int] = {}
+        for name_node, child in node.value:
+            line = name_node.start_mark.line + 1
+            name = name_node.value
+            if not isinstance(name_node, yaml.ScalarNode) or name == "<<":
+                mistakes.append(f"{path}:{line}: only plain words can be keys; to share values between recipes use `extends`")
+            elif name in seen:
+                mistakes.append(f"{path}:{line}: {dotted((*key, name))} is given twice (first on line {seen[name]}); keep one")
+            else:
+                seen[name] = line
+                origins[(*key, name)] = f"{path}:{line}"
+                yield name, child
+
+    values = build(root, ())
+    if mistakes:
+        raise RecipeError(mistakes)
+    return values, origins
+
+
+def merged(base: dict, over: dict) -> dict:
+    """`over` laid on `base`: mappings are merged key by key, everything else (lists too) is replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def override(values: dict, origins: Origins, assignments: list[str]) -> None:
+    """Applies `networks.student.args.backbone=resnet50 losses.1.weight=3` in place; values are written as in YAML."""
+    mistakes = []
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            mistakes.append(f"command line: {assignment!r} is not of the form key=value, such as seed=3 or losses.1.weight=0.5")
+            continue
+        try:
+            wrapped, _ = _parse(f"value: {text}\n", Path("command line"))
+        except RecipeError as error:
+            mistakes += [f"command line: {path}: {mistake.split(': ', 1)[1]}" for mistake in error.mistakes]
+            continue
+        mistake = _assign(values, path.split("."), wrapped["value"])
+        if mistake:
+            mistakes.append(f"command line: {path}: {mistake}")
+        origins[tuple(int(word) if word.isdecimal() else word for word in path.split("."))] = "command line"
+    if mistakes:
+        raise RecipeError(mistakes)
+
+
+def _assign(values: dict, words: list[str], value: object) -> str | None:
+    """Sets one value in nested mappings and lists; says what is in the way when it cannot."""
+    place: dict | list = values
+    for depth, word in enumerate(words):
+        last = depth + 1 == len(words)
+        if isinstance(place, list):
+            if not word.isdecimal() or int(word) >= len(place):
+                return f"{'.'.join(words[:depth])} is a list of {len(place)}, numbered from 0; {word!r} is not in it"
+            word = int(word)
+        elif not isinstance(place, dict):
+            return f"{'.'.join(words[:depth])} is {place!r}, which has nothing inside"
+        elif not last and place.get(word) is None:
+            place[word] = {}
+        if last:
+            place[word] = value
+        else:
+            place = place[word]
+    return None

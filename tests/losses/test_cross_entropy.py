@@ -1,0 +1,172 @@
+"""Cross entropy against PyTorch's own and against hard-pixel rules written as plain loops over sorted pixels."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from segkd.losses._task import Features, Task
+from segkd.losses.cross_entropy import CITYSCAPES_WEIGHTS, CrossEntropy
+
+CLASSES, IGNORE = 5, 255
+TASK = Task(CLASSES, IGNORE, Features("student", {}, {}))
+
+
+def make(batch=2, height=6, width=7, classes=CLASSES, seed=0, ignored=0.2):
+    """Logits at label size and labels, some of them ignored, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(batch, classes, height, width, generator=generator, dtype=torch.float64)
+    target = torch.randint(classes, (batch, height, width), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < ignored] = IGNORE
+    return logits.requires_grad_(), target
+
+
+def student(logits, aux=None, align_corners=False):
+    return SimpleNamespace(logits=logits, aux=aux, align_corners=align_corners, features={})
+
+
+def hard_by_loop(logits, target, min_kept, threshold, rule):
+    """The pixels a rule keeps, as (image, row, column), found by sorting Python tuples."""
+    probability = logits.softmax(1)
+    places = [tuple(place) for place in (target != IGNORE).nonzero().tolist()]
+    pixels = sorted((probability[b, target[b, y, x], y, x].item(), (b, y, x)) for b, y, x in places)
+    budget = min_kept * len(target) if rule == "image" else min_kept
+    if threshold is None:
+        return {place for _, place in pixels[:budget]}
+    if rule == "batch":
+        if budget == 0 or budget > len(pixels):
+            return {place for _, place in pixels}
+        bound = max(threshold, pixels[budget - 1][0])
+        return {place for p, place in pixels if p <= bound + 1e-12}
+    bound = max(threshold, pixels[min(budget, len(pixels) - 1)][0])
+    return {place for p, place in pixels if p < bound - 1e-12}
+
+
+def test_plain_is_torch_mean_over_counted_pixels():
+    logits, target = make()
+    loss = CrossEntropy(TASK)(student(logits), None, target)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, target, ignore_index=IGNORE))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_resizes_by_the_family_rule_and_adds_the_auxiliary_head(align_corners):
+    logits, target = make(height=11, width=9)
+    small, aux = torch.randn(2, CLASSES, 4, 5), torch.randn(2, CLASSES, 3, 3)
+    loss = CrossEntropy(TASK, aux_weight=0.3)(student(small, aux, align_corners), None, target)
+    parts = [
+        F.cross_entropy(
+            F.interpolate(x, size=(11, 9), mode="bilinear", align_corners=align_corners), target, ignore_index=IGNORE
+        )
+        for x in (small, aux)
+    ]
+    torch.testing.assert_close(loss, parts[0] + 0.3 * parts[1])
+
+
+def test_divisors_and_class_weights():
+    logits, target = make(batch=3)
+    weights = [0.5, 2.0, 1.0, 0.1, 3.0]
+    tensor = torch.tensor(weights, dtype=torch.float64)
+    mean = F.cross_entropy(logits, target, weight=tensor, ignore_index=IGNORE)
+    total = F.cross_entropy(logits, target, weight=tensor, ignore_index=IGNORE, reduction="sum")
+    for divisor, wanted in (("valid", mean), ("all", total / target.numel()), ("valid_x_batch", mean / 3)):
+        loss = CrossEntropy(TASK, class_weights=weights, divisor=divisor)(student(logits), None, target)
+        torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)  # the weights are held in float32
+
+
+def test_cityscapes_weights_need_19_classes():
+    assert len(CITYSCAPES_WEIGHTS) == 19
+    task = Task(19, IGNORE, Features("student", {}, {}))
+    logits, target = make(classes=19)
+    loss = CrossEntropy(task, class_weights="cityscapes")(student(logits), None, target)
+    wanted = F.cross_entropy(logits, target, torch.tensor(CITYSCAPES_WEIGHTS).double(), ignore_index=IGNORE)
+    torch.testing.assert_close(loss, wanted)
+    with pytest.raises(ValueError, match="19 class_weights given for 5 classes"):
+        CrossEntropy(TASK, class_weights="cityscapes")
+
+
+@pytest.mark.parametrize("rule", ["batch", "image"])
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.7, None])
+@pytest.mark.parametrize("min_kept", [0, 1, 9, 30, 66, 68, 10_000])
+def test_hard_pixels_are_those_of_the_loop(rule, threshold, min_kept):
+    logits, target = make(seed=min_kept)
+    loss = CrossEntropy(TASK, ohem_min_kept=min_kept, ohem_threshold=threshold, ohem_rule=rule, divisor="all")
+    ce = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none").detach()
+    wanted = hard_by_loop(logits, target, min_kept, threshold, rule)
+    kept = loss.hard_pixels(ce, target != IGNORE)
+    assert {tuple(place) for place in kept.nonzero().tolist()} == wanted
+    value = loss(student(logits), None, target)
+    by_hand = sum(ce[place].item() for place in wanted) / target.numel()
+    assert value.item() == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_min_kept_without_a_threshold_is_exact_under_ties():
+    loss = CrossEntropy(TASK, ohem_min_kept=3, ohem_threshold=None)
+    ce = torch.tensor([[[2.0, 1.0, 2.0, 2.0, 2.0, 0.5]]])
+    valid = torch.tensor([[[True, True, False, True, True, True]]])
+    assert loss.hard_pixels(ce, valid).int().flatten().tolist() == [1, 0, 0, 1, 1, 0]
+    loss.ohem_min_kept = 2
+    assert loss.hard_pixels(ce, valid).int().flatten().tolist() == [1, 0, 0, 1, 0, 0]
+
+
+def test_valid_divisor_under_ohem_is_the_weighted_mean_of_the_kept():
+    logits, target = make()
+    weights = [0.5, 2.0, 1.0, 0.25, 3.0]
+    loss = CrossEntropy(TASK, class_weights=weights, ohem_min_kept=10, ohem_threshold=0.2)
+    kept = hard_by_loop(logits, target, 10, 0.2, "batch")
+    ce = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
+    total = sum(weights[target[place]] * ce[place].item() for place in kept)
+    wanted = total / sum(weights[target[place]] for place in kept)
+    assert loss(student(logits), None, target).item() == pytest.approx(wanted, rel=1e-12)
+
+
+def test_focal_factor_is_on_the_average():
+    logits, target = make()
+    mean = F.cross_entropy(logits, target, ignore_index=IGNORE).item()
+    loss = CrossEntropy(TASK, divisor="valid_x_batch", focal_gamma=2.0, focal_alpha=0.5)
+    wanted = 0.5 * (1 - math.exp(-mean)) ** 2 * mean / len(target)
+    assert loss(student(logits), None, target).item() == pytest.approx(wanted, rel=1e-12)
+
+
+OPTIONS = [
+    {},
+    {"divisor": "all"},
+    {"divisor": "valid_x_batch", "focal_gamma": 0.5},
+    {"class_weights": [1.0, 2.0, 3.0, 4.0, 5.0]},
+    {"ohem_min_kept": 4},
+    {"ohem_min_kept": 4, "ohem_rule": "image"},
+    {"ohem_min_kept": 4, "ohem_threshold": None},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_all_pixels_ignored_is_an_attached_zero(options):
+    logits, target = make()
+    loss = CrossEntropy(TASK, **options)(student(logits, logits), None, torch.full_like(target, IGNORE))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gradient_and_ignored_pixels(options):
+    logits, target = make(height=4, width=5)
+    loss = CrossEntropy(TASK, **options)
+    assert torch.autograd.gradcheck(lambda x: loss(student(x), None, target), logits)
+    with torch.no_grad():
+        changed = torch.where((target == IGNORE)[:, None], torch.full_like(logits, 9.0), logits)
+        torch.testing.assert_close(loss(student(changed), None, target), loss(student(logits), None, target))
+
+
+def test_half_precision_is_raised():
+    logits, target = make(height=32, width=32)
+    exact = CrossEntropy(TASK)(student(logits.bfloat16().double()), None, target)
+    loss = CrossEntropy(TASK)(student(logits.bfloat16()), None, target)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-6)
+
+
+def test_negative_options_are_refused():
+    with pytest.raises(ValueError, match="ohem_min_kept must not be negative, got -1"):
+        CrossEntropy(TASK, ohem_min_kept=-1)

@@ -1,0 +1,230 @@
+"""What every network promises, on every kind of backbone."""
+
+import math
+
+import pytest
+import torch
+from segkd.models._prediction import Normalize
+from segkd.models.deeplabv3 import DeepLabV3
+from segkd.models.deeplabv3plus import DeepLabV3Plus
+from segkd.models.pspnet import PSPNet
+
+NETWORKS = [DeepLabV3, DeepLabV3Plus, PSPNet]
+HEIGHT, WIDTH = 65, 97
+
+
+def images(batch=2, seed=0):
+    return torch.randint(0, 256, (batch, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=torch.manual_seed(seed))
+
+
+def small(network, **args):
+    """Narrow heads keep the tests fast; the widths of the papers are checked by parameter count."""
+    torch.manual_seed(0)
+    return network(5, **({"backbone": "resnet18", "width": 16} | args))
+
+
+def at_stride(stride):
+    return math.ceil(HEIGHT / stride), math.ceil(WIDTH / stride)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "mobilenetv2_035", "mobilenetv2_100"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_sizes_are_as_announced(network, backbone, output_stride):
+    net = small(network, backbone=backbone, output_stride=output_stride).eval()
+    channels, strides = dict(net.channels), dict(net.strides)
+    assert channels.keys() == strides.keys()
+    assert strides["stage4"] == output_stride and strides["stage1"] == 4
+    net.features_wanted = set(channels)
+    with torch.no_grad():
+        prediction = net(images(1))
+    assert prediction.logits.shape == (1, 5, *at_stride(strides["head"]))
+    assert prediction.aux is None
+    assert list(prediction.features) == list(channels)
+    for name, feature in prediction.features.items():
+        assert feature.shape == (1, channels[name], *at_stride(strides[name])), name
+    assert torch.equal(net.classifier(prediction.features["head"]), prediction.logits)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenetv2_035"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_parameter_gets_a_gradient(network, backbone):
+    net = small(network, backbone=backbone).train()
+    prediction = net(images())
+    assert prediction.aux.shape == (2, 5, *at_stride(net.strides["stage3"]))
+    generator = torch.manual_seed(1)
+    loss = sum((x * torch.randn(x.shape, generator=generator)).sum() for x in (prediction.logits, prediction.aux))
+    loss.backward()
+    without = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_without_aux_head(network):
+    net = small(network, aux=False).train()
+    assert net(images()).aux is None
+    assert not any(key.startswith("aux_head") for key in net.state_dict())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_stage_is_relu_of_its_sum_and_wanting_it_changes_nothing(network):
+    net = small(network, stem="v1s").eval()
+    plain = net(images()).logits
+    wanted = {f"stage{k}" for k in (1, 2, 3, 4)} | {f"stage{k}_pre" for k in (1, 2, 3, 4)}
+    net.features_wanted = wanted
+    prediction = net(images())
+    assert set(prediction.features) == wanted
+    for k in (1, 2, 3, 4):
+        before = prediction.features[f"stage{k}_pre"]
+        assert before.min() < 0
+        assert torch.equal(prediction.features[f"stage{k}"], before.clamp(min=0))
+    assert torch.equal(prediction.logits, plain)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_only_wanted_features(network):
+    net = small(network)
+    assert net.features_wanted == set() and net(images()).features == {}
+    net.features_wanted = {"head", "stage3"}
+    assert list(net(images()).features) == ["stage3", "head"]
+    net.features_wanted = {"stage9"}
+    with pytest.raises(ValueError, match=f"{network.__name__} has no feature 'stage9'; it has: stage1, .*head"):
+        net(images())
+
+
+def test_mobilenet_stages_are_linear():
+    net = small(PSPNet, backbone="mobilenetv2_035").eval()
+    assert not any(name.endswith("_pre") for name in net.channels)
+    net.features_wanted = {"stage4"}
+    assert net(images()).features["stage4"].min() < 0
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_head_is_read_after_dropout(network):
+    before = {DeepLabV3: "aspp", DeepLabV3Plus: "decoder", PSPNet: "pyramid"}[network]
+    net = small(network, dropout=0.5).train()
+    net.features_wanted = {before, "head"}
+    prediction = net(images())
+    features = prediction.features
+    assert torch.equal(net.classifier(features["head"]), prediction.logits)
+    kept = features["head"].flatten(2).any(dim=2)  # (B, C)
+    assert 0 < kept.sum() < kept.numel()
+    # kept channels are doubled: whole channels are dropped, not single values
+    assert torch.equal(features["head"][kept], 2 * features[before][kept])
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_float64(network):
+    net = small(network).double().eval()
+    exact = net(images()).logits
+    assert exact.dtype == torch.float64
+    rough = net.float()(images()).logits
+    assert (rough - exact).abs().max() < 1e-4 * exact.std()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_normalisation_is_the_first_step(network):
+    net = small(network).eval()
+    plain = images()
+    logits = net(plain).logits
+    assert torch.equal(net(plain.float()).logits, logits)
+    mean, std = net.normalize.mean, net.normalize.std
+    net.normalize = Normalize.named("none")
+    assert torch.equal(net((plain.float() - mean) / std).logits, logits)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_channels_last_gives_the_same(network):
+    net = small(network).eval()
+    logits = net(images()).logits
+    turned = net.to(memory_format=torch.channels_last)(images().contiguous(memory_format=torch.channels_last)).logits
+    assert (turned - logits).abs().max() < 1e-4 * logits.std()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_state_dict_round_trip(network):
+    net = small(network, backbone="mobilenetv2_035").eval()
+    torch.manual_seed(1)
+    other = network(5, backbone="mobilenetv2_035", width=16).eval()
+    assert not torch.equal(net(images()).logits, other(images()).logits)
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(net(images()).logits, other(images()).logits)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_same_seed_same_weights(network):
+    one, two = small(network).state_dict(), small(network).state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_classifiers_start_small(network):
+    torch.manual_seed(0)
+    net = network(50)
+    for classifier in (net.classifier, net.aux_head.classifier):
+        assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert classifier.bias.abs().max() == 0
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_align_corners_reaches_every_resize(network):
+    net = small(network, backbone="mobilenetv2_035").eval()
+    corners = network(5, backbone="mobilenetv2_035", width=16, align_corners=True).eval()
+    corners.load_state_dict(net.state_dict())
+    one, two = net(images()), corners(images())
+    assert (one.align_corners, two.align_corners) == (False, True)
+    # DeepLabV3 resizes only a single pooled value inside, which has no corners
+    assert torch.equal(one.logits, two.logits) == (network is DeepLabV3)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_errors(network):
+    with pytest.raises(ValueError, match="no backbone 'resnet19'; there are: resnet18"):
+        network(5, backbone="resnet19")
+    with pytest.raises(ValueError, match="output_stride must be 8 or 16, got 32"):
+        network(5, output_stride=32)
+    net = small(network)
+    with pytest.raises(ValueError, match=f"{network.__name__} takes no prompt"):
+        net(images(), prompt=torch.zeros(2, 1, 8, 8))
+    with pytest.raises(ValueError, match="batch of 1 in training"):
+        net.train()(images(1))
+    net.eval()(images(1))
+
+
+@pytest.mark.parametrize(("output_stride", "rates"), [(8, [12, 24, 36]), (16, [6, 12, 18])])
+def test_pyramid_rates_follow_the_output_stride(output_stride, rates):
+    plain = small(DeepLabV3, output_stride=output_stride)
+    assert [branch.conv.dilation[0] for branch in plain.aspp.branches[1:]] == rates
+    separable = small(DeepLabV3Plus, output_stride=output_stride)
+    assert [branch.depthwise.conv.dilation[0] for branch in separable.aspp.branches[1:]] == rates
+    whole = small(DeepLabV3Plus, output_stride=output_stride, separable=False)
+    assert [branch.conv.dilation[0] for branch in whole.aspp.branches[1:]] == rates
+
+
+@pytest.mark.parametrize(
+    ("network", "args", "parameters", "entries"),
+    [
+        (PSPNet, {"backbone": "resnet101", "stem": "v1c"}, 67_967_622, 676),
+        (PSPNet, {"backbone": "resnet18", "stem": "v1c"}, 12_790_086, 172),
+        (DeepLabV3, {"backbone": "resnet101", "stem": "v1c"}, 87_105_158, 682),
+        (DeepLabV3, {"backbone": "resnet18", "stem": "v1c"}, 13_986_374, 178),
+        (DeepLabV3, {"backbone": "mobilenetv2_100", "width": 512}, 18_602_022, 352),
+        (DeepLabV3Plus, {"backbone": "resnet101", "stem": "v1c"}, 62_582_006, 730),
+        (DeepLabV3Plus, {"backbone": "mobilenetv2_100", "width": 512}, 15_244_374, 400),
+    ],
+)
+def test_sizes_of_the_published_networks(network, args, parameters, entries):
+    """mmsegmentation's parameter and state-dict counts at 19 classes, auxiliary head included."""
+    with torch.device("meta"):
+        net = network(19, **args)
+    assert sum(p.numel() for p in net.parameters()) == parameters
+    assert len(net.state_dict()) == entries
+
+
+def test_resnet101_runs():
+    net = DeepLabV3(19, backbone="resnet101", width=16).eval()
+    net.features_wanted = {"stage4_pre"}
+    with torch.no_grad():
+        prediction = net(images(1))
+    assert prediction.logits.shape == (1, 19, *at_stride(8))
+    assert prediction.features["stage4_pre"].shape == (1, 2048, *at_stride(8))

@@ -1,0 +1,129 @@
+"""Backbone weights from files: complete or refused, with an error that says what does not fit."""
+
+import argparse
+import logging
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from segkd.models import _weights
+from segkd.models._backbones import IMAGENET
+from segkd.models._weights import read_weights
+from segkd.models.deeplabv3 import DeepLabV3
+from segkd.models.pspnet import PSPNet
+
+
+def timm_state(name, **args):
+    torch.manual_seed(7)
+    return timm.create_model(name, num_classes=10, **args).state_dict()
+
+
+def loaded(network, state):
+    own = network.backbone.state_dict()
+    return all(torch.equal(own[key], state[key]) for key in own)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_035"])
+def test_timm_file(tmp_path, name, caplog):
+    state = timm_state(name)
+    torch.save(state, tmp_path / "w.pth")
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "wrapped.pth")
+    save_file(state, tmp_path / "w.safetensors")
+    for file in ("w.pth", "wrapped.pth", "w.safetensors"):
+        with caplog.at_level(logging.INFO):
+            network = PSPNet(5, backbone=name, width=16, backbone_weights=str(tmp_path / file))
+        assert loaded(network, state)
+        used = len(network.backbone.state_dict())
+        assert f"{used} of {len(state)} tensors of {tmp_path / file} loaded" in caplog.text
+
+
+def test_deep_stem_file(tmp_path):
+    state = timm_state("resnet18", stem_type="deep", stem_width=32)
+    torch.save(state, tmp_path / "w.pth")
+    assert loaded(PSPNet(5, stem="v1c", width=16, backbone_weights=str(tmp_path / "w.pth")), state)
+    with pytest.raises(ValueError, match=r"w\.pth does not fit this backbone: 1 missing \(conv1.weight\); 13 not in"):
+        PSPNet(5, stem="plain", width=16, backbone_weights=str(tmp_path / "w.pth"))
+
+
+def test_old_files_have_no_batch_counters(tmp_path):
+    state = {key: value for key, value in timm_state("resnet18").items() if "num_batches" not in key}
+    torch.save(state, tmp_path / "w.pth")
+    network = PSPNet(5, width=16, backbone_weights=str(tmp_path / "w.pth"))
+    assert torch.equal(network.backbone.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+
+
+def test_file_changes_nothing_but_the_backbone(tmp_path):
+    torch.save(timm_state("resnet18"), tmp_path / "w.pth")
+    torch.manual_seed(0)
+    plain = PSPNet(5, width=16).state_dict()
+    torch.manual_seed(0)
+    filled = PSPNet(5, width=16, backbone_weights=str(tmp_path / "w.pth")).state_dict()
+    assert all(torch.equal(plain[key], filled[key]) for key in plain if not key.startswith("backbone."))
+    assert not torch.equal(plain["backbone.conv1.weight"], filled["backbone.conv1.weight"])
+
+
+def test_unfitting_files(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(timm_state("resnet34"), path)
+    with pytest.raises(ValueError, match=r"does not fit this backbone: \d+ not in the backbone \(layer1\.2\..* more"):
+        PSPNet(5, backbone="resnet18", width=16, backbone_weights=str(path))
+    state = timm_state("resnet18")
+    state["layer1.0.conv1.weight"] = torch.zeros(64, 64, 1, 1)
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"1 of another shape \(layer1.0.conv1.weight is \(64, 64, 1, 1\), not"):
+        DeepLabV3(5, backbone="resnet18", width=16, backbone_weights=str(path))
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights file .*absent.pth"):
+        read_weights(tmp_path / "absent.pth")
+    for name in ("noise.pth", "noise.safetensors"):
+        (tmp_path / name).write_bytes(b"no weights at all")
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a file of weights"):
+            read_weights(tmp_path / name)
+    torch.save({"state_dict": {"w": torch.ones(1)}, "args": argparse.Namespace(a=1)}, tmp_path / "objects.pth")
+    with pytest.raises(ValueError, match="objects.pth cannot be read as a file of weights"):
+        read_weights(tmp_path / "objects.pth")
+    torch.save([torch.ones(1)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="list.pth holds no state dict"):
+        read_weights(tmp_path / "list.pth")
+
+
+def test_pretrained_is_loaded_last(monkeypatch):
+    state = timm_state("resnet18")
+    asked = []
+
+    def fetched(name):
+        asked.append(name)
+        return state
+
+    monkeypatch.setattr(_weights, "imagenet_weights", fetched)
+    assert loaded(DeepLabV3(5, width=16, pretrained=True), state)
+    assert asked == ["resnet18.tv_in1k"]
+
+
+def test_pretrained_out_of_reach(monkeypatch):
+    def unreachable(name, pretrained):
+        torch.rand(3)  # building the network draws numbers before the download fails
+        raise ConnectionError("name not known")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    torch.manual_seed(0)
+    with pytest.raises(FileNotFoundError, match="resnet18.tv_in1k are not in timm's cache.*pretrained: false"):
+        _weights.imagenet_weights("resnet18.tv_in1k")
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(1), drawn)
+
+
+def test_impossible_wishes():
+    with pytest.raises(ValueError, match="timm has no ImageNet weights for this backbone with this stem"):
+        PSPNet(5, stem="v1c", width=16, pretrained=True)
+    with pytest.raises(ValueError, match=r"pretrained and backbone_weights \(w.pth\) exclude each other"):
+        PSPNet(5, width=16, pretrained=True, backbone_weights="w.pth")
+
+
+def test_names_of_the_imagenet_weights_exist():
+    for name in IMAGENET.values():
+        assert timm.get_pretrained_cfg(name).hf_hub_id, name
