@@ -44,7 +44,8 @@ class RecolorRanges:
 
     Attributes:
         jitter, grey, blur: probabilities.
-        strength: brightness b, contrast c, saturation s: factors from [1 - b, 1 + b]; hue h: shift from [-h, h], h <= 0.5.
+        strength: brightness, contrast, saturation: factors from [1 - strength, 1 + strength]; hue: turns from
+            [-strength, strength], at most 0.5.
         radius: range of the blur radius in pixels.
     """
 
@@ -85,7 +86,7 @@ def check_probability(name: str, value: float) -> None:
 
 
 def draw_distortion(rng: np.random.Generator) -> Distortion:
-    """mmseg's ranges: each part with probability 1/2; brightness +-32, contrast and saturation 0.5..1.5, hue -18..17."""
+    """mmseg's ranges, each part with probability 1/2: brightness +-32, contrast, saturation 0.5..1.5, hue -18..17."""
     use = rng.random(4) < 0.5
     contrast_first = bool(rng.random() < 0.5)
     brightness, contrast, saturation = rng.uniform((-32, 0.5, 0.5), (32, 1.5, 1.5)).tolist()

@@ -58,7 +58,7 @@ class StrongView:
         self.cutmix, self.cutmix_area, self.cutmix_ratio = cutmix, cutmix_area, cutmix_ratio
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W, 3) uint8 -> the strong view (not yet mixed) and its (H, W) bool mask of pixels to take from another."""
+        """(H, W, 3) uint8 -> the strong view, not yet mixed, and the (H, W) bool mask of what another image fills."""
         draw = self.draw(rng, pixels.shape[:2])
         return recolor(pixels, draw.recolor), box_mask(pixels.shape[:2], draw.box)
 

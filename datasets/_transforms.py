@@ -57,7 +57,8 @@ class Transform:
         base_size: `short_side`, `long_side`: that side in pixels, None takes the image's own. `fit`: (height, width).
         resample: `pillow` (antialias when shrinking) or `opencv` (none; other label pixels), see _resample.py.
         flip: probability of mirroring.
-        flip_first: mirror before everything else (AICSD): padding then always lies at the right, else it is mirrored too.
+        flip_first: mirror before everything else (AICSD, and mmseg in effect): padding then always lies at the right;
+            otherwise it is mirrored with the image (CIRKD, TriKD).
         max_class_share: redraw the crop, up to 10 times, until it shows more than one class and none covers this share
             of its counted pixels or more (mmseg's cat_max_ratio, 0.75).
         distort: mmseg's photometric distortion.
@@ -149,7 +150,9 @@ class Transform:
         labels = _placed(labels, crop_size, self.pad_label, mirrored)
         return recolor(pixels, draw.recolor), labels
 
-    def _draw_size(self, rng: np.random.Generator, image_size: tuple[int, int]) -> tuple[tuple[int, int], float | None]:
+    def _draw_size(
+        self, rng: np.random.Generator, image_size: tuple[int, int]
+    ) -> tuple[tuple[int, int], float | None]:
         if self.scale in ("short_side", "long_side"):
             side = min(image_size) if self.scale == "short_side" else max(image_size)
             base = self.base_size or side
@@ -195,7 +198,7 @@ def fit_size(image_size: tuple[int, int], base_size: tuple[int, int], ratio: flo
 
 
 def side_size(image_size: tuple[int, int], side: int, scale: Literal["short_side", "long_side"]) -> tuple[int, int]:
-    """One side set, the aspect kept: the other is rounded down for short_side (AICSD), half up for long_side (TriKD)."""
+    """One side set, the aspect kept; the other is rounded down (short_side, AICSD) or half up (long_side, TriKD)."""
     if scale == "short_side":
         return short_side_size(image_size, side)
     height, width = image_size

@@ -75,7 +75,7 @@ class Folder:
         if len(self.palette) != self.num_classes:
             raise ValueError(f"palette: one colour per class, got {len(self.palette)} for {self.num_classes} classes")
         if colors and (palette is None or lookup is not None):
-            raise ValueError("colors: labels made of colours need a palette, and a lookup of ids does not apply to them")
+            raise ValueError("colors: labels made of colours need a palette and take no lookup of ids")
         if void_colors and not colors:
             raise ValueError("void_colors: only labels made of colours (colors: true) have them")
         self.codes = _color_codes(self.palette, void_colors) if colors else None
@@ -144,7 +144,8 @@ def _listed(root: str, list_file: str) -> tuple[list[str], list[tuple[str, str]]
 def _color_codes(palette: tuple[Color, ...], void_colors: tuple[Color, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Sorted 24-bit codes of all allowed colours, and the train id of each."""
     ids: dict[int, int] = {}
-    for color, train_id in [*zip(palette, range(len(palette))), *((tuple(color), IGNORE_INDEX) for color in void_colors)]:
+    classes = [(tuple(color), train_id) for train_id, color in enumerate(palette)]
+    for color, train_id in [*classes, *((tuple(color), IGNORE_INDEX) for color in void_colors)]:
         code = color[0] << 16 | color[1] << 8 | color[2]
         if code in ids or not 0 <= min(color) <= max(color) <= 255:
             raise ValueError(f"palette: colour {color} occurs twice or is not three values 0..255")
@@ -163,6 +164,6 @@ def _read_colors(path: str, codes: np.ndarray, ids: np.ndarray) -> Image.Image:
     unknown = np.unique(runs[codes[places] != runs])
     if len(unknown):
         shown = ", ".join(str((int(code) >> 16, int(code) >> 8 & 255, int(code) & 255)) for code in unknown[:5])
-        raise ValueError(f"{path}: colour {shown} is neither in the palette nor in void_colors (JPEG labels change colours)")
+        raise ValueError(f"{path}: colour {shown} is neither in the palette nor in void_colors (JPEG alters colours)")
     target = np.repeat(ids[places], np.diff(np.append(starts, flat.size)))
     return Image.fromarray(target.reshape(found.shape))  # (H, W)

@@ -10,8 +10,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ._files import check_sizes, checked_folder, checked_split, lookup_table, published_split, read_image, read_list
-from ._files import read_label
+from ._files import (
+    check_sizes,
+    checked_folder,
+    checked_split,
+    lookup_table,
+    published_split,
+    read_image,
+    read_label,
+    read_list,
+)
 from ._palettes import bit_palette
 
 LAYOUT = (
@@ -89,7 +97,7 @@ def _sbd_masks(sbd: str) -> Path:
     for below in ("cls", "dataset/cls", "benchmark_RELEASE/dataset/cls"):
         if (Path(sbd) / below).is_dir():
             return Path(sbd) / below
-    raise FileNotFoundError(f"{sbd}: no such SBD folder. Expected layout: <sbd>/cls/<id>.mat or <sbd>/dataset/cls/<id>.mat")
+    raise FileNotFoundError(f"{sbd}: no SBD masks here. Expected layout: <sbd>/cls/<id>.mat or dataset/cls below it")
 
 
 def _pairs(names: list[str], images: Path, mask_folders: list[tuple[Path, str]]) -> list[tuple[str, str]]:
@@ -117,10 +125,10 @@ def _read_sbd(path: str) -> Image.Image:
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
     except ImportError:
-        raise ImportError(f"{path}: reading SBD's .mat masks needs scipy; install it, or provide masks as PNG") from None
+        raise ImportError(f"{path}: SBD's .mat masks are read with scipy; install it, or provide PNG masks") from None
     try:
         mask = loadmat(path, squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError, MatReadError, NotImplementedError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, EOFError, MatReadError) as error:
         raise ValueError(f"{path}: cannot be decoded (truncated?), expected GTcls.Segmentation: {error}") from error
     wrong = sorted({int(value) for value in np.unique(mask) if not 0 <= value <= 20})
     if wrong:

@@ -1,4 +1,4 @@
-"""Published backbone weights: from a file, or timm's ImageNet ones, checked key by key before anything is copied."""
+"""Weights from files, or timm's ImageNet ones: read without running code, checked key by key before anything is copied."""
 
 import logging
 import pickle
@@ -14,7 +14,8 @@ logger = logging.getLogger(__name__)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file or a torch file; a dict under `state_dict` or `model` is unwrapped.
+    """The state dict in a .safetensors file or a torch file; a dict under `state_dict` or `model` and the
+    prefix `module.` of DataParallel are unwrapped.
 
     Torch files are read with weights_only: a file from a stranger starts no code.
 
@@ -29,15 +30,22 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} cannot be read as a file of weights: {reason}") from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors and plain values, or is no file of weights, and is not read because that "
+                         f"could run code ({first_line(error)}); save its state dict alone and give that file") from error
+    except (SafetensorError, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as a file of weights (truncated?): {first_line(error)}") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dict: a dict of tensors, bare or under state_dict or model, is needed")
-    return state
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of an error's text: torch's and safetensors' go on for pages."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:
@@ -62,31 +70,33 @@ def shown(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def fill_backbone(backbone: nn.Module, state: dict[str, Tensor], source: str) -> str:
-    """Copies every tensor of `state` into the backbone, all or nothing.
+def fill(module: nn.Module, state: dict[str, Tensor], source: str, *, dropped: tuple[str, ...] = (), strict: bool = True) -> None:
+    """Copies the tensors of `state` into a module, all or nothing, and logs `N of M tensors loaded`.
 
-    Returns:
-        "N of M tensors of <source> ...": N copied, M in the state; the rest is the file's classifier.
+    Args:
+        source: what the state is called in messages.
+        dropped: key prefixes of `state` the module has no use for, such as a file's classifier.
+        strict: every tensor of the module must come from `state` and the other way round. Otherwise those that fit
+            are loaded and the rest is logged.
 
     Raises:
-        ValueError: tensors are missing, left over (other than `backbone.dropped`) or of another shape.
+        ValueError: shapes that differ or nothing that fits (always), keys missing or left over (strict).
     """
-    own = backbone.state_dict()
-    used = {key: value for key, value in state.items() if not key.startswith(backbone.dropped)}
+    own = module.state_dict()
+    given = {key: value for key, value in state.items() if not dropped or not key.startswith(dropped)}
     # older files know no batch counters; nothing reads them at a fixed momentum
-    missing = [key for key in own if key not in used and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in used if key not in own]
-    reshaped = [
-        f"{key} is {tuple(used[key].shape)}, not {tuple(own[key].shape)}"
-        for key in used
-        if key in own and used[key].shape != own[key].shape
-    ]
-    faults = {"missing": missing, "not in the backbone": unexpected, "of another shape": reshaped}
-    if any(faults.values()):
-        found = "; ".join(f"{len(keys)} {what} ({shown(keys)})" for what, keys in faults.items() if keys)
-        raise ValueError(f"{source} does not fit this backbone: {found}; check backbone and stem")
-    backbone.load_state_dict(own | used)
-    return f"{len(used)} of {len(state)} tensors of {source} loaded into the backbone"
+    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in given if key not in own]
+    common = [key for key in own if key in given]
+    reshaped = [f"{key} is {tuple(given[key].shape)} there, {tuple(own[key].shape)} here"
+                for key in common if given[key].shape != own[key].shape]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    found = "; ".join(f"{len(keys)} {what}: {shown(keys)}" for what, keys in faults.items() if keys)
+    report = f"{len(common) - len(reshaped)} of {len(own)} tensors loaded from {source}" + (f"; {found}" if found else "")
+    if reshaped or not common or (strict and found):
+        raise ValueError(f"{source} does not fit this network: {found}")
+    module.load_state_dict({key: given[key] for key in common}, strict=False)
+    logger.info(report)
 
 
 def load_backbone(backbone: nn.Module, pretrained: bool, file: str | None) -> None:
@@ -102,11 +112,11 @@ def load_backbone(backbone: nn.Module, pretrained: bool, file: str | None) -> No
     if pretrained and file is not None:
         raise ValueError(f"pretrained and backbone_weights ({file}) exclude each other: drop one of them")
     if file is not None:
-        logger.info(fill_backbone(backbone, read_weights(file), str(file)))
+        fill(backbone, read_weights(file), str(file), dropped=backbone.dropped)
     elif pretrained:
         if backbone.imagenet is None:
             raise ValueError(
                 "timm has no ImageNet weights for this backbone with this stem; set pretrained: false, "
                 "or give a local file as backbone_weights"
             )
-        logger.info(fill_backbone(backbone, imagenet_weights(backbone.imagenet), backbone.imagenet))
+        fill(backbone, imagenet_weights(backbone.imagenet), backbone.imagenet, dropped=backbone.dropped)

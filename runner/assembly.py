@@ -4,7 +4,6 @@ import functools
 import zlib
 
 import torch
-from accelerate import PartialState
 from torch import nn
 
 from segkd.datasets._resample import resize_pair, short_side_pair
@@ -43,7 +42,7 @@ def fixed_resize(recipe: Recipe, scoring: bool):
 
 
 def build_network(name: str, network: Network, num_classes: int, seed: int) -> nn.Module:
-    """One network, its own random start for its name, then its weights. Says how many tensors were loaded."""
+    """One network, its own random start for its name, then its weights."""
     torch.manual_seed(seed_for(seed, "network", name))
     owner = f"networks.{name}"
     try:
@@ -54,9 +53,7 @@ def build_network(name: str, network: Network, num_classes: int, seed: int) -> n
     path = weights_path(network)
     if path is not None:
         check_same_network(path, owner=owner, model=network.model, normalize=network.normalize)
-        report = load_weights(built, path, owner=owner, strict=network.strict)
-        if PartialState().is_main_process:
-            print(report, flush=True)
+        load_weights(built, path, owner=owner, strict=network.strict)
     return built
 
 

@@ -1,5 +1,6 @@
 """How every command ends: user errors as sentences with exit code 2, and a training that is asked to stop, saved."""
 
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,10 @@ USER_ERRORS = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)
 
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command; what the user can put right is told in a sentence, with its traceback only under --debug."""
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0:  # the rooms report through logging, such as how many tensors of a file were loaded
+        logging.basicConfig(format="%(message)s", stream=sys.stdout)
+        logging.getLogger("segkd").setLevel(logging.INFO)
     try:
         main()
     except KeyboardInterrupt:
@@ -24,7 +29,6 @@ def run_command(main: Callable[[], None]) -> None:
     except USER_ERRORS as error:
         if "--debug" in sys.argv:
             raise
-        rank = int(os.environ.get("RANK", "0"))
         if rank == 0 or not isinstance(error, RecipeError):  # every process finds the same mistakes in a recipe
             where = f"segkd (process {rank})" if rank else "segkd"
             print(f"\n{where}: {error}\n(--debug shows where in the code)", file=sys.stderr, flush=True)

@@ -38,8 +38,7 @@ def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -
     synchronise = loop.sync_batchnorm
     if synchronise == "auto":
         synchronise = on_gpu and share <= 8
-    channels_last = on_gpu if loop.channels_last == "auto" else loop.channels_last
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    memory_format = torch.channels_last if loop.channels_last else torch.contiguous_format
     for name in recipe.networks:
         network = graph.network(name)
         if name in graph.networks:

@@ -81,9 +81,10 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             batch = next(batches).to(accelerator.device)
             tracking.waited += time.perf_counter() - since
             with accelerator.no_sync(wrapped) if part + 1 < parts else nullcontext():
-                raw = wrapped(batch.images, batch.target, iteration)
-                total = sum(weights[label] * value for label, value in raw.items())
+                losses = wrapped(batch.images, batch.target, iteration)
+                total = sum(weights[label] * value for label, value in losses.items())
                 accelerator.backward(total / parts)
+            tracking.add(losses)
         norm = None
         if writes or recipe.loop.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(wrapped.parameters(), recipe.loop.clip_norm or float("inf"))
@@ -91,7 +92,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         optimizer.zero_grad()
         if average:
             average.update_parameters(student)
-        tracking.add(done, lr, raw, weights, total)
+        tracking.end_step(done, lr, weights)
 
         stopping, scores = stop.asked(at=writes), None
         if evaluates or saves or stopping:

@@ -95,7 +95,7 @@ class Loop(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: PositiveInt = Field(1, description="parts an optimizer step's batch is computed in, one after another")
     clip_norm: PositiveFloat | None = Field(None, description="largest gradient norm")
-    channels_last: bool | Literal["auto"] = Field("auto", description="auto: on GPUs")
+    channels_last: bool = Field(True, description="memory format of the networks; faster for convolutions on GPUs and CPUs alike")
     sync_batchnorm: bool | Literal["auto"] = Field("auto", description="auto: several GPUs with at most 8 images each")
     compile: bool = Field(False, description="torch.compile of the trained networks, for the fixed crop size")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(None, description="decay of a moving average of the student's weights; scored and saved in its place")

@@ -9,8 +9,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from segkd.models._weights import read_weights
 from segkd.runner import checkpoint
-from segkd.runner.assembly import build_network
+from segkd.runner.assembly import build_network, fixed_resize
 from segkd.runner.console import say
 from segkd.runner.evaluation import evaluate
 from segkd.runner.graph import Graph
@@ -18,8 +19,9 @@ from segkd.runner.metrics import Scores
 from segkd.runner.metrics_file import read_rows
 from segkd.runner.pictures import curves, panels
 from segkd.runner.recipe import OtherRecipe, Recipe, read
+from segkd.runner.sampler import evaluation_batches
 from segkd.runner.tracking import Tracking
-from segkd.runner.weights import read_weights
+from segkd.runner.weights import weights_file
 
 TIMED = 10  # forward passes behind a latency
 
@@ -57,7 +59,7 @@ def deliver(recipe: Recipe, graph: Graph, student: nn.Module, best: dict, train_
         return
     folder, network = recipe.folder, recipe.networks["student"]
     chosen = folder / "checkpoints" / f"step-{best['iteration']:08d}"
-    student.load_state_dict(read_weights(chosen))
+    student.load_state_dict(read_weights(weights_file(chosen)))
     rows = closing_rows(recipe, graph, student, best, val_set, accelerator)
     text = report(recipe, rows, best, val_set)
     (folder / "report.md").write_text(text)
@@ -96,13 +98,13 @@ def row(title: str, recipe: Recipe, name: str, network: nn.Module, miou: float, 
     settings = recipe.networks[name]
     return {"network": title, "model": " ".join([settings.model, str(settings.args.get("backbone", ""))]).strip(), "miou": miou,
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "milliseconds": latency(network, val_set, accelerator.device)}
+            "milliseconds": latency(network, val_set, recipe, accelerator.device)}
 
 
 @torch.no_grad()
-def latency(network: nn.Module, val_set: torch.utils.data.Dataset, device: torch.device) -> float:
-    """Median milliseconds of one forward of one validation image, resizing of the logits not counted."""
-    image = torch.zeros(1, 3, *reversed(val_set[0][0].size), dtype=torch.uint8, device=device)
+def latency(network: nn.Module, val_set: torch.utils.data.Dataset, recipe: Recipe, device: torch.device) -> float:
+    """Median milliseconds of one forward of the first validation image, resizing of the logits not counted."""
+    image = next(evaluation_batches(val_set, resize=fixed_resize(recipe, scoring=True))).to(device).images
     times = []
     for _ in range(TIMED + 2):
         torch.cuda.synchronize() if device.type == "cuda" else None

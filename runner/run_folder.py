@@ -30,10 +30,7 @@ def open_run_folder(recipe: Recipe, accelerator: Accelerator, *, resume: bool, o
     folder = recipe.folder
     written = folder / "recipe.yaml"
     if written.is_file() and not overwrite:
-        changed = changes(yaml.safe_load(written.read_text()), yaml.safe_load(recipe.dump()))
-        if changed:
-            raise ValueError(f"{folder} holds the run of another recipe; they differ in {'; '.join(changed)}. Give this one another "
-                             f"name (name=...), or start over with --overwrite")
+        check_same_recipe(recipe)
         if not resume:
             raise ValueError(f"{folder} holds this run already; go on with it with --resume, start over with --overwrite, or give "
                              f"this one another name (name=...)")
@@ -51,9 +48,21 @@ def open_run_folder(recipe: Recipe, accelerator: Accelerator, *, resume: bool, o
     return complete[-1] if complete else None
 
 
+def check_same_recipe(recipe: Recipe) -> None:
+    """ValueError where the run in the recipe's folder was made by a recipe that differs in anything that matters."""
+    written = recipe.folder / "recipe.yaml"
+    changed = changes(yaml.safe_load(written.read_text()), yaml.safe_load(recipe.dump()))
+    if changed:
+        raise ValueError(f"{recipe.folder} holds the run of another recipe; they differ in {'; '.join(changed)}. Give this one "
+                         f"another name (name=...), delete that run, or start over with --overwrite")
+
+
 def is_finished(recipe: Recipe) -> bool:
-    """Whether the run came to its end: then, and only then, it has delivered its student."""
-    return (recipe.folder / "student" / "config.json").is_file()
+    """Whether this recipe's run came to its end: then, and only then, it has delivered its student."""
+    if not (recipe.folder / "student" / "config.json").is_file():
+        return False
+    check_same_recipe(recipe)
+    return True
 
 
 def changes(before: dict, now: dict, path: str = "") -> list[str]:

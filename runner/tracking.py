@@ -32,6 +32,7 @@ class Tracking:
         self.file = recipe.folder / "metrics.jsonl"
         self.rows: list[dict] = []
         self.values: list[Tensor] = []
+        self.parts: Tensor | None = None
         self.waited = 0.0
         self.interval = [start, time.perf_counter()]
         self.dashboard = None
@@ -42,10 +43,16 @@ class Tracking:
             self.bar = tqdm(total=recipe.schedule.iterations, initial=start, desc=recipe.name, unit="step", disable=None,
                             dynamic_ncols=True)
 
-    def add(self, iteration: int, lr: float, raw: dict[str, Tensor], weights: dict[str, float], total: Tensor) -> None:
-        """Notes one finished iteration (1-based). Nothing is read from the device yet."""
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Notes the unweighted losses of one accumulated part of a step. Nothing is read from the device yet."""
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        self.parts = values if self.parts is None else self.parts + values
+
+    def end_step(self, iteration: int, lr: float, weights: dict[str, float]) -> None:
+        """Notes one finished iteration (1-based) of the parts added since the last."""
         self.rows.append({"iteration": iteration, "lr": lr, "weights": weights})
-        self.values.append(torch.stack([total.detach().float(), *(value.detach().float() for value in raw.values())]))
+        self.values.append(self.parts / self.recipe.loop.accumulate)
+        self.parts = None
         if self.bar:
             self.bar.update()
 
@@ -57,14 +64,15 @@ class Tracking:
         """
         if not self.rows:
             return
-        values = self.accelerator.reduce(torch.cat(self.values), reduction="mean").tolist()
+        values = iter(self.accelerator.reduce(torch.cat(self.values), reduction="mean").tolist())
         rows = []
         for row in self.rows:
             weights = row.pop("weights")
-            total, *raw = [values.pop(0) for _ in range(1 + len(weights))]
-            row["total"] = total
-            for label, value in zip(weights, raw):
-                row[f"loss/{label}"], row[f"weighted/{label}"] = value, value * weights[label]
+            row["total"] = 0.0
+            for label, weight in weights.items():
+                value = next(values)
+                row[f"loss/{label}"], row[f"weighted/{label}"] = value, weight * value
+                row["total"] += weight * value
             rows.append(row)
         rows[-1].update(self._speed(), **(asdict(evaluation) if evaluation else {}))
         if gradient_norm is not None:

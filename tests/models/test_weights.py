@@ -35,14 +35,14 @@ def test_timm_file(tmp_path, name, caplog):
             network = PSPNet(5, backbone=name, width=16, backbone_weights=str(tmp_path / file))
         assert loaded(network, state)
         used = len(network.backbone.state_dict())
-        assert f"{used} of {len(state)} tensors of {tmp_path / file} loaded" in caplog.text
+        assert f"{used} of {used} tensors loaded from {tmp_path / file}" in caplog.text
 
 
 def test_deep_stem_file(tmp_path):
     state = timm_state("resnet18", stem_type="deep", stem_width=32)
     torch.save(state, tmp_path / "w.pth")
     assert loaded(PSPNet(5, stem="v1c", width=16, backbone_weights=str(tmp_path / "w.pth")), state)
-    with pytest.raises(ValueError, match=r"w\.pth does not fit this backbone: 1 missing \(conv1.weight\); 13 not in"):
+    with pytest.raises(ValueError, match=r"w\.pth does not fit this network: 1 missing: conv1.weight; 13 unexpected"):
         PSPNet(5, stem="plain", width=16, backbone_weights=str(tmp_path / "w.pth"))
 
 
@@ -66,12 +66,12 @@ def test_file_changes_nothing_but_the_backbone(tmp_path):
 def test_unfitting_files(tmp_path):
     path = tmp_path / "w.pth"
     torch.save(timm_state("resnet34"), path)
-    with pytest.raises(ValueError, match=r"does not fit this backbone: \d+ not in the backbone \(layer1\.2\..* more"):
+    with pytest.raises(ValueError, match=r"does not fit this network: \d+ unexpected: layer1\.2\..* more"):
         PSPNet(5, backbone="resnet18", width=16, backbone_weights=str(path))
     state = timm_state("resnet18")
     state["layer1.0.conv1.weight"] = torch.zeros(64, 64, 1, 1)
     torch.save(state, path)
-    with pytest.raises(ValueError, match=r"1 of another shape \(layer1.0.conv1.weight is \(64, 64, 1, 1\), not"):
+    with pytest.raises(ValueError, match=r"1 of another shape: layer1.0.conv1.weight is \(64, 64, 1, 1\) there"):
         DeepLabV3(5, backbone="resnet18", width=16, backbone_weights=str(path))
 
 
@@ -80,10 +80,10 @@ def test_unreadable_files(tmp_path):
         read_weights(tmp_path / "absent.pth")
     for name in ("noise.pth", "noise.safetensors"):
         (tmp_path / name).write_bytes(b"no weights at all")
-        with pytest.raises(ValueError, match=f"{name} cannot be read as a file of weights"):
+        with pytest.raises(ValueError, match=f"{name} .*file of weights"):
             read_weights(tmp_path / name)
     torch.save({"state_dict": {"w": torch.ones(1)}, "args": argparse.Namespace(a=1)}, tmp_path / "objects.pth")
-    with pytest.raises(ValueError, match="objects.pth cannot be read as a file of weights"):
+    with pytest.raises(ValueError, match="objects.pth holds more than tensors and plain values"):
         read_weights(tmp_path / "objects.pth")
     torch.save([torch.ones(1)], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="list.pth holds no state dict"):

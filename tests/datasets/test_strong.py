@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+from segkd.datasets._strong import StrongView, box_mask, cutmix_box
+
+
+def test_box_has_the_area_and_ratio_asked_for() -> None:
+    assert cutmix_box((100, 100), 0.16, 1.0, 10, 20) == (10, 20, 40, 40)
+    assert cutmix_box((100, 200), 0.09, 0.5, 0, 0) == (0, 0, 30, 60)
+    assert cutmix_box((100, 100), 0.16, 1.0, 61, 20) is None
+    assert cutmix_box((100, 100), 0.16, 1.0, 60, 60) == (60, 60, 40, 40)
+
+
+def test_mask_covers_the_box_only() -> None:
+    mask = box_mask((6, 8), (1, 2, 3, 4))
+    assert mask.sum() == 12 and mask[1:4, 2:6].all()
+    assert not box_mask((6, 8), None).any()
+
+
+def test_half_of_the_views_have_a_box_of_allowed_area() -> None:
+    strong = StrongView()
+    boxes = [strong.draw(np.random.default_rng(seed), (64, 96)).box for seed in range(300)]
+    drawn = [box for box in boxes if box is not None]
+    assert 110 < len(drawn) < 190
+    shares = [height * width / (64 * 96) for _, _, height, width in drawn]
+    assert 0.01 < min(shares) and max(shares) <= 0.4
+
+
+def test_view_is_repeatable_and_leaves_the_weak_one_alone() -> None:
+    weak = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    kept = weak.copy()
+    first, again = (StrongView(jitter=1.0)(weak, np.random.default_rng(4)) for _ in range(2))
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    np.testing.assert_array_equal(weak, kept)
+    assert (first[0] != weak).any() and first[1].dtype == bool
+
+
+@pytest.mark.parametrize(
+    "options", [{"cutmix": 2.0}, {"cutmix_area": (0.5, 1.0)}, {"cutmix_ratio": (3.0, 4.0)}, {"cutmix_ratio": (0.1, 0.2)}]
+)
+def test_options_that_no_box_can_meet_are_refused(options: dict) -> None:
+    with pytest.raises(ValueError, match="cutmix"):
+        StrongView(**options)

@@ -1,0 +1,140 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from segkd.datasets._photometric import Distortion, Recolor
+from segkd.datasets._transforms import Draw, Transform, factor_size, fit_size, side_size
+
+
+def pair(height: int, width: int, seed: int = 0) -> tuple[Image.Image, Image.Image]:
+    """Image and target hold the same numbers, so that they must move together."""
+    ids = np.random.default_rng(seed).integers(0, 200, (height, width), dtype=np.uint8)
+    return Image.fromarray(np.repeat(ids[:, :, None], 3, axis=2)), Image.fromarray(ids)
+
+
+def test_image_and_target_move_together() -> None:
+    image, target = pair(20, 30)
+    transform = Transform((12, 16), scale_range=(1, 1), flip=0.5)
+    for seed in range(20):
+        pixels, labels = transform(image, target, np.random.default_rng(seed))
+        np.testing.assert_array_equal(pixels[:, :, 0], labels)
+
+
+def test_same_generator_same_view_and_other_seed_another() -> None:
+    image, target = pair(40, 60)
+    transform = Transform((24, 32), distort=True, jitter=0.5, grey=0.5, blur=0.5)
+    first, again, other = (transform(image, target, np.random.default_rng((7, 0, seed))) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    assert (first[0] != other[0]).any()
+
+
+def test_padding_lies_at_the_bottom_and_right_and_is_mirrored_unless_the_flip_comes_first() -> None:
+    image, target = pair(6, 8)
+    for first, kept in ((False, slice(4, 12)), (True, slice(0, 8))):
+        transform = Transform((10, 12), flip_first=first, pad_image=(1, 2, 3), pad_label=254)
+        pixels, labels = transform.apply(image, target, Draw((6, 8), flip=True))
+        np.testing.assert_array_equal(labels[:6, kept], np.asarray(target)[:, ::-1])
+        outside = np.ones((10, 12), dtype=bool)
+        outside[:6, kept] = False
+        assert (labels[outside] == 254).all() and (pixels[outside] == (1, 2, 3)).all()
+
+
+def test_output_is_writable_and_contiguous() -> None:
+    image, target = pair(20, 30)
+    for crop_size in ((12, 16), None):
+        for array in Transform(crop_size, flip=1.0)(image, target, np.random.default_rng(0)):
+            assert array.flags.writeable and array.flags.c_contiguous and array.dtype == np.uint8
+
+
+def test_default_padding_does_not_count_and_has_the_mean_colour() -> None:
+    pixels, labels = Transform((8, 8)).apply(*pair(4, 4), Draw((4, 4)))
+    assert labels[7, 7] == 255 and tuple(pixels[7, 7]) == (124, 116, 104)
+
+
+def test_crops_reach_every_corner_and_stay_inside() -> None:
+    transform = Transform((4, 5), scale_range=(1, 1))
+    corners = {transform.draw(np.random.default_rng(seed), (6, 8)).corner for seed in range(300)}
+    assert corners == {(top, left) for top in range(3) for left in range(4)}
+
+
+def test_scale_step_takes_the_sixteen_values_of_cirkd() -> None:
+    transform = Transform((4, 4), scale_step=0.1)
+    factors = {transform.draw(np.random.default_rng(seed), (10, 10)).factor for seed in range(500)}
+    assert factors == {0.5 + step / 10 for step in range(16)}
+
+
+@pytest.mark.parametrize("scale,base_size,low,high", [("short_side", 20, 10, 40), ("long_side", None, 30, 120)])
+def test_integer_sides_cover_their_range(scale: str, base_size: int | None, low: int, high: int) -> None:
+    transform = Transform((4, 4), scale=scale, base_size=base_size)
+    sizes = [transform.draw(np.random.default_rng(seed), (30, 60)).size for seed in range(3000)]
+    sides = [min(size) if scale == "short_side" else max(size) for size in sizes]
+    assert (min(sides), max(sides)) == (low, high)
+
+
+def test_sizes_round_as_the_original_codes_do() -> None:
+    assert factor_size((45, 15), 1.5) == (68, 22)  # 67.5 and 22.5: halves to even
+    assert side_size((36, 52), 61, "long_side") == (42, 61)
+    assert side_size((44, 28), 36, "long_side") == (36, 23)
+    # mmseg: 512 * 0.7 = 358 bounds the short side, 2048 * 0.7 = 1433 the long one
+    assert fit_size((375, 500), (512, 2048), 0.7) == (358, 477)
+    assert fit_size((500, 375), (512, 2048), 0.7) == (477, 358)
+    assert fit_size((1024, 2048), (1024, 2048), 0.5) == (512, 1024)
+
+
+def test_max_class_share_redraws_until_the_crop_is_mixed() -> None:
+    labels = np.zeros((40, 40), dtype=np.uint8)
+    labels[:, 20:] = 1
+    target = Image.fromarray(labels)
+    image = Image.new("RGB", (40, 40))
+    plain = Transform((8, 8), scale_range=(1, 1))
+    picky = Transform((8, 8), scale_range=(1, 1), max_class_share=0.9)
+
+    def single(transform: Transform) -> int:
+        views = [transform(image, target, np.random.default_rng(seed))[1] for seed in range(100)]
+        return sum(len(np.unique(view)) == 1 for view in views)
+
+    assert single(plain) > 50 and single(picky) < 20
+    ignored = Image.new("L", (40, 40), 255)
+    assert (picky(image, ignored, np.random.default_rng(0))[1] == 255).all()
+
+
+def test_options_do_not_shift_the_geometry() -> None:
+    plain, colourful = Transform((8, 8)), Transform((8, 8), jitter=1.0, grey=1.0, blur=1.0)
+    first, second = (transform.draw(np.random.default_rng(3), (20, 30)) for transform in (plain, colourful))
+    assert replace(first, recolor=Recolor()) == replace(second, recolor=Recolor())
+
+
+def test_distortion_leaves_padding_alone() -> None:
+    image, target = pair(6, 8)
+    draw = Draw((6, 8), distortion=Distortion(brightness=30, contrast=1.5, saturation=0.5, hue=10))
+    pixels, _ = Transform((8, 8)).apply(image, target, draw)
+    assert (pixels[6:] == (124, 116, 104)).all()
+    assert (pixels[:6] != np.asarray(image)).any()
+
+
+@pytest.mark.parametrize(
+    "options,word",
+    [
+        ({"scale_range": (2.0, 0.5)}, "scale_range"),
+        ({"flip": 1.5}, "flip"),
+        ({"jitter": -0.1}, "jitter"),
+        ({"scale": "fit"}, "base_size"),
+        ({"scale": "factor", "base_size": 513}, "base_size"),
+        ({"scale": "short_side", "base_size": (3, 4)}, "base_size"),
+        ({"scale": "long_side", "scale_step": 0.1}, "scale_step"),
+        ({"max_class_share": 0.0}, "max_class_share"),
+        ({"pad_label": 256}, "pad_label"),
+        ({"blur_radius": (2.0, 1.0)}, "blur_radius"),
+        ({"jitter_strength": (0.5, 0.5, 0.5, 0.6)}, "jitter_strength"),
+    ],
+)
+def test_wrong_options_are_named(options: dict, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        Transform((8, 8), **options)
+
+
+def test_crop_size_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="crop_size"):
+        Transform((0, 8))
