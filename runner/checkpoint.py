@@ -15,13 +15,13 @@ from torch import Tensor
 from segkd.runner.weights import weights_file
 
 
-def save(folder: Path, iteration: int, student: dict[str, Tensor], state: dict, *, keep_last: int, best: bool) -> Path:
+def save(folder: Path, iteration: int, student: dict[str, Tensor], state: dict, *, keep_last: int, best: int) -> Path:
     """Writes checkpoints/step-<iteration>/{student.safetensors, training_state/state.pt} in one atomic step.
 
     Args:
         student: the weights that are scored and delivered. state: plain values and tensors, all a resume needs.
         keep_last: older checkpoints than this many are deleted after the new one is safe, except the best.
-        best: whether the `best` link moves here; `last` always does.
+        best: iteration of the best checkpoint so far, which the `best` link points to; `last` points to this one.
 
     Raises:
         OSError: the disk is full or not writable. What was saved before is untouched.
@@ -32,13 +32,12 @@ def save(folder: Path, iteration: int, student: dict[str, Tensor], state: dict, 
         write_tensors(partial / "student.safetensors", student)
         (partial / "training_state").mkdir()
         torch.save(state, partial / "training_state" / "state.pt")
+    best_name = f"step-{best:08d}"
     _link(checkpoints / "last", final.name)
-    if best:
-        _link(checkpoints / "best", final.name)
-    kept = {path.name for path in steps(folder)[-keep_last:]} | {os.readlink(checkpoints / name) for name in ("last", "best")
-                                                                if (checkpoints / name).is_symlink()}
-    for path in steps(folder):
-        if path.name not in kept:
+    if (checkpoints / best_name).is_dir():  # linked at each save: a kill may have come between a save and its link
+        _link(checkpoints / "best", best_name)
+    for path in steps(folder)[:-keep_last]:
+        if path.name not in (final.name, best_name):
             shutil.rmtree(path)
     return final
 

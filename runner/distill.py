@@ -51,7 +51,8 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
         start, best, wandb_id = state["iteration"], state["best"], state["wandb"]
-        say(f"{recipe.name}: going on from iteration {start}") if accelerator.is_main_process else None
+        if accelerator.is_main_process:
+            say(f"{recipe.name}: going on from iteration {start}")
 
     parts, iterations, settings = recipe.loop.accumulate, recipe.schedule.iterations, recipe.schedule
     batches = training_batches(train_set, build_transform(recipe), seed=recipe.seed, start=start, parts=parts,
@@ -108,17 +109,18 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             state = {"iteration": done, "graph": graph.state_dict(), "optimizer": optimizer.state_dict(), "best": best,
                      "average": average.state_dict() if average else None, "wandb": tracking.dashboard.run_id,
                      "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None}
-            checkpoint.save(recipe.folder, done, scored.state_dict(), state, keep_last=recipe.loop.keep_last,
-                            best=best["iteration"] == done)
-        accelerator.wait_for_everyone() if saves else None
+            checkpoint.save(recipe.folder, done, scored.state_dict(), state, keep_last=recipe.loop.keep_last, best=best["iteration"])
         if stopping:
             tracking.close()
             stop.leave(f"{recipe.name}: stopped after iteration {done} and saved; go on with --resume")
-        if evaluates:
+        if saves:
+            accelerator.wait_for_everyone()
             tracking.restart_clock()
 
     tracking.close()
-    deliver(recipe, graph, scored, best, train_set, val_set, accelerator)
+    deliver(recipe, graph, scored, best, val_set, accelerator)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
 
 
 def train_with_what_it_needs(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False) -> None:

@@ -32,7 +32,11 @@ def evaluate(network: nn.Module, dataset: torch.utils.data.Dataset, recipe: Reci
         prediction = label_map(network, batch, recipe)
         matrix += confusion_matrix(prediction, batch.target, network.num_classes, dataset.ignore_index)
     network.train(was_training)
-    return scores(accelerator.reduce(matrix, reduction="sum").cpu(), recipe.evaluate.absent)
+    matrix = accelerator.reduce(matrix, reduction="sum").cpu()
+    if matrix.sum() == 0:
+        raise ValueError(f"no pixel of the {len(dataset)} images of {recipe.data.val_split} has a label that counts; check the label "
+                         f"folder and the ids (runner/check.py shows how they are spread)")
+    return scores(matrix, recipe.evaluate.absent)
 
 
 @torch.no_grad()

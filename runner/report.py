@@ -52,8 +52,8 @@ def record_evaluation(iteration: int, result: Scores, graph: Graph, student: nn.
     tracking.dashboard.log_evaluation(iteration, files, ["class", "IoU", "accuracy"], classes)
 
 
-def deliver(recipe: Recipe, graph: Graph, student: nn.Module, best: dict, train_set: torch.utils.data.Dataset,
-            val_set: torch.utils.data.Dataset, accelerator: Accelerator) -> None:
+def deliver(recipe: Recipe, graph: Graph, student: nn.Module, best: dict, val_set: torch.utils.data.Dataset,
+            accelerator: Accelerator) -> None:
     """Ends a run: student/ from the best checkpoint, report.md with curves and pictures, the closing table on the console."""
     if not accelerator.is_main_process:
         return

@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from segkd.datasets._files import (
+    checked_pairs,
+    images_below,
+    lookup_table,
+    published_split,
+    read_image,
+    read_label,
+    read_list,
+    read_pair,
+)
+
+TABLE = lookup_table({index: index for index in range(5)}, ignore=(11, 255))
+RULE = "ids are 0..4, 11 and 255"
+
+
+def write_label(path: Path, ids: list[list[int]], mode: str = "L") -> str:
+    label = Image.fromarray(np.array(ids, dtype=np.uint8))
+    if mode == "P":
+        label = Image.frombytes("P", label.size, label.tobytes())
+        label.putpalette([level for index in range(256) for level in (255 - index, 7, 9)])
+    label.save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_labels_are_read_as_indices(tmp_path: Path, mode: str) -> None:
+    path = write_label(tmp_path / "a.png", [[0, 4, 11], [255, 2, 1]], mode)
+    target = read_label(path, TABLE, RULE)
+    assert target.mode == "L"
+    assert np.asarray(target).tolist() == [[0, 4, 255], [255, 2, 1]]
+
+
+def test_ids_that_need_no_lookup_stay(tmp_path: Path) -> None:
+    for mode in ("L", "P"):
+        path = write_label(tmp_path / "a.png", [[0, 4, 255]], mode)
+        assert np.asarray(read_label(path, TABLE, RULE)).tolist() == [[0, 4, 255]]
+
+
+def test_wrong_ids_are_named_with_file_and_rule(tmp_path: Path) -> None:
+    path = write_label(tmp_path / "a.png", [[0, 5, 77]])
+    with pytest.raises(ValueError, match=r"a\.png: label ids 5, 77 are not allowed; ids are 0\.\.4"):
+        read_label(path, TABLE, RULE)
+
+
+def test_sixteen_and_one_bit_labels(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 3, 255]], dtype=np.uint16)).save(tmp_path / "wide.png")
+    assert np.asarray(read_label(str(tmp_path / "wide.png"), TABLE, RULE)).tolist() == [[0, 3, 255]]
+    Image.fromarray(np.array([[0, 3, 1000]], dtype=np.uint16)).save(tmp_path / "wide.png")
+    with pytest.raises(ValueError, match=r"wide\.png: label ids reach from 0 to 1000"):
+        read_label(str(tmp_path / "wide.png"), TABLE, RULE)
+    Image.fromarray(np.array([[False, True]])).save(tmp_path / "bits.png")
+    assert np.asarray(read_label(str(tmp_path / "bits.png"), TABLE, RULE)).tolist() == [[0, 1]]
+
+
+def test_coloured_label_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png: a label holds one id a pixel .* mode RGB"):
+        read_label(str(tmp_path / "a.png"), TABLE, RULE)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.9])
+def test_broken_files_are_named(tmp_path: Path, ending: str, keep: float) -> None:
+    path = tmp_path / f"broken.{ending}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(ValueError, match=rf"broken\.{ending}: cannot be decoded \(truncated\?\)"):
+        read_image(str(path))
+
+
+def test_text_in_place_of_an_image_and_a_vanished_file(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"a\.png: cannot be decoded"):
+        read_image(str(tmp_path / "a.png"))
+    with pytest.raises(FileNotFoundError, match=r"b\.png: .*gone now"):
+        read_image(str(tmp_path / "b.png"))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_every_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.new(mode, (5, 4)).save(path)
+    image = read_image(str(path))
+    assert image.mode == "RGB" and image.size == (5, 4)
+
+
+def test_size_mismatch_names_both_files(tmp_path: Path) -> None:
+    Image.new("RGB", (5, 4)).save(tmp_path / "image.png")
+    label = write_label(tmp_path / "label.png", [[0, 1], [1, 0]])
+    with pytest.raises(ValueError, match=r"image\.png is 4x5 but its label .*label\.png is 2x2"):
+        read_pair(str(tmp_path / "image.png"), label, TABLE, RULE)
+
+
+def test_listing_sorts_descends_and_strips_suffixes(tmp_path: Path) -> None:
+    for name in ("b/2_img.png", "b/10_img.jpg", "a/3_img.PNG", "a/3_mask.png", "a/notes.txt", "a/._x_img.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(images_below(tmp_path, "_img")) == ["a/3", "b/10", "b/2"]
+    (tmp_path / "b/2_img.jpeg").touch()
+    with pytest.raises(ValueError, match="two images of one name"):
+        images_below(tmp_path, "_img")
+
+
+def test_image_without_label_names_both() -> None:
+    with pytest.raises(FileNotFoundError, match=r"images/a\.jpg: its label labels/a\.png does not exist"):
+        checked_pairs({"a": "images/a.jpg"}, {}, "labels/{key}.png")
+
+
+def test_lists(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    with pytest.raises(FileNotFoundError, match=r"train\.txt: no such list"):
+        read_list(path, "one id a line")
+    path.write_text("\n\n")
+    with pytest.raises(ValueError, match="is empty"):
+        read_list(path, "one id a line")
+    path.write_text("b \r\n\na\n")
+    assert read_list(path, "") == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    "dataset,name,length",
+    [("cityscapes", "1_2", 1488), ("cityscapes", "1_30", 100), ("voc", "train_aug", 10582), ("voc", "92", 92)],
+)
+def test_published_lists_have_their_published_lengths(dataset: str, name: str, length: int) -> None:
+    ids = published_split(dataset, name)
+    assert len(ids) == len(set(ids)) == length
+
+
+def test_unknown_list_shows_those_there_are() -> None:
+    with pytest.raises(ValueError, match="no published list called '1_3'; there are: 1_16, 1_2"):
+        published_split("cityscapes", "1_3")
+
+
+def test_lookup_ids_fit_a_byte() -> None:
+    with pytest.raises(ValueError, match="0..255, got 256"):
+        lookup_table({256: 0})

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from segkd.datasets.folder import Folder
+
+NAMES = ("ground", "water", "roof")
+COLORS = ((10, 20, 30), (0, 0, 255), (255, 0, 0))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for number, town in enumerate(("north", "south")):
+        for folder, array in {
+            "images": np.full((2, 3, 3), 50, dtype=np.uint8),
+            "labels": np.array([[0, 1, 2], [255, number, 0]], dtype=np.uint8),
+            "painted": np.array([[COLORS[0], COLORS[1], COLORS[2]], [(0, 0, 0), COLORS[number], COLORS[0]]], np.uint8),
+        }.items():
+            place = tmp_path / "train" / folder / town
+            place.mkdir(parents=True)
+            Image.fromarray(array).save(place / f"tile_{'' if folder == 'images' else 'm'}{number}.png")
+    return tmp_path
+
+
+def rename(root: Path, folder: str, suffix: str) -> None:
+    for path in (root / "train" / folder).rglob("*.png"):
+        path.rename(path.with_name(f"tile_{path.stem[-1]}{suffix}.png"))
+
+
+def test_pairs_by_path_and_suffix(root: Path) -> None:
+    rename(root, "labels", "_mask")
+    dataset = Folder(str(root), "train", class_names=NAMES, label_suffix="_mask")
+    assert [dataset.name(index) for index in range(2)] == ["north_tile_0", "south_tile_1"]
+    assert np.asarray(dataset[1][1]).tolist() == [[0, 1, 2], [255, 1, 0]]
+    assert dataset.num_classes == 3 and dataset.class_names == NAMES and len(dataset.palette) == 3
+
+
+def test_colours(root: Path) -> None:
+    rename(root, "painted", "")
+    options = {"class_names": NAMES, "labels": "{split}/painted", "palette": COLORS, "colors": True}
+    dataset = Folder(str(root), "train", void_colors=((0, 0, 0),), **options)
+    assert np.asarray(dataset[1][1]).tolist() == [[0, 1, 2], [255, 1, 0]]
+    assert dataset[1][1].mode == "L" and dataset.palette == COLORS
+    with pytest.raises(ValueError, match=r"tile_0\.png: colour \(0, 0, 0\) is neither in the palette"):
+        Folder(str(root), "train", **options)[0]
+
+
+def test_list_file(root: Path) -> None:
+    listed = root / "train.txt"
+    listed.write_text("train/images/south/tile_1.png train/labels/south/tile_m1.png\n")
+    dataset = Folder(str(root), "train", class_names=NAMES, list_file="{split}.txt")
+    assert len(dataset) == 1 and dataset.name(0) == "train_images_south_tile_1"
+    assert np.asarray(dataset[0][1])[1].tolist() == [255, 1, 0]
+    listed.write_text("train/images/south/tile_1.png\n")
+    with pytest.raises(ValueError, match=r"train\.txt, entry 1: expected"):
+        Folder(str(root), "train", class_names=NAMES, list_file="{split}.txt")
+    listed.write_text("train/images/south/tile_1.png nowhere.png\n")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png: listed in .*train\.txt"):
+        Folder(str(root), "train", class_names=NAMES, list_file="{split}.txt")
+
+
+def test_lookup_and_ignored_ids(root: Path) -> None:
+    rename(root, "labels", "")
+    dataset = Folder(str(root), "train", class_names=("dry", "wet"), lookup={0: 0, 1: 1}, ignore=(2, 255))
+    assert np.asarray(dataset[1][1]).tolist() == [[0, 1, 255], [255, 1, 0]]
+    strict = Folder(str(root), "train", class_names=("dry", "wet"))
+    with pytest.raises(ValueError, match=r"label ids 2 are not allowed; allowed are 0\.\.1 and, ignored, 255"):
+        strict[0]
+
+
+@pytest.mark.parametrize(
+    "options,word",
+    [
+        ({"class_names": ()}, "class_names"),
+        ({"class_names": NAMES, "palette": COLORS[:2]}, "palette"),
+        ({"class_names": NAMES, "colors": True}, "colors"),
+        ({"class_names": NAMES, "void_colors": COLORS}, "void_colors"),
+        ({"class_names": NAMES, "lookup": {0: 3}}, "lookup"),
+        ({"class_names": NAMES, "palette": COLORS, "colors": True, "void_colors": COLORS}, "occurs twice"),
+        ({"class_names": NAMES, "image_suffix": "_left"}, "no images whose name ends in '_left'"),
+    ],
+)
+def test_wrong_arguments_are_named(root: Path, options: dict, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        Folder(str(root), "train", **options)
+
+
+def test_missing_folder_and_missing_label(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="val/images: no such folder"):
+        Folder(str(root), "val", class_names=NAMES)
+    with pytest.raises(FileNotFoundError, match=r"tile_0\.png: its label .*train/labels/north/tile_0\.png does not exist"):
+        Folder(str(root), "train", class_names=NAMES)
