@@ -5,6 +5,7 @@ contours from inverse detectors", ICCV 2011 (SBD).
 """
 
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,8 @@ class VOC:
     Items: (image, target): RGB image and mode L target with train ids 0..20 (0 background), 255 on object borders.
 
     Raises:
-        FileNotFoundError: a folder, list, image or mask is missing. ImportError: SBD masks without scipy.
-        ValueError: unknown split, empty list, and on access an unreadable file, an id or a size that is wrong.
+        FileNotFoundError: a folder, list, image or mask is missing.
+        ValueError: unknown split, empty list, SBD masks without scipy, and on access an unreadable file, a wrong id or size.
     """
 
     num_classes = 21
@@ -125,10 +126,10 @@ def _read_sbd(path: str) -> Image.Image:
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
     except ImportError:
-        raise ImportError(f"{path}: SBD's .mat masks are read with scipy; install it, or provide PNG masks") from None
+        raise ValueError(f"{path}: SBD's .mat masks are read with scipy; pip install scipy, or provide PNG masks") from None
     try:
-        mask = loadmat(path, squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, EOFError, MatReadError) as error:
+        mask = loadmat(path)["GTcls"]["Segmentation"][0, 0]  # a 1x1 struct
+    except (OSError, ValueError, LookupError, TypeError, EOFError, MatReadError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be decoded (truncated?), expected GTcls.Segmentation: {error}") from error
     wrong = sorted({int(value) for value in np.unique(mask) if not 0 <= value <= 20})
     if wrong:

@@ -22,7 +22,7 @@ def test_ids_count_from_one_and_zero_is_ignored(tmp_path: Path) -> None:
 
 def test_150_names_and_colours() -> None:
     assert len(set(ADE20K.class_names)) == len(set(ADE20K.palette)) == ADE20K.num_classes == 150
-    assert (ADE20K.class_names[0], ADE20K.class_names[44], ADE20K.class_names[149]) == ("wall", "chest of drawers", "flag")
+    assert [ADE20K.class_names[index] for index in (0, 44, 149)] == ["wall", "chest of drawers", "flag"]
 
 
 def test_unknown_split_lists_the_splits(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def root(tmp_path: Path) -> Path:
 def test_34_ids_become_19(root: Path) -> None:
     dataset = Cityscapes(str(root), "train")
     target = np.asarray(dataset[0][1])[0]
-    wanted = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 31: 16, 32: 17, 33: 18, **{raw: raw - 13 for raw in range(19, 29)}}
+    wanted = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 31: 16, 32: 17, 33: 18}
+    wanted |= {raw: raw - 13 for raw in range(19, 29)}
     assert target.tolist() == [wanted.get(raw, 255) for raw in [*range(34), 255]]
     assert dataset.name(0) == FRAMES["train"]
 

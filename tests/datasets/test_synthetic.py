@@ -62,7 +62,9 @@ def test_drawing_is_fast() -> None:
     assert np.median(times) < 0.02
 
 
-@pytest.mark.parametrize("options,word", [({"split": "test"}, "split"), ({"size": (16, 64)}, "size"), ({"length": 0}, "length")])
+@pytest.mark.parametrize(
+    "options,word", [({"split": "test"}, "split"), ({"size": (16, 64)}, "size"), ({"length": 0}, "length")]
+)
 def test_wrong_arguments_are_named(options: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         Synthetic(**options)
