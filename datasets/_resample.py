@@ -135,7 +135,7 @@ def _plain_bilinear(image: Image.Image, window: Window, steps: tuple[float, floa
     # two source pixels more than the last output pixel reads, so that the cut is not mistaken for the image's edge
     below = min(image.height, math.ceil(size[0] * steps[0]) + 2)
     right = min(image.width, math.ceil(size[1] * steps[1]) + 2)
-    pixels = np.array(image.crop((0, 0, right, below)))
+    pixels = np.array(image if (right, below) == image.size else image.crop((0, 0, right, below)))
     planes = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)  # (1, 3, H, W), channels last in memory
     scaled = torch.ops.aten.upsample_bilinear2d(planes, list(size), False, 1 / steps[0], 1 / steps[1])
     return scaled[0, :, top:, left:].permute(1, 2, 0).numpy()  # (h, w, 3)

@@ -27,6 +27,11 @@ class Origins(dict[Key, str]):
             key = key[:-1]
         return self.get(key, "")
 
+    def forget_inside(self, key: Key) -> None:
+        """Drops the origins of what was inside `key`, which is about to be replaced as a whole."""
+        for inner in [inner for inner in self if len(inner) > len(key) and inner[:len(key)] == key]:
+            del self[inner]
+
 
 def dotted(key: Key) -> str:
     """`losses.1.weight`, the way a path is written in errors and overrides."""
@@ -50,7 +55,15 @@ def located(mistakes: list[Mistake], origins: Origins, path: str) -> list[str]:
     return sorted(lines, key=line_number)
 
 
-def described(details: dict, schema: type[pydantic.BaseModel]) -> Mistake:
+def found_by(error: pydantic.ValidationError, schema: type[pydantic.BaseModel]) -> list[Mistake]:
+    """pydantic's errors as mistakes. It reports every member of a union; told is the one that fits best."""
+    mistakes = [_described(details, schema) for details in error.errors()]
+    # a mapping that nearly fits a section is judged as this section, not as the number or the word it could be as well
+    outer = {key[:length] for key, _ in mistakes for length in range(len(key))}
+    return [(key, text) for key, text in mistakes if key not in outer]
+
+
+def _described(details: dict, schema: type[pydantic.BaseModel]) -> Mistake:
     """One pydantic error as (path, sentence)."""
     key = _path(details["loc"], schema)
     given, kind = details.get("input"), details["type"]

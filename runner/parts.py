@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pydantic
 
-from segkd.runner.mistakes import Mistake, described
+from segkd.runner.mistakes import Mistake, found_by
 
 # what the runner itself passes to a part of each room, and a recipe therefore cannot
 GIVEN = {"datasets": {"root", "split"}, "models": {"num_classes"}, "losses": {"task"}}
@@ -27,7 +27,10 @@ def find(room: str, name: str) -> type:
     wanted = name.strip("_").replace("_", "")
     if name == "_transforms":
         wanted = "transform"
-    return next(value for key, value in vars(module).items() if key.lower() == wanted and inspect.isclass(value))
+    found = [value for key, value in vars(module).items() if key.lower() == wanted and inspect.isclass(value)]
+    if not found:
+        raise ValueError(f"{room}/{name}.py holds no class of its own name (such as {name.title().replace('_', '')}, in any letter case)")
+    return found[0]
 
 
 @functools.cache
@@ -50,7 +53,7 @@ def wrong_arguments(room: str, name: str, arguments: dict) -> list[Mistake]:
     try:
         schema.model_validate_json(pydantic.TypeAdapter(dict).dump_json(arguments))
     except pydantic.ValidationError as error:
-        return [described(details, schema) for details in error.errors()]
+        return found_by(error, schema)
     return []
 
 

@@ -140,5 +140,5 @@ def evaluation_batches(dataset: Dataset, *, rank: int = 0, world: int = 1, batch
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training process decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):  # both may reach the whole group; the training process decides, and
+        signal.signal(number, signal.SIG_IGN)       # a worker ends by itself when that is gone

@@ -12,7 +12,12 @@ class _Loader(yaml.SafeLoader):
     """PyYAML reads YAML 1.1; this one resolves plain values as YAML 1.2 does: `1e-2` is a float, `1:30` and `08` are strings."""
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every string that a reader of either YAML would take for something else."""
+
+
 _Loader.yaml_implicit_resolvers = {}
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^[yYnN]$"), list("yYnN"))
 for tag, pattern, first in (
     ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
@@ -22,7 +27,11 @@ for tag, pattern, first in (
     ("float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+.")),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), first)
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), first)
 
+_PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
+_LARGEST = 100_000  # values in one file; aliases of aliases could ask for more than the memory holds
+_TOO_DEEP = "nested too deeply, or an alias stands inside of what it repeats"
 _AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words in YAML 1.2
 
 
@@ -48,6 +57,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict, Origins]:
     if not isinstance(base, str):
         raise RecipeError([f"{origins.of(('extends',))}: extends must be the path of one recipe, got {base!r}"])
     below, below_origins = _read(path.parent / base, (*above, path.resolve()))
+    for replaced in {key[:-1] for key in origins if key and isinstance(key[-1], int)}:
+        below_origins.forget_inside(replaced)
     return merged(below, values), Origins({**below_origins, **origins})
 
 
@@ -60,24 +71,32 @@ def _parse(text: str, path: Path) -> tuple[dict, Origins]:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise RecipeError([f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"]) from None
+    except RecursionError:
+        raise RecipeError([f"{path}: {_TOO_DEEP}"]) from None
     if not isinstance(root, yaml.MappingNode):
         raise RecipeError([f"{path}: a recipe is a mapping of keys to values; this file is not"])
 
     def build(node: yaml.Node, key: Key):
         here = f"{path}:{node.start_mark.line + 1}"
         origins.setdefault(key, here)
+        if len(origins) > _LARGEST:
+            raise RecipeError([f"{here}: more than {_LARGEST} values are in this file, counting each alias as what it repeats"])
+        if node.tag not in _PLAIN:
+            mistakes.append(f"{here}: {dotted(key)}: the tag {node.tag} is not allowed in a recipe; write a plain value")
+            return None
         if isinstance(node, yaml.SequenceNode):
             return [build(child, (*key, i)) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return {name: build(child, (*key, name)) for name, child in keys(node, key)}
-        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.endswith(("binary", "timestamp")):
-            mistakes.append(f"{here}: {dotted(key)}: the tag {node.tag} is not allowed in a recipe; write a plain value")
-            return None
         if node.style is None and node.value.lower() in _AMBIGUOUS:
             mistakes.append(f"{here}: {dotted(key)}: a bare `{node.value}` is read as true/false by some YAML readers "
                             f"and as a word by others; write true, false or \"{node.value}\"")
             return None
-        return yaml.constructor.SafeConstructor().construct_object(node)
+        try:
+            return yaml.constructor.SafeConstructor().construct_object(node)
+        except (yaml.YAMLError, ValueError, KeyError):
+            mistakes.append(f"{here}: {dotted(key)}: {node.value[:40]!r} is no {node.tag.rpartition(':')[2]}; write a plain value")
+            return None
 
     def keys(node: yaml.MappingNode, key: Key):
         seen: dict[str, int] = {}
@@ -93,7 +112,10 @@ def _parse(text: str, path: Path) -> tuple[dict, Origins]:
                 origins[(*key, name)] = f"{path}:{line}"
                 yield name, child
 
-    values = build(root, ())
+    try:
+        values = build(root, ())
+    except RecursionError:
+        raise RecipeError([f"{path}: {_TOO_DEEP}"]) from None
     if mistakes:
         raise RecipeError(mistakes)
     return values, origins
@@ -108,6 +130,11 @@ def merged(base: dict, over: dict) -> dict:
     return result
 
 
+def write(values: dict) -> str:
+    """The values as YAML that `read_file` reads back, every string as a string."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
 def override(values: dict, origins: Origins, assignments: list[str]) -> None:
     """Applies `networks.student.args.backbone=resnet50 losses.1.weight=3` in place; values are written as in YAML."""
     mistakes = []
@@ -119,12 +146,15 @@ def override(values: dict, origins: Origins, assignments: list[str]) -> None:
         try:
             wrapped, _ = _parse(f"value: {text}\n", Path("command line"))
         except RecipeError as error:
-            mistakes += [f"command line: {path}: {mistake.split(': ', 1)[1]}" for mistake in error.mistakes]
+            told = [mistake.split(": ", 1)[1].removeprefix("value: ") for mistake in error.mistakes]
+            mistakes += [f"command line: {path}: {text}" for text in told]
             continue
         mistake = _assign(values, path.split("."), wrapped["value"])
         if mistake:
             mistakes.append(f"command line: {path}: {mistake}")
-        origins[tuple(int(word) if word.isdecimal() else word for word in path.split("."))] = "command line"
+        key = tuple(int(word) if word.isdecimal() else word for word in path.split("."))
+        origins.forget_inside(key)
+        origins[key] = "command line"
     if mistakes:
         raise RecipeError(mistakes)
 
