@@ -26,13 +26,15 @@ class Prediction(Protocol):
 class Features:
     """The named feature maps of one network: channels and strides are true before any forward.
 
-    `wanted` collects the names some loss reads, so that a network keeps only those alive.
+    `wanted` collects the names some loss reads, so that a network keeps only those alive. `norms` has weight and bias,
+    each (C,), of the batch norm a feature comes from, for those features of which the network tells it.
     """
 
     owner: str
     channels: dict[str, int]
     strides: dict[str, int]
     wanted: set[str] = field(default_factory=set)
+    norms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def channels_of(self, name: str) -> int:
         """Channels of the feature `name`; from now on the network keeps it. ValueError lists the names there are."""
@@ -40,6 +42,13 @@ class Features:
             raise ValueError(f"{self.owner} has no feature {name!r}; it has: {', '.join(self.channels)}")
         self.wanted.add(name)
         return self.channels[name]
+
+    def norm_of(self, name: str) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the batch norm the feature `name` comes from. ValueError lists those known."""
+        if name not in self.norms:
+            known = ", ".join(self.norms) or "none"
+            raise ValueError(f"{self.owner} does not tell the batch norm of feature {name!r}; those it tells: {known}")
+        return self.norms[name]
 
 
 @dataclass(frozen=True)

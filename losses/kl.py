@@ -27,6 +27,8 @@ class KL(nn.Module):
         size: at whose resolution the two are compared; the other one is resized bilinearly, by its own family's rule.
         mask_ignored: leave out pixels whose label is ignored (labels are resized to nearest). The published codes
             count them all.
+        guide: the distribution to learn: that of the `teacher`; or of the `mean` of both networks' scores, with its
+            gradient, as TSIC's second term has it, where SAM learns from (SAM + student) / 2; or `detached_mean`.
 
     Shapes:
         student.logits: (B, K, h, w); teacher.logits: (B, K, h', w'); both unnormalised. target: (B, H, W) int64.
@@ -45,6 +47,7 @@ class KL(nn.Module):
         temperature_squared: bool = True,
         size: Literal["student", "teacher", "target"] = "student",
         mask_ignored: bool = False,
+        guide: Literal["teacher", "mean", "detached_mean"] = "teacher",
     ):
         super().__init__()
         if temperature <= 0:
@@ -57,12 +60,18 @@ class KL(nn.Module):
         self.factor = temperature**2 if temperature_squared else 1.0
         self.size = size
         self.mask_ignored = mask_ignored
+        self.guide = guide
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         assert student.logits.shape[1] == teacher.logits.shape[1], "student and teacher differ in classes"
         size = {"student": student.logits, "teacher": teacher.logits, "target": target}[self.size].shape[-2:]
-        log_s = self.log_probabilities(student, size)
-        log_t = self.log_probabilities(teacher, size)
+        scores = self.scores(student, size)
+        guide = self.scores(teacher, size)
+        if self.guide != "teacher":
+            guide = (scores + guide) / 2
+        if self.guide == "detached_mean":
+            guide = guide.detach()
+        log_s, log_t = F.log_softmax(scores, dim=1), F.log_softmax(guide, dim=1)
         divergence = (log_t.exp() * (log_t - log_s)).sum(1)  # (B, h, w)
         if self.mask_ignored:
             label = F.interpolate(target[:, None].float(), size=size, mode="nearest-exact")[:, 0]
@@ -74,7 +83,6 @@ class KL(nn.Module):
             mean = mean / student.logits.shape[1]
         return self.factor * mean
 
-    def log_probabilities(self, prediction: Prediction, size: tuple[int, int]) -> Tensor:
-        """(B, K, h, w) log probabilities at temperature T."""
-        logits = resize(at_least_float32(prediction.logits), size, prediction.align_corners)
-        return F.log_softmax(logits / self.temperature, dim=1)
+    def scores(self, prediction: Prediction, size: tuple[int, int]) -> Tensor:
+        """(B, K, h, w) logits / T."""
+        return resize(at_least_float32(prediction.logits), size, prediction.align_corners) / self.temperature

@@ -90,6 +90,10 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
         terms.append(term)
     if not terms:
         raise ValueError("losses: every term has weight 0, so there is nothing to train; give one a weight")
+    idle = next((i for i in range(recipe.schedule.iterations) if not any(term.weight_at(i) for term in terms)), None)
+    if idle is not None:
+        raise ValueError(f"losses: no term is active at iteration {idle} (counted from 0), so there is nothing to train then; "
+                         f"change a term's after, until or weight")
     for name, network in networks.items():
         network.features_wanted = set(features[name].wanted)
     trained = {name: network for name, network in networks.items() if recipe.networks[name].train}

@@ -18,7 +18,8 @@ from segkd.runner.assembly import (build_dataset, build_graph, build_network, bu
                                    weights_path)
 from segkd.runner.command import run_command
 from segkd.runner.device import prepare_for_device, start_accelerator
-from segkd.runner.graph import Graph
+from segkd.runner.diagnostics import gradient_report
+from segkd.runner.graph import Graph, weighted
 from segkd.runner.recipe import OtherRecipe, Recipe, read
 from segkd.runner.run_folder import is_finished
 from segkd.runner.sampler import Batch, training_batches
@@ -106,24 +107,24 @@ def busiest_iteration(graph: Graph, recipe: Recipe) -> int:
 
 
 def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Accelerator) -> None:
-    """One forward and backward of each term: its value, weighted value, and the norm of its gradient in the network it trains."""
-    silent = {name for name, parameter in graph.named_parameters() if parameter.requires_grad}
+    """One forward and backward: each term's value, the norm of its gradient, and its cosine to the cross entropy's gradient."""
+    graph.keep_predictions = True
+    weights = graph.weights_at(iteration)
     with accelerator.autocast():
-        predictions = graph.predictions(batch.images, iteration)
-        for term in graph.active_terms(iteration):
-            value = graph.loss(term, predictions, batch.target)
-            if not torch.isfinite(value):
-                raise ValueError(f"the term {term.label} is {value.item()} on the first batch; check its arguments and the labels")
-            named = [(name, parameter) for name, parameter in graph.named_parameters() if parameter.requires_grad]
-            gradients = torch.autograd.grad(value, [parameter for _, parameter in named], retain_graph=True, allow_unused=True)
-            silent -= {name for (name, _), gradient in zip(named, gradients) if gradient is not None}
-            norm = sum(gradient.float().square().sum() for (name, _), gradient in zip(named, gradients)
-                       if gradient is not None and name.startswith(f"networks.{term.of}.")) ** 0.5
-            weight = term.weight_at(iteration)
-            print(f"term      {term.label}: {value.item():.5g}, weighted {weight * value.item():.5g}, gradient norm in {term.of} "
-                  f"{float(norm):.3g}, weighted {weight * float(norm):.3g} (iteration {iteration})")
+        losses = graph(batch.images, batch.target, iteration)
+    report = gradient_report(graph, losses, weights)
+    graph.keep_predictions, graph.kept = False, {}
+    for name, loss in weighted(losses, weights).items():
+        if not torch.isfinite(loss):
+            raise ValueError(f"the term {name} is {loss.item()} on the first batch; check its arguments and the labels")
+        cosine = f", cosine to the cross entropy's {report[f'cosine/{name}']:.2f}" if f"cosine/{name}" in report else ""
+        print(f"term      {name}: {losses[name].item():.5g}, weighted {loss.item():.5g}, weighted gradient norm "
+              f"{report[f'gradient/{name}']:.3g}{cosine} (iteration {iteration})")
+    accelerator.backward(sum(weighted(losses, weights).values()))
+    silent = [name for name, parameter in graph.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    graph.zero_grad()
     if silent:
-        print(f"warning   {len(silent)} parameters get no gradient from any active term, such as {sorted(silent)[0]}: several "
+        print(f"warning   {len(silent)} parameters get no gradient from any active term, such as {silent[0]}: several "
               f"processes would stop on them; drop the head they belong to, or give it a term")
 
 
@@ -131,12 +132,13 @@ def check_cost(wrapped: torch.nn.Module, optimizer: torch.optim.Optimizer, batch
                accelerator: Accelerator) -> None:
     """Times a few whole steps on one batch and prints what the run would take."""
     on_gpu = accelerator.device.type == "cuda"
+    weights = accelerator.unwrap_model(wrapped).weights_at(iteration)
     times = []
     for _ in range(TIMED + 1):
         torch.cuda.synchronize() if on_gpu else None
         since = time.perf_counter()
         for _ in range(recipe.loop.accumulate):
-            accelerator.backward(sum(wrapped(batch.images, batch.target, iteration).values()))
+            accelerator.backward(sum(weighted(wrapped(batch.images, batch.target, iteration), weights).values()))
         optimizer.step()
         optimizer.zero_grad()
         torch.cuda.synchronize() if on_gpu else None

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from segkd.models._weights import first_line
 from segkd.runner.weights import weights_file
 
 
@@ -38,7 +39,7 @@ def save(folder: Path, iteration: int, student: dict[str, Tensor], state: dict, 
         _link(checkpoints / "best", best_name)
     for path in steps(folder)[:-keep_last]:
         if path.name not in (final.name, best_name):
-            shutil.rmtree(path)
+            _remove(path)
     return final
 
 
@@ -52,9 +53,19 @@ def load(path: Path) -> dict:
     file = path / "training_state" / "state.pt"
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{file} cannot be read ({str(error).splitlines()[0][:120]}); delete {path} to resume from the "
+    except Exception as error:  # a damaged file can fail in any way: UnpicklingError, KeyError, IndexError, ...
+        raise ValueError(f"{file} cannot be read ({first_line(error)}); delete {path} to resume from the "
                          f"checkpoint before it") from None
+
+
+def restore(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Puts weights of the checkpoint at `path` into a module. ValueError where they are those of other networks."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        other = first_line(RuntimeError(" ".join(str(error).split())))
+        raise ValueError(f"{path}/training_state/state.pt belongs to other networks than the recipe's ({other}); delete {path} to "
+                         f"resume from the checkpoint before it") from None
 
 
 def export_student(folder: Path, checkpoint: Path, description: dict) -> Path:
@@ -104,6 +115,20 @@ def _link(link: Path, target: str) -> None:
     new.unlink(missing_ok=True)
     new.symlink_to(target)
     new.replace(link)
+
+
+def _remove(path: Path) -> None:
+    """Deletes a folder that no longer counts, under a name that says so: a kill leaves no half of one under its own."""
+    partial = path.with_name(f".{path.name}.partial")
+    path.rename(partial)
+    shutil.rmtree(partial)
+
+
+def write_text(file: Path, text: str) -> None:
+    """A small text file in one atomic step."""
+    new = file.with_name(f".{file.name}.new")
+    new.write_text(text)
+    new.replace(file)
 
 
 def remove_leftovers(folder: Path) -> None:

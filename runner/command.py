@@ -1,6 +1,7 @@
 """How every command ends: user errors as sentences with exit code 2, and a training that is asked to stop, saved."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -33,6 +34,9 @@ def run_command(main: Callable[[], None]) -> None:
             where = f"segkd (process {rank})" if rank else "segkd"
             print(f"\n{where}: {error}\n(--debug shows where in the code)", file=sys.stderr, flush=True)
         sys.exit(2)
+    finally:
+        for loader in multiprocessing.active_children():  # they ignore SIGTERM, with which Python would end and await them
+            loader.kill()
 
 
 class StopSignal:

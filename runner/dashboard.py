@@ -50,7 +50,7 @@ class Dashboard:
         self._try(lambda: self.run.finish())
 
     def _start(self, recipe: Recipe, run_id: str | None, mode: str) -> None:
-        import wandb  # slow to import, and not needed by those who disable it
+        import wandb  # here: where it is missing or broken, those who disable it should not notice
 
         self.run = wandb.init(
             project=recipe.tracking.project, group=recipe.tracking.group, name=recipe.name, id=run_id, resume="allow", mode=mode,

@@ -9,6 +9,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 
 from segkd.runner.graph import Graph
 from segkd.runner.recipe import Ramp, Recipe
+from segkd.runner.sampler import images_per_part
 
 
 def start_accelerator(recipe: Recipe) -> Accelerator:
@@ -26,7 +27,9 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
         raise ValueError("accelerate launch sets gradient accumulation; the recipe decides: set loop.accumulate instead")
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # the loop accumulates itself
     comes_and_goes = any(term.after is not None or term.until is not None or isinstance(term.weight, Ramp) for term in recipe.losses)
-    return Accelerator(mixed_precision=precision, kwargs_handlers=[
+    # without a GPU, Accelerate joins several processes only when told that they are to use the CPU; else each trains alone
+    on_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+    return Accelerator(mixed_precision=precision, cpu=on_cpus, kwargs_handlers=[
         DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=comes_and_goes),
         InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.loop.timeout))])
 
@@ -34,7 +37,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
 def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -> None:
     """Moves the networks to the device in the recipe's memory format; synchronises batch norms and compiles as it says."""
     loop, on_gpu = recipe.loop, accelerator.device.type == "cuda"
-    share = recipe.data.batch_size // (accelerator.num_processes * loop.accumulate)
+    share = images_per_part(recipe.data.batch_size, loop.accumulate, accelerator.num_processes)
     synchronise = loop.sync_batchnorm
     if synchronise == "auto":
         synchronise = on_gpu and share <= 8
@@ -56,3 +59,11 @@ def share_running_statistics(graph: Graph, accelerator: Accelerator) -> None:
     for buffer in graph.networks.buffers():
         if buffer.is_floating_point():
             buffer.copy_(accelerator.reduce(buffer.clone(), reduction="mean"))
+
+
+def average_gradients(module: torch.nn.Module, accelerator: Accelerator) -> None:
+    """Averages the gradients of a module outside DDP over the processes."""
+    if accelerator.num_processes == 1:
+        return
+    for parameter in module.parameters():
+        parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")

@@ -14,8 +14,10 @@ from segkd.runner import checkpoint
 from segkd.runner.assembly import (build_dataset, build_graph, build_network, build_optimizer, build_transform, fixed_resize,
                                    seed_for)
 from segkd.runner.command import StopSignal, run_command
-from segkd.runner.device import prepare_for_device, share_running_statistics, start_accelerator
+from segkd.runner.device import average_gradients, prepare_for_device, share_running_statistics, start_accelerator
+from segkd.runner.diagnostics import gradient_report
 from segkd.runner.evaluation import evaluate
+from segkd.runner.graph import weighted
 from segkd.runner.recipe import OtherRecipe, Recipe, read
 from segkd.runner.report import deliver, record_evaluation, score_teachers
 from segkd.runner.run_folder import is_finished, open_run_folder
@@ -27,7 +29,6 @@ from segkd.runner.tracking import Tracking
 
 def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False) -> None:
     """Trains one recipe, from its start or its last checkpoint, to its end; leaves the run folder behind."""
-    last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
     train_set, val_set = (build_dataset(recipe, split) for split in (recipe.data.train_split, recipe.data.val_split))
     networks = {name: build_network(name, network, train_set.num_classes, recipe.seed)
                 for name, network in recipe.networks.items()}
@@ -40,12 +41,19 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             student, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.loop.ema), use_buffers=True)
     scored = average.module if average else student
     wrapped, optimizer = accelerator.prepare(graph, optimizer)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    rivals = {label: loss.adversary_optimizer() for label, loss in graph.losses.items() if hasattr(loss, "adversary_optimizer")}
+    transform = build_transform(recipe)
 
+    # only now: a recipe that cannot be built leaves no run folder behind, and --overwrite does not cost the old run
+    last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
     start, best, wandb_id = 0, {"miou": -1.0, "iteration": 0}, None
     if last is not None:
         state = checkpoint.load(last)
-        graph.load_state_dict(state["graph"])
+        checkpoint.restore(graph, state["graph"], last)
         optimizer.load_state_dict(state["optimizer"])
+        for label, rival in rivals.items():
+            rival.load_state_dict(state["rivals"][label])
         if average:
             average.load_state_dict(state["average"])
         if accelerator.scaler is not None:
@@ -55,7 +63,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             say(f"{recipe.name}: going on from iteration {start}")
 
     parts, iterations, settings = recipe.loop.accumulate, recipe.schedule.iterations, recipe.schedule
-    batches = training_batches(train_set, build_transform(recipe), seed=recipe.seed, start=start, parts=parts,
+    batches = training_batches(train_set, transform, seed=recipe.seed, start=start, parts=parts,
                                batch_size=recipe.data.batch_size, rank=accelerator.process_index, world=accelerator.num_processes,
                                workers=recipe.data.workers, resize=fixed_resize(recipe, scoring=False),
                                pin_memory=accelerator.device.type == "cuda")
@@ -71,10 +79,11 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         lr = learning_rate(iteration, lr=recipe.optimizer.lr, **settings.model_dump())
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        weights = {term.label: term.weight_at(iteration) for term in graph.active_terms(iteration)}
+        weights = graph.weights_at(iteration)
         done = iteration + 1
         writes = done % recipe.tracking.every == 0 or done == iterations
         evaluates = done % recipe.evaluate.every == 0 or done == iterations
+        inspects = recipe.tracking.gradients is not None and done % recipe.tracking.gradients == 0
         saves = evaluates or (recipe.loop.save_every is not None and done % recipe.loop.save_every == 0)
 
         for part in range(parts):
@@ -82,15 +91,23 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             batch = next(batches).to(accelerator.device)
             tracking.waited += time.perf_counter() - since
             with accelerator.no_sync(wrapped) if part + 1 < parts else nullcontext():
+                graph.keep_predictions = inspects or bool(rivals)
                 losses = wrapped(batch.images, batch.target, iteration)
-                total = sum(weights[label] * value for label, value in losses.items())
-                accelerator.backward(total / parts)
+                if inspects:
+                    tracking.note(gradient_report(graph, losses, weights))
+                accelerator.backward(sum(weighted(losses, weights).values()) / parts)
+            for label in rivals.keys() & weights:  # a loss's own discriminator learns from the same forward
+                (graph.adversary_loss(label) / parts).backward()
             tracking.add(losses)
         norm = None
         if writes or recipe.loop.clip_norm is not None:
-            norm = accelerator.clip_grad_norm_(wrapped.parameters(), recipe.loop.clip_norm or float("inf"))
+            norm = accelerator.clip_grad_norm_(trained, recipe.loop.clip_norm or float("inf"))
         optimizer.step()
         optimizer.zero_grad()
+        for label in rivals.keys() & weights:
+            average_gradients(graph.losses[label].adversary, accelerator)
+            rivals[label].step()
+            rivals[label].zero_grad()
         if average:
             average.update_parameters(student)
         tracking.end_step(done, lr, weights)
@@ -107,6 +124,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             record_evaluation(done, scores, graph, scored, val_set, recipe, accelerator, tracking)
         if (saves or stopping) and accelerator.is_main_process:
             state = {"iteration": done, "graph": graph.state_dict(), "optimizer": optimizer.state_dict(), "best": best,
+                     "rivals": {label: rival.state_dict() for label, rival in rivals.items()},
                      "average": average.state_dict() if average else None, "wandb": tracking.dashboard.run_id,
                      "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None}
             checkpoint.save(recipe.folder, done, scored.state_dict(), state, keep_last=recipe.loop.keep_last, best=best["iteration"])

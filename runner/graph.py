@@ -53,14 +53,26 @@ class Graph(nn.Module):
         networks: the trained networks.
         frozen: the others, on the device already.
         terms: the edges. losses: label -> its loss module.
+
+    Attributes:
+        keep_predictions: whether the next forwards leave their predictions in `kept`, for whoever looks into a step.
+
+    Raises:
+        ValueError: a name that torch.nn.ModuleDict does not take, or with the slash of sub-terms.
     """
 
     def __init__(self, networks: dict[str, nn.Module], frozen: dict[str, nn.Module], terms: list[Term],
                  losses: dict[str, nn.Module]):
         super().__init__()
+        for word in (*networks, *losses):
+            if "." in word or "/" in word or hasattr(nn.ModuleDict(), word):
+                raise ValueError(f"{word!r} cannot name a network or a term: it holds a dot or a slash, or torch's modules use the "
+                                 f"word; choose another")
         self.networks = nn.ModuleDict(networks)
         self.losses = nn.ModuleDict(losses)
         self.terms = terms
+        self.keep_predictions = False
+        self.kept: dict[str, Prediction] = {}
         for network in frozen.values():
             network.eval().requires_grad_(False)
         self._frozen = (frozen,)  # inside a tuple nn.Module does not see it
@@ -69,14 +81,24 @@ class Graph(nn.Module):
         """A network by its name in the recipe, trained or frozen."""
         return self.networks[name] if name in self.networks else self._frozen[0][name]
 
+    def weights_at(self, iteration: int) -> dict[str, float]:
+        """Label -> weight of the terms active at this iteration."""
+        return {term.label: term.weight_at(iteration) for term in self.active_terms(iteration)}
+
     def active_terms(self, iteration: int) -> list[Term]:
         """The terms whose weight is not 0 at this iteration."""
         return [term for term in self.terms if term.weight_at(iteration) != 0]
 
     def forward(self, images: Tensor, target: Tensor, iteration: int) -> dict[str, Tensor]:
-        """images: (B, 3, H, W) uint8. target: (B, H, W) int64. Returns scalars, one for each active term."""
+        """images: (B, 3, H, W) uint8. target: (B, H, W) int64. Returns the active terms' unweighted scalars by name."""
+        self.kept = {}  # freed before this forward needs its room
         predictions = self.predictions(images, iteration)
-        return {term.label: self.loss(term, predictions, target) for term in self.active_terms(iteration)}
+        if self.keep_predictions:
+            self.kept = predictions
+        losses = {}
+        for term in self.active_terms(iteration):
+            losses.update(self.loss(term, predictions, target))
+        return losses
 
     def predictions(self, images: Tensor, iteration: int) -> dict[str, Prediction]:
         """One forward of each network that an active term reads."""
@@ -92,14 +114,25 @@ class Graph(nn.Module):
                     predictions[name] = network(images)
         return predictions
 
-    def loss(self, term: Term, predictions: dict[str, Prediction], target: Tensor) -> Tensor:
-        """One term's unweighted value."""
+    def loss(self, term: Term, predictions: dict[str, Prediction], target: Tensor) -> dict[str, Tensor]:
+        """One term's unweighted value under its label; a loss of several sub-terms gives each as label/sub-term."""
         source = None
         if term.source is not None:
             source = predictions[term.source]
             if term.detach and term.source in self.networks:
                 source = detached(source)
-        return self.losses[term.label](predictions[term.of], source, target)
+        value = self.losses[term.label](predictions[term.of], source, target)
+        return {f"{term.label}/{part}": loss for part, loss in value.items()} if isinstance(value, dict) else {term.label: value}
+
+    def adversary_loss(self, label: str) -> Tensor:
+        """What a loss's own adversary learns from the kept predictions of the last forward."""
+        term = next(term for term in self.terms if term.label == label)
+        return self.losses[label].adversary_loss(detached(self.kept[term.of]), detached(self.kept[term.source]))
+
+
+def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
+    """Each loss times its term's weight; a sub-term `label/name` has its term's."""
+    return {name: weights[name.partition("/")[0]] * value for name, value in losses.items()}
 
 
 def detached(prediction: Prediction) -> Prediction:

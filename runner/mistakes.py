@@ -1,6 +1,7 @@
 """What is wrong with a recipe, as sentences: where it was written, what was given, what is allowed, what was meant."""
 
 import difflib
+import re
 import typing
 
 import pydantic
@@ -40,7 +41,7 @@ def dotted(key: Key) -> str:
 
 def did_you_mean(word: str, allowed: list[str]) -> str:
     """`, did you mean 'weight'?` where something close is allowed, else nothing."""
-    close = difflib.get_close_matches(word, allowed, n=1)
+    close = [other for other in allowed if sorted(other) == sorted(word)] or difflib.get_close_matches(word, allowed, n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
@@ -56,11 +57,18 @@ def located(mistakes: list[Mistake], origins: Origins, path: str) -> list[str]:
 
 
 def found_by(error: pydantic.ValidationError, schema: type[pydantic.BaseModel]) -> list[Mistake]:
-    """pydantic's errors as mistakes. It reports every member of a union; told is the one that fits best."""
+    """pydantic's errors as mistakes, one for each place: pydantic reports every member of a union, which is one mistake."""
     mistakes = [_described(details, schema) for details in error.errors()]
     # a mapping that nearly fits a section is judged as this section, not as the number or the word it could be as well
     outer = {key[:length] for key, _ in mistakes for length in range(len(key))}
-    return [(key, text) for key, text in mistakes if key not in outer]
+    told: dict[Key, str] = {}
+    for key, text in mistakes:
+        if key in told and text.startswith("must be "):
+            other = text.removeprefix("must be ").partition("; got ")[0]
+            told[key] = told[key].replace("; got ", f" or {other}; got ", 1)
+        elif key not in outer:
+            told[key] = text
+    return list(told.items())
 
 
 def _described(details: dict, schema: type[pydantic.BaseModel]) -> Mistake:
@@ -74,7 +82,8 @@ def _described(details: dict, schema: type[pydantic.BaseModel]) -> Mistake:
         return key, "is missing and has no default"
     if kind == "string_pattern_mismatch":
         return key, f"must be letters, digits, '.', '_' or '-', beginning with a letter or digit; got {given!r}"
-    text = details["msg"].replace("Input should be", "must be").removeprefix("Value error, ")
+    text = re.sub(r"^(Input|List|Tuple|Dictionary) should", "must", details["msg"]).replace(" after validation", "")
+    text = text.replace("an object", "a mapping").replace("a valid array", "a list")
     return key, f"{text}; got {given!r}"
 
 
@@ -83,6 +92,8 @@ def _path(location: tuple, schema: type[pydantic.BaseModel]) -> Key:
     key: list[str | int] = []
     here: object = schema
     for word in location:
+        if word == "[key]":  # pydantic's word for: the key itself is wrong
+            break
         fields = _fields(here)
         if word in fields:
             here = fields[word]

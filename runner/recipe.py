@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from segkd.runner import parts
-from segkd.runner.mistakes import Mistake, RecipeError, described, did_you_mean, located
-from segkd.runner.yaml_file import Key, override, read_file
+from segkd.runner.mistakes import Mistake, RecipeError, did_you_mean, found_by, located
+from segkd.runner.yaml_file import Key, override, read_file, write
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    """A part of a recipe: a key that is none of its fields is a mistake, and so is a value of another type."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class OtherRecipe(Section):
@@ -123,6 +124,7 @@ class Tracking(Section):
     group: str | None = None
     images: NonNegativeInt = Field(4, description="validation images shown at each evaluation")
     every: PositiveInt = Field(20, description="iterations between two writes of the log; every iteration is in it")
+    gradients: PositiveInt | None = Field(200, description="iterations between looks at each term's gradient norm and its cosine to the cross entropy's; null: never")
     folder: str = Field("runs", description="the run folder is <folder>/<name>")
 
 
@@ -150,9 +152,13 @@ class Recipe(Section):
         return term.source or (others[0] if len(others) == 1 else None)
 
     def dump(self) -> str:
-        """The recipe as YAML, every default written out."""
+        """The recipe as YAML to stand in its run folder, every default written out."""
         values = self.model_dump(mode="json", by_alias=True)
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+        others = [network["weights"] for network in values["networks"].values()] + [values["baseline"]]
+        for other in others:
+            if isinstance(other, dict):
+                other["recipe"] = os.path.relpath(other["recipe"], self.folder)
+        return write(values)
 
 
 def read(path: str | Path, assignments: Iterable[str] = ()) -> Recipe:
@@ -174,7 +180,7 @@ def _validated(values: dict) -> tuple[Recipe | None, list[Mistake]]:
     try:
         return Recipe.model_validate_json(json.dumps(values)), []
     except pydantic.ValidationError as error:
-        return None, [described(details, Recipe) for details in error.errors()]
+        return None, found_by(error, Recipe)
 
 
 def _without(values: dict, keys: list[Key]) -> dict:
@@ -235,6 +241,8 @@ def _wrong_relations(recipe: Recipe) -> list[Mistake]:
                                                f"there are: {networks}"))
         if term.of in recipe.networks and not recipe.networks[term.of].train:
             mistakes.append(((*here, "of"), f"{term.of} is frozen (train: false), so no loss can train it"))
+        if isinstance(term.weight, Ramp) and term.weight.over[0] >= term.weight.over[1]:
+            mistakes.append(((*here, "weight", "over"), f"the last iteration must come after the first; got {list(term.weight.over)}"))
         if term.source == term.of:
             mistakes.append(((*here, "from"), f"{term.of} cannot learn from itself"))
         if term.loss in parts.names("losses") and parts.needs_teacher(term.loss) and recipe.source_of(term) is None:

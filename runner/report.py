@@ -34,7 +34,7 @@ def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Datas
             continue
         result = evaluate(graph.network(name), val_set, recipe, accelerator, title=f"scoring {name}")
         if accelerator.is_main_process:
-            file.write_text(json.dumps(asdict(result), indent=2) + "\n")
+            checkpoint.write_text(file, json.dumps(asdict(result), indent=2) + "\n")
             say(f"{recipe.name}: {name} has {percent(result.miou)} mIoU on {recipe.data.val_split}")
         accelerator.wait_for_everyone()
 

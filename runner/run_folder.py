@@ -41,8 +41,8 @@ def open_run_folder(recipe: Recipe, accelerator: Accelerator, *, resume: bool, o
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.remove_leftovers(folder)
         if not written.is_file():
-            written.write_text(recipe.dump())
-        (folder / "environment.json").write_text(json.dumps(environment(accelerator), indent=2) + "\n")
+            checkpoint.write_text(written, recipe.dump())
+        checkpoint.write_text(folder / "environment.json", json.dumps(environment(accelerator), indent=2) + "\n")
     accelerator.wait_for_everyone()
     complete = checkpoint.steps(folder)
     return complete[-1] if complete else None
@@ -94,7 +94,10 @@ def environment(accelerator: Accelerator) -> dict:
 
 
 def git_version() -> str | None:
-    """The commit the code stands at, with `-dirty` for uncommitted changes; None outside a git checkout."""
+    """The commit the code stands at, with `-dirty` for uncommitted changes; None outside a git checkout or without git."""
     here = Path(__file__).parent
-    found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=here, capture_output=True, text=True)
+    try:
+        found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=here, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
     return found.stdout.strip() or None if found.returncode == 0 else None

@@ -41,21 +41,29 @@ def samples_of_step(step: int, batch_size: int, length: int, seed: int) -> list[
     return samples
 
 
+def images_per_part(batch_size: int, parts: int, world: int) -> int:
+    """Images one process computes at a time. ValueError where processes and parts do not divide the batch."""
+    if batch_size % (parts * world):
+        raise ValueError(f"data.batch_size is {batch_size} images in total, which {world} processes times {parts} accumulated "
+                         f"parts do not divide; change data.batch_size, loop.accumulate or the number of processes")
+    return batch_size // (parts * world)
+
+
 class _PartsOfSteps:
     """Batch sampler of one process: for each step from `start`, one list of samples per accumulated part."""
 
     def __init__(self, start: int, batch_size: int, length: int, seed: int, parts: int, rank: int, world: int):
         self.start, self.batch_size, self.length, self.seed = start, batch_size, length, seed
         self.parts, self.rank, self.world = parts, rank, world
+        self.share = images_per_part(batch_size, parts, world)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share = self.batch_size // (self.parts * self.world)
         step = self.start
         while True:
             samples = samples_of_step(step, self.batch_size, self.length, self.seed)
             for part in range(self.parts):
-                first = (part * self.world + self.rank) * share
-                yield samples[first:first + share]
+                first = (part * self.world + self.rank) * self.share
+                yield samples[first:first + self.share]
             step += 1
 
 
@@ -102,6 +110,11 @@ def _collate(views: list) -> Batch | Exception:
         if isinstance(view, Exception):
             return view
     images, targets, indices = zip(*views)
+    sizes = {image.shape[:2]: index for image, index in zip(images, indices)}
+    if len(sizes) > 1:
+        shown = " and ".join(f"number {index} has {height}x{width}" for (height, width), index in list(sizes.items())[:2])
+        return ValueError(f"images of different sizes cannot be scored in one batch ({shown} pixels); set evaluate.batch_size to 1, "
+                          f"or bring all to one size with data.resize")
     # (B, H, W, 3) -> (B, 3, H, W): a view in channels_last order, nothing is copied
     return Batch(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(targets)), list(indices))
 
@@ -121,13 +134,11 @@ def training_batches(dataset: Dataset, transform, *, seed: int, start: int, batc
         transform: called as transform(image, target, rng) -> (uint8 (H, W, 3), uint8 (H, W)).
         batch_size: images per step over all processes and parts; ValueError where it does not divide.
     """
-    if batch_size % (parts * world):
-        raise ValueError(f"data.batch_size is {batch_size} images in total, which {world} processes times {parts} accumulated "
-                         f"parts do not divide; change data.batch_size, loop.accumulate or the number of processes")
     sampler = _PartsOfSteps(start, batch_size, len(dataset), seed, parts, rank, world)
     views = _TrainingViews(dataset, transform, seed, resize)
+    # its own generator: a loader that starts draws a number, from the global one in the middle of a resumed run's first step
     return _batches(DataLoader(views, batch_sampler=sampler, num_workers=workers, collate_fn=_collate,
-                               pin_memory=pin_memory, worker_init_fn=_start_worker))
+                               pin_memory=pin_memory, worker_init_fn=_start_worker, generator=torch.Generator()))
 
 
 def evaluation_batches(dataset: Dataset, *, rank: int = 0, world: int = 1, batch_size: int = 1, workers: int = 0, resize=None,

@@ -33,6 +33,8 @@ class Tracking:
         self.rows: list[dict] = []
         self.values: list[Tensor] = []
         self.parts: Tensor | None = None
+        self.names: list[str] = []
+        self.notes: dict[str, float] = {}
         self.waited = 0.0
         self.interval = [start, time.perf_counter()]
         self.dashboard = None
@@ -45,16 +47,23 @@ class Tracking:
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Notes the unweighted losses of one accumulated part of a step. Nothing is read from the device yet."""
+        self.names = list(losses)
         values = torch.stack([value.detach().float() for value in losses.values()])
         self.parts = values if self.parts is None else self.parts + values
 
     def end_step(self, iteration: int, lr: float, weights: dict[str, float]) -> None:
         """Notes one finished iteration (1-based) of the parts added since the last."""
-        self.rows.append({"iteration": iteration, "lr": lr, "weights": weights})
+        weights = {name: weights[name.partition("/")[0]] for name in self.names}
+        self.rows.append({"iteration": iteration, "lr": lr, "weights": weights, **self.notes})
+        self.notes = {}
         self.values.append(self.parts / self.recipe.loop.accumulate)
         self.parts = None
         if self.bar:
             self.bar.update()
+
+    def note(self, values: dict[str, float]) -> None:
+        """Adds values to the row of the step under way."""
+        self.notes.update(values)
 
     def flush(self, gradient_norm: Tensor | None = None, evaluation: Scores | None = None) -> None:
         """Writes the iterations noted since the last flush, averaged over the processes.

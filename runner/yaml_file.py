@@ -29,8 +29,8 @@ for tag, pattern, first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), first)
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), first)
 
-_PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
-_LARGEST = 100_000  # values in one file; aliases of aliases could ask for more than the memory holds
+_PLAIN = {"scalar": {"null", "bool", "int", "float", "str"}, "sequence": {"seq"}, "mapping": {"map"}}
+_LARGEST = 10_000  # values in one file; aliases of aliases could ask for more than the memory holds
 _TOO_DEEP = "nested too deeply, or an alias stands inside of what it repeats"
 _AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words in YAML 1.2
 
@@ -81,7 +81,7 @@ def _parse(text: str, path: Path) -> tuple[dict, Origins]:
         origins.setdefault(key, here)
         if len(origins) > _LARGEST:
             raise RecipeError([f"{here}: more than {_LARGEST} values are in this file, counting each alias as what it repeats"])
-        if node.tag not in _PLAIN:
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in _PLAIN[node.id]:
             mistakes.append(f"{here}: {dotted(key)}: the tag {node.tag} is not allowed in a recipe; write a plain value")
             return None
         if isinstance(node, yaml.SequenceNode):

@@ -40,6 +40,24 @@ def test_student_is_resized_to_the_teacher_before_or_after_the_map(align_corners
     assert (task.student.wanted, task.teacher.wanted) == ({"stage3"}, {"stage4"})
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_projection_with_bias_and_without_any(align_corners):
+    loss = FitNet(make_task(), projection="affine")
+    student, teacher = torch.randn(2, 4, 5, 7), torch.randn(2, 6, 8, 9)
+    resized = F.interpolate(student, size=(8, 9), mode="bilinear", align_corners=align_corners)
+    mapped = torch.einsum("tc,bchw->bthw", loss.projection.weight[:, :, 0, 0], resized)
+    mapped = mapped + loss.projection.bias[:, None, None]
+    value = loss(prediction(align_corners, head=student), prediction(head=teacher), None)
+    torch.testing.assert_close(value, ((mapped - teacher) ** 2).mean())
+
+    table = {"head": 6}
+    loss = FitNet(Task(3, 255, Features("student", table, {}), Features("teacher", table, {})), projection="none")
+    value = loss(prediction(head=teacher + 1), prediction(head=teacher), None)
+    assert value.item() == pytest.approx(1, rel=1e-5) and not list(loss.parameters())
+    with pytest.raises(ValueError, match="projection none needs equal widths, got 4 and 6 channels"):
+        FitNet(make_task(), projection="none")
+
+
 def test_gradients_reach_student_and_map():
     loss = FitNet(make_task()).double()
     student = torch.randn(1, 4, 3, 2, dtype=torch.float64, requires_grad=True)

@@ -87,6 +87,26 @@ def test_zero_for_equal_networks_and_gradcheck_of_both():
     assert torch.autograd.gradcheck(value, (student.logits, prediction(1, 4, 6).logits))
 
 
+@pytest.mark.parametrize("guide", ["mean", "detached_mean"])
+def test_mean_of_both_as_the_guide(guide):
+    student, teacher = prediction(0), prediction(1, 6, 4)
+    loss = KL(TASK, temperature=5.0, guide=guide)
+    resized = F.interpolate(teacher.logits, size=(3, 5), mode="bilinear")
+    mean = (student.logits + resized) / 2
+    value = loss(student, teacher, None)
+    assert value.item() == pytest.approx(25 * by_loop(student.logits, mean, 5.0), rel=1e-12)
+    found = torch.autograd.grad(value, (student.logits, teacher.logits), allow_unused=True)
+    if guide == "detached_mean":
+        mean = mean.detach()
+    log_q, p = F.log_softmax(student.logits / 5, 1), F.softmax(mean / 5, 1)
+    literal = 25 * F.kl_div(log_q, p, reduction="sum") / (2 * 3 * 5)
+    wanted = torch.autograd.grad(literal, (student.logits, teacher.logits), allow_unused=True)
+    torch.testing.assert_close(found[0], wanted[0])
+    assert (found[1] is None) == (guide == "detached_mean")
+    if found[1] is not None:
+        torch.testing.assert_close(found[1], wanted[1])
+
+
 def test_half_precision_is_raised():
     student, teacher = prediction(0), prediction(1)
     for p in (student, teacher):

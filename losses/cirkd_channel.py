@@ -1,0 +1,120 @@
+"""CIRKDv2, channel terms: Yang et al., "CIRKDV2: Cross-Image Relational Knowledge Distillation with Contextual Modeling", 2025."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._gcn import projection_head
+from ._memory import Memory, gathered, of_first
+from ._pair import Pair
+from ._relations import image_pair_divergence, row_divergence, unit
+from ._task import Prediction, Task, at_least_float32
+
+
+class CIRKDChannel(nn.Module):
+    """The relations of CIRKD between channels: a channel is the vector of its values at all positions of an image.
+
+        z^s = unit_n( head(pool(s)) ),  z^t = unit_n( pool(t) ),  pool averages windows of 4x4 pixels
+        minibatch = mean over ordered pairs of images (i, j) and rows of KL( softmax(z^t_i z^t_j^T / tau) || softmax(z^s_i z^s_j^T / tau) )
+        memory    = T^2 * mean over B*C' rows of KL( softmax(z^t Q^T / (tau T)) || softmax(z^s Q^T / (tau T)) )
+        mse       = mean over B*C'*N of ( z^s - z^t )^2
+
+    Q holds the vectors in random slots of one memory of teacher channels, whatever their image and number. In training
+    the memory takes up the batch before Q is drawn.
+
+    Source: channel terms of the second release, weights 1, 0.1 and 100. There the sides of the map must be multiples of
+    the window's; here the last windows may be smaller.
+
+    Args:
+        task: sizes of this run; needs a teacher.
+        feature: name of the student's feature; `head` is what the classifier reads.
+        teacher_feature: name of the teacher's feature; the same name when left out.
+        minibatch, memory, mse: weights of the parts; 0 leaves a part out.
+        temperature: T > 0. contrast_temperature: tau > 0; similarities lie in [-1, 1].
+        channel_memory: vectors kept. channel_contrast: vectors in Q.
+        channels_per_batch: how many random vectors the images of all processes add at most.
+        pool: side of the averaged windows in pixels of the map.
+        filled_only: leave slots out of Q that no vector was written to yet; the released code starts from random ones.
+        half_memory: keep the vectors as float16.
+
+    Shapes:
+        student map: (B, C, h, w); teacher map: (B, C', h', w'), of one size in the whole run for `memory`. A student map
+        of another size is resized bilinearly to the teacher's. target: not used. returns: {minibatch, memory, mse} of
+        the parts left in, weighted scalars; nats, nats, no unit. The teacher gets no gradient from the first two.
+
+    Raises:
+        ValueError: a temperature or a size <= 0, all weights 0 or one negative, no teacher, or a feature that a network
+            does not have; in training, teacher maps of another size than the memory was made for.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        feature: str = "head",
+        teacher_feature: str | None = None,
+        minibatch: float = 1.0,
+        memory: float = 0.1,
+        mse: float = 100.0,
+        temperature: float = 1.0,
+        contrast_temperature: float = 0.1,
+        channel_memory: int = 10000,
+        channel_contrast: int = 2048,
+        channels_per_batch: int = 256,
+        pool: int = 4,
+        filled_only: bool = False,
+        half_memory: bool = False,
+    ):
+        super().__init__()
+        weights = minibatch, memory, mse
+        if min(temperature, contrast_temperature) <= 0:
+            raise ValueError(f"cirkd_channel: temperatures must be above 0, got {temperature} and {contrast_temperature}")
+        if min(weights) < 0 or not any(weights):
+            raise ValueError(f"cirkd_channel: minibatch, memory and mse must not be negative, nor all 0; got {weights}")
+        sizes = channel_memory, channel_contrast, channels_per_batch, pool
+        if min(sizes) < 1:
+            raise ValueError(f"cirkd_channel: memory, contrast, channels_per_batch and pool must be at least 1, got {sizes}")
+        self.pair = Pair(task, "cirkd_channel", feature, teacher_feature)
+        self.head = projection_head(self.pair.student_channels, self.pair.teacher_channels)
+        self.minibatch_weight, self.memory_weight, self.mse_weight = weights
+        self.memory = Memory(1, channel_memory, half_memory) if memory else None
+        self.temperature, self.contrast_temperature = temperature, contrast_temperature
+        self.contrast = channel_contrast
+        self.channels_per_batch = channels_per_batch
+        self.pool = pool
+        self.filled_only = filled_only
+
+    def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> dict[str, Tensor]:
+        pooled = (F.avg_pool2d(x, self.pool, self.pool, ceil_mode=True) for x in self.pair.maps(student, teacher))
+        guess, goal = pooled
+        guess = at_least_float32(self.head(guess))
+        parts = {}
+        with torch.autocast(goal.device.type, enabled=False):
+            guess, goal = (unit(x.flatten(2), 2) for x in (guess, goal))  # (B, C', N)
+            if self.minibatch_weight:
+                divergence = image_pair_divergence(guess, guess, goal, goal, self.contrast_temperature)
+                parts["minibatch"] = self.minibatch_weight * divergence
+            if self.memory_weight:
+                parts["memory"] = self.memory_weight * self.against_memory(guess.flatten(0, 1), goal.flatten(0, 1))
+            if self.mse_weight:
+                parts["mse"] = self.mse_weight * F.mse_loss(guess, goal)
+        return parts
+
+    def against_memory(self, guess: Tensor, goal: Tensor) -> Tensor:
+        """The unweighted memory part for the vectors of all images' channels, (B C', N)."""
+        self.memory.prepare(goal.shape[1], goal.device)
+        if self.training:
+            self.remember(goal.detach())
+        keys = self.memory.sample(self.contrast, self.filled_only).to(goal.dtype)
+        scale = 1 / (self.contrast_temperature * self.temperature)
+        return self.temperature**2 * row_divergence(guess * scale, keys, goal * scale, keys) / len(goal)
+
+    def remember(self, goal: Tensor) -> None:
+        """Writes random ones of all processes' (B C', N) unit vectors into the memory."""
+        vectors = torch.cat(gathered(goal))
+        chosen = of_first(self.draw(len(vectors)).to(goal.device))[: self.channels_per_batch]
+        self.memory.write([0], [len(chosen)], vectors[chosen])
+
+    def draw(self, count: int) -> Tensor:
+        """A random order of the numbers 0..count-1; that of the first process counts."""
+        return torch.randperm(count)

@@ -1,0 +1,88 @@
+"""CIRKD, mini-batch term: Yang et al., "Cross-Image Relational Knowledge Distillation", CVPR 2022, arXiv 2204.06986."""
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._memory import gathered, this_process
+from ._pair import Pair
+from ._relations import image_pair_divergence, unit
+from ._task import Prediction, Task
+
+
+class CIRKDMinibatch(nn.Module):
+    """KL divergence between the similarities of each pixel to all pixels of each image of the batch.
+
+        f = unit_c( pool(map) ),    S_ij = f_i f_j^T / T    (N x N)
+        L = 1 / B^2 * sum_ij 1 / N * sum_rows KL( softmax(S^t_ij) || softmax(S^s_ij) )
+
+    over all ordered pairs of images (i, j), i = j among them.
+
+    Source: mini-batch based pixel-to-pixel distillation of the paper, weight 1; there is no factor T^2. The second
+    release averages windows of 4x4 pixels first, in maps of at least 256x256 (`pool`, `pool_from`); the first did not.
+    Similarities are made a block of rows at a time and never kept: memory is linear in N.
+
+    Args:
+        task: sizes of this run; needs a teacher.
+        feature: name of the student's feature; `head` is what the classifier reads.
+        teacher_feature: name of the teacher's feature; the same name when left out.
+        temperature: T > 0; similarities lie in [-1, 1].
+        pool: side of the averaged windows in pixels of the map, 1 for none; the last ones may be smaller.
+        pool_from: (height, width) a map must reach, both, to be pooled.
+        gather: compare with the images of all processes; the gradient runs through this process's own. The released
+            codes see a process's images only, which with one image per process leaves nothing across images.
+
+    Shapes:
+        student map: (B, C, h, w); teacher map: (B, C', h', w'), any channels. A student map of another size is resized
+        bilinearly to the teacher's. target: not used. returns: scalar, mean over pairs and rows, in nats. The teacher
+        gets no gradient.
+
+    Raises:
+        ValueError: temperature <= 0, pool < 1, no teacher, or a feature that a network does not have.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        feature: str = "head",
+        teacher_feature: str | None = None,
+        temperature: float = 0.1,
+        pool: int = 4,
+        pool_from: tuple[int, int] = (256, 256),
+        gather: bool = False,
+    ):
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"cirkd_minibatch: temperature must be above 0, got {temperature}")
+        if pool < 1:
+            raise ValueError(f"cirkd_minibatch: pool must be at least 1 pixel, got {pool}")
+        self.pair = Pair(task, "cirkd_minibatch", feature, teacher_feature)
+        self.temperature = temperature
+        self.pool, self.pool_from = pool, pool_from
+        self.gather = gather
+
+    def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
+        guess, goal = self.pair.maps(student, teacher)
+        if len(goal) == 1 and not self.gather:
+            warnings.warn("cirkd_minibatch: one image per process has no other to compare with; set gather: true", stacklevel=2)
+        with torch.autocast(goal.device.type, enabled=False):
+            guess, goal = self.pixels(guess), self.pixels(goal)
+            guess_keys, goal_keys = (guess, goal) if not self.gather else (of_all(guess), of_all(goal))
+            return image_pair_divergence(guess, guess_keys, goal, goal_keys, self.temperature)
+
+    def pixels(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, N, C) of unit length."""
+        height, width = features.shape[-2:]
+        if self.pool > 1 and height >= self.pool_from[0] and width >= self.pool_from[1]:
+            features = F.avg_pool2d(features, self.pool, self.pool, ceil_mode=True)
+        return unit(features.flatten(2), 1).mT
+
+
+def of_all(x: Tensor) -> Tensor:
+    """x of all processes along the batch; this process's part keeps its gradient."""
+    parts = gathered(x)
+    parts[this_process()] = x
+    return torch.cat(parts)

@@ -1,0 +1,116 @@
+"""CIRKDv2: Yang et al., "CIRKDV2: Cross-Image Relational Knowledge Distillation with Contextual Modeling", report 2025."""
+
+from types import SimpleNamespace
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ._gcn import GCN
+from ._pair import Pair
+from ._task import Prediction, Task
+from .cirkd_channel import CIRKDChannel
+from .cirkd_memory import CIRKDMemory
+from .cirkd_minibatch import CIRKDMinibatch
+from .fitnet import FitNet
+
+
+class CIRKDv2(nn.Module):
+    """All feature terms of CIRKDv2 behind one adapter: the student's feature passes a self-attention block first.
+
+        f = GCN(s),    L = w_1 FitNet(f, t) + w_2 CIRKDMinibatch(f, t) + CIRKDMemory(f, t) + CIRKDChannel(f, t)
+
+    Source: second release; beside it go `cross_entropy` and `kl`, both of weight 1. The classifier does not read f. The
+    released code drops the block where the weight of FitNet is 0; here `gcn` alone decides. Its SegFormer script has
+    `gcn: false, pixel_memory: 2000`; fitnet is 1 or 10 by student.
+
+    Args:
+        task: sizes of this run; needs a teacher.
+        feature: name of the student's feature; `head` is what the classifier reads.
+        teacher_feature: name of the teacher's feature; the same name when left out.
+        gcn: with the self-attention block.
+        fitnet, minibatch_pixel, memory_pixel, memory_region, minibatch_channel, memory_channel, channel_mse: weights of
+            the parts; 0 leaves a part out.
+        temperature, contrast_temperature: T and tau, see CIRKDMemory; tau is also the temperature of the two mini-batch
+            parts.
+        pixel_memory, region_memory, channel_memory: vectors kept, per class or in all.
+        pixel_contrast, region_contrast, channel_contrast: vectors a pixel or channel is compared with.
+        enqueue, filled_only, half_memory: see CIRKDMemory. gather: see CIRKDMinibatch.
+
+    Shapes:
+        student map: (B, C, h, w); teacher map: (B, C', h', w'). A student map of another size is resized bilinearly to
+        the teacher's, behind the block. target: (B, H, W) int64. returns: {part: weighted scalar} of the parts left in.
+
+    Raises:
+        ValueError: all weights 0 or one negative, or what one of the four losses does not allow.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        feature: str = "head",
+        teacher_feature: str | None = None,
+        gcn: bool = True,
+        fitnet: float = 1.0,
+        minibatch_pixel: float = 1.0,
+        memory_pixel: float = 0.1,
+        memory_region: float = 0.1,
+        minibatch_channel: float = 1.0,
+        memory_channel: float = 0.1,
+        channel_mse: float = 100.0,
+        temperature: float = 1.0,
+        contrast_temperature: float = 0.1,
+        pixel_memory: int = 20000,
+        region_memory: int = 2000,
+        channel_memory: int = 10000,
+        pixel_contrast: int = 4096,
+        region_contrast: int = 1024,
+        channel_contrast: int = 2048,
+        enqueue: Literal["class_pixels", "legacy"] = "class_pixels",
+        filled_only: bool = False,
+        half_memory: bool = False,
+        gather: bool = False,
+    ):
+        super().__init__()
+        memories, channels = (memory_pixel, memory_region), (minibatch_channel, memory_channel, channel_mse)
+        weights = fitnet, minibatch_pixel, *memories, *channels
+        if min(weights) < 0 or not any(weights):
+            raise ValueError(f"cirkd_v2: the weights must not be negative, nor all 0; got {weights}")
+        self.feature = feature
+        names = {"feature": feature, "teacher_feature": teacher_feature}
+        kept = {"filled_only": filled_only, "half_memory": half_memory}
+        temperatures = {"temperature": temperature, "contrast_temperature": contrast_temperature}
+        self.gcn = GCN(Pair(task, "cirkd_v2", **names).student_channels) if gcn else None
+        self.fitnet_weight, self.minibatch_weight = fitnet, minibatch_pixel
+        self.fitnet = FitNet(task, **names) if fitnet else None
+        self.minibatch = self.memory = self.channel = None
+        if minibatch_pixel:
+            self.minibatch = CIRKDMinibatch(task, temperature=contrast_temperature, gather=gather, **names)
+        if any(memories):
+            self.memory = CIRKDMemory(
+                task, pixel=memory_pixel, region=memory_region, pixel_memory=pixel_memory, region_memory=region_memory,
+                pixel_contrast=pixel_contrast, region_contrast=region_contrast, enqueue=enqueue,
+                **names, **kept, **temperatures,
+            )  # fmt: skip
+        if any(channels):
+            self.channel = CIRKDChannel(
+                task, minibatch=minibatch_channel, memory=memory_channel, mse=channel_mse, channel_memory=channel_memory,
+                channel_contrast=channel_contrast, **names, **kept, **temperatures,
+            )  # fmt: skip
+
+    def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> dict[str, Tensor]:
+        adapted = student.features[self.feature]
+        if self.gcn is not None:
+            adapted = self.gcn(adapted)
+        student = SimpleNamespace(features={self.feature: adapted}, align_corners=student.align_corners)
+        parts = {}
+        if self.fitnet is not None:
+            parts["fitnet"] = self.fitnet_weight * self.fitnet(student, teacher, target)
+        if self.minibatch is not None:
+            parts["minibatch_pixel"] = self.minibatch_weight * self.minibatch(student, teacher, target)
+        if self.memory is not None:
+            parts |= {f"memory_{name}": value for name, value in self.memory(student, teacher, target).items()}
+        if self.channel is not None:
+            names = {"minibatch": "minibatch_channel", "memory": "memory_channel", "mse": "channel_mse"}
+            parts |= {names[name]: value for name, value in self.channel(student, teacher, target).items()}
+        return parts

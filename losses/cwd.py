@@ -1,0 +1,58 @@
+"""CWD: Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, arXiv 2011.13256."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ._pair import Pair
+from ._relations import divergence
+from ._task import Prediction, Task
+
+
+class CWD(nn.Module):
+    """KL divergence between the teacher's and the student's spatial distribution of every channel.
+
+        L = T^2 / (B C) * sum_bc KL( softmax_n(t / T) || softmax_n(W s / T) )
+
+    Source: eqs. 3 and 4 of the paper; T = 4, weight 3 on logits and 50 on features. W is a 1x1 convolution without
+    bias, trained with the student, only where the widths differ. CIRKD's released code divides by the student's
+    channels before W, not by those compared: with 128 of 512 channels its loss is 4 times the mean over channels, and
+    its weight 50 is made for that. It takes the logarithm of a softmax, which may be -inf where this form is finite.
+
+    Args:
+        task: sizes of this run; needs a teacher.
+        feature: name of the student's feature; None compares the logits.
+        teacher_feature: name of the teacher's feature; the same name when left out.
+        temperature: T > 0, in units of the map.
+        divisor: C. `student`: the student's channels before W (released). `teacher`: the channels compared (paper).
+
+    Shapes:
+        student map: (B, C, h, w); teacher map: (B, C', h', w'). A student map of another size is resized bilinearly to
+        the teacher's. target: not used. returns: scalar, mean over B and C, in nats.
+
+    Raises:
+        ValueError: temperature <= 0, no teacher, or a feature that a network does not have.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        feature: str | None = None,
+        teacher_feature: str | None = None,
+        temperature: float = 4.0,
+        divisor: Literal["student", "teacher"] = "student",
+    ):
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"cwd: temperature must be above 0, got {temperature}")
+        self.pair = Pair(task, "cwd", feature, teacher_feature)
+        self.temperature = temperature
+        channels = self.pair.student_channels, self.pair.teacher_channels
+        self.channels = channels[0] if divisor == "student" else channels[1]
+        self.projection = nn.Conv2d(*channels, 1, bias=False) if channels[0] != channels[1] else None
+
+    def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
+        guess, goal = self.pair.maps(student, teacher, self.projection)
+        guess, goal = (x.flatten(2) / self.temperature for x in (guess, goal))  # (B, C', N)
+        return self.temperature**2 * divergence(guess, goal, 2).sum() / (len(goal) * self.channels)

@@ -1,0 +1,53 @@
+"""ICKD: Liu et al., "Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge Distillation", ICCV 2021."""
+
+import torch
+from torch import Tensor, nn
+
+from ._pair import Pair
+from ._relations import unit
+from ._task import Prediction, Task, at_least_float32
+
+
+class ICKD(nn.Module):
+    """Channels that go together in the teacher's map go together in the student's.
+
+        G = F F^T, F: (C, N) per image,   L = 1/(B C) sum_bij ( g^S_ij - g^T_ij )^2,   g_i = G_i / ||G_i||_2
+
+    Source: the authors' released code (weight 2.5), where the student's feature passes a learnt 1x1 convolution and
+    batch norm to the teacher's channels; and AICSD's code, which takes the K raw logits for channels, without any map
+    between. The paper's own reduction differs and was not at hand.
+
+    Args:
+        task: sizes of this run; needs a teacher.
+        feature: name of the student's feature; None compares the logits.
+        teacher_feature: name of the teacher's feature; the same name when left out.
+
+    Shapes:
+        student map: (B, C', h, w), teacher map: (B, C, h', w'). A student map of another size is resized bilinearly to
+        the teacher's, behind the learnt part. target: not used. returns: scalar without unit, 0 to 4.
+
+    Raises:
+        ValueError: no teacher, or a feature that a network does not have (the error lists those it has).
+    """
+
+    def __init__(self, task: Task, *, feature: str | None = "stage4", teacher_feature: str | None = None):
+        super().__init__()
+        self.pair = Pair(task, "ickd", feature, teacher_feature)
+        widths = self.pair.student_channels, self.pair.teacher_channels
+        self.embed = None
+        if self.pair.student != "logits":
+            self.embed = nn.Sequential(nn.Conv2d(*widths, 1, bias=False), nn.BatchNorm2d(widths[1]))
+
+    def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
+        found, goal = (correlations(x) for x in self.pair.maps(student, teacher, self.embed))
+        return (found - goal).square().sum((1, 2)).mean() / goal.shape[1]
+
+
+def correlations(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, C, C): inner products of the channels, every row of unit length."""
+    with torch.autocast(x.device.type, enabled=False):
+        rows = at_least_float32(x).flatten(2)  # (B, C, N)
+        if rows.requires_grad:
+            # of a batch of 1, torch 2.15's batch norm on CPU misreads a gradient that comes transposed
+            rows.register_hook(lambda gradient: None if gradient is None else gradient.contiguous())
+        return unit(rows @ rows.mT, 2)

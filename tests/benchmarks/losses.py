@@ -1,0 +1,226 @@
+"""Time and memory of every loss in losses/: forward and backward at the sizes of the published experiments.
+
+    python tests/benchmarks/losses.py [LOSS ...] [--crop 512 512] [--batch 2] [--classes 19] [--repeats 3] ...
+
+Each measurement (arm) is a process of its own: `ours` is the loss, `literal` its formula as it stands in one of the
+transcriptions_*.py beside this file, where a function has the loss' file name and takes (loss, student, teacher,
+target) with the built loss first, for its adapters and arguments. `step` is what a training step costs without
+distillation: student forward and backward, teacher forward, cross entropy.
+
+Time is the median over repeats, after one that is not counted unless it is the only one; memory the peak resident size over what was there
+before the first one (networks, features, adapters), so that it includes the gradients. Features are random, of the
+channels and strides of the two networks; the label is a map of random regions with a part of them ignored.
+"""
+
+import argparse
+import functools
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from segkd.losses._task import Features, Task
+from segkd.losses.cross_entropy import CrossEntropy
+from segkd.models._prediction import Prediction
+from segkd.models.deeplabv3 import DeepLabV3
+from segkd.runner import parts
+
+HERE = Path(__file__).parent
+IGNORE = 255
+GIB = 2**30
+
+
+def transcriptions() -> dict[str, Callable]:
+    """Loss name -> its literal formula, from all transcriptions_*.py."""
+    found = {}
+    for path in sorted(HERE.glob("transcriptions_*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found |= {name: getattr(module, name) for name in parts.names("losses") if hasattr(module, name)}
+    return found
+
+
+def network(backbone: str, classes: int) -> DeepLabV3:
+    return DeepLabV3(classes, backbone=backbone, stem="v1c", dilation_rule="mmseg")
+
+
+def feature_table(role: str, net: DeepLabV3) -> Features:
+    norms = {name: (torch.ones(channels), torch.zeros(channels)) for name, channels in net.channels.items()}
+    return Features(role, net.channels, net.strides, norms=norms)
+
+
+def random_target(options: argparse.Namespace) -> Tensor:
+    """(B, H, W) labels: regions of 32 x 32 pixels, a tenth of them ignored."""
+    height, width = options.crop
+    regions = torch.randint(options.classes, (options.batch, -(-height // 32), -(-width // 32)))
+    regions[torch.rand(regions.shape) < 0.1] = IGNORE
+    return regions.repeat_interleave(32, 1).repeat_interleave(32, 2)[:, :height, :width].contiguous()
+
+
+def random_prediction(net: DeepLabV3, features: Features, options: argparse.Namespace, learns: bool) -> Prediction:
+    """A prediction of the network's sizes, with the features wanted of it; its maps collect a gradient if it learns."""
+
+    def random_map(channels: int, stride: int) -> Tensor:
+        height, width = (-(-side // stride) for side in options.crop)
+        return torch.randn(options.batch, channels, height, width).requires_grad_(learns)
+
+    maps = {name: random_map(features.channels[name], features.strides[name]) for name in sorted(features.wanted)}
+    return Prediction(random_map(options.classes, net.strides["head"]), net.align_corners, features=maps)
+
+
+def loss_arm(name: str, literal: bool, options: argparse.Namespace) -> Callable[[], None]:
+    """One forward and backward of a loss, or of its transcription, on fixed features."""
+    with torch.device("meta"):  # for their tables of channels and strides
+        nets = network(options.student, options.classes), network(options.teacher, options.classes)
+    tables = [feature_table(role, net) for role, net in zip(("student", "teacher"), nets, strict=True)]
+    loss = parts.build("losses", name, {}, Task(options.classes, IGNORE, *tables))
+    student = random_prediction(nets[0], tables[0], options, learns=True)
+    teacher = random_prediction(nets[1], tables[1], options, learns=False)
+    target = random_target(options)
+
+    forward = functools.partial(transcriptions()[name], loss) if literal else loss
+
+    def run() -> None:
+        value = forward(student, teacher, target)
+        total = sum(value.values()) if isinstance(value, dict) else value
+        total.backward()
+        clear_gradients([loss], [student.logits, *student.features.values()])
+
+    return run
+
+
+def step_arm(options: argparse.Namespace) -> Callable[[], None]:
+    """One plain training step and a forward of the teacher, without the optimizer's update."""
+    student, teacher = (network(name, options.classes) for name in (options.student, options.teacher))
+    teacher.eval().requires_grad_(False)
+    loss = CrossEntropy(Task(options.classes, IGNORE, Features("student", student.channels, student.strides)))
+    images = torch.randint(256, (options.batch, 3, *options.crop), dtype=torch.uint8)
+    target = random_target(options)
+
+    def run() -> None:
+        with torch.no_grad():
+            teacher(images)
+        loss(student(images), None, target).backward()
+        clear_gradients([student], [])
+
+    return run
+
+
+def clear_gradients(modules: list[nn.Module], leaves: list[Tensor]) -> None:
+    for tensor in [*leaves, *(parameter for module in modules for parameter in module.parameters())]:
+        tensor.grad = None
+
+
+def resident(field: str) -> int:
+    """Bytes of this process: VmRSS now, VmHWM at its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def timed(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measure(arm: str, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds and peak GiB of one arm, in this process."""
+    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    limit = int(options.memory * GIB)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    kind, _, name = arm.partition(" ")
+    run = step_arm(options) if kind == "step" else loss_arm(name, kind == "literal", options)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew here
+    before = resident("VmRSS")
+    warm_up, *seconds = [timed(run)]
+    while len(seconds) < options.repeats and warm_up < options.patience:
+        seconds.append(timed(run))
+    return {"seconds": statistics.median(seconds or [warm_up]), "gib": (resident("VmHWM") - before) / GIB}
+
+
+def in_child(arm: str, options: argparse.Namespace) -> dict:
+    """The measurement of an arm in a fresh process, or {"fault": why there is none}."""
+    command = [sys.executable, __file__, "--arm", arm, *sys.argv[1:]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    if "allocate memory" in done.stderr or done.returncode < 0:
+        return {"fault": f"needs more than {options.memory:g} GiB"}
+    return {"fault": (done.stderr.strip().splitlines() or ["no message"])[-1]}
+
+
+def table(title: str, heads: list[str], rows: list[list[str]]) -> str:
+    lines = [f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def cells(result: dict | None) -> list[str]:
+    if result is None:
+        return ["", ""]
+    return [result["fault"], ""] if "fault" in result else [f"{result['seconds']:.3f}", f"{result['gib']:.2f}"]
+
+
+def ratio(ours: dict, literal: dict | None, key: str) -> str:
+    both = literal is not None and key in ours and key in literal and ours[key] > 0
+    return f"{literal[key] / ours[key]:.1f}" if both else ""
+
+
+def report(names: list[str], options: argparse.Namespace) -> None:
+    height, width = options.crop
+    print(
+        f"crop {height} x {width}, batch {options.batch}, {options.classes} classes, DeepLabV3 {options.student} from "
+        f"{options.teacher}, float32, {options.threads} threads, torch {torch.__version__}\n"
+    )
+    written = transcriptions()
+    step = in_child("step", options)
+    costs, shares = [], []
+    for name in names:
+        ours = in_child(f"ours {name}", options)
+        literal = in_child(f"literal {name}", options) if name in written and "fault" not in ours else None
+        ratios = [ratio(ours, literal, key) for key in ("seconds", "gib")]
+        costs.append([name, *cells(ours), *cells(literal), *ratios])
+        if "seconds" in ours and "seconds" in step:
+            share = ours["seconds"] / (ours["seconds"] + step["seconds"])
+            shares.append([name, f"{100 * share:.1f} %", f"{ours['gib'] / step['gib']:.2f}"])
+        print(f"{name}: {ours} {literal or ''}", file=sys.stderr)
+    heads = ["loss", "s", "peak GiB", "literal s", "literal peak GiB", "times faster", "times less memory"]
+    print(table("Forward and backward", heads, costs))
+    print(f"A step without distillation: {' s, '.join(cells(step))} GiB peak over the weights.\n")
+    print(table("Share of a training step", ["loss", "time of step + loss", "memory / step's memory"], shares))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time and memory of the losses; prints Markdown tables.")
+    parser.add_argument("losses", nargs="*", metavar="LOSS", help="file names in losses/; all when left out")
+    parser.add_argument("--crop", type=int, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"), help="in pixels")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--classes", type=int, default=19)
+    parser.add_argument("--student", default="resnet18", help="backbone of the student's DeepLabV3")
+    parser.add_argument("--teacher", default="resnet101", help="backbone of the teacher's DeepLabV3")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--patience", type=float, default=30.0, metavar="S", help="what takes longer is run once only")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--memory", type=float, default=12.0, metavar="GIB", help="an arm that needs more is given up")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    unknown = sorted(set(options.losses) - set(parts.names("losses")))
+    if unknown:
+        parser.error(f"no losses/{unknown[0]}.py; there are: {', '.join(parts.names('losses'))}")
+    if options.arm:
+        print(json.dumps(measure(options.arm, options)))
+    else:
+        report(options.losses or parts.names("losses"), options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""What the tests of whole runs share: a recipe that trains in a second, and commands run in processes of their own."""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 180  # seconds before a run counts as hanging
+
+TINY = """
+name: tiny
+data:
+  dataset: synthetic
+  args: {size: [32, 48], length: 15}     # odd: two processes cannot share it evenly
+  crop_size: [32, 32]
+  batch_size: 4
+  workers: 0
+networks:
+  student: {model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8}}
+losses:
+  - {loss: cross_entropy}
+optimizer: {lr: 0.02}
+schedule: {iterations: 4}
+evaluate: {every: 2, batch_size: 5}
+tracking: {wandb: disabled, images: 1, every: 2}
+"""
+
+
+@dataclass
+class Result:
+    """How a run ended: exit codes and outputs of its processes, process 0 first."""
+
+    codes: list[int]
+    out: str
+    err: str
+
+    @property
+    def code(self) -> int:
+        """The exit code all processes agree on."""
+        assert len(set(self.codes)) == 1, f"exit codes differ: {self.codes}\n{self.err}"
+        return self.codes[0]
+
+
+class Commands:
+    """Runs the scripts of runner/ (or any other, by its path) one at a time, in a folder."""
+
+    def __init__(self):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        self.server = subprocess.Popen([sys.executable, str(Path(__file__).parent / "fork_server.py")], env=environment,
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=False, bufsize=0)
+        self.folder, self.processes = Path(), []  # those of the run that has not been waited for
+
+    def __call__(self, folder: Path, script: str, *arguments: str, **settings) -> Result:
+        """Runs a script to its end."""
+        self.start(folder, script, *arguments, **settings)
+        return self.wait()
+
+    def start(self, folder: Path, script: str, *arguments: str, processes: int = 1,
+              environment: dict[str, str] | None = None, file_limit: int | None = None) -> None:
+        """Starts a script; `processes` of them, joined as torchrun would join them."""
+        if self.processes:  # left running by a test that failed
+            self.signal(signal.SIGKILL)
+            self.wait()
+        path = ROOT / "runner" / f"{script}.py" if not script.endswith(".py") else folder / script
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} if processes > 1 else {}
+        request = {"script": str(path), "arguments": arguments, "folder": str(folder), "processes": processes,
+                   "environment": {**address, **(environment or {})}, "file_limit": file_limit}
+        self.server.stdin.write(json.dumps(request).encode() + b"\n")
+        self.folder = folder
+        self.processes = json.loads(self.server.stdout.readline())
+
+    def running(self) -> bool:
+        """Whether the started script has not ended yet."""
+        return not select.select([self.server.stdout], [], [], 0)[0]
+
+    def signal(self, number: int, rank: int = 0) -> None:
+        """Sends a signal to one process; one that has ended already stays as it is."""
+        if self.running():
+            os.kill(self.processes[rank], number)
+
+    def wait(self) -> Result:
+        """Waits for the started script; one that hangs is killed and fails the test."""
+        hangs = not select.select([self.server.stdout], [], [], PATIENCE)[0]
+        for process in self.processes if hangs else []:
+            os.kill(process, signal.SIGKILL)
+        codes, self.processes = json.loads(self.server.stdout.readline()), []
+        out, err = ("".join((self.folder / f"{name}.{rank}").read_text() for rank in range(len(codes))) for name in ("stdout", "stderr"))
+        assert not hangs, f"no end after {PATIENCE} s\n{out}\n{err}"
+        return Result(codes, out, err)
+
+    def close(self) -> None:
+        self.server.stdin.close()
+        self.server.wait()
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return asked.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Commands]:
+    commands = Commands()
+    yield commands
+    commands.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder with tiny.yaml in it; runs go to its runs/."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+@pytest.fixture
+def distill(server: Commands, folder: Path) -> Callable[..., Result]:
+    """distill("tiny.yaml", "seed=1", ..., processes=2) trains to the end and gives the result, whatever it is."""
+    return lambda *arguments, **settings: server(folder, "distill", *arguments, **settings)

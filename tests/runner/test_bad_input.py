@@ -1,0 +1,201 @@
+"""What a user can get wrong: one screen that says what, where and what to do, exit code 2, and nothing saved is lost."""
+
+import pickle
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false}"
+FOLDER = ("data={dataset: folder, root: data, args: {class_names: [a, b, c]}, crop_size: [32, 32], batch_size: 4, workers: 1}",)
+
+
+class Explosive:
+    """Unpickling this makes a file called `exploded`."""
+
+    def __reduce__(self):
+        return open, ("exploded", "w")
+
+
+def refused(result, *words: str) -> None:
+    """The command ended with 2 and one screen on stderr that holds the words."""
+    assert result.code == 2, result.out + result.err
+    lines = [line for line in result.err.splitlines() if line.strip()]
+    assert 0 < len(lines) < 15 and "Traceback" not in result.err and max(map(len, lines)) < 700, result.err
+    for word in words:
+        assert word in result.err, f"{word!r} is not in: {result.err}"
+
+
+def make_images(folder: Path, count: int = 6) -> None:
+    """data/{train,val}/{images,labels}: noise with three classes."""
+    draw = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (folder / "data" / split / kind).mkdir(parents=True)
+        for number in range(count):
+            pixels, label = draw.integers(0, 256, (40, 48, 3), np.uint8), draw.integers(0, 3, (40, 48), np.uint8)
+            Image.fromarray(pixels).save(folder / "data" / split / f"images/{number}.png")
+            Image.fromarray(label).save(folder / "data" / split / f"labels/{number}.png")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["optimizer.momentun=0.1"], ["command line: optimizer.momentun: unknown key, did you mean 'momentum'?", "weight_decay"]),
+    (["optimizer.lr=fast", "data.batch_size=2.5", "networks.student.width=3"],
+     ["3 mistakes", "optimizer.lr", "'fast'", "data.batch_size", "2.5", "networks.student.width: unknown key"]),
+    (["schedule={}"], ["schedule.iterations: is missing"]),
+    (["networks.student.model=pspent"], ["no models/pspent.py, did you mean 'pspnet'?", "deeplabv3"]),
+    (["networks.student.args.widht=9"], ["networks.student.args.widht: unknown key, did you mean 'width'?"]),
+    (["losses=[{loss: cross_entropy}, {loss: kl}]"], ["losses.1", "kl learns from another network"]),
+    ([TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage9}}]"],
+     ["losses.1 (fitnet)", "networks.student has no feature 'stage9'", "stage4"]),
+    (["losses=[{loss: cross_entropy, weight: 0}]"], ["every term has weight 0"]),
+    (["data.batch_size=5", "loop.accumulate=2"], ["2 parts do not divide data.batch_size"]),
+    (["data.dataset=camvid", "data.args={}", "data.root=nowhere"], ["nowhere", "no such folder", "Expected layout"]),
+    (["data.transform={scale_range: [2.0, 0.5]}"], ["scale_range"]),
+    (["data.args={size: [8, 8]}"], ["size", "at least 32"]),
+    (["data.val_split=validation"], ["no split called 'validation'", "train, val"]),
+    (["networks.student.weights=nowhere.pth"], ["no weights at nowhere.pth"]),
+    (["networks.student.normalize=imagnet"], ["imagnet", "imagenet, cirkd"]),
+    (["evaluate.mode=slide", "evaluate.stride=[40, 40]"], ["stride (40, 40)", "window (32, 32)"]),
+    (["data.batch_size=1"], ["batch"]),
+])
+def test_a_wrong_recipe(distill, folder, arguments, words):
+    refused(distill("tiny.yaml", *arguments), *words)
+    if "batch_size=1" not in arguments[0] and "slide" not in arguments[0]:  # those two show when the networks run
+        assert not (folder / "runs").exists(), "a start that failed leaves no run folder"
+
+
+@pytest.mark.parametrize("text, words", [
+    ("name: !!python/object/apply:os.system ['touch exploded']\n", ["bad.yaml:1"]),
+    ("name: !!python/name:os.system\n", ["bad.yaml:1", "tag"]),
+    ("name: a\n  b: [\n", ["bad.yaml:2", "not valid YAML"]),
+    ("- a list\n", ["bad.yaml", "mapping"]),
+    ("extends: missing.yaml\n", ["there is no recipe file missing.yaml", "bad.yaml"]),
+    ("name: a\nname: b\n", ["bad.yaml:2", "given twice"]),
+])
+def test_a_file_that_is_no_recipe(distill, folder, text, words):
+    (folder / "bad.yaml").write_text(text)
+    refused(distill("bad.yaml"), *words)
+    assert not (folder / "exploded").exists()
+
+
+def test_no_recipe_and_the_traceback_under_debug(distill):
+    refused(distill("nowhere.yaml"), "there is no recipe file nowhere.yaml")
+    shown = distill("nowhere.yaml", "--debug")
+    assert shown.code != 0 and "Traceback" in shown.err and "there is no recipe file nowhere.yaml" in shown.err
+
+
+@pytest.mark.parametrize("damage, words", [
+    ("empty image", ["data/train/images/3.png", "cannot be decoded"]),
+    ("truncated image", ["data/train/images/3.png", "cannot be decoded"]),
+    ("truncated label", ["data/train/labels/3.png", "cannot be decoded"]),
+    ("id out of range", ["data/train/labels/3.png", "label ids 7 are not allowed", "0..2"]),
+    ("label of another size", ["data/train/images/3.png is 40x48", "labels/3.png is 20x24"]),
+    ("coloured label", ["data/train/labels/3.png", "colors: true"]),
+    ("missing label", ["labels/3.png does not exist"]),
+    ("missing folder", ["data/val/images: no such folder"]),
+    ("images of two sizes", ["evaluate.batch_size"]),
+])
+def test_damaged_data(distill, folder, damage, words):
+    make_images(folder)
+    image, label = (folder / f"data/train/{kind}/3.png" for kind in ("images", "labels"))
+    if damage == "empty image":
+        image.write_bytes(b"")
+    elif damage == "truncated image":
+        image.write_bytes(image.read_bytes()[:2000])
+    elif damage == "truncated label":
+        label.write_bytes(label.read_bytes()[:200])
+    elif damage == "id out of range":
+        Image.fromarray(np.full((40, 48), 7, np.uint8)).save(label)
+    elif damage == "label of another size":
+        Image.fromarray(np.zeros((20, 24), np.uint8)).save(label)
+    elif damage == "coloured label":
+        Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(label)
+    elif damage == "missing label":
+        label.unlink()
+    elif damage == "missing folder":
+        shutil.rmtree(folder / "data/val/images")
+    elif damage == "images of two sizes":
+        for kind, shape in (("images", (32, 32, 3)), ("labels", (32, 32))):
+            Image.fromarray(np.zeros(shape, np.uint8)).save(folder / f"data/val/{kind}/1.png")
+    refused(distill("tiny.yaml", *FOLDER), *words)
+
+
+def test_teacher_and_student_of_different_class_counts(distill, folder):
+    make_images(folder)
+    assert distill("tiny.yaml", "name=eight", "schedule.iterations=1").code == 0
+    refused(distill("tiny.yaml", *FOLDER, "losses=[{loss: cross_entropy}, {loss: kl}]",
+                    "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8}, train: false, "
+                    "weights: runs/eight}"), "networks.teacher", "classifier.weight is (8, 8, 1, 1) there, (3, 8, 1, 1) here")
+
+
+def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folder):
+    assert distill("tiny.yaml", "schedule.iterations=1").code == 0
+    good = (folder / "runs/tiny/student/model.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(good[:len(good) // 2])
+    (folder / "empty.pth").write_bytes(b"")
+    (folder / "code.pth").write_bytes(pickle.dumps({"state_dict": Explosive()}))
+    torch.save({"layer": Explosive()}, folder / "zipped.pth")
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished/recipe.yaml").write_text("name: unfinished\n")
+    for weights, words in (("runs/tiny", ["runs/tiny was trained with model: pspnet, the recipe says deeplabv3"]),
+                           ("runs/tiny/student/model.safetensors", ["does not fit this network", "missing", "networks.student"]),
+                           ("cut.safetensors", ["cut.safetensors", "truncated?"]), ("empty.pth", ["empty.pth", "truncated?"]),
+                           ("code.pth", ["code.pth", "could run code"]), ("zipped.pth", ["zipped.pth", "could run code"]),
+                           ("unfinished", ["unfinished", "has not"])):
+        refused(distill("tiny.yaml", "name=other", "networks.student.model=deeplabv3", f"networks.student.weights={weights}"), *words)
+    assert not (folder / "exploded").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(distill, folder):
+    steps = ["schedule={iterations: 6, name: constant}", "loop.save_every=1", "evaluate.every=6", "tracking.every=1"]
+    refused(distill("tiny.yaml", *steps, "optimizer.lr=1.0e+30"), "the loss of iteration", "cross_entropy = nan", "lower optimizer.lr",
+            "nan.json")
+    assert (folder / "runs/tiny/checkpoints/step-00000001/training_state/state.pt").is_file()
+    assert (folder / "runs/tiny/nan.json").is_file() and "NaN" not in (folder / "runs/tiny/metrics.jsonl").read_text()
+
+
+def stopped_after(server, folder: Path, step: int) -> Path:
+    """A run stopped by a signal after iteration `step` or the one behind it; its last checkpoint."""
+    run = folder / "runs/tiny"
+    server.start(folder, "distill", "tiny.yaml", "schedule.iterations=30", "loop.save_every=1", "evaluate.every=30")
+    deadline = time.monotonic() + 60
+    while not (run / f"checkpoints/step-{step:08d}").is_dir() and server.running() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    server.signal(signal.SIGTERM)
+    assert server.wait().code == 143
+    return (run / "checkpoints/last").resolve()
+
+
+def test_a_full_disk_loses_nothing(distill, server, folder):
+    last = stopped_after(server, folder, 2)
+    before = {path: path.read_bytes() for path in last.rglob("*") if path.is_file()}
+    going_on = ["tiny.yaml", "schedule.iterations=30", "loop.save_every=1", "evaluate.every=30", "--resume"]
+    # a limit on the size of a file stops a write half-way, as a full disk does
+    refused(distill(*going_on, file_limit=300_000), "could not be written", "make room and go on with --resume")
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert (folder / "runs/tiny/checkpoints/last").resolve() == last
+    assert distill(*going_on).code == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "code", "another network's"])
+def test_a_damaged_checkpoint_is_named_with_the_way_out(distill, server, folder, damage):
+    last = stopped_after(server, folder, 2)
+    state = last / "training_state/state.pt"
+    if damage == "another network's":
+        assert distill("tiny.yaml", "name=other", "networks.student.model=deeplabv3", "schedule.iterations=1").code == 0
+        shutil.copyfile(folder / "runs/other/checkpoints/last/training_state/state.pt", state)
+    else:
+        content = state.read_bytes()
+        state.write_bytes({"truncated": content[:len(content) // 2], "empty": b"", "garbage": b"not a checkpoint" * 100,
+                           "code": pickle.dumps(Explosive())}[damage])
+    going_on = ["tiny.yaml", "schedule.iterations=30", "loop.save_every=1", "evaluate.every=30", "--resume"]
+    refused(distill(*going_on), f"{last.name}/training_state/state.pt", f"delete runs/tiny/checkpoints/{last.name}")
+    assert not (folder / "exploded").exists()
+    shutil.rmtree(last)  # as the message says
+    assert distill(*going_on).code == 0

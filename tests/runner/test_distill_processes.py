@@ -1,0 +1,108 @@
+"""Several processes: the same samples, every validation image once, the same weights everywhere, and an end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+TEACHER = "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false}"
+ROOT = Path(__file__).parents[2]
+
+# runs distill.py and notes what each process has seen and has in the end
+SPY = """
+import json, os
+from safetensors.torch import save_file
+from segkd.runner import distill
+from segkd.runner.command import run_command
+
+rank, seen = os.environ.get("RANK", "0"), []
+batches, deliver, evaluation = distill.training_batches, distill.deliver, distill.evaluate
+
+def watched(*given, **settings):
+    for batch in batches(*given, **settings):
+        seen.append(batch.indices)
+        yield batch
+
+def last(recipe, graph, *rest):
+    json.dump(seen, open(f"seen-{recipe.name}-{rank}.json", "w"))
+    save_file({key: value.contiguous() for key, value in graph.state_dict().items()}, f"end-{recipe.name}-{rank}.safetensors")
+    deliver(recipe, graph, *rest)
+
+distill.training_batches, distill.deliver = watched, last
+run_command(distill.main)
+"""
+
+
+def test_two_processes_see_the_samples_of_one_and_end_with_equal_weights(server, folder):
+    (folder / "spy.py").write_text(SPY)
+    settings = [TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, after: 1}]", "data.batch_size=8", "loop.accumulate=2"]
+    one = server(folder, "spy.py", "tiny.yaml", *settings, "name=one")
+    two = server(folder, "spy.py", "tiny.yaml", *settings, "name=two", processes=2)
+    assert one.code == 0 and two.code == 0, one.err + two.err
+    assert two.out.count("two 2/4 |") == 2, "only the main process reports"
+
+    alone, first, second = (json.loads((folder / f"seen-{name}.json").read_text()) for name in ("one-0", "two-0", "two-1"))
+    # a batch fetched ahead of the last step may differ in number, so whole steps are compared: 2 parts each
+    for step in range(0, 8, 2):
+        together = [index for part in (step, step + 1) for index in (*first[part], *second[part])]
+        assert together == [index for part in (step, step + 1) for index in alone[part]]
+
+    ends = [load_file(folder / f"end-two-{rank}.safetensors") for rank in (0, 1)]
+    assert "losses.fitnet.projection.weight" in ends[0]
+    assert all(ends[0][key].equal(ends[1][key]) for key in ends[0])
+    log = [json.loads(line) for line in (folder / "runs/two/metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in log] == [1, 2, 3, 4]
+    assert json.loads((folder / "runs/two/environment.json").read_text())["processes"] == 2
+
+
+def test_two_processes_score_every_image_once(distill, server, folder):
+    assert distill("tiny.yaml", "schedule.iterations=1").code == 0
+    scores = []
+    for processes in (1, 2):  # of 15 images one process gets 8, the other 7
+        result = server(folder, "score", "runs/tiny/recipe.yaml", "evaluate.batch_size=1", "--output", f"{processes}.json",
+                        processes=processes)
+        assert result.code == 0, result.err
+        assert result.out.count("frequency-weighted") == 1
+        scores.append(json.loads((folder / f"{processes}.json").read_text()))
+    assert scores[0] == scores[1]
+
+
+def test_two_processes_stop_together_and_resume_exactly(distill, server, folder):
+    settings = ["schedule.iterations=10", "evaluate.every=10", "loop.save_every=2", "data.workers=1"]
+    assert distill("tiny.yaml", "name=whole", *settings, processes=2).code == 0
+    server.start(folder, "distill", "tiny.yaml", *settings, processes=2)
+    while server.running() and not list((folder / "runs/tiny/checkpoints").glob("step-*")):
+        pass
+    server.signal(signal.SIGTERM, rank=1)  # one process is told, both have to leave
+    stopped = server.wait()
+    assert stopped.code == 143, stopped.err
+    assert stopped.out.count("go on with --resume") == 1
+    assert distill("tiny.yaml", *settings, "--resume", processes=2).code == 0
+    ends = [(folder / "runs" / name / "student/model.safetensors").read_bytes() for name in ("whole", "tiny")]
+    assert ends[0] == ends[1]
+
+
+def test_a_batch_that_two_processes_cannot_share_is_one_sentence(distill, folder):
+    result = distill("tiny.yaml", "data.batch_size=5", processes=2)
+    assert result.code == 2 and "Traceback" not in result.err
+    assert "data.batch_size is 5 images in total" in result.err
+    assert distill("tiny.yaml", processes=2).code == 0, "a start that failed leaves nothing to be resumed or overwritten"
+
+
+def test_torchrun_beside_a_package_called_datasets(folder):
+    package = folder / "site/datasets"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("__version__ = '9.9'\n\n\nclass IterableDataset:\n    pass\n")
+    (folder / "site/datasets-9.9.dist-info").mkdir()
+    (folder / "site/datasets-9.9.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: datasets\nVersion: 9.9\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "runner/distill.py"),
+               "tiny.yaml", "data.workers=1", "schedule.iterations=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "site")}
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert "tiny is done" in ended.stdout
+    assert json.loads((folder / "runs/tiny/environment.json").read_text())["processes"] == 2

@@ -1,0 +1,135 @@
+"""Runs that are killed, stopped and started again; run folders and recipes that train others first."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+TEACHER = "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false}"
+# everything that has a state: accumulation, a moving average, clipping, a loss with parameters, workers
+LADEN = [TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, weight: 0.5, after: 3}]",
+         "loop={accumulate: 2, ema: 0.9, clip_norm: 1.0, save_every: 1}", "data.workers=2",
+         "schedule={iterations: 16, name: cosine}", "evaluate.every=8"]
+MEASURED = {"images_per_second", "seconds_waited", "memory_gib"}
+
+
+def rows(run: Path) -> list[dict]:
+    """The log, without what differs between any two runs. The gradient norm stands wherever a write happened to be."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in MEASURED | {"gradient_norm"}} for row in lines]
+
+
+def final(run: Path) -> tuple[bytes, bytes]:
+    """What a run delivers, and its last checkpoint."""
+    return (run / "student/model.safetensors").read_bytes(), (run / "checkpoints/last/student.safetensors").read_bytes()
+
+
+def last_step(run: Path) -> int:
+    """The iteration of the newest complete checkpoint, 0 without one."""
+    return max((int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*")), default=0)
+
+
+def wait_for(server, run: Path, step: int) -> None:
+    """Until the started run has saved iteration `step`, or ended."""
+    deadline = time.monotonic() + 120
+    while last_step(run) < step and server.running() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def test_killed_at_any_moment_a_resumed_run_ends_bit_for_bit_the_same(distill, server, folder):
+    assert distill("tiny.yaml", "name=whole", *LADEN).code == 0
+    whole, run = folder / "runs/whole", folder / "runs/killed"
+    moment, kills = random.Random(0), 0
+    while kills < 6 and last_step(run) < 15:
+        server.start(folder, "distill", "tiny.yaml", "name=killed", *LADEN, "--resume")
+        wait_for(server, run, last_step(run) + moment.randint(0, 2))
+        time.sleep(moment.uniform(0, 0.1))  # a step and its save take about this long, so kills hit both
+        server.signal(signal.SIGKILL)
+        kills += server.wait().codes == [-signal.SIGKILL]
+    assert kills >= 4
+    result = distill("tiny.yaml", "name=killed", *LADEN, "--resume")
+    assert result.code == 0, result.err
+    assert final(run) == final(whole)
+    assert [row["iteration"] for row in rows(run)] == list(range(1, 17))
+    assert rows(run) == rows(whole)
+    assert not list((run / "checkpoints").glob(".step*"))
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_step_saves_and_can_be_resumed(distill, server, folder, number, code):
+    plain = ["data.workers=1", "schedule.iterations=12", "evaluate.every=12"]
+    assert distill("tiny.yaml", "name=whole", *plain).code == 0
+    server.start(folder, "distill", "tiny.yaml", *plain, "loop.save_every=1")
+    wait_for(server, folder / "runs/tiny", 2)
+    server.signal(number)
+    stopped = server.wait()
+    assert stopped.code == code and "Traceback" not in stopped.err, stopped.err
+    step = last_step(folder / "runs/tiny")
+    assert 2 <= step < 12 and f"tiny: stopped after iteration {step} and saved; go on with --resume" in stopped.out
+    resumed = distill("tiny.yaml", *plain, "--resume")
+    assert resumed.code == 0 and f"going on from iteration {step}" in resumed.out
+    assert final(folder / "runs/tiny") == final(folder / "runs/whole")
+    assert rows(folder / "runs/tiny") == rows(folder / "runs/whole")
+
+
+def test_a_second_start_is_refused_resume_of_a_finished_run_only_reports_overwrite_starts_over(distill, folder):
+    assert distill("tiny.yaml").code == 0
+    run = folder / "runs/tiny"
+    before, log = final(run), (run / "metrics.jsonl").read_text()
+    refused = distill("tiny.yaml")
+    assert refused.code == 2 and "--resume" in refused.err and "--overwrite" in refused.err
+    again = distill("tiny.yaml", "--resume")
+    assert again.code == 0 and "| student | pspnet mobilenetv2_035 |" in again.out and "tiny 2/4" not in again.out
+    assert final(run) == before and (run / "metrics.jsonl").read_text() == log
+    broken = distill("tiny.yaml", "losses=[{loss: cross_entropy, args: {class_weights: [1.0]}}]", "--overwrite")
+    assert broken.code == 2 and final(run) == before, "a recipe that cannot be built costs no run"
+    other = distill("tiny.yaml", "optimizer.lr=0.03", "seed=1", "--resume")
+    assert other.code == 2 and "optimizer.lr: 0.02 there, 0.03 here" in other.err and "seed: 0 there, 1 here" in other.err
+    over = distill("tiny.yaml", "seed=1", "--overwrite")
+    assert over.code == 0 and "tiny 2/4" in over.out
+    assert final(run) != before and len(rows(run)) == 4
+
+
+def test_settings_that_do_not_touch_the_weights_may_change_at_a_resume(distill, folder):
+    assert distill("tiny.yaml", "schedule.iterations=2").code == 0
+    result = distill("tiny.yaml", "schedule.iterations=2", "tracking.images=0", "data.workers=1", "evaluate.flip=true", "--resume")
+    assert result.code == 0, result.err
+
+
+def test_teacher_and_baseline_are_trained_first_then_reused_and_refused_when_changed(distill, folder):
+    (folder / "teacher.yaml").write_text("extends: tiny.yaml\nname: teacher\nnetworks: {student: {args: {width: 12}}}\n"
+                                         "schedule: {iterations: 3}\nevaluate: {every: 3}\n")
+    (folder / "plain.yaml").write_text("extends: tiny.yaml\nname: plain\nschedule: {iterations: 2}\n")
+    (folder / "kd.yaml").write_text(
+        "extends: tiny.yaml\nname: kd\nnetworks:\n"
+        "  teacher: {model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false,\n"
+        "            weights: {recipe: teacher.yaml}}\n"
+        "losses: [{loss: cross_entropy}, {loss: kl}]\nbaseline: {recipe: plain.yaml}\nschedule: {iterations: 2}\n")
+    first = distill("kd.yaml")
+    assert first.code == 0, first.err
+    assert 0 < first.out.index("teacher is done") < first.out.index("plain is done") < first.out.index("kd is done")
+    table = [line.split("|")[1].strip() for line in first.out.split("plain is done")[1].splitlines() if line.startswith("|")]
+    assert table[2:] == ["teacher", "student, plain", "student, kd"]
+    # a frozen network is scored with the weights its own run has delivered
+    delivered = json.loads((folder / "runs/teacher/student/config.json").read_text())["miou"]
+    assert json.loads((folder / "runs/kd/teacher.json").read_text())["miou"] == delivered
+
+    stamp = (folder / "runs/teacher/student/model.safetensors").stat().st_mtime_ns
+    second = distill("kd.yaml", "name=kd2")
+    assert second.code == 0 and "teacher 3/3" not in second.out and "plain 2/2" not in second.out
+    assert (folder / "runs/teacher/student/model.safetensors").stat().st_mtime_ns == stamp
+    assert final(folder / "runs/kd") == final(folder / "runs/kd2")
+
+    shutil.rmtree(folder / "runs/teacher/student")  # as if killed while delivering
+    third = distill("kd.yaml", "name=kd3")
+    assert third.code == 0 and "teacher: going on from iteration 3" in third.out
+
+    (folder / "teacher.yaml").write_text((folder / "teacher.yaml").read_text() + "optimizer: {lr: 0.5}\n")
+    changed = distill("kd.yaml", "name=kd4")
+    assert changed.code == 2 and "runs/teacher holds the run of another recipe" in changed.err
+    assert "optimizer.lr: 0.02 there, 0.5 here" in changed.err
+    assert not (folder / "runs/kd4").exists()
