@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class GCN(nn.Module):
-    """Self-attention over the positions of a map, added to it by a convolution of both (CIRKDv2's contextual modelling).
+    """Self-attention over the positions of a map, joined with it by a convolution: CIRKDv2's contextual modelling.
 
         q, k, v = W_q x, W_k x, W_v x,    A = softmax( q k^T / sqrt(C / 2) ) over the keys
         y = relu(BN( W_1 A v )),    out = relu(BN( W_2 [x, y] ))
@@ -26,8 +26,10 @@ class GCN(nn.Module):
         self.query = nn.Conv2d(channels, inner, 1, bias=False)
         self.key = nn.Conv2d(channels, inner, 1, bias=False)
         self.value = nn.Conv2d(channels, inner, 1, bias=False)
-        self.context = nn.Sequential(nn.Conv2d(inner, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
-        self.output = nn.Sequential(nn.Conv2d(2 * channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+        self.context, self.output = (
+            nn.Sequential(nn.Conv2d(given, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+            for given in (inner, 2 * channels)
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         seen = attend(self.query(features), self.key(features), self.value(features))  # (B, C / 2, h, w)
@@ -49,7 +51,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None
 
 
 def projection_head(student_channels: int, teacher_channels: int) -> nn.Sequential:
-    """1x1 convolution to the teacher's width, batch norm, ReLU, 1x1 convolution; no biases: (B, C, h, w) -> (B, C', h, w)."""
+    """1x1 convolution to the teacher's width, batch norm, ReLU, 1x1 convolution, without biases."""
     return nn.Sequential(
         nn.Conv2d(student_channels, teacher_channels, 1, bias=False),
         nn.BatchNorm2d(teacher_channels),

@@ -1,4 +1,4 @@
-"""A memory of the teacher's vectors from earlier batches, the same on all processes, and the exchange that keeps it so."""
+"""A memory of the teacher's vectors from earlier batches, and the exchange that keeps it the same on all processes."""
 
 import torch
 import torch.distributed as dist
@@ -8,7 +8,7 @@ from ._relations import unit
 
 
 class Memory(nn.Module):
-    """Unit vectors in one ring per group (a class); the oldest are overwritten, and before that random ones stand there.
+    """Unit vectors in one ring per group (a class): new ones overwrite the oldest, random ones stand there first.
 
     The vectors are no buffer: wrapping for several processes would send them all, a gigabyte with 19 classes, from the
     first process at every step. Each process writes the same gathered vectors instead. They are made at the first use,
@@ -24,13 +24,13 @@ class Memory(nn.Module):
         self.groups, self.slots = groups, slots
         self.dtype = torch.float16 if half else torch.get_default_dtype()
         # losses are built from the recipe's seed, so that all processes start from the same vectors
-        self.seed = int(torch.randint(2**31, ()))
+        self.seed = int(torch.randint(2**31, (), device="cpu"))
         self.vectors: Tensor | None = None  # (G, S, C)
         self.pointers = [0] * groups
         self.filled = [0] * groups
 
     def prepare(self, width: int, device: torch.device) -> None:
-        """Makes the vectors, or moves them to the device. ValueError: those there are have another length than `width`."""
+        """Makes the vectors, or moves them to the device. ValueError: they are of another length than `width`."""
         if self.vectors is None:
             generator = torch.Generator(device).manual_seed(self.seed)
             self.vectors = torch.empty(self.groups, self.slots, width, dtype=self.dtype, device=device)

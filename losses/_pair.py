@@ -1,4 +1,4 @@
-"""The two maps a loss compares: their names and channels, checked when the loss is built, and how they are brought to one size."""
+"""The two maps a loss compares: names and channels, checked when it is built, and how they come to one size."""
 
 from torch import Tensor, nn
 

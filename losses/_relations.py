@@ -87,8 +87,8 @@ def row_divergence(student: Tensor, student_keys: Tensor, teacher: Tensor, teach
 def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Sum over images and pairs of nodes of (s_i . s_j - t_i . t_j)^2, without any N x N matrix where N is large.
 
-    With more nodes than channels the square is expanded, sum (S^T S - T^T T)^2 = |S S^T|^2 - 2 |S T^T|^2 + |T T^T|^2 with
-    matrices of channels x channels; the differences that are lost to rounding then are about 1e-6 of |S S^T|^2.
+    With more nodes than channels the square is expanded into matrices of channels x channels,
+    sum (S^T S - T^T T)^2 = |S S^T|^2 - 2 |S T^T|^2 + |T T^T|^2. What float32 then loses is about 1e-6 of |S S^T|^2.
 
     Shapes:
         student: (B, C, N), teacher: (B, C', N). returns: scalar.

@@ -37,12 +37,12 @@ class AttentionKL(nn.Module):
     Shapes:
         student.features[feature]: (B, A', M', M'), teacher.features[teacher_feature]: (B, A, M, M): queries, then keys.
         `grid` takes the height and width of each grid of tokens from the shape of that network's logits.
-        target: not used. returns: scalar in nats. Memory beyond the student's gradient does not grow with B or A. No
-        gradient reaches the teacher.
+        target: not used. returns: scalar in nats. Besides the student's maps and their gradient, memory does not grow
+        with B or A. No gradient reaches the teacher.
 
     Raises:
-        ValueError: no teacher, a feature that a network does not have (the error lists those it has), or another number
-            of heads with projection `none`.
+        ValueError: no teacher, a feature that a network does not have (the error lists those it has), or different
+            numbers of heads with projection `none`.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class AttentionKL(nn.Module):
         self.teacher_feature = teacher_feature or feature
         heads = task.student.channels_of(self.feature), task.teacher.channels_of(self.teacher_feature)
         if projection == "none" and heads[0] != heads[1]:
-            raise ValueError(f"attention_kl: projection none needs as many heads in both, got {heads[0]} and {heads[1]}")
+            raise ValueError(f"attention_kl: projection none needs equal heads, got {heads[0]} and {heads[1]}")
         self.projection = nn.Conv2d(*heads, 1) if projection == "affine" else nn.Identity()
         self.stretch = stretch
         self.reduction = reduction

@@ -1,4 +1,4 @@
-"""CIRKDv2, channel terms: Yang et al., "CIRKDV2: Cross-Image Relational Knowledge Distillation with Contextual Modeling", 2025."""
+"""CIRKDv2, channel terms: Yang et al., "CIRKDV2: Cross-Image Relational Knowledge Distillation ...", report 2025."""
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,9 @@ class CIRKDChannel(nn.Module):
     """The relations of CIRKD between channels: a channel is the vector of its values at all positions of an image.
 
         z^s = unit_n( head(pool(s)) ),  z^t = unit_n( pool(t) ),  pool averages windows of 4x4 pixels
-        minibatch = mean over ordered pairs of images (i, j) and rows of KL( softmax(z^t_i z^t_j^T / tau) || softmax(z^s_i z^s_j^T / tau) )
-        memory    = T^2 * mean over B*C' rows of KL( softmax(z^t Q^T / (tau T)) || softmax(z^s Q^T / (tau T)) )
+        D(a, b) = mean over rows of KL( softmax(a) || softmax(b) )
+        minibatch = mean over ordered pairs of images (i, j) of D( z^t_i z^t_j^T / tau, z^s_i z^s_j^T / tau )
+        memory    = T^2 * D( z^t Q^T / (tau T), z^s Q^T / (tau T) )    over the B*C' rows of all images
         mse       = mean over B*C'*N of ( z^s - z^t )^2
 
     Q holds the vectors in random slots of one memory of teacher channels, whatever their image and number. In training
@@ -38,9 +39,9 @@ class CIRKDChannel(nn.Module):
         half_memory: keep the vectors as float16.
 
     Shapes:
-        student map: (B, C, h, w); teacher map: (B, C', h', w'), of one size in the whole run for `memory`. A student map
-        of another size is resized bilinearly to the teacher's. target: not used. returns: {minibatch, memory, mse} of
-        the parts left in, weighted scalars; nats, nats, no unit. The teacher gets no gradient from the first two.
+        student map: (B, C, h, w); teacher map: (B, C', h', w'), of one size in the whole run for `memory`. A student
+        map of another size is resized bilinearly to the teacher's. target: not used. returns: {minibatch, memory, mse}
+        of the parts left in, weighted scalars; nats, nats, no unit. The teacher gets no gradient from the first two.
 
     Raises:
         ValueError: a temperature or a size <= 0, all weights 0 or one negative, no teacher, or a feature that a network
@@ -68,12 +69,13 @@ class CIRKDChannel(nn.Module):
         super().__init__()
         weights = minibatch, memory, mse
         if min(temperature, contrast_temperature) <= 0:
-            raise ValueError(f"cirkd_channel: temperatures must be above 0, got {temperature} and {contrast_temperature}")
+            both = f"{temperature} and {contrast_temperature}"
+            raise ValueError(f"cirkd_channel: temperatures must be above 0, got {both}")
         if min(weights) < 0 or not any(weights):
             raise ValueError(f"cirkd_channel: minibatch, memory and mse must not be negative, nor all 0; got {weights}")
         sizes = channel_memory, channel_contrast, channels_per_batch, pool
         if min(sizes) < 1:
-            raise ValueError(f"cirkd_channel: memory, contrast, channels_per_batch and pool must be at least 1, got {sizes}")
+            raise ValueError(f"cirkd_channel: memory, contrast, channels and pool must be at least 1, got {sizes}")
         self.pair = Pair(task, "cirkd_channel", feature, teacher_feature)
         self.head = projection_head(self.pair.student_channels, self.pair.teacher_channels)
         self.minibatch_weight, self.memory_weight, self.mse_weight = weights

@@ -16,7 +16,8 @@ from ._task import Prediction, Task, at_least_float32
 class CIRKDMemory(nn.Module):
     """KL divergence between the similarities of each pixel to teacher vectors kept from earlier batches, by class.
 
-        z^s = unit(head(s)),  z^t = unit(t),    L = T^2 / M * sum_m KL( softmax(z^t_m Q^T / (tau T)) || softmax(z^s_m Q^T / (tau T)) )
+        z^s = unit_c( head(s) ),    z^t = unit_c(t)
+        L = T^2 / M * sum_m KL( softmax(z^t_m Q^T / (tau T)) || softmax(z^s_m Q^T / (tau T)) )
 
     over the M pixels of the batch that are not ignored. Q holds the vectors in random slots, the same ones of every
     class: of single pixels for `pixel`, of the mean of a class in an image for `region`. In training the
@@ -45,8 +46,8 @@ class CIRKDMemory(nn.Module):
         weighted scalars, mean over M, in nats; 0 with zero gradient when every pixel is ignored (original: NaN).
 
     Raises:
-        ValueError: a temperature or a size <= 0, both weights 0 or one negative, no teacher, or a feature that a network
-            does not have.
+        ValueError: a temperature or a size <= 0, both weights 0 or one negative, no teacher, or a feature that a
+            network does not have.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class CIRKDMemory(nn.Module):
     ):
         super().__init__()
         if min(temperature, contrast_temperature) <= 0:
-            raise ValueError(f"cirkd_memory: temperatures must be above 0, got {temperature} and {contrast_temperature}")
+            both = f"{temperature} and {contrast_temperature}"
+            raise ValueError(f"cirkd_memory: temperatures must be above 0, got {both}")
         if min(pixel, region) < 0 or pixel == region == 0:
-            raise ValueError(f"cirkd_memory: pixel and region must not be negative, nor both 0; got {pixel} and {region}")
+            both = f"{pixel} and {region}"
+            raise ValueError(f"cirkd_memory: pixel and region must not be negative, nor both 0; got {both}")
         sizes = pixel_memory, region_memory, pixel_contrast, region_contrast, pixels_per_class
         if min(sizes) < 1:
             raise ValueError(f"cirkd_memory: memory, contrast and pixels_per_class must be at least 1, got {sizes}")
@@ -80,9 +83,12 @@ class CIRKDMemory(nn.Module):
         self.pair = Pair(task, "cirkd_memory", feature, teacher_feature)
         self.head = projection_head(self.pair.student_channels, self.pair.teacher_channels)
         self.weights = {name: weight for name, weight in (("pixel", pixel), ("region", region)) if weight}
-        self.contrast = {"pixel": pixel_contrast // self.num_classes + 1, "region": region_contrast // self.num_classes + 1}
+        totals = {"pixel": pixel_contrast, "region": region_contrast}
+        self.contrast = {name: total // self.num_classes + 1 for name, total in totals.items()}
         slots = {"pixel": pixel_memory, "region": region_memory}
-        self.memories = nn.ModuleDict({name: Memory(self.num_classes, slots[name], half_memory) for name in self.weights})
+        self.memories = nn.ModuleDict(
+            {name: Memory(self.num_classes, slots[name], half_memory) for name in self.weights}
+        )
         self.temperature, self.contrast_temperature = temperature, contrast_temperature
         self.pixels_per_class = pixels_per_class
         self.enqueue = enqueue

@@ -67,7 +67,8 @@ class CIRKDMinibatch(nn.Module):
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         guess, goal = self.pair.maps(student, teacher)
         if len(goal) == 1 and not self.gather:
-            warnings.warn("cirkd_minibatch: one image per process has no other to compare with; set gather: true", stacklevel=2)
+            message = "cirkd_minibatch: one image per process has no other to compare with; set gather: true"
+            warnings.warn(message, stacklevel=2)
         with torch.autocast(goal.device.type, enabled=False):
             guess, goal = self.pixels(guess), self.pixels(goal)
             guess_keys, goal_keys = (guess, goal) if not self.gather else (of_all(guess), of_all(goal))

@@ -1,4 +1,4 @@
-"""CIRKDv2: Yang et al., "CIRKDV2: Cross-Image Relational Knowledge Distillation with Contextual Modeling", report 2025."""
+"""CIRKDv2: Yang et al., "CIRKDV2: Cross-Image Relational Knowledge Distillation with Contextual ...", report 2025."""
 
 from types import SimpleNamespace
 from typing import Literal
@@ -94,8 +94,8 @@ class CIRKDv2(nn.Module):
             )  # fmt: skip
         if any(channels):
             self.channel = CIRKDChannel(
-                task, minibatch=minibatch_channel, memory=memory_channel, mse=channel_mse, channel_memory=channel_memory,
-                channel_contrast=channel_contrast, **names, **kept, **temperatures,
+                task, minibatch=minibatch_channel, memory=memory_channel, mse=channel_mse,
+                channel_memory=channel_memory, channel_contrast=channel_contrast, **names, **kept, **temperatures,
             )  # fmt: skip
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> dict[str, Tensor]:

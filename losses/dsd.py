@@ -27,7 +27,7 @@ class DSD(nn.Module):
 
     Args:
         task: sizes of this run; needs a teacher.
-        levels: two or more maps in order of depth, no two the same: names of features, and `logits`.
+        levels: two or more maps in order of depth, no two the same: names of features, and `logits` for the scores.
         teacher_levels: the teacher's, as many; the same names when left out.
         psd, csd: weights of the two parts; 0 leaves a part out.
         temperature: T > 0, in units of the last level.
@@ -54,7 +54,7 @@ class DSD(nn.Module):
         super().__init__()
         of_teacher = levels if teacher_levels is None else teacher_levels
         if len(levels) < 2 or len(of_teacher) != len(levels):
-            raise ValueError(f"dsd: two or more levels are needed and as many of the teacher, got {levels} and {of_teacher}")
+            raise ValueError(f"dsd: two or more levels and as many of the teacher, got {levels} and {of_teacher}")
         if len(set(levels)) < len(levels) or len(set(of_teacher)) < len(of_teacher):
             raise ValueError(f"dsd: two equal levels have no residual to compare, got {levels} and {of_teacher}")
         if temperature <= 0:

@@ -1,4 +1,4 @@
-"""SKD's holistic term: Liu et al., "Structured Knowledge Distillation for Semantic Segmentation", CVPR 2019, arXiv 1903.04197."""
+"""Holistic term of SKD: Liu et al., "Structured Knowledge Distillation ...", CVPR 2019, arXiv 1903.04197."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from ._task import Prediction, Task
 
 
 class Holistic(nn.Module):
-    """Adversarial distillation: a discriminator D learns to tell the networks' score maps apart, the student to fool it.
+    """Adversarial distillation: a discriminator D learns to tell the networks' scores apart, the student to fool it.
 
         L = -mean D(s)                                              (the student's, returned by forward)
         L_D = w ( mean relu(1 - D(t)) + mean relu(1 + D(s)) )       (hinge; the discriminator's, s a constant)
@@ -22,9 +22,9 @@ class Holistic(nn.Module):
     without softmax or image. The paper trains with the Wasserstein form and a gradient penalty, which no released code
     computes; the hinge form is what they run.
 
-    The discriminator, `adversary`, is part of this module, so it moves, is saved and has its buffers shared with it, but
-    its parameters ask for no gradient outside adversary_loss: the optimizer of the networks does not see them. After each
-    step of the student the loop steps them with adversary_optimizer(), its gradients averaged over the processes.
+    The discriminator, `adversary`, is part of this module, so it moves, is saved and has its buffers shared with it,
+    but its parameters ask for no gradient outside adversary_loss: the optimizer of the networks does not see them.
+    After each step of the student the loop steps them with adversary_optimizer(), gradients averaged over processes.
 
     Args:
         task: sizes of this run; needs a teacher.
@@ -32,8 +32,8 @@ class Holistic(nn.Module):
         adversary_weight: w. adversary_lr: constant learning rate of D's Adam, betas (0.9, 0.99).
 
     Shapes:
-        student.logits: (B, K, h, w), resized bilinearly to the teacher's size; teacher.logits: (B, K, h', w'), both sides
-        at least 64. target: not used. returns: scalar, mean over B and D's windows, no unit.
+        student.logits: (B, K, h, w), resized bilinearly to the teacher's size; teacher.logits: (B, K, h', w'), both
+        sides at least 64. target: not used. returns: scalar, mean over B and D's windows, no unit.
 
     Raises:
         ValueError: adversary_weight or adversary_lr <= 0, or no teacher; in forward, scores smaller than 64x64.
@@ -50,7 +50,8 @@ class Holistic(nn.Module):
         super().__init__()
         if min(adversary_weight, adversary_lr) <= 0:
             raise ValueError(
-                f"holistic: adversary_weight and adversary_lr must be above 0, got {adversary_weight} and {adversary_lr}"
+                f"holistic: adversary_weight and adversary_lr must be above 0, "
+                f"got {adversary_weight} and {adversary_lr}"
             )
         self.pair = Pair(task, "holistic", "logits")
         self.objective = objective

@@ -35,7 +35,8 @@ class ICS(nn.Module):
 
     Shapes:
         student.logits: (B, K, h, w), teacher.logits: (B, K, h', w'), unnormalised. target: (B, H, W), read for its
-        size. returns: scalar; without unit, in squared nats for `raw`. Ignored pixels count as any other.
+        size. returns: scalar; without unit, in squared nats for `raw`. Ignored pixels count as any other. Gradients
+        reach both networks.
 
     Raises:
         ValueError: temperature <= 0 or eps <= 0, or no teacher to learn from.
@@ -63,9 +64,9 @@ class ICS(nn.Module):
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         size = {"student": student.logits, "teacher": teacher.logits, "target": target}[self.size].shape[-2:]
-        with torch.no_grad():
-            goal = self.matrix(resize(at_least_float32(teacher.logits), size, teacher.align_corners))
-        found = self.matrix(resize(at_least_float32(student.logits), size, student.align_corners))
+        found, goal = (
+            self.matrix(resize(at_least_float32(p.logits), size, p.align_corners)) for p in (student, teacher)
+        )
         loss = F.mse_loss(found, goal)
         return loss if self.variant == "raw" else loss / len(student.logits)
 

@@ -12,7 +12,8 @@ from ._task import Prediction, Task
 class IFVD(nn.Module):
     """Mean squared difference of how similar each pixel is to the centre of its class in the same image.
 
-        c_k = mean of f over the image's pixels of class k,    m_n = cos( f_n, c_{y_n} ),    L = mean_bn ( m^s - m^t )_n^2
+        c_k = mean of f over the image's pixels of class k
+        m_n = cos( f_n, c_{y_n} ),    L = mean_bn ( m^s - m^t )_n^2
 
     A pixel of no class is its own centre, so it adds 0 to the sum and 1 to the count.
 

@@ -1,10 +1,10 @@
 """How every command ends: user errors as sentences with exit code 2, and a training that is asked to stop, saved."""
 
 import logging
-import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
@@ -24,7 +24,12 @@ def run_command(main: Callable[[], None]) -> None:
         logging.basicConfig(format="%(message)s", stream=sys.stdout)
         logging.getLogger("segkd").setLevel(logging.INFO)
     try:
-        main()
+        try:
+            main()
+        except BaseException as error:
+            # loading processes end with the iterators that these frames hold; Python's own way is a SIGTERM, which they ignore
+            traceback.clear_frames(error.__traceback__)
+            raise
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except USER_ERRORS as error:
@@ -34,9 +39,6 @@ def run_command(main: Callable[[], None]) -> None:
             where = f"segkd (process {rank})" if rank else "segkd"
             print(f"\n{where}: {error}\n(--debug shows where in the code)", file=sys.stderr, flush=True)
         sys.exit(2)
-    finally:
-        for loader in multiprocessing.active_children():  # they ignore SIGTERM, with which Python would end and await them
-            loader.kill()
 
 
 class StopSignal:

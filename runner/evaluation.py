@@ -40,6 +40,7 @@ def evaluate(network: nn.Module, dataset: torch.utils.data.Dataset, recipe: Reci
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # else loop.compile compiles anew for every image size
 def label_map(network: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
     """(B, H, W) predicted classes at the labels' size, by the recipe's `evaluate` section."""
     settings = recipe.evaluate

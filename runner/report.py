@@ -102,6 +102,7 @@ def row(title: str, recipe: Recipe, name: str, network: nn.Module, miou: float, 
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # what is delivered is not compiled
 def latency(network: nn.Module, val_set: torch.utils.data.Dataset, recipe: Recipe, device: torch.device) -> float:
     """Median milliseconds of one forward of the first validation image, resizing of the logits not counted."""
     image = next(evaluation_batches(val_set, resize=fixed_resize(recipe, scoring=True))).to(device).images

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import parity_baselines
 import parity_cirkd
 import parity_data
 import parity_losses
@@ -27,7 +28,16 @@ import parity_rmrkd
 import parity_scores
 import parity_similarity
 
-MODULES = (parity_losses, parity_scores, parity_data, parity_similarity, parity_objectives, parity_cirkd, parity_rmrkd)
+MODULES = (
+    parity_losses,
+    parity_scores,
+    parity_data,
+    parity_similarity,
+    parity_objectives,
+    parity_cirkd,
+    parity_rmrkd,
+    parity_baselines,
+)
 RUNNERS = {loss: runner for module in MODULES for loss, runner in module.RUNNERS.items()}
 TOLERANCE = {loss: tolerance for module in MODULES for loss, tolerance in module.TOLERANCE.items()}
 

@@ -125,7 +125,7 @@ def test_half_types_are_raised_and_autocast_stays_out():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="projection none needs as many heads in both, got 3 and 2"):
+    with pytest.raises(ValueError, match="projection none needs equal heads, got 3 and 2"):
         AttentionKL(make_task(), projection="none")
     with pytest.raises(ValueError, match="student has no feature 'neck'; it has: attention"):
         AttentionKL(make_task(), feature="neck")

@@ -14,7 +14,8 @@ from segkd.losses.fitnet import FitNet
 
 SIZES = {"pixel_memory": 40, "region_memory": 5, "channel_memory": 30}
 CONTRAST = {"pixel_contrast": 6, "region_contrast": 3, "channel_contrast": 9}
-PARTS = ["fitnet", "minibatch_pixel", "memory_pixel", "memory_region", "minibatch_channel", "memory_channel", "channel_mse"]
+MEMORIES, CHANNELS = ["memory_pixel", "memory_region"], ["minibatch_channel", "memory_channel", "channel_mse"]
+PARTS = ["fitnet", "minibatch_pixel", *MEMORIES, *CHANNELS]
 
 
 def make_task():

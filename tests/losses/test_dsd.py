@@ -101,7 +101,7 @@ def test_autocast_leaves_the_products_in_float32():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="dsd: two or more levels are needed"):
+    with pytest.raises(ValueError, match="dsd: two or more levels and as many"):
         DSD(TASK, levels=("logits",))
     with pytest.raises(ValueError, match="dsd: two equal levels have no residual"):
         DSD(TASK, levels=("logits", "head", "logits"))

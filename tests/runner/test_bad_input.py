@@ -154,7 +154,7 @@ def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folde
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(distill, folder):
     steps = ["schedule={iterations: 6, name: constant}", "loop.save_every=1", "evaluate.every=6", "tracking.every=1"]
-    refused(distill("tiny.yaml", *steps, "optimizer.lr=1.0e+30"), "the loss of iteration", "cross_entropy = nan", "lower optimizer.lr",
+    refused(distill("tiny.yaml", *steps, "optimizer.lr=1.0e+30", "data.workers=2"), "the loss of iteration", "cross_entropy = nan", "lower optimizer.lr",
             "nan.json")
     assert (folder / "runs/tiny/checkpoints/step-00000001/training_state/state.pt").is_file()
     assert (folder / "runs/tiny/nan.json").is_file() and "NaN" not in (folder / "runs/tiny/metrics.jsonl").read_text()
@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(distil
 def stopped_after(server, folder: Path, step: int) -> Path:
     """A run stopped by a signal after iteration `step` or the one behind it; its last checkpoint."""
     run = folder / "runs/tiny"
-    server.start(folder, "distill", "tiny.yaml", "schedule.iterations=30", "loop.save_every=1", "evaluate.every=30")
+    server.start(folder, "distill", "tiny.yaml", "schedule.iterations=12", "loop.save_every=1", "evaluate.every=12")
     deadline = time.monotonic() + 60
     while not (run / f"checkpoints/step-{step:08d}").is_dir() and server.running() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -175,7 +175,7 @@ def stopped_after(server, folder: Path, step: int) -> Path:
 def test_a_full_disk_loses_nothing(distill, server, folder):
     last = stopped_after(server, folder, 2)
     before = {path: path.read_bytes() for path in last.rglob("*") if path.is_file()}
-    going_on = ["tiny.yaml", "schedule.iterations=30", "loop.save_every=1", "evaluate.every=30", "--resume"]
+    going_on = ["tiny.yaml", "schedule.iterations=12", "loop.save_every=1", "evaluate.every=12", "--resume"]
     # a limit on the size of a file stops a write half-way, as a full disk does
     refused(distill(*going_on, file_limit=300_000), "could not be written", "make room and go on with --resume")
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -194,7 +194,7 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(distill, server, folder,
         content = state.read_bytes()
         state.write_bytes({"truncated": content[:len(content) // 2], "empty": b"", "garbage": b"not a checkpoint" * 100,
                            "code": pickle.dumps(Explosive())}[damage])
-    going_on = ["tiny.yaml", "schedule.iterations=30", "loop.save_every=1", "evaluate.every=30", "--resume"]
+    going_on = ["tiny.yaml", "schedule.iterations=12", "loop.save_every=1", "evaluate.every=12", "--resume"]
     refused(distill(*going_on), f"{last.name}/training_state/state.pt", f"delete runs/tiny/checkpoints/{last.name}")
     assert not (folder / "exploded").exists()
     shutil.rmtree(last)  # as the message says

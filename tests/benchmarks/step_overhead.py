@@ -1,0 +1,164 @@
+"""What the training loop costs beyond the networks: `python tests/benchmarks/step_overhead.py [--steps N]`.
+
+Time: one process trains a recipe with the real loop; after each of its steps it makes one bare step (forward of both
+networks, the same losses, backward, optimizer) on a batch held in memory, so that both arms see the same machine.
+Memory: each arm alone in a process of its own, peak resident size after a few steps. Loading runs in a worker, so it
+counts only where the loop has to wait for it. Targets: time ratio at most 1.03, memory ratio at most 1.05.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from segkd.runner import distill, parts
+from segkd.runner.assembly import build_network
+from segkd.runner.device import start_accelerator
+from segkd.runner.graph import features_of
+from segkd.runner.recipe import Recipe, read
+from segkd.runner.tracking import Tracking
+from segkd.losses._task import Task
+
+RECIPE = """
+name: overhead
+data: {dataset: synthetic, crop_size: [96, 128], batch_size: 8, workers: 1}
+networks:
+  student: {model: deeplabv3, args: {backbone: mobilenetv2_035, output_stride: 16}}
+  teacher: {model: deeplabv3, args: {backbone: resnet18, output_stride: 8}, train: false}
+losses:
+  - {loss: cross_entropy}
+  - {loss: kl, args: {temperature: 2.0}}
+schedule: {iterations: 100000}
+evaluate: {every: 100000}
+tracking: {wandb: disabled, images: 0}
+"""
+WARM_UP = 5  # steps that are not counted
+
+
+class Done(Exception):
+    """Enough steps have been made."""
+
+
+def bare_arm(recipe: Recipe) -> Callable[[], None]:
+    """One bare step: the recipe's networks and losses with nothing around them."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks = {name: build_network(name, network, 8, recipe.seed).to(device, memory_format=torch.channels_last)
+                for name, network in recipe.networks.items()}
+    student, teacher = networks["student"].train(), networks["teacher"].eval().requires_grad_(False)
+    task = Task(8, 255, features_of("student", student), features_of("teacher", teacher))
+    losses = [parts.build("losses", term.loss, term.args, task).to(device) for term in recipe.losses]
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    height, width = recipe.data.crop_size
+    images = torch.randint(0, 256, (recipe.data.batch_size, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2).to(device)
+    target = torch.randint(0, 8, (recipe.data.batch_size, height, width)).to(device)
+
+    def step() -> None:
+        prediction = student(images)
+        with torch.no_grad():
+            source = teacher(images)
+        sum(loss(prediction, source, target) for loss in losses).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def synchronized() -> float:
+    """The time when all that was asked of the device is done."""
+    torch.cuda.synchronize() if torch.cuda.is_available() else None
+    return time.perf_counter()
+
+
+def run_loop(recipe: Recipe, after_step: Callable[[int], None]) -> None:
+    """The real loop, calling `after_step` at the end of each of its steps until that raises Done."""
+    class Watched(Tracking):
+        def end_step(self, iteration: int, *given) -> None:
+            super().end_step(iteration, *given)
+            after_step(iteration)
+
+    distill.Tracking = Watched
+    distill.score_teachers = lambda *given: None  # scoring is not a step
+    try:
+        distill.train(recipe, start_accelerator(recipe), resume=False)
+    except Done:
+        pass
+
+
+def compare_times(recipe: Recipe, steps: int) -> tuple[list[float], list[float]]:
+    """Seconds of each step of the real loop and of each bare step, one after the other."""
+    bare_step, ours, bare = bare_arm(recipe), [], []
+    since = synchronized()
+
+    def after_step(iteration: int) -> None:
+        nonlocal since
+        end = synchronized()
+        bare_step()
+        begin = synchronized()
+        if iteration > WARM_UP:
+            ours.append(end - since)
+            bare.append(begin - end)
+        if len(ours) == steps:
+            raise Done
+        since = synchronized()
+
+    run_loop(recipe, after_step)
+    return ours, bare
+
+
+def print_peak(recipe: Recipe, arm: str) -> None:
+    """Makes a few steps of one arm alone and prints MiB: what the imports took, and the peak."""
+    at_start = resident()
+
+    def after_step(iteration: int) -> None:
+        if iteration == WARM_UP + 20:  # the log has been written by then
+            raise Done
+
+    if arm == "loop":
+        run_loop(recipe, after_step)
+    else:
+        step = bare_arm(recipe)
+        for _ in range(WARM_UP + 20):
+            step()
+    print(at_start, torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else resident(), flush=True)
+    os._exit(0)
+
+
+def resident() -> float:
+    """Peak resident size of this process in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the training loop costs beyond the networks.")
+    parser.add_argument("--steps", type=int, default=60, help="counted steps of each arm")
+    parser.add_argument("--arm", choices=("loop", "bare"), help="only measure the memory of this arm")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "overhead.yaml"
+        file.write_text(RECIPE)
+        recipe = read(file, [f"tracking.folder={folder}"])
+        if options.arm:
+            print_peak(recipe, options.arm)
+        ours, bare = compare_times(recipe, options.steps)
+    peaks = {}
+    for arm in ("loop", "bare"):
+        output = subprocess.run([sys.executable, __file__, "--arm", arm], capture_output=True, text=True, check=True).stdout
+        peaks[arm] = [float(word) for word in output.splitlines()[-1].split()]
+    ratio = statistics.median(a / b for a, b in zip(ours, bare))
+    print(f"{'':12}{'loop':>10}{'bare':>10}{'ratio':>8}  target")
+    print(f"{'s a step':12}{statistics.median(ours):10.4f}{statistics.median(bare):10.4f}{ratio:8.3f}  1.03  (median of {len(ours)} pairs)")
+    print(f"{'peak MiB':12}{peaks['loop'][1]:10.0f}{peaks['bare'][1]:10.0f}{peaks['loop'][1] / peaks['bare'][1]:8.3f}  1.05  "
+          f"(imports alone: {peaks['bare'][0]:.0f})")
+
+
+if __name__ == "__main__":
+    main()
