@@ -26,7 +26,8 @@ class Prediction(Protocol):
 class Features:
     """The named feature maps of one network: channels and strides are true before any forward.
 
-    `wanted` collects the names some loss reads, so that a network keeps only those alive. `norms` has weight and bias,
+    `wanted` collects the names some loss reads, so that a network keeps only those alive; `aux` in it stands for the
+    scores of the auxiliary head, which a network makes outside training only when asked. `norms` has weight and bias,
     each (C,), of the batch norm a feature comes from, for those features of which the network tells it.
     """
 
@@ -35,6 +36,7 @@ class Features:
     strides: dict[str, int]
     wanted: set[str] = field(default_factory=set)
     norms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    has_aux: bool = False
 
     def channels_of(self, name: str) -> int:
         """Channels of the feature `name`; from now on the network keeps it. ValueError lists the names there are."""
@@ -42,6 +44,12 @@ class Features:
             raise ValueError(f"{self.owner} has no feature {name!r}; it has: {', '.join(self.channels)}")
         self.wanted.add(name)
         return self.channels[name]
+
+    def ask_for_aux(self) -> bool:
+        """Whether the network has an auxiliary head; if so, from now on it gives its scores in eval mode too."""
+        if self.has_aux:
+            self.wanted.add("aux")
+        return self.has_aux
 
     def norm_of(self, name: str) -> tuple[Tensor, Tensor]:
         """Weight and bias of the batch norm the feature `name` comes from. ValueError lists those known."""

@@ -124,7 +124,7 @@ class CIRKDMemory(nn.Module):
             goal: (B, C', N) unit vectors of the teacher; labels: (B, h, w), the ignored ones negative.
         """
         sums, counts = class_sums(goal, one_hot(labels, self.num_classes, goal.dtype))  # (B, K, C'), (B, K)
-        # the one wait for the device: which classes are there decides the shapes
+        # a wait for the device: which classes are there decides the shapes of all that follows
         everywhere = [part.tolist() for part in gathered(counts.long())]
         present = [
             [(image, label, row[label]) for image, row in enumerate(part) for label in range(len(row)) if row[label]]

@@ -60,6 +60,8 @@ class DIST(nn.Module):
             raise ValueError("dist: a teacher is needed; name the network to learn from in the term's `from`")
         self.ignore_index = task.ignore_index
         self.inter, self.intra, self.aux_weight = inter, intra, aux_weight
+        if aux_weight > 0:
+            task.teacher.ask_for_aux()
         self.temperature = temperature
         self.eps = eps
         self.mask_ignored = mask_ignored

@@ -15,8 +15,8 @@ class MGD(nn.Module):
     A is a 1x1 convolution with bias where the channels differ, G a 3x3 convolution, ReLU and another 3x3, all with the
     teacher's channels and trained with the student; u is drawn anew each step, one number for all channels of a pixel.
 
-    Source: the paper, in the form released with RMRKD. Its alpha is the term's weight:
-    2e-5 for segmentation. Summed over C', h' and w': the value grows with channels and crop.
+    Source: the paper, in the form released with RMRKD. Its alpha is the term's weight: 2e-5 for segmentation. Summed
+    over C', h' and w', so the value grows with channels and crop.
     The two convolutions dominate a step's arithmetic: 18 C'^2 multiplications per pixel forward, 75.5 M at C' = 2048.
 
     Args:

@@ -1,7 +1,7 @@
 """Image encoders from timm with the strides and dilations of segmentation, walked by hand: every map is in reach.
 
 A backbone is called as `backbone(x, wanted)` with x (B, 3, H, W) normalised, and returns name -> map for stage1..stage4
-and for those of its other names that are in `wanted`. Its `channels` and `strides` list all names. `imagenet` is the
+and for those of its other names that are in `wanted`. Its `channels` and `strides` list all names; `norms` tells the batch norms behind some. `imagenet` is the
 timm name of its published weights (None: there are none), `dropped` the key prefixes of such a file it has no use for.
 """
 
@@ -101,6 +101,13 @@ class ResNet(nn.Module):
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             setattr(layer[-1], "act3" if hasattr(layer[-1], "act3") else "act2", nn.Identity())
 
+    @property
+    def norms(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Feature -> weight and bias of the last batch norm before it."""
+        last = [layer[-1] for layer in (self.layer1, self.layer2, self.layer3, self.layer4)]
+        norms = [block.bn3 if hasattr(block, "bn3") else block.bn2 for block in last]
+        return {f"stage{number}_pre": (norm.weight, norm.bias) for number, norm in enumerate(norms, start=1)}
+
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         found = {}
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
@@ -140,6 +147,12 @@ class MobileNetV2(nn.Module):
         for stage, plan in zip(self.blocks[3:], MOBILENETV2_DILATIONS[dilation_rule, output_stride]):
             for index, block in enumerate(stage):
                 set_dilation(block.conv_dw, plan[min(index, len(plan) - 1)])
+
+    @property
+    def norms(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Feature -> weight and bias of the last batch norm before it."""
+        norms = {stage: self.blocks[index][-1].bn3 for index, stage in self.stage_ends.items()}
+        return {stage: (norm.weight, norm.bias) for stage, norm in norms.items()}
 
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         found = {}

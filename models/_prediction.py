@@ -22,7 +22,8 @@ class Prediction:
     Attributes:
         logits: (B, K, h, w) class scores at the head's own stride, not resized.
         align_corners: how this family resizes its logits to another size (bilinear).
-        aux: (B, K, h', w') scores of the auxiliary head, None without one or outside training.
+        aux: (B, K, h', w') scores of the auxiliary head, None without one, or outside training unless the
+            network's `aux_wanted` is set.
         features: name -> (B, C, h, w); exactly the names in the network's `features_wanted`,
             their sizes are the network's `channels` and `strides`.
     """

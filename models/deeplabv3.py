@@ -23,7 +23,7 @@ class DeepLabV3(nn.Module):
         stem: the ResNet's first layers, one 7x7 (plain) or three 3x3 of 32-32-64 (v1c) or 64-64-128 (v1s) channels.
         dilation_rule: which convolutions of the backbone are dilated.
         width: channels of each pyramid branch and of `head`; None: 512 on resnet50 and resnet101, else 128.
-        aux: with an auxiliary head on stage3, run in training only. aux_width: its channels; None: width / 2.
+        aux: with an auxiliary head on stage3, run in training or when `aux_wanted` is set. aux_width: its channels; None: width / 2.
         dropout: share of whole channels dropped right before each classifier.
         align_corners: for every bilinear resize, inside and of the logits.
         pretrained: start the backbone from ImageNet weights that timm has or downloads.
@@ -62,6 +62,7 @@ class DeepLabV3(nn.Module):
         self.num_classes = num_classes
         self.align_corners = align_corners
         self.features_wanted: set[str] = set()
+        self.aux_wanted = False
         self.normalize = Normalize.named("imagenet")
         self.backbone = build_backbone(backbone, output_stride, stem, dilation_rule)
         channels, strides = self.backbone.channels, self.backbone.strides
@@ -75,11 +76,17 @@ class DeepLabV3(nn.Module):
         init_heads(self)
         load_backbone(self.backbone, pretrained, backbone_weights)
 
+    @property
+    def norms(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Weight and bias of the batch norms behind the backbone's features."""
+        return self.backbone.norms
+
     def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
         refuse_prompt(self, prompt)
         found = self.backbone(self.normalize(images), self.features_wanted)
         found["aspp"] = self.aspp(found["stage4"])
         found["head"] = self.dropout(found["aspp"])
         logits = self.classifier(found["head"])  # (B, K, h, w)
-        aux = self.aux_head(found["stage3"]) if self.training and self.aux_head is not None else None
+        asked = self.aux_head is not None and (self.training or self.aux_wanted)
+        aux = self.aux_head(found["stage3"]) if asked else None
         return Prediction(logits, self.align_corners, aux, pick_features(found, self.features_wanted, self))

@@ -95,7 +95,8 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
         raise ValueError(f"losses: no term is active at iteration {idle} (counted from 0), so there is nothing to train then; "
                          f"change a term's after, until or weight")
     for name, network in networks.items():
-        network.features_wanted = set(features[name].wanted)
+        network.features_wanted = features[name].wanted - {"aux"}
+        network.aux_wanted = "aux" in features[name].wanted
     trained = {name: network for name, network in networks.items() if recipe.networks[name].train}
     frozen = {name: network for name, network in networks.items() if not recipe.networks[name].train}
     return Graph(trained, frozen, terms, losses)

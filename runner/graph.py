@@ -145,4 +145,5 @@ def detached(prediction: Prediction) -> Prediction:
 
 def features_of(name: str, network: nn.Module) -> Features:
     """The feature table of a network for the losses that read it."""
-    return Features(f"networks.{name}", network.channels, network.strides)
+    return Features(f"networks.{name}", network.channels, network.strides, norms=getattr(network, "norms", {}),
+                    has_aux=getattr(network, "aux_head", None) is not None)

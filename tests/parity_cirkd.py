@@ -46,6 +46,7 @@ def channel_options(params: dict) -> dict:
         "channel_contrast": params["channel_contrast_size"],
     }
 
+
 # our names of the memories -> the originals' names of vectors and pointers
 QUEUES = {"pixel": "pixel_queue", "region": "segment_queue"}
 
@@ -112,6 +113,7 @@ def cirkd_channel(case: dict, arrays: Arrays) -> Arrays:
     others["state_after:channel_queue_ptr"] = torch.tensor(loss.memory.pointers)
     total = sum(params["grad_weights"][name] * part for name, part in parts.items())
     return results(total, {**inputs, **parameters(loss.head, "project_head.")}, **others)
+
 
 GCN_NAMES = {"query": "node_q", "key": "node_k", "value": "node_v", "context": "conv1", "output": "out_conv"}
 

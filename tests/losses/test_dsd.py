@@ -34,7 +34,7 @@ def psd_by_loop(students, teachers):
             energies = [(level[image] ** 2).sum(0).flatten() for level in levels]
             energies = [x / x.norm() for x in energies]
             residuals.append([(energies[j] - energies[i]) / (energies[j] - energies[i]).norm() for i, j in pairs])
-        total += sum(float(((s - t) ** 2).mean()) for s, t in zip(*residuals, strict=True))
+        total += sum(((s - t) ** 2).mean().item() for s, t in zip(*residuals, strict=True))
     return total / (len(students[0]) * len(pairs))
 
 
@@ -45,7 +45,7 @@ def csd_by_loop(student, teacher, temperature):
         windows = [z[:, :, y : y + 2, x : x + 2].mean((2, 3)) for y in range(0, height, 2) for x in range(0, width, 2)]
         share = (torch.stack(windows, 2) / temperature).softmax(2)  # (B, K, n)
         grams.append(torch.einsum("bkn,bln->bkl", share, share))
-    return float(((grams[0] - grams[1]) ** 2).mean())
+    return ((grams[0] - grams[1]) ** 2).mean().item()
 
 
 @pytest.mark.parametrize("levels", [("head", "logits"), ("aux", "head", "logits")])

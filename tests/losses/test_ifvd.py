@@ -41,7 +41,7 @@ def similarity_by_loop(feature, target, counted=lambda label: label != IGNORE):
                 label = y[row, column].item()
                 pixel = f[:, row, column]
                 centre = f[:, y == label].sum(1) / (int((y == label).sum()) + 1e-6) if counted(label) else pixel
-                values.append(float(pixel @ centre / (pixel.norm() * centre.norm())))
+                values.append((pixel @ centre / (pixel.norm() * centre.norm())).item())
     return values
 
 
