@@ -150,9 +150,7 @@ class Transform:
         labels = _placed(labels, crop_size, self.pad_label, mirrored)
         return recolor(pixels, draw.recolor), labels
 
-    def _draw_size(
-        self, rng: np.random.Generator, image_size: tuple[int, int]
-    ) -> tuple[tuple[int, int], float | None]:
+    def _draw_size(self, rng: np.random.Generator, image_size: tuple[int, int]) -> tuple[tuple[int, int], float | None]:
         if self.scale in ("short_side", "long_side"):
             side = min(image_size) if self.scale == "short_side" else max(image_size)
             base = self.base_size or side

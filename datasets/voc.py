@@ -126,7 +126,9 @@ def _read_sbd(path: str) -> Image.Image:
         from scipy.io import loadmat
         from scipy.io.matlab import MatReadError
     except ImportError:
-        raise ValueError(f"{path}: SBD's .mat masks are read with scipy; pip install scipy, or provide PNG masks") from None
+        raise ValueError(
+            f"{path}: SBD's .mat masks are read with scipy; pip install scipy, or provide PNG masks"
+        ) from None
     try:
         mask = loadmat(path)["GTcls"]["Segmentation"][0, 0]  # a 1x1 struct
     except (OSError, ValueError, LookupError, TypeError, EOFError, MatReadError, zlib.error) as error:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ._task import Prediction, Task, at_least_float32, resize
+from ._task import Features, Prediction, Task, at_least_float32, resize
 
 
 class Pair:
@@ -10,7 +10,7 @@ class Pair:
 
     Args:
         task: sizes of this run. loss: name of the loss, for its errors.
-        feature: name of the student's feature; `logits`, or None, means its scores.
+        feature: name of the student's feature; `logits`, or None, means its scores, `aux` those of its auxiliary head.
         teacher_feature: name of the teacher's feature; the same name when left out.
 
     Attributes:
@@ -25,18 +25,15 @@ class Pair:
             raise ValueError(f"{loss}: a teacher is needed; name the network to learn from in the term's `from`")
         self.student = feature or "logits"
         self.teacher = teacher_feature or self.student
-        logits = self.student == "logits", self.teacher == "logits"
-        self.student_channels = task.num_classes if logits[0] else task.student.channels_of(self.student)
-        self.teacher_channels = task.num_classes if logits[1] else task.teacher.channels_of(self.teacher)
+        self.student_channels = _channels(task.student, self.student, task.num_classes)
+        self.teacher_channels = _channels(task.teacher, self.teacher, task.num_classes)
 
     def alignment(self) -> nn.Conv2d | None:
         """A 1x1 convolution with bias from the student's channels to the teacher's; None where they are equal."""
         channels = self.student_channels, self.teacher_channels
         return None if channels[0] == channels[1] else nn.Conv2d(*channels, 1)
 
-    def maps(
-        self, student: Prediction, teacher: Prediction, adapter: nn.Module | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def maps(self, student: Prediction, teacher: Prediction, adapter: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) and (B, C', h, w), at least float32; a student map of another size is resized to the teacher's.
 
         Args:
@@ -50,5 +47,11 @@ class Pair:
         return resize(of_student, of_teacher.shape[-2:], student.align_corners), of_teacher
 
 
+def _channels(features: Features, name: str, num_classes: int) -> int:
+    if name == "aux" and not features.ask_for_aux():
+        raise ValueError(f"{features.owner} has no auxiliary head, so no map called 'aux'")
+    return num_classes if name in ("logits", "aux") else features.channels_of(name)
+
+
 def _pick(prediction: Prediction, name: str) -> Tensor:
-    return prediction.logits if name == "logits" else prediction.features[name]
+    return getattr(prediction, name) if name in ("logits", "aux") else prediction.features[name]

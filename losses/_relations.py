@@ -45,7 +45,9 @@ class _RowDivergence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, student: Tensor, student_keys: Tensor, teacher: Tensor, teacher_keys: Tensor, block: int) -> Tensor:
+    def forward(
+        ctx, student: Tensor, student_keys: Tensor, teacher: Tensor, teacher_keys: Tensor, block: int
+    ) -> Tensor:
         needs_rows, needs_keys = ctx.needs_input_grad[:2]
         total = student.new_zeros(())
         rows_grad = torch.empty_like(student) if needs_rows else None
@@ -68,10 +70,18 @@ class _RowDivergence(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         rows_grad, keys_grad = ctx.saved_tensors
-        return (None if rows_grad is None else grad * rows_grad, None if keys_grad is None else grad * keys_grad, None, None, None)
+        return (
+            None if rows_grad is None else grad * rows_grad,
+            None if keys_grad is None else grad * keys_grad,
+            None,
+            None,
+            None,
+        )
 
 
-def row_divergence(student: Tensor, student_keys: Tensor, teacher: Tensor, teacher_keys: Tensor, *, block: int = 1024) -> Tensor:
+def row_divergence(
+    student: Tensor, student_keys: Tensor, teacher: Tensor, teacher_keys: Tensor, *, block: int = 1024
+) -> Tensor:
     """Sum over rows r of KL( softmax_m(t_r . kt_m) || softmax_m(s_r . ks_m) ), with memory linear in rows and columns.
 
     Args:

@@ -27,7 +27,7 @@ class DSD(nn.Module):
 
     Args:
         task: sizes of this run; needs a teacher.
-        levels: two or more maps in order of depth, no two the same: names of features, and `logits` for the scores.
+        levels: two or more maps in order of depth, no two the same: names of features, `logits` and `aux`.
         teacher_levels: the teacher's, as many; the same names when left out.
         psd, csd: weights of the two parts; 0 leaves a part out.
         temperature: T > 0, in units of the last level.

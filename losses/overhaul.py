@@ -111,7 +111,7 @@ def connector(student_channels: int, teacher_channels: int) -> nn.Sequential:
 def margins(weight: Tensor, bias: Tensor, least_share: float = 1e-3) -> Tensor:
     """Mean of the negative part of N(bias, weight^2) for each channel, (C,) -> (C,) float32 as in the original.
 
-        m = b - s phi(b / s) / Phi(-b / s),  s = |w|;   -3 s where Phi(-b / s) <= least_share
+    m = b - s phi(b / s) / Phi(-b / s),  s = |w|;   -3 s where Phi(-b / s) <= least_share
     """
     bias = bias.detach().double()
     scale = weight.detach().double().abs().clamp_min(torch.finfo(torch.float64).tiny)  # a weight of 0 leaves the bias

@@ -30,8 +30,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors and plain values, or is no file of weights, and is not read because that "
-                         f"could run code ({first_line(error)}); save its state dict alone and give that file") from error
+        raise ValueError(
+            f"{path} holds more than tensors and plain values, or is no file of weights, and is not read because that "
+            f"could run code ({first_line(error)}); save its state dict alone and give that file"
+        ) from error
     except Exception as error:  # a damaged file can fail in any way: IndexError, AssertionError, ...
         raise ValueError(f"{path} cannot be read as a file of weights (truncated?): {first_line(error)}") from error
     for key in ("state_dict", "model"):
@@ -69,7 +71,9 @@ def shown(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def fill(module: nn.Module, state: dict[str, Tensor], source: str, *, dropped: tuple[str, ...] = (), strict: bool = True) -> None:
+def fill(
+    module: nn.Module, state: dict[str, Tensor], source: str, *, dropped: tuple[str, ...] = (), strict: bool = True
+) -> None:
     """Copies the tensors of `state` into a module, all or nothing, and logs `N of M tensors loaded`.
 
     Args:
@@ -87,11 +91,16 @@ def fill(module: nn.Module, state: dict[str, Tensor], source: str, *, dropped: t
     missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in given if key not in own]
     common = [key for key in own if key in given]
-    reshaped = [f"{key} is {tuple(given[key].shape)} there, {tuple(own[key].shape)} here"
-                for key in common if given[key].shape != own[key].shape]
+    reshaped = [
+        f"{key} is {tuple(given[key].shape)} there, {tuple(own[key].shape)} here"
+        for key in common
+        if given[key].shape != own[key].shape
+    ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     found = "; ".join(f"{len(keys)} {what}: {shown(keys)}" for what, keys in faults.items() if keys)
-    report = f"{len(common) - len(reshaped)} of {len(own)} tensors loaded from {source}" + (f"; {found}" if found else "")
+    report = f"{len(common) - len(reshaped)} of {len(own)} tensors loaded from {source}" + (
+        f"; {found}" if found else ""
+    )
     if reshaped or not common or (strict and found):
         raise ValueError(f"{source} does not fit this network: {found}")
     module.load_state_dict({key: given[key] for key in common}, strict=False)

@@ -2,6 +2,7 @@
 
 import functools
 import zlib
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,7 +12,8 @@ from segkd.losses._task import Task
 from segkd.models._prediction import Normalize
 from segkd.runner import parts
 from segkd.runner.graph import Graph, Term, features_of
-from segkd.runner.recipe import Network, OtherRecipe, Ramp, Recipe, read
+from segkd.runner.reading import read
+from segkd.runner.recipe import Network, OtherRecipe, Ramp, Recipe
 from segkd.runner.weights import check_same_network, load_weights
 
 NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -57,6 +59,28 @@ def build_network(name: str, network: Network, num_classes: int, seed: int) -> n
     return built
 
 
+def build_networks(recipe: Recipe, num_classes: int, *, untrained: bool = False) -> dict[str, nn.Module]:
+    """All networks of a recipe. `untrained` leaves those without weights whose own recipe has not been trained yet."""
+    entries = dict(recipe.networks)
+    for name, network in entries.items():
+        if untrained and isinstance(network.weights, OtherRecipe) and not weights_are_there(network):
+            entries[name] = network.model_copy(update={"weights": None})
+    return {name: build_network(name, network, num_classes, recipe.seed) for name, network in entries.items()}
+
+
+def rehearse(recipe: Recipe) -> None:
+    """Builds everything a recipe names and throws it away, for what may be wrong with it."""
+    train_set = build_dataset(recipe, recipe.data.train_split)
+    build_dataset(recipe, recipe.data.val_split)
+    build_transform(recipe)
+    build_graph(recipe, build_networks(recipe, train_set.num_classes, untrained=True), train_set.ignore_index)
+
+
+def weights_are_there(network: Network) -> bool:
+    """Whether the run that a network's weights come from has delivered them."""
+    return (Path(weights_path(network)) / "student" / "model.safetensors").is_file()
+
+
 def weights_path(network: Network) -> str | None:
     """Where a network's weights lie: the path in the recipe, or the run folder of the recipe that trains it."""
     if isinstance(network.weights, OtherRecipe):
@@ -77,8 +101,10 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
         term = Term(entry.label, entry.of, entry.source, weight, entry.after, entry.until, entry.detach)
         student, source = networks[term.of], networks.get(term.source)
         if source is not None and source.num_classes != student.num_classes:
-            raise ValueError(f"losses.{index} ({term.label}): networks.{term.source} has {source.num_classes} classes and "
-                             f"networks.{term.of} has {student.num_classes}; both must have the data set's")
+            raise ValueError(
+                f"losses.{index} ({term.label}): networks.{term.source} has {source.num_classes} classes and "
+                f"networks.{term.of} has {student.num_classes}; both must have the data set's"
+            )
         if not term.is_ever_active():
             continue
         torch.manual_seed(seed_for(recipe.seed, "loss", term.label))
@@ -92,8 +118,10 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
         raise ValueError("losses: every term has weight 0, so there is nothing to train; give one a weight")
     idle = next((i for i in range(recipe.schedule.iterations) if not any(term.weight_at(i) for term in terms)), None)
     if idle is not None:
-        raise ValueError(f"losses: no term is active at iteration {idle} (counted from 0), so there is nothing to train then; "
-                         f"change a term's after, until or weight")
+        raise ValueError(
+            f"losses: no term is active at iteration {idle} (counted from 0), so there is nothing to train then; "
+            f"change a term's after, until or weight"
+        )
     for name, network in networks.items():
         network.features_wanted = features[name].wanted - {"aux"}
         network.aux_wanted = "aux" in features[name].wanted
@@ -115,8 +143,10 @@ def build_optimizer(recipe: Recipe, graph: Graph) -> torch.optim.Optimizer:
             scale *= 1.0 if name.startswith("backbone.") else settings.head_lr_scale
             decay = 0.0 if name in exempt else settings.weight_decay
             groups.setdefault((scale, decay), []).append(parameter)
-    described = [{"params": parameters, "lr": settings.lr * scale, "lr_scale": scale, "weight_decay": decay}
-                 for (scale, decay), parameters in groups.items()]
+    described = [
+        {"params": parameters, "lr": settings.lr * scale, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay), parameters in groups.items()
+    ]
     if settings.name == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
         return torch.optim.SGD(described, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
@@ -128,6 +158,10 @@ def _not_decayed(module: nn.Module, words: list[str]) -> set[str]:
     """Names of the parameters free of weight decay: by words in their names; `norm` and `bias` by what they are."""
     names = {name for name, _ in module.named_parameters() if any(word in name for word in words)}
     if "norm" in words:
-        names |= {f"{prefix}.{name}" if prefix else name for prefix, part in module.named_modules()
-                  if isinstance(part, NORMALISATION) for name, _ in part.named_parameters(recurse=False)}
+        names |= {
+            f"{prefix}.{name}" if prefix else name
+            for prefix, part in module.named_modules()
+            if isinstance(part, NORMALISATION)
+            for name, _ in part.named_parameters(recurse=False)
+        }
     return names

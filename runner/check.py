@@ -5,7 +5,6 @@ a few steps. Nothing is written.
 """
 
 import argparse
-import resource
 import statistics
 import time
 
@@ -14,38 +13,59 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
-from segkd.runner.assembly import (build_dataset, build_graph, build_network, build_optimizer, build_transform, fixed_resize,
-                                   weights_path)
+from segkd.runner.assembly import (
+    build_dataset,
+    build_graph,
+    build_networks,
+    build_optimizer,
+    build_transform,
+    fixed_resize,
+    weights_are_there,
+    weights_path,
+)
 from segkd.runner.command import run_command
-from segkd.runner.device import prepare_for_device, start_accelerator
+from segkd.runner.console import clock
+from segkd.runner.device import peak_memory, prepare_for_device, start_accelerator
 from segkd.runner.diagnostics import gradient_report
 from segkd.runner.graph import Graph, weighted
-from segkd.runner.recipe import OtherRecipe, Recipe, read
-from segkd.runner.run_folder import is_finished
+from segkd.runner.reading import read
+from segkd.runner.recipe import OtherRecipe, Recipe
 from segkd.runner.sampler import Batch, training_batches
-from segkd.runner.console import clock
 
 SAMPLED = 32  # images whose labels are counted
 TIMED = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Say whether a recipe will run, and what it costs.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description="Say whether a recipe will run, and what it costs.", allow_abbrev=False
+    )
     parser.add_argument("recipe", help="path of the recipe")
     parser.add_argument("overrides", nargs="*", help="key=value, as for distill.py")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_intermixed_args()
     recipe = read(options.recipe, options.overrides)
     accelerator = start_accelerator(recipe)
-    print(f"recipe    {recipe.name}: {len(recipe.networks)} networks, {len(recipe.losses)} terms, "
-          f"{recipe.schedule.iterations} iterations of {recipe.data.batch_size} images")
+    print(
+        f"recipe    {recipe.name}: {len(recipe.networks)} networks, {len(recipe.losses)} terms, "
+        f"{recipe.schedule.iterations} iterations of {recipe.data.batch_size} images"
+    )
     train_set = check_data(recipe)
     graph = check_networks(recipe, train_set, accelerator)
     optimizer = build_optimizer(recipe, graph)
     wrapped, optimizer = accelerator.prepare(graph, optimizer)
-    batches = training_batches(train_set, build_transform(recipe), seed=recipe.seed, start=0, parts=recipe.loop.accumulate,
-                               batch_size=recipe.data.batch_size, rank=accelerator.process_index, world=accelerator.num_processes,
-                               workers=0, resize=fixed_resize(recipe, scoring=False))
+    batches = training_batches(
+        train_set,
+        build_transform(recipe),
+        seed=recipe.seed,
+        start=0,
+        parts=recipe.loop.accumulate,
+        batch_size=recipe.data.batch_size,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        workers=0,
+        resize=fixed_resize(recipe, scoring=False),
+    )
     batch = next(batches).to(accelerator.device)
     iteration = busiest_iteration(graph, recipe)
     check_terms(graph.train(), batch, iteration, accelerator)
@@ -57,8 +77,10 @@ def main() -> None:
 def check_data(recipe: Recipe) -> torch.utils.data.Dataset:
     """Counts the splits, reads a sample of the training labels, and shows how the pixels are spread over the classes."""
     train_set, val_set = (build_dataset(recipe, split) for split in (recipe.data.train_split, recipe.data.val_split))
-    print(f"data      {recipe.data.dataset}: {len(train_set)} images to train on ({recipe.data.train_split}), {len(val_set)} to score "
-          f"({recipe.data.val_split}), {train_set.num_classes} classes")
+    print(
+        f"data      {recipe.data.dataset}: {len(train_set)} images to train on ({recipe.data.train_split}), {len(val_set)} to score "
+        f"({recipe.data.val_split}), {train_set.num_classes} classes"
+    )
     counts = np.zeros(256, np.int64)
     chosen = np.linspace(0, len(train_set) - 1, min(SAMPLED, len(train_set))).round().astype(int)
     for index in chosen:
@@ -67,23 +89,25 @@ def check_data(recipe: Recipe) -> torch.utils.data.Dataset:
         val_set[index]
     total = counts.sum()
     shares = " | ".join(f"{name} {count / total:.1%}" for name, count in zip(train_set.class_names, counts))
-    print(f"labels    of {len(chosen)} training images: {shares} | ignored {counts[train_set.ignore_index] / total:.1%}")
+    print(
+        f"labels    of {len(chosen)} training images: {shares} | ignored {counts[train_set.ignore_index] / total:.1%}"
+    )
     absent = [name for name, count in zip(train_set.class_names, counts) if count == 0]
     if absent:
         print(f"          not seen in this sample: {', '.join(absent)}")
-    if counts[:train_set.num_classes].sum() == 0:
+    if counts[: train_set.num_classes].sum() == 0:
         raise ValueError("data: every pixel of the sampled labels is ignored; check the label folder and the ids")
     return train_set
 
 
 def check_networks(recipe: Recipe, train_set: torch.utils.data.Dataset, accelerator: Accelerator) -> Graph:
     """Builds the networks and the graph; prints parameters, FLOPs at the crop size and features."""
-    networks = {}
     for name, network in recipe.networks.items():
-        if isinstance(network.weights, OtherRecipe) and not is_finished(read(network.weights.recipe)):
-            print(f"weights   networks.{name}: {network.weights.recipe} will be trained first, into {weights_path(network)}")
-            network = network.model_copy(update={"weights": None})
-        networks[name] = build_network(name, network, train_set.num_classes, recipe.seed)
+        if isinstance(network.weights, OtherRecipe) and not weights_are_there(network):
+            print(
+                f"weights   networks.{name}: {network.weights.recipe} will be trained first, into {weights_path(network)}"
+            )
+    networks = build_networks(recipe, train_set.num_classes, untrained=True)
     graph = build_graph(recipe, networks, train_set.ignore_index)
     prepare_for_device(graph, recipe, accelerator)
     image = torch.zeros(1, 3, *recipe.data.crop_size, dtype=torch.uint8, device=accelerator.device)
@@ -93,16 +117,20 @@ def check_networks(recipe: Recipe, train_set: torch.utils.data.Dataset, accelera
         with counter, torch.no_grad():
             network(image)
         size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-        print(f"network   {name}: {recipe.networks[name].model}, {'trained' if name in graph.networks else 'frozen'}, {size:.2f} M "
-              f"parameters, {counter.get_total_flops() / 1e9:.2f} GFLOP for one {'x'.join(map(str, recipe.data.crop_size))} crop "
-              f"(1 multiply-add = 2), features {', '.join(network.channels)}")
+        print(
+            f"network   {name}: {recipe.networks[name].model}, {'trained' if name in graph.networks else 'frozen'}, {size:.2f} M "
+            f"parameters, {counter.get_total_flops() / 1e9:.2f} GFLOP for one {'x'.join(map(str, recipe.data.crop_size))} crop "
+            f"(1 multiply-add = 2), features {', '.join(network.channels)}"
+        )
     return graph
 
 
 def busiest_iteration(graph: Graph, recipe: Recipe) -> int:
     """The first iteration at which the most terms are active: gates and ramps may keep some away at the start."""
     last = recipe.schedule.iterations - 1
-    candidates = sorted({0, last // 2, last, *(min(term.after + 1, last) for term in graph.terms if term.after is not None)})
+    candidates = sorted(
+        {0, last // 2, last, *(min(term.after + 1, last) for term in graph.terms if term.after is not None)}
+    )
     return max(candidates, key=lambda iteration: len(graph.active_terms(iteration)))
 
 
@@ -118,18 +146,30 @@ def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Acceler
         if not torch.isfinite(loss):
             raise ValueError(f"the term {name} is {loss.item()} on the first batch; check its arguments and the labels")
         cosine = f", cosine to the cross entropy's {report[f'cosine/{name}']:.2f}" if f"cosine/{name}" in report else ""
-        print(f"term      {name}: {losses[name].item():.5g}, weighted {loss.item():.5g}, weighted gradient norm "
-              f"{report[f'gradient/{name}']:.3g}{cosine} (iteration {iteration})")
+        print(
+            f"term      {name}: {losses[name].item():.5g}, weighted {loss.item():.5g}, weighted gradient norm "
+            f"{report[f'gradient/{name}']:.3g}{cosine} (iteration {iteration})"
+        )
     accelerator.backward(sum(weighted(losses, weights).values()))
-    silent = [name for name, parameter in graph.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    silent = [
+        name for name, parameter in graph.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
     graph.zero_grad()
     if silent:
-        print(f"warning   {len(silent)} parameters get no gradient from any active term, such as {silent[0]}: several "
-              f"processes would stop on them; drop the head they belong to, or give it a term")
+        print(
+            f"warning   {len(silent)} parameters get no gradient from any active term, such as {silent[0]}: several "
+            f"processes would stop on them; drop the head they belong to, or give it a term"
+        )
 
 
-def check_cost(wrapped: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, iteration: int, recipe: Recipe,
-               accelerator: Accelerator) -> None:
+def check_cost(
+    wrapped: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    iteration: int,
+    recipe: Recipe,
+    accelerator: Accelerator,
+) -> None:
     """Times a few whole steps on one batch and prints what the run would take."""
     on_gpu = accelerator.device.type == "cuda"
     weights = accelerator.unwrap_model(wrapped).weights_at(iteration)
@@ -144,9 +184,11 @@ def check_cost(wrapped: torch.nn.Module, optimizer: torch.optim.Optimizer, batch
         torch.cuda.synchronize() if on_gpu else None
         times.append(time.perf_counter() - since)
     step = statistics.median(times[1:])
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"cost      {step:.3g} s a step on {accelerator.device} ({recipe.data.batch_size / step:.1f} images/s), peak memory "
-          f"{peak / 2**30:.2f} GiB, about {clock(step * recipe.schedule.iterations)} for the run without scoring and loading")
+    peak = peak_memory(accelerator.device)
+    print(
+        f"cost      {step:.3g} s a step on {accelerator.device} ({recipe.data.batch_size / step:.1f} images/s), peak memory "
+        f"{peak / 2**30:.2f} GiB, about {clock(step * recipe.schedule.iterations)} for the run without scoring and loading"
+    )
 
 
 if __name__ == "__main__":

@@ -54,8 +54,9 @@ def load(path: Path) -> dict:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way: UnpicklingError, KeyError, IndexError, ...
-        raise ValueError(f"{file} cannot be read ({first_line(error)}); delete {path} to resume from the "
-                         f"checkpoint before it") from None
+        raise ValueError(
+            f"{file} cannot be read ({first_line(error)}); delete {path} to resume from the checkpoint before it"
+        ) from None
 
 
 def restore(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -64,8 +65,10 @@ def restore(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> No
         module.load_state_dict(state)
     except RuntimeError as error:
         other = first_line(RuntimeError(" ".join(str(error).split())))
-        raise ValueError(f"{path}/training_state/state.pt belongs to other networks than the recipe's ({other}); delete {path} to "
-                         f"resume from the checkpoint before it") from None
+        raise ValueError(
+            f"{path}/training_state/state.pt belongs to other networks than the recipe's ({other}); delete {path} to "
+            f"resume from the checkpoint before it"
+        ) from None
 
 
 def export_student(folder: Path, checkpoint: Path, description: dict) -> Path:
@@ -101,12 +104,18 @@ def replacing_folder(final: Path) -> Iterator[Path]:
             shutil.rmtree(replaced)
         else:
             partial.rename(final)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors report a full disk in their own types
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # torch and safetensors report a full disk in their own types
         shutil.rmtree(partial, ignore_errors=True)
         free = shutil.disk_usage(final.parent).free / 2**20 if final.parent.exists() else 0
         reason = str(error).strip().splitlines()[0]
-        raise OSError(f"{final} could not be written ({reason[:160]}; {free:.0f} MiB free there); what was saved before is "
-                      f"untouched: make room and go on with --resume") from error
+        raise OSError(
+            f"{final} could not be written ({reason[:160]}; {free:.0f} MiB free there); what was saved before is "
+            f"untouched: make room and go on with --resume"
+        ) from error
 
 
 def _link(link: Path, target: str) -> None:

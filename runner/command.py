@@ -1,5 +1,6 @@
 """How every command ends: user errors as sentences with exit code 2, and a training that is asked to stop, saved."""
 
+import errno
 import logging
 import os
 import signal
@@ -37,7 +38,8 @@ def run_command(main: Callable[[], None]) -> None:
             raise
         if rank == 0 or not isinstance(error, RecipeError):  # every process finds the same mistakes in a recipe
             where = f"segkd (process {rank})" if rank else "segkd"
-            print(f"\n{where}: {error}\n(--debug shows where in the code)", file=sys.stderr, flush=True)
+            full = "; make room and go on with --resume" if getattr(error, "errno", None) == errno.ENOSPC else ""
+            print(f"\n{where}: {error}{full}\n(--debug shows where in the code)", file=sys.stderr, flush=True)
         sys.exit(2)
 
 

@@ -17,7 +17,9 @@ class Dashboard:
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if has_account() else "offline")
         if mode == "online" and not has_account():  # wandb would stop the run and ask
-            say("wandb: no account is configured (wandb login); this run is kept offline, `wandb sync` uploads it later")
+            say(
+                "wandb: no account is configured (wandb login); this run is kept offline, `wandb sync` uploads it later"
+            )
             mode = "offline"
         if mode != "disabled":
             self._try(self._start, recipe, run_id, mode)
@@ -33,11 +35,17 @@ class Dashboard:
 
     def log_evaluation(self, iteration: int, pictures: list[Path], columns: list[str], classes: list[list]) -> None:
         """The panels of one evaluation and its table of classes."""
+
         def send() -> None:
             import wandb
 
-            self.run.log({"iteration": iteration, "panels": [wandb.Image(str(file), caption=file.stem) for file in pictures],
-                          "classes": wandb.Table(columns=columns, data=classes)})
+            self.run.log(
+                {
+                    "iteration": iteration,
+                    "panels": [wandb.Image(str(file), caption=file.stem) for file in pictures],
+                    "classes": wandb.Table(columns=columns, data=classes),
+                }
+            )
 
         self._try(send)
 
@@ -53,9 +61,16 @@ class Dashboard:
         import wandb  # here: where it is missing or broken, those who disable it should not notice
 
         self.run = wandb.init(
-            project=recipe.tracking.project, group=recipe.tracking.group, name=recipe.name, id=run_id, resume="allow", mode=mode,
-            dir=recipe.folder, config=recipe.model_dump(mode="json", by_alias=True),
-            settings=wandb.Settings(silent=True, console="off", init_timeout=60))
+            project=recipe.tracking.project,
+            group=recipe.tracking.group,
+            name=recipe.name,
+            id=run_id,
+            resume="allow",
+            mode=mode,
+            dir=recipe.folder,
+            config=recipe.model_dump(mode="json", by_alias=True),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+        )
         # our own step: wandb's must rise, and points behind it would be lost after a resume from an older checkpoint
         self.run.define_metric("iteration")
         self.run.define_metric("*", step_metric="iteration")
@@ -66,7 +81,9 @@ class Dashboard:
         try:
             action(*given)
         except Exception as error:  # whatever is wrong with a dashboard, it must not cost a training
-            say(f"wandb is left out from here on: {(str(error).splitlines() or [repr(error)])[0][:200]}; metrics.jsonl has everything")
+            say(
+                f"wandb is left out from here on: {(str(error).splitlines() or [repr(error)])[0][:200]}; metrics.jsonl has everything"
+            )
             self.run = None
 
 

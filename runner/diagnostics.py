@@ -40,8 +40,11 @@ def is_cross_entropy(graph: Graph, label: str) -> bool:
 
 
 def _reaches(loss: Tensor, place: Tensor) -> bool:
-    return loss.requires_grad and place.requires_grad and \
-        torch.autograd.grad(loss, place, retain_graph=True, allow_unused=True)[0] is not None
+    return (
+        loss.requires_grad
+        and place.requires_grad
+        and torch.autograd.grad(loss, place, retain_graph=True, allow_unused=True)[0] is not None
+    )
 
 
 def _gradient(loss: Tensor, places: list[Tensor]) -> Tensor:
@@ -50,5 +53,9 @@ def _gradient(loss: Tensor, places: list[Tensor]) -> Tensor:
     if not places or not loss.requires_grad:
         return torch.zeros(1, device=loss.device)
     gradients = torch.autograd.grad(loss, places, retain_graph=True, allow_unused=True)
-    return torch.cat([torch.zeros_like(place, dtype=torch.float32).flatten() if gradient is None else gradient.float().flatten()
-                      for place, gradient in zip(places, gradients)])
+    return torch.cat(
+        [
+            torch.zeros_like(place, dtype=torch.float32).flatten() if gradient is None else gradient.float().flatten()
+            for place, gradient in zip(places, gradients)
+        ]
+    )

@@ -14,19 +14,28 @@ from segkd.runner.recipe import Recipe
 from segkd.runner.sampler import Batch, evaluation_batches
 
 
-def evaluate(network: nn.Module, dataset: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator,
-             title: str) -> Scores:
+def evaluate(
+    network: nn.Module, dataset: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator, title: str
+) -> Scores:
     """Scores of `network` on `dataset` by the recipe's `evaluate` section; the same on all processes.
 
     The network is put in eval mode and back. Scoring runs in float32 whatever the training precision.
     """
     was_training = network.training
     network.eval()
-    batches = evaluation_batches(dataset, rank=accelerator.process_index, world=accelerator.num_processes,
-                                 batch_size=recipe.evaluate.batch_size, workers=recipe.data.workers,
-                                 resize=fixed_resize(recipe, scoring=True), pin_memory=accelerator.device.type == "cuda")
+    batches = evaluation_batches(
+        dataset,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        batch_size=recipe.evaluate.batch_size,
+        workers=recipe.data.workers,
+        resize=fixed_resize(recipe, scoring=True),
+        pin_memory=accelerator.device.type == "cuda",
+    )
     matrix = torch.zeros(network.num_classes, network.num_classes, dtype=torch.int64, device=accelerator.device)
-    steps = -(-len(range(accelerator.process_index, len(dataset), accelerator.num_processes)) // recipe.evaluate.batch_size)
+    steps = -(
+        -len(range(accelerator.process_index, len(dataset), accelerator.num_processes)) // recipe.evaluate.batch_size
+    )
     for batch in progress(batches, total=steps, title=title, shown=accelerator.is_main_process):
         batch = batch.to(accelerator.device)
         prediction = label_map(network, batch, recipe)
@@ -34,8 +43,10 @@ def evaluate(network: nn.Module, dataset: torch.utils.data.Dataset, recipe: Reci
     network.train(was_training)
     matrix = accelerator.reduce(matrix, reduction="sum").cpu()
     if matrix.sum() == 0:
-        raise ValueError(f"no pixel of the {len(dataset)} images of {recipe.data.val_split} has a label that counts; check the label "
-                         f"folder and the ids (runner/check.py shows how they are spread)")
+        raise ValueError(
+            f"no pixel of the {len(dataset)} images of {recipe.data.val_split} has a label that counts; check the label "
+            f"folder and the ids (runner/check.py shows how they are spread)"
+        )
     return scores(matrix, recipe.evaluate.absent)
 
 
@@ -44,9 +55,17 @@ def evaluate(network: nn.Module, dataset: torch.utils.data.Dataset, recipe: Reci
 def label_map(network: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
     """(B, H, W) predicted classes at the labels' size, by the recipe's `evaluate` section."""
     settings = recipe.evaluate
-    return predict(network, batch.images, batch.target.shape[-2:], mode=settings.mode,
-                   window=settings.window or recipe.data.crop_size, stride=settings.stride, scales=tuple(settings.scales),
-                   flip=settings.flip, average=settings.average).argmax(1)
+    return predict(
+        network,
+        batch.images,
+        batch.target.shape[-2:],
+        mode=settings.mode,
+        window=settings.window or recipe.data.crop_size,
+        stride=settings.stride,
+        scales=tuple(settings.scales),
+        flip=settings.flip,
+        average=settings.average,
+    ).argmax(1)
 
 
 def progress(items: Iterable, *, total: int, title: str, shown: bool) -> Iterable:

@@ -39,7 +39,11 @@ class Term:
 
     def is_ever_active(self) -> bool:
         """False where the weight is 0 throughout."""
-        return self.weight != 0 if not isinstance(self.weight, dict) else (self.weight["start"], self.weight["end"]) != (0, 0)
+        return (
+            self.weight != 0
+            if not isinstance(self.weight, dict)
+            else (self.weight["start"], self.weight["end"]) != (0, 0)
+        )
 
 
 class Graph(nn.Module):
@@ -61,13 +65,20 @@ class Graph(nn.Module):
         ValueError: a name that torch.nn.ModuleDict does not take, or with the slash of sub-terms.
     """
 
-    def __init__(self, networks: dict[str, nn.Module], frozen: dict[str, nn.Module], terms: list[Term],
-                 losses: dict[str, nn.Module]):
+    def __init__(
+        self,
+        networks: dict[str, nn.Module],
+        frozen: dict[str, nn.Module],
+        terms: list[Term],
+        losses: dict[str, nn.Module],
+    ):
         super().__init__()
         for word in (*networks, *losses):
             if "." in word or "/" in word or hasattr(nn.ModuleDict(), word):
-                raise ValueError(f"{word!r} cannot name a network or a term: it holds a dot or a slash, or torch's modules use the "
-                                 f"word; choose another")
+                raise ValueError(
+                    f"{word!r} cannot name a network or a term: it holds a dot or a slash, or torch's modules use the "
+                    f"word; choose another"
+                )
         self.networks = nn.ModuleDict(networks)
         self.losses = nn.ModuleDict(losses)
         self.terms = terms
@@ -122,7 +133,11 @@ class Graph(nn.Module):
             if term.detach and term.source in self.networks:
                 source = detached(source)
         value = self.losses[term.label](predictions[term.of], source, target)
-        return {f"{term.label}/{part}": loss for part, loss in value.items()} if isinstance(value, dict) else {term.label: value}
+        return (
+            {f"{term.label}/{part}": loss for part, loss in value.items()}
+            if isinstance(value, dict)
+            else {term.label: value}
+        )
 
     def adversary_loss(self, label: str) -> Tensor:
         """What a loss's own adversary learns from the kept predictions of the last forward."""
@@ -138,12 +153,19 @@ def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, 
 def detached(prediction: Prediction) -> Prediction:
     """The prediction with no gradient behind it."""
     return Prediction(
-        logits=prediction.logits.detach(), align_corners=prediction.align_corners,
+        logits=prediction.logits.detach(),
+        align_corners=prediction.align_corners,
         aux=None if prediction.aux is None else prediction.aux.detach(),
-        features={name: feature.detach() for name, feature in prediction.features.items()})
+        features={name: feature.detach() for name, feature in prediction.features.items()},
+    )
 
 
 def features_of(name: str, network: nn.Module) -> Features:
     """The feature table of a network for the losses that read it."""
-    return Features(f"networks.{name}", network.channels, network.strides, norms=getattr(network, "norms", {}),
-                    has_aux=getattr(network, "aux_head", None) is not None)
+    return Features(
+        f"networks.{name}",
+        network.channels,
+        network.strides,
+        norms=getattr(network, "norms", {}),
+        has_aux=getattr(network, "aux_head", None) is not None,
+    )

@@ -30,7 +30,7 @@ class Origins(dict[Key, str]):
 
     def forget_inside(self, key: Key) -> None:
         """Drops the origins of what was inside `key`, which is about to be replaced as a whole."""
-        for inner in [inner for inner in self if len(inner) > len(key) and inner[:len(key)] == key]:
+        for inner in [inner for inner in self if len(inner) > len(key) and inner[: len(key)] == key]:
             del self[inner]
 
 
@@ -41,7 +41,9 @@ def dotted(key: Key) -> str:
 
 def did_you_mean(word: str, allowed: list[str]) -> str:
     """`, did you mean 'weight'?` where something close is allowed, else nothing."""
-    close = [other for other in allowed if sorted(other) == sorted(word)] or difflib.get_close_matches(word, allowed, n=1)
+    close = [other for other in allowed if sorted(other) == sorted(word)] or difflib.get_close_matches(
+        word, allowed, n=1
+    )
     return f", did you mean {close[0]!r}?" if close else ""
 
 

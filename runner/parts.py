@@ -29,7 +29,9 @@ def find(room: str, name: str) -> type:
         wanted = "transform"
     found = [value for key, value in vars(module).items() if key.lower() == wanted and inspect.isclass(value)]
     if not found:
-        raise ValueError(f"{room}/{name}.py holds no class of its own name (such as {name.title().replace('_', '')}, in any letter case)")
+        raise ValueError(
+            f"{room}/{name}.py holds no class of its own name (such as {name.title().replace('_', '')}, in any letter case)"
+        )
     return found[0]
 
 
@@ -40,9 +42,12 @@ def _arguments(room: str, name: str) -> type[pydantic.BaseModel]:
     part = find(room, name)
     hints = typing.get_type_hints(part.__init__)
     fields = {
-        parameter.name: (hints.get(parameter.name, typing.Any),
-                         ... if parameter.default is inspect.Parameter.empty else parameter.default)
-        for parameter in inspect.signature(part).parameters.values() if parameter.name not in given
+        parameter.name: (
+            hints.get(parameter.name, typing.Any),
+            ... if parameter.default is inspect.Parameter.empty else parameter.default,
+        )
+        for parameter in inspect.signature(part).parameters.values()
+        if parameter.name not in given
     }
     return pydantic.create_model(part.__name__, __config__=pydantic.ConfigDict(extra="forbid", strict=True), **fields)
 

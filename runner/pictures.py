@@ -23,8 +23,13 @@ def shown_indices(dataset: torch.utils.data.Dataset, count: int) -> list[int]:
     return [int(index) for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round()]
 
 
-def panels(networks: dict[str, nn.Module], dataset: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator,
-           folder: Path) -> list[Path]:
+def panels(
+    networks: dict[str, nn.Module],
+    dataset: torch.utils.data.Dataset,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    folder: Path,
+) -> list[Path]:
     """One PNG an image: image | label | each network's prediction | where the student (the last one) is wrong."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = torch.utils.data.Subset(dataset, shown_indices(dataset, recipe.tracking.images))
@@ -49,7 +54,7 @@ def panels(networks: dict[str, nn.Module], dataset: torch.utils.data.Dataset, re
 def colored(labels: np.ndarray, palette: tuple[tuple[int, int, int], ...]) -> np.ndarray:
     """(H, W) class ids -> (H, W, 3) colours; ids outside the palette (void) are black."""
     table = np.full((256, 3), VOID, np.uint8)
-    table[:len(palette)] = palette
+    table[: len(palette)] = palette
     return table[labels.clip(0, 255)]
 
 
@@ -87,7 +92,7 @@ def curves(rows: list[dict], file: Path) -> Path:
     for key in dict.fromkeys(key for row in rows for key in row if key.startswith("weighted/")):
         points = [(row["iteration"], row[key]) for row in rows if key in row]
         mean = np.convolve([value for _, value in points], np.ones(window) / window, "valid")
-        losses.plot([iteration for iteration, _ in points][window - 1:], mean, label=key.removeprefix("weighted/"))
+        losses.plot([iteration for iteration, _ in points][window - 1 :], mean, label=key.removeprefix("weighted/"))
     losses.set(title="weighted losses", xlabel="iteration")
     losses.legend()
     rate.plot(iterations, [row["lr"] for row in rows])

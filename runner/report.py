@@ -16,11 +16,13 @@ from segkd.runner.console import say
 from segkd.runner.evaluation import evaluate
 from segkd.runner.graph import Graph
 from segkd.runner.metrics import Scores
-from segkd.runner.metrics_file import read_rows
+from segkd.runner.metrics_file import plain, read_rows
 from segkd.runner.pictures import curves, panels
-from segkd.runner.recipe import OtherRecipe, Recipe, read
+from segkd.runner.reading import read
+from segkd.runner.recipe import OtherRecipe, Recipe
 from segkd.runner.sampler import evaluation_batches
 from segkd.runner.tracking import Tracking
+from segkd.runner.training_state import TrainingState
 from segkd.runner.weights import weights_file
 
 TIMED = 10  # forward passes behind a latency
@@ -28,57 +30,88 @@ TIMED = 10  # forward passes behind a latency
 
 def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Dataset, accelerator: Accelerator) -> None:
     """Scores each frozen network once, at the start of a run: a wrong file or normalisation shows here, not after days."""
+    file = recipe.folder / "teachers.json"
+    known = json.loads(file.read_text()) if file.is_file() else {}
     for name, network in recipe.networks.items():
-        file = recipe.folder / f"{name}.json"
-        if network.train or file.is_file():
+        if network.train or name in known:
             continue
         result = evaluate(graph.network(name), val_set, recipe, accelerator, title=f"scoring {name}")
+        known[name] = plain(asdict(result))
         if accelerator.is_main_process:
-            checkpoint.write_text(file, json.dumps(asdict(result), indent=2) + "\n")
+            checkpoint.write_text(file, json.dumps(known, indent=2) + "\n")
             say(f"{recipe.name}: {name} has {percent(result.miou)} mIoU on {recipe.data.val_split}")
         accelerator.wait_for_everyone()
 
 
-def record_evaluation(iteration: int, result: Scores, graph: Graph, student: nn.Module, val_set: torch.utils.data.Dataset,
-                      recipe: Recipe, accelerator: Accelerator, tracking: Tracking) -> None:
+def record_evaluation(
+    state: TrainingState,
+    result: Scores,
+    val_set: torch.utils.data.Dataset,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    tracking: Tracking,
+) -> None:
     """The evaluation's line on the console, its panels on the disk and in wandb, its per-class table in wandb."""
     if not accelerator.is_main_process:
         return
-    say(f"{recipe.name} {iteration}/{recipe.schedule.iterations} | mIoU {percent(result.miou)} | "
-        f"pixel accuracy {percent(result.pixel_accuracy)}")
-    frozen = {name: graph.network(name) for name, network in recipe.networks.items() if not network.train}
-    files = panels({**frozen, "student": student}, val_set, recipe, accelerator, recipe.folder / "panels" / f"step-{iteration:08d}")
-    classes = [[name, *values] for name, *values in zip(val_set.class_names, result.iou_per_class, result.accuracy_per_class)]
+    iteration = state.iteration
+    say(
+        f"{recipe.name} {iteration}/{recipe.schedule.iterations} | mIoU {percent(result.miou)} | "
+        f"pixel accuracy {percent(result.pixel_accuracy)}"
+    )
+    frozen = {name: state.graph.network(name) for name, network in recipe.networks.items() if not network.train}
+    files = panels(
+        {**frozen, "student": state.student},
+        val_set,
+        recipe,
+        accelerator,
+        recipe.folder / "panels" / f"step-{iteration:08d}",
+    )
+    classes = [
+        [name, *values] for name, *values in zip(val_set.class_names, result.iou_per_class, result.accuracy_per_class)
+    ]
     tracking.dashboard.log_evaluation(iteration, files, ["class", "IoU", "accuracy"], classes)
 
 
-def deliver(recipe: Recipe, graph: Graph, student: nn.Module, best: dict, val_set: torch.utils.data.Dataset,
-            accelerator: Accelerator) -> None:
+def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator) -> None:
     """Ends a run: student/ from the best checkpoint, report.md with curves and pictures, the closing table on the console."""
     if not accelerator.is_main_process:
         return
-    folder, network = recipe.folder, recipe.networks["student"]
-    chosen = folder / "checkpoints" / f"step-{best['iteration']:08d}"
+    folder, network, student = recipe.folder, recipe.networks["student"], state.student
+    chosen = folder / "checkpoints" / f"step-{state.best_iteration:08d}"
     student.load_state_dict(read_weights(weights_file(chosen)))
-    rows = closing_rows(recipe, graph, student, best, val_set, accelerator)
-    text = report(recipe, rows, best, val_set)
-    (folder / "report.md").write_text(text)
-    (folder / "summary.json").write_text(json.dumps({"rows": rows, "best": best}, indent=2) + "\n")
-    checkpoint.export_student(folder, chosen, {
-        "model": network.model, "args": network.args, "num_classes": student.num_classes, "normalize": network.normalize,
-        "class_names": list(val_set.class_names), "palette": [list(color) for color in val_set.palette],
-        "ignore_index": val_set.ignore_index, "recipe": recipe.name, "miou": best["miou"], "iteration": best["iteration"]})
+    rows = closing_rows(state, val_set, recipe, accelerator)
+    checkpoint.write_text(folder / "report.md", report(recipe, rows, state, val_set))
+    summary = {"rows": rows, "miou": state.best_miou, "iteration": state.best_iteration}
+    checkpoint.write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    checkpoint.export_student(
+        folder,
+        chosen,
+        {
+            "model": network.model,
+            "args": network.args,
+            "num_classes": student.num_classes,
+            "normalize": network.normalize,
+            "class_names": list(val_set.class_names),
+            "palette": [list(color) for color in val_set.palette],
+            "ignore_index": val_set.ignore_index,
+            "recipe": recipe.name,
+            "miou": state.best_miou,
+            "iteration": state.best_iteration,
+        },
+    )
     say(f"\n{markdown(rows)}\n\n{recipe.name} is done: {folder}/report.md, {folder}/student")
 
 
-def closing_rows(recipe: Recipe, graph: Graph, student: nn.Module, best: dict, val_set: torch.utils.data.Dataset,
-                 accelerator: Accelerator) -> list[dict]:
+def closing_rows(
+    state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator
+) -> list[dict]:
     """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed one after the other here and now."""
     rows = []
     for name, network in recipe.networks.items():
         if not network.train:
-            score = json.loads((recipe.folder / f"{name}.json").read_text())["miou"]
-            rows.append(row(name, recipe, name, graph.network(name), score, val_set, accelerator))
+            score = json.loads((recipe.folder / "teachers.json").read_text())[name]["miou"]
+            rows.append(row(name, recipe, name, state.graph.network(name), score, val_set, accelerator))
     if isinstance(recipe.baseline, OtherRecipe):
         other = read(recipe.baseline.recipe)
         delivered = other.networks["student"].model_copy(update={"weights": str(other.folder)})
@@ -86,19 +119,39 @@ def closing_rows(recipe: Recipe, graph: Graph, student: nn.Module, best: dict, v
         score = json.loads((other.folder / "student" / "config.json").read_text())["miou"]
         rows.append(row(f"student, {other.name}", other, "student", network, score, val_set, accelerator))
     learns = any(term.source is not None for term in recipe.losses)
-    rows.append(row(f"student, {recipe.name}" if learns or recipe.baseline else "student", recipe, "student", student, best["miou"],
-                    val_set, accelerator))
+    rows.append(
+        row(
+            f"student, {recipe.name}" if learns or recipe.baseline else "student",
+            recipe,
+            "student",
+            state.student,
+            state.best_miou,
+            val_set,
+            accelerator,
+        )
+    )
     return rows
 
 
-def row(title: str, recipe: Recipe, name: str, network: nn.Module, miou: float, val_set: torch.utils.data.Dataset,
-        accelerator: Accelerator) -> dict:
+def row(
+    title: str,
+    recipe: Recipe,
+    name: str,
+    network: nn.Module,
+    miou: float,
+    val_set: torch.utils.data.Dataset,
+    accelerator: Accelerator,
+) -> dict:
     """One line of the closing table."""
     network.eval()
     settings = recipe.networks[name]
-    return {"network": title, "model": " ".join([settings.model, str(settings.args.get("backbone", ""))]).strip(), "miou": miou,
-            "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "milliseconds": latency(network, val_set, recipe, accelerator.device)}
+    return {
+        "network": title,
+        "model": " ".join([settings.model, str(settings.args.get("backbone", ""))]).strip(),
+        "miou": miou,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "milliseconds": latency(network, val_set, recipe, accelerator.device),
+    }
 
 
 @torch.no_grad()
@@ -119,31 +172,43 @@ def latency(network: nn.Module, val_set: torch.utils.data.Dataset, recipe: Recip
 def markdown(rows: list[dict]) -> str:
     """The closing table."""
     lines = ["| network | model | mIoU (%) | parameters | ms per image |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"| {r['network']} | {r['model']} | {100 * r['miou']:.2f} | {r['parameters'] / 1e6:.2f} M | {r['milliseconds']:.1f} |"
-              for r in rows]
+    lines += [
+        f"| {r['network']} | {r['model']} | {100 * r['miou']:.2f} | {r['parameters'] / 1e6:.2f} M | {r['milliseconds']:.1f} |"
+        for r in rows
+    ]
     return "\n".join(lines)
 
 
-def report(recipe: Recipe, rows: list[dict], best: dict, val_set: torch.utils.data.Dataset) -> str:
+def report(recipe: Recipe, rows: list[dict], state: TrainingState, val_set: torch.utils.data.Dataset) -> str:
     """report.md: the table, the curves, the per-class scores of the chosen checkpoint, the last panels."""
     folder = recipe.folder
     history = read_rows(folder / "metrics.jsonl")
     curves(history, folder / "curves.png")
     scored = [r for r in history if "miou" in r]
-    chosen = next(r for r in scored if r["iteration"] == best["iteration"])
+    chosen = next(r for r in scored if r["iteration"] == state.best_iteration)
     last = sorted((folder / "panels").glob("step-*"))[-1:]
     pictures = [f"![{file.stem}]({file.relative_to(folder)})" for path in last for file in sorted(path.glob("*.png"))]
     classes = ["| class | IoU (%) | accuracy (%) |", "| --- | --- | --- |"]
-    classes += [f"| {name} | {number(iou)} | {number(accuracy)} |" for name, iou, accuracy in
-                zip(val_set.class_names, chosen["iou_per_class"], chosen["accuracy_per_class"])]
-    return "\n\n".join([
-        f"# {recipe.name}", markdown(rows),
-        f"The student is the checkpoint of iteration {best['iteration']}, the best of {len(scored)} on `{recipe.data.val_split}` "
-        f"({percent(best['miou'])}); the last one has {percent(scored[-1]['miou'])}. Made by `recipe.yaml` in `environment.json`.",
-        "![curves](curves.png)", "\n".join(classes),
-        f"pixel accuracy {percent(chosen['pixel_accuracy'])}, class accuracy {percent(chosen['class_accuracy'])}, "
-        f"frequency-weighted IoU {percent(chosen['fwiou'])}, Dice {percent(chosen['dice'])}",
-        *pictures]) + "\n"
+    classes += [
+        f"| {name} | {number(iou)} | {number(accuracy)} |"
+        for name, iou, accuracy in zip(val_set.class_names, chosen["iou_per_class"], chosen["accuracy_per_class"])
+    ]
+    return (
+        "\n\n".join(
+            [
+                f"# {recipe.name}",
+                markdown(rows),
+                f"The student is the checkpoint of iteration {state.best_iteration}, the best of {len(scored)} on `{recipe.data.val_split}` "
+                f"({percent(state.best_miou)}); the last one has {percent(scored[-1]['miou'])}. Made by `recipe.yaml` in `environment.json`.",
+                "![curves](curves.png)",
+                "\n".join(classes),
+                f"pixel accuracy {percent(chosen['pixel_accuracy'])}, class accuracy {percent(chosen['class_accuracy'])}, "
+                f"frequency-weighted IoU {percent(chosen['fwiou'])}, Dice {percent(chosen['dice'])}",
+                *pictures,
+            ]
+        )
+        + "\n"
+    )
 
 
 def percent(share: float) -> str:

@@ -16,24 +16,35 @@ from segkd.runner import checkpoint
 from segkd.runner.recipe import Recipe
 
 # what may differ between the start of a run and its resume: nothing here changes the weights
-FREE = {"tracking", "evaluate", "data.root", "data.workers", "loop.save_every", "loop.keep_last", "loop.timeout", "baseline"}
-PACKAGES = ("torch", "accelerate", "timm", "transformers", "segment-anything", "pillow", "pydantic", "safetensors", "wandb", "numpy")
+FREE = {
+    "tracking",
+    "evaluate",
+    "data.root",
+    "data.workers",
+    "loop.save_every",
+    "loop.keep_last",
+    "loop.timeout",
+    "baseline",
+}
+PACKAGES = (
+    "torch",
+    "accelerate",
+    "timm",
+    "transformers",
+    "segment-anything",
+    "pillow",
+    "pydantic",
+    "safetensors",
+    "wandb",
+    "numpy",
+)
 
 
 def open_run_folder(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False) -> Path | None:
-    """Makes the run folder with recipe.yaml and environment.json, and returns the checkpoint to go on from, if any.
-
-    Raises:
-        ValueError: the folder holds a run already and neither resume nor overwrite is given; or the run in it was
-            made by another recipe.
-    """
+    """Makes the run folder with recipe.yaml and environment.json, and returns the checkpoint to go on from, if any."""
+    refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
     folder = recipe.folder
     written = folder / "recipe.yaml"
-    if written.is_file() and not overwrite:
-        check_same_recipe(recipe)
-        if not resume:
-            raise ValueError(f"{folder} holds this run already; go on with it with --resume, start over with --overwrite, or give "
-                             f"this one another name (name=...)")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if overwrite and written.is_file():
@@ -48,13 +59,27 @@ def open_run_folder(recipe: Recipe, accelerator: Accelerator, *, resume: bool, o
     return complete[-1] if complete else None
 
 
+def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    """ValueError where the folder holds a run and nothing says what to do with it, or holds the run of another recipe."""
+    if overwrite or not (recipe.folder / "recipe.yaml").is_file():
+        return
+    check_same_recipe(recipe)
+    if not resume:
+        raise ValueError(
+            f"{recipe.folder} holds this run already; go on with it with --resume, start over with --overwrite, or "
+            f"give this one another name (name=...)"
+        )
+
+
 def check_same_recipe(recipe: Recipe) -> None:
     """ValueError where the run in the recipe's folder was made by a recipe that differs in anything that matters."""
     written = recipe.folder / "recipe.yaml"
     changed = changes(yaml.safe_load(written.read_text()), yaml.safe_load(recipe.dump()))
     if changed:
-        raise ValueError(f"{recipe.folder} holds the run of another recipe; they differ in {'; '.join(changed)}. Give this one "
-                         f"another name (name=...), delete that run, or start over with --overwrite")
+        raise ValueError(
+            f"{recipe.folder} holds the run of another recipe; they differ in {'; '.join(changed)}. Give this one "
+            f"another name (name=...), delete that run, or start over with --overwrite"
+        )
 
 
 def is_finished(recipe: Recipe) -> bool:
@@ -86,10 +111,16 @@ def environment(accelerator: Accelerator) -> dict:
     """What a run was made with, for whoever wants to make it again."""
     device = accelerator.device
     return {
-        "command": sys.argv, "git": git_version(), "python": platform.python_version(), "platform": platform.platform(),
+        "command": sys.argv,
+        "git": git_version(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads",
-        "processes": accelerator.num_processes, "precision": accelerator.mixed_precision,
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {torch.get_num_threads()} threads",
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
     }
 
 
@@ -97,7 +128,9 @@ def git_version() -> str | None:
     """The commit the code stands at, with `-dirty` for uncommitted changes; None outside a git checkout or without git."""
     here = Path(__file__).parent
     try:
-        found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=here, capture_output=True, text=True)
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=here, capture_output=True, text=True
+        )
     except FileNotFoundError:
         return None
     return found.stdout.strip() or None if found.returncode == 0 else None

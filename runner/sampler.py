@@ -21,7 +21,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`; labels travel as bytes and become int64 there."""
-        return Batch(self.images.to(device, non_blocking=True), self.target.to(device, non_blocking=True).long(), self.indices)
+        return Batch(
+            self.images.to(device, non_blocking=True), self.target.to(device, non_blocking=True).long(), self.indices
+        )
 
 
 def samples_of_step(step: int, batch_size: int, length: int, seed: int) -> list[tuple[int, int]]:
@@ -44,8 +46,10 @@ def samples_of_step(step: int, batch_size: int, length: int, seed: int) -> list[
 def images_per_part(batch_size: int, parts: int, world: int) -> int:
     """Images one process computes at a time. ValueError where processes and parts do not divide the batch."""
     if batch_size % (parts * world):
-        raise ValueError(f"data.batch_size is {batch_size} images in total, which {world} processes times {parts} accumulated "
-                         f"parts do not divide; change data.batch_size, loop.accumulate or the number of processes")
+        raise ValueError(
+            f"data.batch_size is {batch_size} images in total, which {world} processes times {parts} accumulated "
+            f"parts do not divide; change data.batch_size, loop.accumulate or the number of processes"
+        )
     return batch_size // (parts * world)
 
 
@@ -63,7 +67,7 @@ class _PartsOfSteps:
             samples = samples_of_step(step, self.batch_size, self.length, self.seed)
             for part in range(self.parts):
                 first = (part * self.world + self.rank) * self.share
-                yield samples[first:first + self.share]
+                yield samples[first : first + self.share]
             step += 1
 
 
@@ -112,11 +116,17 @@ def _collate(views: list) -> Batch | Exception:
     images, targets, indices = zip(*views)
     sizes = {image.shape[:2]: index for image, index in zip(images, indices)}
     if len(sizes) > 1:
-        shown = " and ".join(f"number {index} has {height}x{width}" for (height, width), index in list(sizes.items())[:2])
-        return ValueError(f"images of different sizes cannot be scored in one batch ({shown} pixels); set evaluate.batch_size to 1, "
-                          f"or bring all to one size with data.resize")
+        shown = " and ".join(
+            f"number {index} has {height}x{width}" for (height, width), index in list(sizes.items())[:2]
+        )
+        return ValueError(
+            f"images of different sizes cannot be scored in one batch ({shown} pixels); set evaluate.batch_size to 1, "
+            f"or bring all to one size with data.resize"
+        )
     # (B, H, W, 3) -> (B, 3, H, W): a view in channels_last order, nothing is copied
-    return Batch(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(targets)), list(indices))
+    return Batch(
+        torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(targets)), list(indices)
+    )
 
 
 def _batches(loader: DataLoader) -> Iterator[Batch]:
@@ -126,8 +136,20 @@ def _batches(loader: DataLoader) -> Iterator[Batch]:
         yield batch
 
 
-def training_batches(dataset: Dataset, transform, *, seed: int, start: int, batch_size: int, parts: int = 1, rank: int = 0,
-                     world: int = 1, workers: int = 0, resize=None, pin_memory: bool = False) -> Iterator[Batch]:
+def training_batches(
+    dataset: Dataset,
+    transform,
+    *,
+    seed: int,
+    start: int,
+    batch_size: int,
+    parts: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    resize=None,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
     """This process' endless batches from step `start` on: `parts` batches a step, each batch_size / (parts * world) images.
 
     Args:
@@ -137,19 +159,44 @@ def training_batches(dataset: Dataset, transform, *, seed: int, start: int, batc
     sampler = _PartsOfSteps(start, batch_size, len(dataset), seed, parts, rank, world)
     views = _TrainingViews(dataset, transform, seed, resize)
     # its own generator: a loader that starts draws a number, from the global one in the middle of a resumed run's first step
-    return _batches(DataLoader(views, batch_sampler=sampler, num_workers=workers, collate_fn=_collate,
-                               pin_memory=pin_memory, worker_init_fn=_start_worker, generator=torch.Generator()))
+    return _batches(
+        DataLoader(
+            views,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),
+        )
+    )
 
 
-def evaluation_batches(dataset: Dataset, *, rank: int = 0, world: int = 1, batch_size: int = 1, workers: int = 0, resize=None,
-                       pin_memory: bool = False) -> Iterator[Batch]:
+def evaluation_batches(
+    dataset: Dataset,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    batch_size: int = 1,
+    workers: int = 0,
+    resize=None,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
     """Every image once, dealt out to the processes without repeating any: process r gets r, r + world, ..."""
     views = _EvaluationViews(dataset, list(range(rank, len(dataset), world)), resize)
-    return _batches(DataLoader(views, batch_size=batch_size, num_workers=workers, collate_fn=_collate,
-                               pin_memory=pin_memory, worker_init_fn=_start_worker))
+    return _batches(
+        DataLoader(
+            views,
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+        )
+    )
 
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):  # both may reach the whole group; the training process decides, and
-        signal.signal(number, signal.SIG_IGN)       # a worker ends by itself when that is gone
+        signal.signal(number, signal.SIG_IGN)  # a worker ends by itself when that is gone

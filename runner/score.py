@@ -13,8 +13,9 @@ from segkd.runner.command import run_command
 from segkd.runner.device import start_accelerator
 from segkd.runner.evaluation import evaluate
 from segkd.runner.metrics import table
-from segkd.runner.recipe import Recipe, read
 from segkd.runner.metrics_file import plain
+from segkd.runner.reading import read
+from segkd.runner.recipe import Recipe
 
 
 def main() -> None:
@@ -22,7 +23,9 @@ def main() -> None:
     parser.add_argument("recipe", help="path of a recipe, such as runs/<name>/recipe.yaml")
     parser.add_argument("overrides", nargs="*", help="key=value, such as evaluate.mode=slide data.val_split=test")
     parser.add_argument("--network", default="student", help="which network of the recipe (default: student)")
-    parser.add_argument("--weights", help="a file or a folder of weights (default: the run's student, or the recipe's weights)")
+    parser.add_argument(
+        "--weights", help="a file or a folder of weights (default: the run's student, or the recipe's weights)"
+    )
     parser.add_argument("--output", help="also write the scores to this JSON file")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_intermixed_args()
@@ -35,11 +38,15 @@ def main() -> None:
     if path is None:
         raise ValueError(f"networks.{options.network} has no weights in the recipe; name some with --weights")
     dataset = build_dataset(recipe, recipe.data.val_split)
-    network = build_network(options.network, entry.model_copy(update={"weights": path}), dataset.num_classes, recipe.seed)
+    network = build_network(
+        options.network, entry.model_copy(update={"weights": path}), dataset.num_classes, recipe.seed
+    )
     result = evaluate(network.to(accelerator.device), dataset, recipe, accelerator, title=f"scoring {options.network}")
     if accelerator.is_main_process:
         print(table(result, dataset.class_names))
-        print(f"{options.network} of {recipe.name} from {path}, {len(dataset)} images of {recipe.data.val_split}, {protocol(recipe)}")
+        print(
+            f"{options.network} of {recipe.name} from {path}, {len(dataset)} images of {recipe.data.val_split}, {protocol(recipe)}"
+        )
         if options.output:
             with open(options.output, "w") as file:
                 json.dump({"protocol": protocol(recipe), **plain(asdict(result))}, file, indent=2)
@@ -49,9 +56,18 @@ def main() -> None:
 def protocol(recipe: Recipe) -> str:
     """How the numbers were made, in words: scores are comparable only where this is the same."""
     settings = recipe.evaluate
-    size = f"short side {settings.short_side}" if settings.short_side else \
-        f"resized to {' x '.join(map(str, recipe.data.resize))}" if recipe.data.resize else "native size"
-    window = f"windows of {' x '.join(map(str, settings.window or recipe.data.crop_size))}" if settings.mode == "slide" else "whole images"
+    size = (
+        f"short side {settings.short_side}"
+        if settings.short_side
+        else f"resized to {' x '.join(map(str, recipe.data.resize))}"
+        if recipe.data.resize
+        else "native size"
+    )
+    window = (
+        f"windows of {' x '.join(map(str, settings.window or recipe.data.crop_size))}"
+        if settings.mode == "slide"
+        else "whole images"
+    )
     scales = "scales " + ", ".join(f"{scale:g}" for scale in settings.scales)
     return f"{window} at {size}, {scales}{', mirrored too' if settings.flip else ''}, absent classes: {settings.absent}"
 

@@ -2,10 +2,8 @@
 
 import json
 import math
-import resource
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -14,10 +12,12 @@ from tqdm import tqdm
 
 from segkd.runner.console import clock, say
 from segkd.runner.dashboard import Dashboard
+from segkd.runner.device import peak_memory
 from segkd.runner.metrics import Scores
 from segkd.runner.metrics_file import append_rows, keep_rows
 from segkd.runner.recipe import Recipe
 from segkd.runner.sampler import samples_of_step
+from segkd.runner.training_state import TrainingState
 
 
 class Tracking:
@@ -27,7 +27,7 @@ class Tracking:
     the gradient norm, images per second, seconds waited for data per iteration, and memory.
     """
 
-    def __init__(self, recipe: Recipe, accelerator: Accelerator, length: int, start: int, wandb_id: str | None):
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, length: int, state: TrainingState):
         self.recipe, self.accelerator, self.length = recipe, accelerator, length
         self.file = recipe.folder / "metrics.jsonl"
         self.rows: list[dict] = []
@@ -36,14 +36,21 @@ class Tracking:
         self.names: list[str] = []
         self.notes: dict[str, float] = {}
         self.waited = 0.0
-        self.interval = [start, time.perf_counter()]
+        self.interval = [state.iteration, time.perf_counter()]
         self.dashboard = None
         self.bar = None
         if accelerator.is_main_process:
-            keep_rows(self.file, start)
-            self.dashboard = Dashboard(recipe, wandb_id)
-            self.bar = tqdm(total=recipe.schedule.iterations, initial=start, desc=recipe.name, unit="step", disable=None,
-                            dynamic_ncols=True)
+            keep_rows(self.file, state.iteration)
+            self.dashboard = Dashboard(recipe, state.wandb_id)
+            state.wandb_id = self.dashboard.run_id
+            self.bar = tqdm(
+                total=recipe.schedule.iterations,
+                initial=state.iteration,
+                desc=recipe.name,
+                unit="step",
+                disable=None,
+                dynamic_ncols=True,
+            )
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Notes the unweighted losses of one accumulated part of a step. Nothing is read from the device yet."""
@@ -107,11 +114,12 @@ class Tracking:
         first, since = self.interval
         last, now = self.rows[-1]["iteration"], time.perf_counter()
         steps, self.interval = last - first, [last, now]
-        on_gpu = self.accelerator.device.type == "cuda"
-        memory = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         waited, self.waited = self.waited, 0.0
-        return {"images_per_second": steps * self.recipe.data.batch_size / (now - since), "seconds_waited": waited / steps,
-                "memory_gib": memory / 2**30}
+        return {
+            "images_per_second": steps * self.recipe.data.batch_size / (now - since),
+            "seconds_waited": waited / steps,
+            "memory_gib": peak_memory(self.accelerator.device) / 2**30,
+        }
 
     def _stop_on_nan(self, rows: list[dict]) -> None:
         row = next((row for row in rows if not math.isfinite(row["total"])), None)
@@ -121,20 +129,34 @@ class Tracking:
         capture = self.recipe.folder / "nan.json"
         if self.accelerator.is_main_process:
             capture.write_text(json.dumps({**row, "samples": [index for _, index in samples]}, indent=2) + "\n")
-        terms = ", ".join(f"{key.removeprefix('loss/')} = {value}" for key, value in row.items() if key.startswith("loss/"))
+        terms = ", ".join(
+            f"{key.removeprefix('loss/')} = {value}" for key, value in row.items() if key.startswith("loss/")
+        )
         raise FloatingPointError(
             f"the loss of iteration {row['iteration']} is {row['total']} ({terms}); lower optimizer.lr or the term's weight, or set "
-            f"loop.clip_norm. Its samples stand in {capture}; the checkpoints before it are untouched")
+            f"loop.clip_norm. Its samples stand in {capture}; the checkpoints before it are untouched"
+        )
 
     def _show(self, rows: list[dict]) -> None:
         last = rows[-1]
-        mean = {key: sum(row[key] for row in rows if key in row) / sum(key in row for row in rows)
-                for key in last if key == "total" or key.startswith(("loss/", "weighted/"))}
-        left = (self.recipe.schedule.iterations - last["iteration"]) * self.recipe.data.batch_size / last["images_per_second"]
-        terms = " ".join(f"{key.removeprefix('loss/')} {value:.3f}" for key, value in mean.items() if key.startswith("loss/"))
+        mean = {
+            key: sum(row[key] for row in rows if key in row) / sum(key in row for row in rows)
+            for key in last
+            if key == "total" or key.startswith(("loss/", "weighted/"))
+        }
+        left = (
+            (self.recipe.schedule.iterations - last["iteration"])
+            * self.recipe.data.batch_size
+            / last["images_per_second"]
+        )
+        terms = " ".join(
+            f"{key.removeprefix('loss/')} {value:.3f}" for key, value in mean.items() if key.startswith("loss/")
+        )
         if self.bar and not self.bar.disable:
             self.bar.set_postfix_str(f"{terms} | {last['images_per_second']:.1f} img/s")
         else:
-            say(f"{self.recipe.name} {last['iteration']}/{self.recipe.schedule.iterations} | {terms} | lr {last['lr']:.2g} | "
-                f"{last['images_per_second']:.1f} img/s | {clock(left)} left")
+            say(
+                f"{self.recipe.name} {last['iteration']}/{self.recipe.schedule.iterations} | {terms} | lr {last['lr']:.2g} | "
+                f"{last['images_per_second']:.1f} img/s | {clock(left)} left"
+            )
         self.dashboard.log({**{key: value for key, value in last.items() if not isinstance(value, list)}, **mean})

@@ -35,15 +35,22 @@ class TrainingState:
     wandb_id: str | None = None
 
     @classmethod
-    def begin(cls, recipe: Recipe, graph: Graph, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> "TrainingState":
+    def begin(
+        cls, recipe: Recipe, graph: Graph, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+    ) -> "TrainingState":
         """The state before the first iteration; graph and optimizer are where they will be trained."""
-        rivals = {label: loss.adversary_optimizer() for label, loss in graph.losses.items()
-                  if hasattr(loss, "adversary_optimizer")}
+        rivals = {
+            label: loss.adversary_optimizer()
+            for label, loss in graph.losses.items()
+            if hasattr(loss, "adversary_optimizer")
+        }
         average = None
         if recipe.loop.ema is not None:
             average = torch.optim.swa_utils.AveragedModel(
-                graph.network("student"), multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.loop.ema),
-                use_buffers=True)
+                graph.network("student"),
+                multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.loop.ema),
+                use_buffers=True,
+            )
         return cls(graph, optimizer, rivals, average, accelerator.scaler)
 
     @property
@@ -61,7 +68,17 @@ class TrainingState:
             self.best_miou, self.best_iteration = miou, self.iteration
 
     def save(self, folder: Path, keep_last: int) -> None:
-        """Writes the checkpoint of the finished iteration into a run folder."""
+        """Writes the checkpoint of the finished iteration into a run folder.
+
+        Raises:
+            FloatingPointError: a weight is not finite. A resume would go on from it for ever.
+        """
+        for name, parameter in self.graph.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise FloatingPointError(
+                    f"{name} is not finite after iteration {self.iteration}, so it is not saved; lower optimizer.lr "
+                    f"or set loop.clip_norm, and go on from the checkpoint before it with --resume"
+                )
         state = {
             "graph": self.graph.state_dict(), "optimizer": self.optimizer.state_dict(),
             "rivals": {label: rival.state_dict() for label, rival in self.rivals.items()},
@@ -69,7 +86,9 @@ class TrainingState:
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "progress": [self.iteration, self.best_miou, self.best_iteration, self.wandb_id],
         }  # fmt: skip
-        checkpoint.save(folder, self.iteration, self.student.state_dict(), state, keep_last=keep_last, best=self.best_iteration)
+        checkpoint.save(
+            folder, self.iteration, self.student.state_dict(), state, keep_last=keep_last, best=self.best_iteration
+        )
 
     def restore(self, path: Path) -> None:
         """Goes back to a checkpoint of the same recipe. ValueError where it is damaged or another network's."""

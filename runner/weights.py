@@ -35,16 +35,22 @@ def weights_file(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     unfinished = " (a run writes student/ when it ends; this one has not)" if (path / "recipe.yaml").is_file() else ""
-    raise FileNotFoundError(f"{path} holds no student/model.safetensors, model.safetensors or student.safetensors{unfinished}")
+    raise FileNotFoundError(
+        f"{path} holds no student/model.safetensors, model.safetensors or student.safetensors{unfinished}"
+    )
 
 
 def check_same_network(path: str | Path, *, owner: str, model: str, normalize: str) -> None:
     """ValueError where a run folder's student was trained as another model or with another normalisation."""
-    config = next((file for file in (Path(path) / "student/config.json", Path(path) / "config.json") if file.is_file()), None)
+    config = next(
+        (file for file in (Path(path) / "student/config.json", Path(path) / "config.json") if file.is_file()), None
+    )
     if config is None:
         return
     trained = json.loads(config.read_text())
     for field, here in (("model", model), ("normalize", normalize)):
         if trained.get(field, here) != here:
-            raise ValueError(f"{owner}: {path} was trained with {field}: {trained[field]}, the recipe says {here}; "
-                             f"write {field}: {trained[field]}")
+            raise ValueError(
+                f"{owner}: {path} was trained with {field}: {trained[field]}, the recipe says {here}; "
+                f"write {field}: {trained[field]}"
+            )

@@ -80,22 +80,30 @@ def _parse(text: str, path: Path) -> tuple[dict, Origins]:
         here = f"{path}:{node.start_mark.line + 1}"
         origins.setdefault(key, here)
         if len(origins) > _LARGEST:
-            raise RecipeError([f"{here}: more than {_LARGEST} values are in this file, counting each alias as what it repeats"])
+            raise RecipeError(
+                [f"{here}: more than {_LARGEST} values are in this file, counting each alias as what it repeats"]
+            )
         if node.tag.removeprefix("tag:yaml.org,2002:") not in _PLAIN[node.id]:
-            mistakes.append(f"{here}: {dotted(key)}: the tag {node.tag} is not allowed in a recipe; write a plain value")
+            mistakes.append(
+                f"{here}: {dotted(key)}: the tag {node.tag} is not allowed in a recipe; write a plain value"
+            )
             return None
         if isinstance(node, yaml.SequenceNode):
             return [build(child, (*key, i)) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return {name: build(child, (*key, name)) for name, child in keys(node, key)}
         if node.style is None and node.value.lower() in _AMBIGUOUS:
-            mistakes.append(f"{here}: {dotted(key)}: a bare `{node.value}` is read as true/false by some YAML readers "
-                            f"and as a word by others; write true, false or \"{node.value}\"")
+            mistakes.append(
+                f"{here}: {dotted(key)}: a bare `{node.value}` is read as true/false by some YAML readers "
+                f'and as a word by others; write true, false or "{node.value}"'
+            )
             return None
         try:
             return yaml.constructor.SafeConstructor().construct_object(node)
         except (yaml.YAMLError, ValueError, KeyError):
-            mistakes.append(f"{here}: {dotted(key)}: {node.value[:40]!r} is no {node.tag.rpartition(':')[2]}; write a plain value")
+            mistakes.append(
+                f"{here}: {dotted(key)}: {node.value[:40]!r} is no {node.tag.rpartition(':')[2]}; write a plain value"
+            )
             return None
 
     def keys(node: yaml.MappingNode, key: Key):
@@ -104,9 +112,13 @@ def _parse(text: str, path: Path) -> tuple[dict, Origins]:
             line = name_node.start_mark.line + 1
             name = name_node.value
             if not isinstance(name_node, yaml.ScalarNode) or name == "<<":
-                mistakes.append(f"{path}:{line}: only plain words can be keys; to share values between recipes use `extends`")
+                mistakes.append(
+                    f"{path}:{line}: only plain words can be keys; to share values between recipes use `extends`"
+                )
             elif name in seen:
-                mistakes.append(f"{path}:{line}: {dotted((*key, name))} is given twice (first on line {seen[name]}); keep one")
+                mistakes.append(
+                    f"{path}:{line}: {dotted((*key, name))} is given twice (first on line {seen[name]}); keep one"
+                )
             else:
                 seen[name] = line
                 origins[(*key, name)] = f"{path}:{line}"
@@ -141,7 +153,9 @@ def override(values: dict, origins: Origins, assignments: list[str]) -> None:
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
-            mistakes.append(f"command line: {assignment!r} is not of the form key=value, such as seed=3 or losses.1.weight=0.5")
+            mistakes.append(
+                f"command line: {assignment!r} is not of the form key=value, such as seed=3 or losses.1.weight=0.5"
+            )
             continue
         try:
             wrapped, _ = _parse(f"value: {text}\n", Path("command line"))

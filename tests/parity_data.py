@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
+
 from segkd.datasets import ade20k, camvid, cityscapes, voc
 from segkd.datasets._class_weights import class_histogram, class_weights
 from segkd.datasets._photometric import Recolor, recolor

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from parity_losses import EPSILON, Arrays, build, prediction, results, task_for, tensors
 from parity_similarity import dist_loss, ics_loss

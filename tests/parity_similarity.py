@@ -1,6 +1,5 @@
 """Golden cases of DIST, of AICSD's loss and of the baselines it compares with: from recorded names to losses/."""
 
-import numpy as np
 import torch
 from parity_losses import Arrays, build, prediction, results, task_for, tensors
 from torch import Tensor

@@ -7,7 +7,8 @@ import torch
 
 from segkd.runner import parts
 from segkd.runner.assembly import build_graph, build_optimizer, build_transform
-from segkd.runner.recipe import OtherRecipe, read
+from segkd.runner.reading import read
+from segkd.runner.recipe import OtherRecipe
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").rglob("*.yaml"))
 

@@ -22,7 +22,8 @@ from segkd.runner import distill, parts
 from segkd.runner.assembly import build_network
 from segkd.runner.device import start_accelerator
 from segkd.runner.graph import features_of
-from segkd.runner.recipe import Recipe, read
+from segkd.runner.reading import read
+from segkd.runner.recipe import Recipe
 from segkd.runner.tracking import Tracking
 from segkd.losses._task import Task
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from segkd.datasets.camvid import CamVid
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "camvid"

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+
 from segkd.datasets._class_weights import class_histogram, class_weights
 
 

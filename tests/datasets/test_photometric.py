@@ -3,6 +3,7 @@ import colorsys
 import numpy as np
 import pytest
 from PIL import Image
+
 from segkd.datasets._photometric import Distortion, Recolor, distort, draw_distortion, recolor
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)

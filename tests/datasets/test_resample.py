@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+
 from segkd.datasets import _resample
 from segkd.datasets._resample import resample_image, resample_label, resize_pair, short_side_pair, short_side_size
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from segkd.datasets._strong import StrongView, box_mask, cutmix_box
 
 

@@ -2,6 +2,7 @@ import time
 
 import numpy as np
 import pytest
+
 from segkd.datasets.synthetic import Synthetic
 
 

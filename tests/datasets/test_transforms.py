@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+
 from segkd.datasets._photometric import Distortion, Recolor
 from segkd.datasets._transforms import Draw, Transform, factor_size, fit_size, side_size
 

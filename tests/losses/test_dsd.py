@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from segkd.losses._task import Features, Task
 from segkd.losses.dsd import DSD
 
-TASK = Task(3, 255, Features("student", {"head": 4, "aux": 3}, {}), Features("teacher", {"head": 6, "aux": 3}, {}))
+TASK = Task(
+    3, 255, Features("student", {"head": 4}, {}, has_aux=True), Features("teacher", {"head": 6}, {}, has_aux=True)
+)
 
 
 def maps(width, seed, height=5, columns=4):
@@ -22,8 +24,7 @@ def maps(width, seed, height=5, columns=4):
 
 def prediction(levels, align_corners=False):
     aux, head, logits = levels
-    features = {"aux": aux, "head": head}
-    return SimpleNamespace(logits=logits, align_corners=align_corners, aux=None, features=features)
+    return SimpleNamespace(logits=logits, align_corners=align_corners, aux=aux, features={"head": head})
 
 
 def psd_by_loop(students, teachers):
@@ -109,5 +110,5 @@ def test_errors():
         DSD(TASK, levels=("logits", "head"))
     with pytest.raises(ValueError, match="nor both 0; got 0 and 0"):
         DSD(TASK, psd=0, csd=0)
-    with pytest.raises(ValueError, match="student has no feature 'neck'; it has: head, aux"):
+    with pytest.raises(ValueError, match="student has no feature 'neck'; it has: head"):
         DSD(TASK, levels=("neck", "logits"))

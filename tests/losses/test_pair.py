@@ -31,6 +31,18 @@ def test_names_channels_and_what_the_networks_must_keep():
     assert Pair(make_task(), "loss", "head", "logits").teacher_channels == 3
 
 
+def test_auxiliary_scores_are_asked_for():
+    task = make_task()
+    with pytest.raises(ValueError, match="student has no auxiliary head"):
+        Pair(task, "loss", "aux")
+    task = Task(3, 255, Features("student", {}, {}, has_aux=True), Features("teacher", {}, {}, has_aux=True))
+    assert Pair(task, "loss", "aux").teacher_channels == 3
+    assert task.teacher.wanted == {"aux"}
+    student, teacher = prediction(3, 4, 0), prediction(3, 4, 1)
+    student.aux, teacher.aux = torch.ones(2, 3, 3, 4), torch.zeros(2, 3, 3, 4)
+    assert Pair(task, "loss", "aux").maps(student, teacher)[1] is teacher.aux
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_maps_have_the_size_of_the_teacher(align_corners):
     student, teacher = prediction(3, 4, 0, align_corners, head=4), prediction(6, 5, 1, head=6)

@@ -3,8 +3,9 @@
 import pytest
 import timm
 import torch
-from segkd.models._backbones import build_backbone, head_width
 from torch import nn
+
+from segkd.models._backbones import build_backbone, head_width
 
 
 def same_weights(backbone, reference):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from segkd.models._heads import ASPP, FCNHead, PooledConv, PyramidPooling, SeparableConv, init_heads
 from torch import nn
+
+from segkd.models._heads import ASPP, FCNHead, PooledConv, PyramidPooling, SeparableConv, init_heads
 
 
 def rand(*shape):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from segkd.models._prediction import Normalize
 from segkd.models.deeplabv3 import DeepLabV3
 from segkd.models.deeplabv3plus import DeepLabV3Plus

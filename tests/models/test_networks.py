@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from segkd.models._prediction import Normalize
 from segkd.models.deeplabv3 import DeepLabV3
 from segkd.models.deeplabv3plus import DeepLabV3Plus

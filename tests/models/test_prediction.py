@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from segkd.models._prediction import CONSTANTS, Normalize, Prediction, resize
 
 PIXEL = torch.tensor([10, 100, 200], dtype=torch.uint8).view(1, 3, 1, 1)  # red, green, blue

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+
 from segkd.models import _weights
 from segkd.models._backbones import IMAGENET
 from segkd.models._weights import read_weights

@@ -55,8 +55,14 @@ class Commands:
 
     def __init__(self):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        self.server = subprocess.Popen([sys.executable, str(Path(__file__).parent / "fork_server.py")], env=environment,
-                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=False, bufsize=0)
+        self.server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "fork_server.py")],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=False,
+            bufsize=0,
+        )
         self.folder, self.processes = Path(), []  # those of the run that has not been waited for
 
     def __call__(self, folder: Path, script: str, *arguments: str, **settings) -> Result:
@@ -64,16 +70,29 @@ class Commands:
         self.start(folder, script, *arguments, **settings)
         return self.wait()
 
-    def start(self, folder: Path, script: str, *arguments: str, processes: int = 1,
-              environment: dict[str, str] | None = None, file_limit: int | None = None) -> None:
+    def start(
+        self,
+        folder: Path,
+        script: str,
+        *arguments: str,
+        processes: int = 1,
+        environment: dict[str, str] | None = None,
+        file_limit: int | None = None,
+    ) -> None:
         """Starts a script; `processes` of them, joined as torchrun would join them."""
         if self.processes:  # left running by a test that failed
             self.signal(signal.SIGKILL)
             self.wait()
         path = ROOT / "runner" / f"{script}.py" if not script.endswith(".py") else folder / script
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} if processes > 1 else {}
-        request = {"script": str(path), "arguments": arguments, "folder": str(folder), "processes": processes,
-                   "environment": {**address, **(environment or {})}, "file_limit": file_limit}
+        request = {
+            "script": str(path),
+            "arguments": arguments,
+            "folder": str(folder),
+            "processes": processes,
+            "environment": {**address, **(environment or {})},
+            "file_limit": file_limit,
+        }
         self.server.stdin.write(json.dumps(request).encode() + b"\n")
         self.folder = folder
         self.processes = json.loads(self.server.stdout.readline())
@@ -93,7 +112,10 @@ class Commands:
         for process in self.processes if hangs else []:
             os.kill(process, signal.SIGKILL)
         codes, self.processes = json.loads(self.server.stdout.readline()), []
-        out, err = ("".join((self.folder / f"{name}.{rank}").read_text() for rank in range(len(codes))) for name in ("stdout", "stderr"))
+        out, err = (
+            "".join((self.folder / f"{name}.{rank}").read_text() for rank in range(len(codes)))
+            for name in ("stdout", "stderr")
+        )
         assert not hangs, f"no end after {PATIENCE} s\n{out}\n{err}"
         return Result(codes, out, err)
 

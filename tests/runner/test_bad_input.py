@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false}"
-FOLDER = ("data={dataset: folder, root: data, args: {class_names: [a, b, c]}, crop_size: [32, 32], batch_size: 4, workers: 1}",)
+FOLDER = (
+    "data={dataset: folder, root: data, args: {class_names: [a, b, c]}, crop_size: [32, 32], batch_size: 4, workers: 1}",
+)
 
 
 class Explosive:
@@ -43,41 +45,57 @@ def make_images(folder: Path, count: int = 6) -> None:
             Image.fromarray(label).save(folder / "data" / split / f"labels/{number}.png")
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["optimizer.momentun=0.1"], ["command line: optimizer.momentun: unknown key, did you mean 'momentum'?", "weight_decay"]),
-    (["optimizer.lr=fast", "data.batch_size=2.5", "networks.student.width=3"],
-     ["3 mistakes", "optimizer.lr", "'fast'", "data.batch_size", "2.5", "networks.student.width: unknown key"]),
-    (["schedule={}"], ["schedule.iterations: is missing"]),
-    (["networks.student.model=pspent"], ["no models/pspent.py, did you mean 'pspnet'?", "deeplabv3"]),
-    (["networks.student.args.widht=9"], ["networks.student.args.widht: unknown key, did you mean 'width'?"]),
-    (["losses=[{loss: cross_entropy}, {loss: kl}]"], ["losses.1", "kl learns from another network"]),
-    ([TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage9}}]"],
-     ["losses.1 (fitnet)", "networks.student has no feature 'stage9'", "stage4"]),
-    (["losses=[{loss: cross_entropy, weight: 0}]"], ["every term has weight 0"]),
-    (["data.batch_size=5", "loop.accumulate=2"], ["2 parts do not divide data.batch_size"]),
-    (["data.dataset=camvid", "data.args={}", "data.root=nowhere"], ["nowhere", "no such folder", "Expected layout"]),
-    (["data.transform={scale_range: [2.0, 0.5]}"], ["scale_range"]),
-    (["data.args={size: [8, 8]}"], ["size", "at least 32"]),
-    (["data.val_split=validation"], ["no split called 'validation'", "train, val"]),
-    (["networks.student.weights=nowhere.pth"], ["no weights at nowhere.pth"]),
-    (["networks.student.normalize=imagnet"], ["imagnet", "imagenet, cirkd"]),
-    (["evaluate.mode=slide", "evaluate.stride=[40, 40]"], ["stride (40, 40)", "window (32, 32)"]),
-    (["data.batch_size=1"], ["batch"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (
+            ["optimizer.momentun=0.1"],
+            ["command line: optimizer.momentun: unknown key, did you mean 'momentum'?", "weight_decay"],
+        ),
+        (
+            ["optimizer.lr=fast", "data.batch_size=2.5", "networks.student.width=3"],
+            ["3 mistakes", "optimizer.lr", "'fast'", "data.batch_size", "2.5", "networks.student.width: unknown key"],
+        ),
+        (["schedule={}"], ["schedule.iterations: is missing"]),
+        (["networks.student.model=pspent"], ["no models/pspent.py, did you mean 'pspnet'?", "deeplabv3"]),
+        (["networks.student.args.widht=9"], ["networks.student.args.widht: unknown key, did you mean 'width'?"]),
+        (["losses=[{loss: cross_entropy}, {loss: kl}]"], ["losses.1", "kl learns from another network"]),
+        (
+            [TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage9}}]"],
+            ["losses.1 (fitnet)", "networks.student has no feature 'stage9'", "stage4"],
+        ),
+        (["losses=[{loss: cross_entropy, weight: 0}]"], ["every term has weight 0"]),
+        (["data.batch_size=5", "loop.accumulate=2"], ["2 parts do not divide data.batch_size"]),
+        (
+            ["data.dataset=camvid", "data.args={}", "data.root=nowhere"],
+            ["nowhere", "no such folder", "Expected layout"],
+        ),
+        (["data.transform={scale_range: [2.0, 0.5]}"], ["scale_range"]),
+        (["data.args={size: [8, 8]}"], ["size", "at least 32"]),
+        (["data.val_split=validation"], ["no split called 'validation'", "train, val"]),
+        (["networks.student.weights=nowhere.pth"], ["no weights at nowhere.pth"]),
+        (["networks.student.normalize=imagnet"], ["imagnet", "imagenet, cirkd"]),
+        (["evaluate.mode=slide", "evaluate.stride=[40, 40]"], ["stride (40, 40)", "window (32, 32)"]),
+        (["data.batch_size=1"], ["batch"]),
+    ],
+)
 def test_a_wrong_recipe(distill, folder, arguments, words):
     refused(distill("tiny.yaml", *arguments), *words)
     if "batch_size=1" not in arguments[0] and "slide" not in arguments[0]:  # those two show when the networks run
         assert not (folder / "runs").exists(), "a start that failed leaves no run folder"
 
 
-@pytest.mark.parametrize("text, words", [
-    ("name: !!python/object/apply:os.system ['touch exploded']\n", ["bad.yaml:1"]),
-    ("name: !!python/name:os.system\n", ["bad.yaml:1", "tag"]),
-    ("name: a\n  b: [\n", ["bad.yaml:2", "not valid YAML"]),
-    ("- a list\n", ["bad.yaml", "mapping"]),
-    ("extends: missing.yaml\n", ["there is no recipe file missing.yaml", "bad.yaml"]),
-    ("name: a\nname: b\n", ["bad.yaml:2", "given twice"]),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("name: !!python/object/apply:os.system ['touch exploded']\n", ["bad.yaml:1"]),
+        ("name: !!python/name:os.system\n", ["bad.yaml:1", "tag"]),
+        ("name: a\n  b: [\n", ["bad.yaml:2", "not valid YAML"]),
+        ("- a list\n", ["bad.yaml", "mapping"]),
+        ("extends: missing.yaml\n", ["there is no recipe file missing.yaml", "bad.yaml"]),
+        ("name: a\nname: b\n", ["bad.yaml:2", "given twice"]),
+    ],
+)
 def test_a_file_that_is_no_recipe(distill, folder, text, words):
     (folder / "bad.yaml").write_text(text)
     refused(distill("bad.yaml"), *words)
@@ -90,17 +108,20 @@ def test_no_recipe_and_the_traceback_under_debug(distill):
     assert shown.code != 0 and "Traceback" in shown.err and "there is no recipe file nowhere.yaml" in shown.err
 
 
-@pytest.mark.parametrize("damage, words", [
-    ("empty image", ["data/train/images/3.png", "cannot be decoded"]),
-    ("truncated image", ["data/train/images/3.png", "cannot be decoded"]),
-    ("truncated label", ["data/train/labels/3.png", "cannot be decoded"]),
-    ("id out of range", ["data/train/labels/3.png", "label ids 7 are not allowed", "0..2"]),
-    ("label of another size", ["data/train/images/3.png is 40x48", "labels/3.png is 20x24"]),
-    ("coloured label", ["data/train/labels/3.png", "colors: true"]),
-    ("missing label", ["labels/3.png does not exist"]),
-    ("missing folder", ["data/val/images: no such folder"]),
-    ("images of two sizes", ["evaluate.batch_size"]),
-])
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        ("empty image", ["data/train/images/3.png", "cannot be decoded"]),
+        ("truncated image", ["data/train/images/3.png", "cannot be decoded"]),
+        ("truncated label", ["data/train/labels/3.png", "cannot be decoded"]),
+        ("id out of range", ["data/train/labels/3.png", "label ids 7 are not allowed", "0..2"]),
+        ("label of another size", ["data/train/images/3.png is 40x48", "labels/3.png is 20x24"]),
+        ("coloured label", ["data/train/labels/3.png", "colors: true"]),
+        ("missing label", ["labels/3.png does not exist"]),
+        ("missing folder", ["data/val/images: no such folder"]),
+        ("images of two sizes", ["evaluate.batch_size"]),
+    ],
+)
 def test_damaged_data(distill, folder, damage, words):
     make_images(folder)
     image, label = (folder / f"data/train/{kind}/3.png" for kind in ("images", "labels"))
@@ -129,33 +150,55 @@ def test_damaged_data(distill, folder, damage, words):
 def test_teacher_and_student_of_different_class_counts(distill, folder):
     make_images(folder)
     assert distill("tiny.yaml", "name=eight", "schedule.iterations=1").code == 0
-    refused(distill("tiny.yaml", *FOLDER, "losses=[{loss: cross_entropy}, {loss: kl}]",
-                    "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8}, train: false, "
-                    "weights: runs/eight}"), "networks.teacher", "classifier.weight is (8, 8, 1, 1) there, (3, 8, 1, 1) here")
+    refused(
+        distill(
+            "tiny.yaml",
+            *FOLDER,
+            "losses=[{loss: cross_entropy}, {loss: kl}]",
+            "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8}, train: false, "
+            "weights: runs/eight}",
+        ),
+        "networks.teacher",
+        "classifier.weight is (8, 8, 1, 1) there, (3, 8, 1, 1) here",
+    )
 
 
 def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folder):
     assert distill("tiny.yaml", "schedule.iterations=1").code == 0
     good = (folder / "runs/tiny/student/model.safetensors").read_bytes()
-    (folder / "cut.safetensors").write_bytes(good[:len(good) // 2])
+    (folder / "cut.safetensors").write_bytes(good[: len(good) // 2])
     (folder / "empty.pth").write_bytes(b"")
     (folder / "code.pth").write_bytes(pickle.dumps({"state_dict": Explosive()}))
     torch.save({"layer": Explosive()}, folder / "zipped.pth")
     (folder / "unfinished").mkdir()
     (folder / "unfinished/recipe.yaml").write_text("name: unfinished\n")
-    for weights, words in (("runs/tiny", ["runs/tiny was trained with model: pspnet, the recipe says deeplabv3"]),
-                           ("runs/tiny/student/model.safetensors", ["does not fit this network", "missing", "networks.student"]),
-                           ("cut.safetensors", ["cut.safetensors", "truncated?"]), ("empty.pth", ["empty.pth", "truncated?"]),
-                           ("code.pth", ["code.pth", "could run code"]), ("zipped.pth", ["zipped.pth", "could run code"]),
-                           ("unfinished", ["unfinished", "has not"])):
-        refused(distill("tiny.yaml", "name=other", "networks.student.model=deeplabv3", f"networks.student.weights={weights}"), *words)
+    for weights, words in (
+        ("runs/tiny", ["runs/tiny was trained with model: pspnet, the recipe says deeplabv3"]),
+        ("runs/tiny/student/model.safetensors", ["does not fit this network", "missing", "networks.student"]),
+        ("cut.safetensors", ["cut.safetensors", "truncated?"]),
+        ("empty.pth", ["empty.pth", "truncated?"]),
+        ("code.pth", ["code.pth", "could run code"]),
+        ("zipped.pth", ["zipped.pth", "could run code"]),
+        ("unfinished", ["unfinished", "has not"]),
+    ):
+        refused(
+            distill(
+                "tiny.yaml", "name=other", "networks.student.model=deeplabv3", f"networks.student.weights={weights}"
+            ),
+            *words,
+        )
     assert not (folder / "exploded").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(distill, folder):
     steps = ["schedule={iterations: 6, name: constant}", "loop.save_every=1", "evaluate.every=6", "tracking.every=1"]
-    refused(distill("tiny.yaml", *steps, "optimizer.lr=1.0e+30", "data.workers=2"), "the loss of iteration", "cross_entropy = nan", "lower optimizer.lr",
-            "nan.json")
+    refused(
+        distill("tiny.yaml", *steps, "optimizer.lr=1.0e+30", "data.workers=2"),
+        "the loss of iteration",
+        "cross_entropy = nan",
+        "lower optimizer.lr",
+        "nan.json",
+    )
     assert (folder / "runs/tiny/checkpoints/step-00000001/training_state/state.pt").is_file()
     assert (folder / "runs/tiny/nan.json").is_file() and "NaN" not in (folder / "runs/tiny/metrics.jsonl").read_text()
 
@@ -192,8 +235,14 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(distill, server, folder,
         shutil.copyfile(folder / "runs/other/checkpoints/last/training_state/state.pt", state)
     else:
         content = state.read_bytes()
-        state.write_bytes({"truncated": content[:len(content) // 2], "empty": b"", "garbage": b"not a checkpoint" * 100,
-                           "code": pickle.dumps(Explosive())}[damage])
+        state.write_bytes(
+            {
+                "truncated": content[: len(content) // 2],
+                "empty": b"",
+                "garbage": b"not a checkpoint" * 100,
+                "code": pickle.dumps(Explosive()),
+            }[damage]
+        )
     going_on = ["tiny.yaml", "schedule.iterations=12", "loop.save_every=1", "evaluate.every=12", "--resume"]
     refused(distill(*going_on), f"{last.name}/training_state/state.pt", f"delete runs/tiny/checkpoints/{last.name}")
     assert not (folder / "exploded").exists()

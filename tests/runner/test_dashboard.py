@@ -8,7 +8,7 @@ import pytest
 
 from segkd.runner import dashboard
 from segkd.runner.dashboard import Dashboard, has_account
-from segkd.runner.recipe import read
+from segkd.runner.reading import read
 
 RECIPE = """\
 name: tracked

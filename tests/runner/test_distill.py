@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from segkd.runner.assembly import build_network
-from segkd.runner.recipe import read
+from segkd.runner.reading import read
 
 TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false}"
 PLAIN_SGD = ["optimizer={lr: 0.01, momentum: 0, weight_decay: 0}", "schedule={iterations: 1, name: constant}"]
@@ -39,21 +39,30 @@ def trained(folder: Path) -> list[str]:
     return [name for name, _ in build_network("student", recipe.networks["student"], 8, recipe.seed).named_parameters()]
 
 
-@pytest.mark.parametrize("losses", [
-    "[{loss: cross_entropy}, {loss: kl, weight: 0}, {loss: fitnet, weight: 0}]",
-    "[{loss: fitnet, weight: 0.0}, {loss: cross_entropy}, {loss: kl, weight: {start: 0, end: 0, over: [0, 3]}}]",
-])
+@pytest.mark.parametrize(
+    "losses",
+    [
+        "[{loss: cross_entropy}, {loss: kl, weight: 0}, {loss: fitnet, weight: 0}]",
+        "[{loss: fitnet, weight: 0.0}, {loss: cross_entropy}, {loss: kl, weight: {start: 0, end: 0, over: [0, 3]}}]",
+    ],
+)
 def test_weight_zero_is_plain_training_bit_for_bit(distill, folder, losses):
     assert distill("tiny.yaml", "name=plain").code == 0
     assert distill("tiny.yaml", "name=zero", TEACHER, f"losses={losses}").code == 0
-    ours = [(folder / "runs" / name / "checkpoints/last/student.safetensors").read_bytes() for name in ("plain", "zero")]
+    ours = [
+        (folder / "runs" / name / "checkpoints/last/student.safetensors").read_bytes() for name in ("plain", "zero")
+    ]
     assert ours[0] == ours[1]
 
 
 def test_distillation_changes_the_student_and_logs_every_term(distill, folder):
     assert distill("tiny.yaml", "name=plain").code == 0
-    result = distill("tiny.yaml", "name=kd", TEACHER,
-                     "losses=[{loss: cross_entropy}, {loss: kl, weight: 2}, {loss: fitnet, weight: 0.5, after: 1}]")
+    result = distill(
+        "tiny.yaml",
+        "name=kd",
+        TEACHER,
+        "losses=[{loss: cross_entropy}, {loss: kl, weight: 2}, {loss: fitnet, weight: 0.5, after: 1}]",
+    )
     assert result.code == 0, result.err
     log = rows(folder / "runs/kd")
     assert [row["iteration"] for row in log] == [1, 2, 3, 4]
@@ -61,8 +70,10 @@ def test_distillation_changes_the_student_and_logs_every_term(distill, folder):
     for row in log:
         assert row["weighted/kl"] == 2 * row["loss/kl"]
         assert row["total"] == pytest.approx(sum(value for key, value in row.items() if key.startswith("weighted/")))
-    assert not torch.equal(student(folder / "runs/plain")["classifier.weight"], student(folder / "runs/kd")["classifier.weight"])
-    assert (folder / "runs/kd/teacher.json").is_file(), "the frozen teacher is scored once"
+    assert not torch.equal(
+        student(folder / "runs/plain")["classifier.weight"], student(folder / "runs/kd")["classifier.weight"]
+    )
+    assert (folder / "runs/kd/teachers.json").is_file(), "the frozen teacher is scored once"
     state = torch.load(folder / "runs/kd/checkpoints/last/training_state/state.pt", weights_only=True)
     assert not any(key.startswith("networks.teacher") for key in state["graph"])
 
@@ -71,10 +82,20 @@ def test_the_run_folder_holds_what_the_design_says(distill, folder):
     result = distill("tiny.yaml", "tracking.images=3")
     assert result.code == 0, result.err
     run = folder / "runs/tiny"
-    for name in ("recipe.yaml", "environment.json", "metrics.jsonl", "report.md", "curves.png", "summary.json",
-                 "student/config.json", "student/model.safetensors", "checkpoints/step-00000004/student.safetensors",
-                 "checkpoints/step-00000004/training_state/state.pt", "checkpoints/last/student.safetensors",
-                 "checkpoints/best/student.safetensors"):
+    for name in (
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "report.md",
+        "curves.png",
+        "summary.json",
+        "student/config.json",
+        "student/model.safetensors",
+        "checkpoints/step-00000004/student.safetensors",
+        "checkpoints/step-00000004/training_state/state.pt",
+        "checkpoints/last/student.safetensors",
+        "checkpoints/best/student.safetensors",
+    ):
         assert (run / name).is_file(), name
     assert [path.name for path in sorted((run / "panels").iterdir())] == ["step-00000002", "step-00000004"]
     assert len(list((run / "panels/step-00000004").glob("*.png"))) == 3
@@ -91,7 +112,9 @@ def test_ema_scores_and_saves_the_closed_form_average(distill, folder):
         state = torch.load(run / f"checkpoints/step-{step:08d}/training_state/state.pt", weights_only=True)
         raw = state["graph"]["networks.student.classifier.weight"].double()
         average = raw if average is None else 0.7 * average + 0.3 * raw
-        torch.testing.assert_close(student(run, f"step-{step:08d}")["classifier.weight"].double(), average, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            student(run, f"step-{step:08d}")["classifier.weight"].double(), average, rtol=1e-5, atol=1e-7
+        )
 
 
 def test_clip_norm_bounds_the_step(distill, folder):
@@ -104,17 +127,27 @@ def test_clip_norm_bounds_the_step(distill, folder):
 
 def test_learning_rate_scales_act_on_their_networks_and_heads(distill, folder):
     assert distill("tiny.yaml", *PLAIN_SGD, "name=one").code == 0
-    assert distill("tiny.yaml", *PLAIN_SGD, "name=scaled", "networks.student.lr_scale=0.5", "optimizer.head_lr_scale=10").code == 0
+    assert (
+        distill(
+            "tiny.yaml", *PLAIN_SGD, "name=scaled", "networks.student.lr_scale=0.5", "optimizer.head_lr_scale=10"
+        ).code
+        == 0
+    )
     before, one, scaled = start(folder), student(folder / "runs/one"), student(folder / "runs/scaled")
     for name in trained(folder):
         factor = 0.5 if name.startswith("backbone.") else 5.0
-        torch.testing.assert_close(scaled[name] - before[name], factor * (one[name] - before[name]), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(
+            scaled[name] - before[name], factor * (one[name] - before[name]), rtol=1e-3, atol=1e-6
+        )
 
 
 def test_no_decay_spares_norms_and_biases_only(distill, folder):
     adamw = ["schedule={iterations: 1, name: constant}", "optimizer.name=adamw", "optimizer.lr=0.001"]
     assert distill("tiny.yaml", *adamw, "name=none", "optimizer.weight_decay=0").code == 0
-    assert distill("tiny.yaml", *adamw, "name=some", "optimizer.weight_decay=10", "optimizer.no_decay=[norm, bias]").code == 0
+    assert (
+        distill("tiny.yaml", *adamw, "name=some", "optimizer.weight_decay=10", "optimizer.no_decay=[norm, bias]").code
+        == 0
+    )
     none, some = student(folder / "runs/none"), student(folder / "runs/some")
     for name in trained(folder):
         assert torch.equal(none[name], some[name]) == (none[name].ndim == 1), name
@@ -122,24 +155,46 @@ def test_no_decay_spares_norms_and_biases_only(distill, folder):
 
 def test_nesterov_differs_from_plain_momentum_from_the_second_step(distill, folder):
     for name in ("false", "true"):
-        assert distill("tiny.yaml", f"name=nesterov-{name}", f"optimizer.nesterov={name}", "schedule.name=constant").code == 0
+        assert (
+            distill("tiny.yaml", f"name=nesterov-{name}", f"optimizer.nesterov={name}", "schedule.name=constant").code
+            == 0
+        )
     logs = [[row["total"] for row in rows(folder / f"runs/nesterov-{name}")] for name in ("false", "true")]
     assert logs[0][0] == logs[1][0] and logs[0][2:] != logs[1][2:]
 
 
 def test_bf16_and_memory_format_stay_close_to_the_plain_run(distill, folder):
-    for name, option in (("plain", "seed=0"), ("bf16", "loop.precision=bf16"), ("contiguous", "loop.channels_last=false")):
-        assert distill("tiny.yaml", f"name={name}", TEACHER, "losses=[{loss: cross_entropy}, {loss: kl}]", option).code == 0
-    plain, bf16, contiguous = ([row["total"] for row in rows(folder / "runs" / name)] for name in ("plain", "bf16", "contiguous"))
+    for name, option in (
+        ("plain", "seed=0"),
+        ("bf16", "loop.precision=bf16"),
+        ("contiguous", "loop.channels_last=false"),
+    ):
+        assert (
+            distill("tiny.yaml", f"name={name}", TEACHER, "losses=[{loss: cross_entropy}, {loss: kl}]", option).code
+            == 0
+        )
+    plain, bf16, contiguous = (
+        [row["total"] for row in rows(folder / "runs" / name)] for name in ("plain", "bf16", "contiguous")
+    )
     assert bf16 == pytest.approx(plain, rel=0.02) and bf16 != plain
     assert contiguous[0] == pytest.approx(plain[0], rel=1e-5) and contiguous == pytest.approx(plain, rel=0.01)
     assert {value.dtype for value in student(folder / "runs/bf16").values()} == {torch.float32, torch.int64}
 
 
 def test_evaluation_options_reach_the_score(distill, folder):
-    result = distill("tiny.yaml", "schedule.iterations=2", "evaluate.mode=slide", "evaluate.window=[32, 32]", "evaluate.stride=[16, 16]",
-                     "evaluate.flip=true", "evaluate.scales=[0.75, 1.0]", "evaluate.short_side=40", "evaluate.absent=zero",
-                     "evaluate.average=softmax", "tracking.images=1")
+    result = distill(
+        "tiny.yaml",
+        "schedule.iterations=2",
+        "evaluate.mode=slide",
+        "evaluate.window=[32, 32]",
+        "evaluate.stride=[16, 16]",
+        "evaluate.flip=true",
+        "evaluate.scales=[0.75, 1.0]",
+        "evaluate.short_side=40",
+        "evaluate.absent=zero",
+        "evaluate.average=softmax",
+        "tracking.images=1",
+    )
     assert result.code == 0, result.err
     scored = rows(folder / "runs/tiny")[-1]
     assert None not in scored["iou_per_class"], "absent: zero leaves no class out"
@@ -147,8 +202,14 @@ def test_evaluation_options_reach_the_score(distill, folder):
 
 def test_the_script_itself_with_wandb_offline(folder):
     ours = Path(__file__).parents[2] / "runner/distill.py"
-    ended = subprocess.run([sys.executable, str(ours), "tiny.yaml", "tracking.wandb=offline", "schedule.iterations=2"], cwd=folder,
-                           env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180)
+    ended = subprocess.run(
+        [sys.executable, str(ours), "tiny.yaml", "tracking.wandb=offline", "schedule.iterations=2"],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
     assert ended.returncode == 0 and "left out" not in ended.stdout, ended.stdout + ended.stderr
     assert list((folder / "runs/tiny/wandb").glob("offline-run-*/*.wandb"))
     state = torch.load(folder / "runs/tiny/checkpoints/last/training_state/state.pt", weights_only=True)
@@ -158,7 +219,9 @@ def test_the_script_itself_with_wandb_offline(folder):
 @pytest.mark.slow
 def test_compiled_training_follows_the_plain_one(distill, folder):
     for name in ("false", "true"):
-        result = distill("tiny.yaml", f"name=compile-{name}", f"loop.compile={name}", "data.args={size: [40, 72], length: 15}")
+        result = distill(
+            "tiny.yaml", f"name=compile-{name}", f"loop.compile={name}", "data.args={size: [40, 72], length: 15}"
+        )
         assert result.code == 0, result.err
     plain, compiled = (folder / "runs" / f"compile-{name}" for name in ("false", "true"))
     assert [row["total"] for row in rows(compiled)] == pytest.approx([row["total"] for row in rows(plain)], rel=1e-2)

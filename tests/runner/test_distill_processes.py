@@ -9,7 +9,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-TEACHER = "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false}"
+TEACHER = (
+    "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false}"
+)
 ROOT = Path(__file__).parents[2]
 
 # runs distill.py and notes what each process has seen and has in the end
@@ -39,13 +41,20 @@ run_command(distill.main)
 
 def test_two_processes_see_the_samples_of_one_and_end_with_equal_weights(server, folder):
     (folder / "spy.py").write_text(SPY)
-    settings = [TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, after: 1}]", "data.batch_size=8", "loop.accumulate=2"]
+    settings = [
+        TEACHER,
+        "losses=[{loss: cross_entropy}, {loss: fitnet, after: 1}]",
+        "data.batch_size=8",
+        "loop.accumulate=2",
+    ]
     one = server(folder, "spy.py", "tiny.yaml", *settings, "name=one")
     two = server(folder, "spy.py", "tiny.yaml", *settings, "name=two", processes=2)
     assert one.code == 0 and two.code == 0, one.err + two.err
     assert two.out.count("two 2/4 |") == 2, "only the main process reports"
 
-    alone, first, second = (json.loads((folder / f"seen-{name}.json").read_text()) for name in ("one-0", "two-0", "two-1"))
+    alone, first, second = (
+        json.loads((folder / f"seen-{name}.json").read_text()) for name in ("one-0", "two-0", "two-1")
+    )
     # a batch fetched ahead of the last step may differ in number, so whole steps are compared: 2 parts each
     for step in range(0, 8, 2):
         together = [index for part in (step, step + 1) for index in (*first[part], *second[part])]
@@ -63,8 +72,15 @@ def test_two_processes_score_every_image_once(distill, server, folder):
     assert distill("tiny.yaml", "schedule.iterations=1").code == 0
     scores = []
     for processes in (1, 2):  # of 15 images one process gets 8, the other 7
-        result = server(folder, "score", "runs/tiny/recipe.yaml", "evaluate.batch_size=1", "--output", f"{processes}.json",
-                        processes=processes)
+        result = server(
+            folder,
+            "score",
+            "runs/tiny/recipe.yaml",
+            "evaluate.batch_size=1",
+            "--output",
+            f"{processes}.json",
+            processes=processes,
+        )
         assert result.code == 0, result.err
         assert result.out.count("frequency-weighted") == 1
         scores.append(json.loads((folder / f"{processes}.json").read_text()))
@@ -90,7 +106,9 @@ def test_a_batch_that_two_processes_cannot_share_is_one_sentence(distill, folder
     result = distill("tiny.yaml", "data.batch_size=5", processes=2)
     assert result.code == 2 and "Traceback" not in result.err
     assert "data.batch_size is 5 images in total" in result.err
-    assert distill("tiny.yaml", processes=2).code == 0, "a start that failed leaves nothing to be resumed or overwritten"
+    assert distill("tiny.yaml", processes=2).code == 0, (
+        "a start that failed leaves nothing to be resumed or overwritten"
+    )
 
 
 def test_torchrun_beside_a_package_called_datasets(folder):
@@ -98,9 +116,21 @@ def test_torchrun_beside_a_package_called_datasets(folder):
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("__version__ = '9.9'\n\n\nclass IterableDataset:\n    pass\n")
     (folder / "site/datasets-9.9.dist-info").mkdir()
-    (folder / "site/datasets-9.9.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: datasets\nVersion: 9.9\n")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "runner/distill.py"),
-               "tiny.yaml", "data.workers=1", "schedule.iterations=2"]
+    (folder / "site/datasets-9.9.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: datasets\nVersion: 9.9\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(ROOT / "runner/distill.py"),
+        "tiny.yaml",
+        "data.workers=1",
+        "schedule.iterations=2",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "site")}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr

@@ -9,11 +9,18 @@ from pathlib import Path
 
 import pytest
 
-TEACHER = "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false}"
+TEACHER = (
+    "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false}"
+)
 # everything that has a state: accumulation, a moving average, clipping, a loss with parameters, workers
-LADEN = [TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, weight: 0.5, after: 3}]",
-         "loop={accumulate: 2, ema: 0.9, clip_norm: 1.0, save_every: 1}", "data.workers=2",
-         "schedule={iterations: 16, name: cosine}", "evaluate.every=8"]
+LADEN = [
+    TEACHER,
+    "losses=[{loss: cross_entropy}, {loss: fitnet, weight: 0.5, after: 3}]",
+    "loop={accumulate: 2, ema: 0.9, clip_norm: 1.0, save_every: 1}",
+    "data.workers=2",
+    "schedule={iterations: 16, name: cosine}",
+    "evaluate.every=8",
+]
 MEASURED = {"images_per_second", "seconds_waited", "memory_gib"}
 
 
@@ -88,7 +95,9 @@ def test_a_second_start_is_refused_resume_of_a_finished_run_only_reports_overwri
     broken = distill("tiny.yaml", "losses=[{loss: cross_entropy, args: {class_weights: [1.0]}}]", "--overwrite")
     assert broken.code == 2 and final(run) == before, "a recipe that cannot be built costs no run"
     other = distill("tiny.yaml", "optimizer.lr=0.03", "seed=1", "--resume")
-    assert other.code == 2 and "optimizer.lr: 0.02 there, 0.03 here" in other.err and "seed: 0 there, 1 here" in other.err
+    assert (
+        other.code == 2 and "optimizer.lr: 0.02 there, 0.03 here" in other.err and "seed: 0 there, 1 here" in other.err
+    )
     over = distill("tiny.yaml", "seed=1", "--overwrite")
     assert over.code == 0 and "tiny 2/4" in over.out
     assert final(run) != before and len(rows(run)) == 4
@@ -96,27 +105,34 @@ def test_a_second_start_is_refused_resume_of_a_finished_run_only_reports_overwri
 
 def test_settings_that_do_not_touch_the_weights_may_change_at_a_resume(distill, folder):
     assert distill("tiny.yaml", "schedule.iterations=2").code == 0
-    result = distill("tiny.yaml", "schedule.iterations=2", "tracking.images=0", "data.workers=1", "evaluate.flip=true", "--resume")
+    result = distill(
+        "tiny.yaml", "schedule.iterations=2", "tracking.images=0", "data.workers=1", "evaluate.flip=true", "--resume"
+    )
     assert result.code == 0, result.err
 
 
 def test_teacher_and_baseline_are_trained_first_then_reused_and_refused_when_changed(distill, folder):
-    (folder / "teacher.yaml").write_text("extends: tiny.yaml\nname: teacher\nnetworks: {student: {args: {width: 12}}}\n"
-                                         "schedule: {iterations: 3}\nevaluate: {every: 3}\n")
+    (folder / "teacher.yaml").write_text(
+        "extends: tiny.yaml\nname: teacher\nnetworks: {student: {args: {width: 12}}}\n"
+        "schedule: {iterations: 3}\nevaluate: {every: 3}\n"
+    )
     (folder / "plain.yaml").write_text("extends: tiny.yaml\nname: plain\nschedule: {iterations: 2}\n")
     (folder / "kd.yaml").write_text(
         "extends: tiny.yaml\nname: kd\nnetworks:\n"
         "  teacher: {model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false,\n"
         "            weights: {recipe: teacher.yaml}}\n"
-        "losses: [{loss: cross_entropy}, {loss: kl}]\nbaseline: {recipe: plain.yaml}\nschedule: {iterations: 2}\n")
+        "losses: [{loss: cross_entropy}, {loss: kl}]\nbaseline: {recipe: plain.yaml}\nschedule: {iterations: 2}\n"
+    )
     first = distill("kd.yaml")
     assert first.code == 0, first.err
     assert 0 < first.out.index("teacher is done") < first.out.index("plain is done") < first.out.index("kd is done")
-    table = [line.split("|")[1].strip() for line in first.out.split("plain is done")[1].splitlines() if line.startswith("|")]
+    table = [
+        line.split("|")[1].strip() for line in first.out.split("plain is done")[1].splitlines() if line.startswith("|")
+    ]
     assert table[2:] == ["teacher", "student, plain", "student, kd"]
     # a frozen network is scored with the weights its own run has delivered
     delivered = json.loads((folder / "runs/teacher/student/config.json").read_text())["miou"]
-    assert json.loads((folder / "runs/kd/teacher.json").read_text())["miou"] == delivered
+    assert json.loads((folder / "runs/kd/teachers.json").read_text())["teacher"]["miou"] == delivered
 
     stamp = (folder / "runs/teacher/student/model.safetensors").stat().st_mtime_ns
     second = distill("kd.yaml", "name=kd2")

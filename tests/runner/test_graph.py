@@ -8,7 +8,7 @@ from segkd.losses._task import Task
 from segkd.models._prediction import Normalize, Prediction
 from segkd.runner.assembly import build_graph
 from segkd.runner.graph import Graph, Term, detached, features_of, weighted
-from segkd.runner.recipe import read
+from segkd.runner.reading import read
 
 IMAGES = torch.zeros(2, 3, 4, 4)
 TARGET = torch.zeros(2, 4, 4, dtype=torch.int64)

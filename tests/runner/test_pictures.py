@@ -9,7 +9,7 @@ from torch import nn
 
 from segkd.models._prediction import Normalize, Prediction
 from segkd.runner.pictures import LARGEST, beside, colored, curves, error_map, panels, shown_indices
-from segkd.runner.recipe import read
+from segkd.runner.reading import read
 
 PALETTE = ((10, 20, 30), (40, 50, 60), (70, 80, 90))
 RED, LIGHT, BLACK = (220, 40, 40), (235, 235, 235), (0, 0, 0)

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from segkd.runner.mistakes import RecipeError
-from segkd.runner.recipe import OtherRecipe, Ramp, read
+from segkd.runner.reading import read
+from segkd.runner.recipe import OtherRecipe, Ramp
 
 PLAIN = """\
 name: plain

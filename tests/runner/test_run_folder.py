@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from segkd.runner import checkpoint
 from segkd.runner.mistakes import RecipeError
-from segkd.runner.recipe import read
+from segkd.runner.reading import read
 from segkd.runner.run_folder import (
     FREE,
     changes,

@@ -18,14 +18,23 @@ def test_score_of_a_run_equals_the_score_it_logged(distill, server, folder):
 
 def test_score_takes_other_weights_and_another_protocol(distill, server, folder):
     assert distill("tiny.yaml").code == 0
-    result = server(folder, "score", "tiny.yaml", "evaluate.flip=true", "evaluate.mode=slide", "--weights",
-                    "runs/tiny/checkpoints/step-00000002")
+    result = server(
+        folder,
+        "score",
+        "tiny.yaml",
+        "evaluate.flip=true",
+        "evaluate.mode=slide",
+        "--weights",
+        "runs/tiny/checkpoints/step-00000002",
+    )
     assert result.code == 0, result.err
     assert "windows of 32 x 32" in result.out and "mirrored too" in result.out
 
 
 def test_score_without_weights_or_with_an_unknown_network_is_one_sentence(server, folder):
-    for arguments, words in ((("tiny.yaml",), "there are no weights at runs/tiny"),
-                             (("tiny.yaml", "--network", "teacher"), "--network teacher: the recipe has student")):
+    for arguments, words in (
+        (("tiny.yaml",), "there are no weights at runs/tiny"),
+        (("tiny.yaml", "--network", "teacher"), "--network teacher: the recipe has student"),
+    ):
         result = server(folder, "score", *arguments)
         assert result.code == 2 and words in result.err and "Traceback" not in result.err
