@@ -45,7 +45,7 @@ class VOC:
 
     Raises:
         FileNotFoundError: a folder, list, image or mask is missing.
-        ValueError: unknown split, empty list, SBD masks without scipy, and on access an unreadable file, a wrong id or size.
+        ValueError: unknown split, empty list, SBD masks without scipy; on access an unreadable file, wrong id or size.
     """
 
     num_classes = 21

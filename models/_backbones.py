@@ -1,8 +1,9 @@
 """Image encoders from timm with the strides and dilations of segmentation, walked by hand: every map is in reach.
 
 A backbone is called as `backbone(x, wanted)` with x (B, 3, H, W) normalised, and returns name -> map for stage1..stage4
-and for those of its other names that are in `wanted`. Its `channels` and `strides` list all names; `norms` tells the batch norms behind some. `imagenet` is the
-timm name of its published weights (None: there are none), `dropped` the key prefixes of such a file it has no use for.
+and for those of its other names that are in `wanted`. Its `channels` and `strides` list all names; `norms` tells the
+batch norms behind some. `imagenet` is the timm name of its published weights (None: there are none), `dropped` the key
+prefixes of such a file it has no use for.
 """
 
 from typing import Literal, get_args

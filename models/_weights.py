@@ -1,4 +1,4 @@
-"""Weights from files, or timm's ImageNet ones: read without running code, checked key by key before anything is copied."""
+"""Weights from files, or timm's ImageNet ones: read without running code, checked key by key before any is copied."""
 
 import logging
 import pickle

@@ -23,7 +23,8 @@ class DeepLabV3(nn.Module):
         stem: the ResNet's first layers, one 7x7 (plain) or three 3x3 of 32-32-64 (v1c) or 64-64-128 (v1s) channels.
         dilation_rule: which convolutions of the backbone are dilated.
         width: channels of each pyramid branch and of `head`; None: 512 on resnet50 and resnet101, else 128.
-        aux: with an auxiliary head on stage3, run in training or when `aux_wanted` is set. aux_width: its channels; None: width / 2.
+        aux: with an auxiliary head on stage3, run in training or when `aux_wanted` is set.
+        aux_width: channels of the auxiliary head; None: width / 2.
         dropout: share of whole channels dropped right before each classifier.
         align_corners: for every bilinear resize, inside and of the logits.
         pretrained: start the backbone from ImageNet weights that timm has or downloads.

@@ -27,7 +27,8 @@ class DeepLabV3Plus(nn.Module):
         dilation_rule: which convolutions of the backbone are dilated.
         width: channels of each pyramid branch, the decoder and `head`; None: 512 on resnet50 and resnet101, else 128.
         separable: dilated and decoder 3x3 as depthwise + pointwise (mmsegmentation), or whole (many other codes).
-        aux: with an auxiliary head on stage3, run in training or when `aux_wanted` is set. aux_width: its channels; None: width / 2.
+        aux: with an auxiliary head on stage3, run in training or when `aux_wanted` is set.
+        aux_width: channels of the auxiliary head; None: width / 2.
         dropout: share of whole channels dropped right before each classifier.
         align_corners: for every bilinear resize, inside and of the logits.
         pretrained: start the backbone from ImageNet weights that timm has or downloads.

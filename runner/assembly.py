@@ -1,4 +1,4 @@
-"""Builds what a recipe names: data sets, networks, losses, the graph and the optimizer. Each is drawn from its own seed."""
+"""Builds what a recipe names: data sets, networks, losses, graph and optimizer. Each is drawn from its own seed."""
 
 import functools
 import zlib

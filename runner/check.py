@@ -75,11 +75,11 @@ def main() -> None:
 
 
 def check_data(recipe: Recipe) -> torch.utils.data.Dataset:
-    """Counts the splits, reads a sample of the training labels, and shows how the pixels are spread over the classes."""
+    """Counts the splits, reads a sample of training labels, and shows how the pixels are spread over the classes."""
     train_set, val_set = (build_dataset(recipe, split) for split in (recipe.data.train_split, recipe.data.val_split))
     print(
-        f"data      {recipe.data.dataset}: {len(train_set)} images to train on ({recipe.data.train_split}), {len(val_set)} to score "
-        f"({recipe.data.val_split}), {train_set.num_classes} classes"
+        f"data      {recipe.data.dataset}: {len(train_set)} images to train on ({recipe.data.train_split}), "
+        f"{len(val_set)} to score ({recipe.data.val_split}), {train_set.num_classes} classes"
     )
     counts = np.zeros(256, np.int64)
     chosen = np.linspace(0, len(train_set) - 1, min(SAMPLED, len(train_set))).round().astype(int)
@@ -105,7 +105,8 @@ def check_networks(recipe: Recipe, train_set: torch.utils.data.Dataset, accelera
     for name, network in recipe.networks.items():
         if isinstance(network.weights, OtherRecipe) and not weights_are_there(network):
             print(
-                f"weights   networks.{name}: {network.weights.recipe} will be trained first, into {weights_path(network)}"
+                f"weights   networks.{name}: {network.weights.recipe} will be trained first, "
+                f"into {weights_path(network)}"
             )
     networks = build_networks(recipe, train_set.num_classes, untrained=True)
     graph = build_graph(recipe, networks, train_set.ignore_index)
@@ -118,9 +119,10 @@ def check_networks(recipe: Recipe, train_set: torch.utils.data.Dataset, accelera
             network(image)
         size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
         print(
-            f"network   {name}: {recipe.networks[name].model}, {'trained' if name in graph.networks else 'frozen'}, {size:.2f} M "
-            f"parameters, {counter.get_total_flops() / 1e9:.2f} GFLOP for one {'x'.join(map(str, recipe.data.crop_size))} crop "
-            f"(1 multiply-add = 2), features {', '.join(network.channels)}"
+            f"network   {name}: {recipe.networks[name].model}, {'trained' if name in graph.networks else 'frozen'}, "
+            f"{size:.2f} M parameters, {counter.get_total_flops() / 1e9:.2f} GFLOP for one "
+            f"{'x'.join(map(str, recipe.data.crop_size))} crop (1 multiply-add = 2), "
+            f"features {', '.join(network.channels)}"
         )
     return graph
 
@@ -135,7 +137,7 @@ def busiest_iteration(graph: Graph, recipe: Recipe) -> int:
 
 
 def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Accelerator) -> None:
-    """One forward and backward: each term's value, the norm of its gradient, and its cosine to the cross entropy's gradient."""
+    """One forward and backward: each term's value, its gradient's norm and cosine to the cross entropy's gradient."""
     graph.keep_predictions = True
     weights = graph.weights_at(iteration)
     with accelerator.autocast():
@@ -186,8 +188,9 @@ def check_cost(
     step = statistics.median(times[1:])
     peak = peak_memory(accelerator.device)
     print(
-        f"cost      {step:.3g} s a step on {accelerator.device} ({recipe.data.batch_size / step:.1f} images/s), peak memory "
-        f"{peak / 2**30:.2f} GiB, about {clock(step * recipe.schedule.iterations)} for the run without scoring and loading"
+        f"cost      {step:.3g} s a step on {accelerator.device} ({recipe.data.batch_size / step:.1f} images/s), "
+        f"peak memory {peak / 2**30:.2f} GiB, about {clock(step * recipe.schedule.iterations)} for the run "
+        f"without scoring and loading"
     )
 
 

@@ -1,4 +1,4 @@
-"""The run folder's checkpoints: each is written beside the others and renamed into place, so a kill never leaves half of one."""
+"""A run's checkpoints: each is written beside the others and renamed into place, so a kill never leaves half of one."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def restore(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> No
 
 
 def export_student(folder: Path, checkpoint: Path, description: dict) -> Path:
-    """Writes <folder>/student/{config.json, model.safetensors}: the delivered network, which loads without the recipe."""
+    """Writes <folder>/student/{config.json, model.safetensors}: the delivered network, loadable without the recipe."""
     with replacing_folder(folder / "student") as partial:
         shutil.copyfile(weights_file(checkpoint), partial / "model.safetensors")
         (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")

@@ -28,7 +28,8 @@ def run_command(main: Callable[[], None]) -> None:
         try:
             main()
         except BaseException as error:
-            # loading processes end with the iterators that these frames hold; Python's own way is a SIGTERM, which they ignore
+            # loading processes end with the iterators that these frames hold; Python's own way is a SIGTERM,
+            # which they ignore
             traceback.clear_frames(error.__traceback__)
             raise
     except KeyboardInterrupt:

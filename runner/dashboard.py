@@ -82,7 +82,8 @@ class Dashboard:
             action(*given)
         except Exception as error:  # whatever is wrong with a dashboard, it must not cost a training
             say(
-                f"wandb is left out from here on: {(str(error).splitlines() or [repr(error)])[0][:200]}; metrics.jsonl has everything"
+                f"wandb is left out from here on: {(str(error).splitlines() or [repr(error)])[0][:200]}; "
+                f"metrics.jsonl has everything"
             )
             self.run = None
 

@@ -17,10 +17,10 @@ from segkd.runner.sampler import images_per_part
 
 
 def start_accelerator(recipe: Recipe) -> Accelerator:
-    """Accelerate with the recipe's precision. Terms that come and go make DDP look for unused parameters; else it need not.
+    """Accelerate with the recipe's precision. DDP looks for unused parameters only where terms come and go.
 
     Raises:
-        ValueError: the launcher asks for another precision or accumulation than the recipe, which would win or lose silently.
+        ValueError: the launcher asks for another precision or accumulation than the recipe: one would silently win.
     """
     precision = {"fp32": "no"}.get(recipe.loop.precision, recipe.loop.precision)
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -39,7 +39,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     comes_and_goes = any(
         term.after is not None or term.until is not None or isinstance(term.weight, Ramp) for term in recipe.losses
     )
-    # without a GPU, Accelerate joins several processes only when told that they are to use the CPU; else each trains alone
+    # without a GPU, Accelerate joins several processes only when told that they use the CPU; else each trains alone
     on_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
     return Accelerator(
         mixed_precision=precision,
@@ -54,7 +54,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -> None:
-    """Moves the networks to the device in the recipe's memory format; synchronises batch norms and compiles as it says."""
+    """Moves networks to the device in the recipe's memory format; synchronises batch norms and compiles as it says."""
     loop, on_gpu = recipe.loop, accelerator.device.type == "cuda"
     share = images_per_part(recipe.data.batch_size, loop.accumulate, accelerator.num_processes)
     synchronise = loop.sync_batchnorm

@@ -7,7 +7,7 @@ from segkd.runner.graph import Graph
 
 
 def gradient_report(graph: Graph, losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, float]:
-    """`gradient/<name>`: norm of the weighted term's gradient; `cosine/<name>`: its cosine to the cross entropy's gradient.
+    """`gradient/<name>`: norm of the weighted term's gradient; `cosine/<name>`: its cosine to the cross entropy's.
 
     Both are taken at the logits of the network the term trains or, for a term that does not reach them, at the features
     it reads: what is upstream is never run through. Leaves the autograd graph and all `.grad` as they were, so it may

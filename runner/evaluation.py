@@ -44,8 +44,8 @@ def evaluate(
     matrix = accelerator.reduce(matrix, reduction="sum").cpu()
     if matrix.sum() == 0:
         raise ValueError(
-            f"no pixel of the {len(dataset)} images of {recipe.data.val_split} has a label that counts; check the label "
-            f"folder and the ids (runner/check.py shows how they are spread)"
+            f"no pixel of the {len(dataset)} images of {recipe.data.val_split} has a label that counts; check the "
+            f"label folder and the ids (runner/check.py shows how they are spread)"
         )
     return scores(matrix, recipe.evaluate.absent)
 

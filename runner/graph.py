@@ -1,4 +1,4 @@
-"""Networks and loss terms as one module: the only thing that is optimised, wrapped for several processes and checkpointed."""
+"""Networks and loss terms as one module: the only thing optimised, wrapped for several processes and checkpointed."""
 
 from dataclasses import dataclass
 

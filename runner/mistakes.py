@@ -59,7 +59,7 @@ def located(mistakes: list[Mistake], origins: Origins, path: str) -> list[str]:
 
 
 def found_by(error: pydantic.ValidationError, schema: type[pydantic.BaseModel]) -> list[Mistake]:
-    """pydantic's errors as mistakes, one for each place: pydantic reports every member of a union, which is one mistake."""
+    """pydantic's errors as mistakes, one per place: pydantic reports every member of a union, which is one mistake."""
     mistakes = [_described(details, schema) for details in error.errors()]
     # a mapping that nearly fits a section is judged as this section, not as the number or the word it could be as well
     outer = {key[:length] for key, _ in mistakes for length in range(len(key))}

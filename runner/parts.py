@@ -1,4 +1,4 @@
-"""From a file name in a recipe to a class of ours, with its arguments checked against its signature before anything is built."""
+"""From a file name in a recipe to a class of ours, arguments checked against its signature before anything is built."""
 
 import functools
 import importlib
@@ -30,7 +30,8 @@ def find(room: str, name: str) -> type:
     found = [value for key, value in vars(module).items() if key.lower() == wanted and inspect.isclass(value)]
     if not found:
         raise ValueError(
-            f"{room}/{name}.py holds no class of its own name (such as {name.title().replace('_', '')}, in any letter case)"
+            f"{room}/{name}.py holds no class of its own name "
+            f"(such as {name.title().replace('_', '')}, in any letter case)"
         )
     return found[0]
 

@@ -29,7 +29,7 @@ TIMED = 10  # forward passes behind a latency
 
 
 def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Dataset, accelerator: Accelerator) -> None:
-    """Scores each frozen network once, at the start of a run: a wrong file or normalisation shows here, not after days."""
+    """Scores each frozen network once, as a run starts: a wrong file or normalisation shows here, not after days."""
     file = recipe.folder / "teachers.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     for name, network in recipe.networks.items():
@@ -74,7 +74,7 @@ def record_evaluation(
 
 
 def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator) -> None:
-    """Ends a run: student/ from the best checkpoint, report.md with curves and pictures, the closing table on the console."""
+    """Ends a run: student/ from the best checkpoint, report.md with curves and pictures, the closing table printed."""
     if not accelerator.is_main_process:
         return
     folder, network, student = recipe.folder, recipe.networks["student"], state.student
@@ -106,7 +106,7 @@ def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Rec
 def closing_rows(
     state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator
 ) -> list[dict]:
-    """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed one after the other here and now."""
+    """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed in turn here and now."""
     rows = []
     for name, network in recipe.networks.items():
         if not network.train:
@@ -173,7 +173,8 @@ def markdown(rows: list[dict]) -> str:
     """The closing table."""
     lines = ["| network | model | mIoU (%) | parameters | ms per image |", "| --- | --- | --- | --- | --- |"]
     lines += [
-        f"| {r['network']} | {r['model']} | {100 * r['miou']:.2f} | {r['parameters'] / 1e6:.2f} M | {r['milliseconds']:.1f} |"
+        f"| {r['network']} | {r['model']} | {100 * r['miou']:.2f} | {r['parameters'] / 1e6:.2f} M | "
+        f"{r['milliseconds']:.1f} |"
         for r in rows
     ]
     return "\n".join(lines)
@@ -198,11 +199,13 @@ def report(recipe: Recipe, rows: list[dict], state: TrainingState, val_set: torc
             [
                 f"# {recipe.name}",
                 markdown(rows),
-                f"The student is the checkpoint of iteration {state.best_iteration}, the best of {len(scored)} on `{recipe.data.val_split}` "
-                f"({percent(state.best_miou)}); the last one has {percent(scored[-1]['miou'])}. Made by `recipe.yaml` in `environment.json`.",
+                f"The student is the checkpoint of iteration {state.best_iteration}, the best of {len(scored)} on "
+                f"`{recipe.data.val_split}` ({percent(state.best_miou)}); the last one has "
+                f"{percent(scored[-1]['miou'])}. Made by `recipe.yaml` in `environment.json`.",
                 "![curves](curves.png)",
                 "\n".join(classes),
-                f"pixel accuracy {percent(chosen['pixel_accuracy'])}, class accuracy {percent(chosen['class_accuracy'])}, "
+                f"pixel accuracy {percent(chosen['pixel_accuracy'])}, "
+                f"class accuracy {percent(chosen['class_accuracy'])}, "
                 f"frequency-weighted IoU {percent(chosen['fwiou'])}, Dice {percent(chosen['dice'])}",
                 *pictures,
             ]

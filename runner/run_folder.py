@@ -60,7 +60,7 @@ def open_run_folder(recipe: Recipe, accelerator: Accelerator, *, resume: bool, o
 
 
 def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-    """ValueError where the folder holds a run and nothing says what to do with it, or holds the run of another recipe."""
+    """ValueError where the folder holds a run and nothing says what to do with it, or holds another recipe's run."""
     if overwrite or not (recipe.folder / "recipe.yaml").is_file():
         return
     check_same_recipe(recipe)
@@ -125,7 +125,7 @@ def environment(accelerator: Accelerator) -> dict:
 
 
 def git_version() -> str | None:
-    """The commit the code stands at, with `-dirty` for uncommitted changes; None outside a git checkout or without git."""
+    """The code's commit, with `-dirty` for uncommitted changes; None outside a git checkout or without git."""
     here = Path(__file__).parent
     try:
         found = subprocess.run(

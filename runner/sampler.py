@@ -150,7 +150,7 @@ def training_batches(
     resize=None,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """This process' endless batches from step `start` on: `parts` batches a step, each batch_size / (parts * world) images.
+    """This process' endless batches from step `start` on: `parts` a step, each of batch_size / (parts * world) images.
 
     Args:
         transform: called as transform(image, target, rng) -> (uint8 (H, W, 3), uint8 (H, W)).
@@ -158,7 +158,8 @@ def training_batches(
     """
     sampler = _PartsOfSteps(start, batch_size, len(dataset), seed, parts, rank, world)
     views = _TrainingViews(dataset, transform, seed, resize)
-    # its own generator: a loader that starts draws a number, from the global one in the middle of a resumed run's first step
+    # its own generator: a loader that starts draws a number, from the global one in the middle of
+    # a resumed run's first step
     return _batches(
         DataLoader(
             views,

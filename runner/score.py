@@ -1,4 +1,4 @@
-"""Scores a network of a recipe on a split: `accelerate launch runner/score.py recipe.yaml [key=value ...] [--network NAME]`.
+"""Scores a network on a split: `accelerate launch runner/score.py recipe.yaml [key=value ...] [--network NAME]`.
 
 `runs/<name>/recipe.yaml` scores what that run delivered; `evaluate.mode=slide evaluate.flip=true data.val_split=test`
 score it in another way. The student's weights come from the run folder unless --weights names others.
@@ -45,7 +45,8 @@ def main() -> None:
     if accelerator.is_main_process:
         print(table(result, dataset.class_names))
         print(
-            f"{options.network} of {recipe.name} from {path}, {len(dataset)} images of {recipe.data.val_split}, {protocol(recipe)}"
+            f"{options.network} of {recipe.name} from {path}, {len(dataset)} images of "
+            f"{recipe.data.val_split}, {protocol(recipe)}"
         )
         if options.output:
             with open(options.output, "w") as file:

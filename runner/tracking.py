@@ -133,8 +133,9 @@ class Tracking:
             f"{key.removeprefix('loss/')} = {value}" for key, value in row.items() if key.startswith("loss/")
         )
         raise FloatingPointError(
-            f"the loss of iteration {row['iteration']} is {row['total']} ({terms}); lower optimizer.lr or the term's weight, or set "
-            f"loop.clip_norm. Its samples stand in {capture}; the checkpoints before it are untouched"
+            f"the loss of iteration {row['iteration']} is {row['total']} ({terms}); lower optimizer.lr or the "
+            f"term's weight, or set loop.clip_norm. Its samples stand in {capture}; "
+            f"the checkpoints before it are untouched"
         )
 
     def _show(self, rows: list[dict]) -> None:
@@ -156,7 +157,7 @@ class Tracking:
             self.bar.set_postfix_str(f"{terms} | {last['images_per_second']:.1f} img/s")
         else:
             say(
-                f"{self.recipe.name} {last['iteration']}/{self.recipe.schedule.iterations} | {terms} | lr {last['lr']:.2g} | "
-                f"{last['images_per_second']:.1f} img/s | {clock(left)} left"
+                f"{self.recipe.name} {last['iteration']}/{self.recipe.schedule.iterations} | {terms} | "
+                f"lr {last['lr']:.2g} | {last['images_per_second']:.1f} img/s | {clock(left)} left"
             )
         self.dashboard.log({**{key: value for key, value in last.items() if not isinstance(value, list)}, **mean})

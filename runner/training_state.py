@@ -1,4 +1,4 @@
-"""What training changes, in one object: networks, losses, optimizers, how far it has come. A resume needs this and no more."""
+"""What training changes, in one object: networks, losses, optimizers, how far it has come. A resume needs no more."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights of whole networks: which file a path in a recipe means, and whether it belongs to the network it is loaded into."""
+"""Weights of whole networks: which file a path in a recipe means, and whether it belongs to the network loading it."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reads recipe files: YAML without its traps, `extends`, `key=value` overrides; knows which line each value came from."""
+"""Reads recipe files: YAML without its traps, `extends`, `key=value` overrides; knows which line each value is from."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from segkd.runner.mistakes import Key, Origins, RecipeError, dotted
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML reads YAML 1.1; this one resolves plain values as YAML 1.2 does: `1e-2` is a float, `1:30` and `08` are strings."""
+    """PyYAML reads YAML 1.1; this one resolves plain values as in 1.2: `1e-2` is a float, `1:30` and `08` strings."""
 
 
 class _Dumper(yaml.SafeDumper):

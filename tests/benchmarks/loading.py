@@ -28,7 +28,8 @@ def write_files(folder: Path, count: int) -> None:
         (folder / "train" / kind).mkdir(parents=True)
     for index in range(count):
         image, target = scenes[index]
-        small = image.resize((1024, 512), Image.Resampling.BOX)  # halves the noise: the drawn scenes have more than a camera
+        # halves the noise: the drawn scenes have more than a camera
+        small = image.resize((1024, 512), Image.Resampling.BOX)
         smooth = np.asarray(small.resize((2048, 1024), Image.Resampling.BICUBIC), dtype=np.int16)
         noise = np.random.default_rng(index).integers(-1, 2, smooth.shape)
         Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8)).save(folder / "train/images" / f"{index}.png")

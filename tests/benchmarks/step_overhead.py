@@ -50,14 +50,20 @@ class Done(Exception):
 def bare_arm(recipe: Recipe) -> Callable[[], None]:
     """One bare step: the recipe's networks and losses with nothing around them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks = {name: build_network(name, network, 8, recipe.seed).to(device, memory_format=torch.channels_last)
-                for name, network in recipe.networks.items()}
+    networks = {
+        name: build_network(name, network, 8, recipe.seed).to(device, memory_format=torch.channels_last)
+        for name, network in recipe.networks.items()
+    }
     student, teacher = networks["student"].train(), networks["teacher"].eval().requires_grad_(False)
     task = Task(8, 255, features_of("student", student), features_of("teacher", teacher))
     losses = [parts.build("losses", term.loss, term.args, task).to(device) for term in recipe.losses]
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     height, width = recipe.data.crop_size
-    images = torch.randint(0, 256, (recipe.data.batch_size, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2).to(device)
+    images = (
+        torch.randint(0, 256, (recipe.data.batch_size, height, width, 3), dtype=torch.uint8)
+        .permute(0, 3, 1, 2)
+        .to(device)
+    )
     target = torch.randint(0, 8, (recipe.data.batch_size, height, width)).to(device)
 
     def step() -> None:
@@ -79,6 +85,7 @@ def synchronized() -> np.ndarray:
 
 def run_loop(recipe: Recipe, after_step: Callable[[int], None]) -> None:
     """The real loop, calling `after_step` at the end of each of its steps until that raises Done."""
+
     class Watched(Tracking):
         def end_step(self, iteration: int, *given) -> None:
             super().end_step(iteration, *given)
@@ -152,15 +159,23 @@ def main() -> None:
         ours, bare = compare_times(recipe, options.steps)
     peaks = {}
     for arm in ("loop", "bare"):
-        output = subprocess.run([sys.executable, __file__, "--arm", arm], capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(
+            [sys.executable, __file__, "--arm", arm], capture_output=True, text=True, check=True
+        ).stdout
         peaks[arm] = [float(word) for word in output.splitlines()[-1].split()]
     print(f"{'':16}{'loop':>10}{'bare':>10}{'ratio':>8}  target")
     for column, title in enumerate(("s a step", "processor s")):
         pairs = np.stack([ours[:, column], bare[:, column]])
-        print(f"{title:16}{np.median(pairs[0]):10.4f}{np.median(pairs[1]):10.4f}{np.median(pairs[0] / pairs[1]):8.3f}  1.03  "
-              f"(median of {len(ours)} pairs)")
-    print(f"{'peak MiB':16}{peaks['loop'][1]:10.0f}{peaks['bare'][1]:10.0f}{peaks['loop'][1] / peaks['bare'][1]:8.3f}  1.05  "
-          f"(imports alone: {peaks['bare'][0]:.0f})")
+        print(
+            f"{title:16}{np.median(pairs[0]):10.4f}{np.median(pairs[1]):10.4f}"
+            f"{np.median(pairs[0] / pairs[1]):8.3f}  1.03  "
+            f"(median of {len(ours)} pairs)"
+        )
+    print(
+        f"{'peak MiB':16}{peaks['loop'][1]:10.0f}{peaks['bare'][1]:10.0f}"
+        f"{peaks['loop'][1] / peaks['bare'][1]:8.3f}  1.05  "
+        f"(imports alone: {peaks['bare'][0]:.0f})"
+    )
 
 
 if __name__ == "__main__":

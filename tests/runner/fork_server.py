@@ -1,8 +1,8 @@
 """Runs scripts for the tests of whole runs: torch is imported once here, then each run is a fork and starts at once.
 
-A request is one JSON line on stdin: {script, arguments, folder, environment, processes, file_limit}. The answers are one
-JSON line each: the process ids at once, and the exit codes (negative: killed by that signal) when all have ended. What
-process r prints is in stdout.<r> and stderr.<r> of `folder`.
+A request is one JSON line on stdin: {script, arguments, folder, environment, processes, file_limit}. The answers are
+one JSON line each: the process ids at once, and the exit codes (negative: killed by that signal) when all have ended.
+What process r prints is in stdout.<r> and stderr.<r> of `folder`.
 """
 
 import atexit

@@ -1,4 +1,4 @@
-"""What a user can get wrong: one screen that says what, where and what to do, exit code 2, and nothing saved is lost."""
+"""What a user can get wrong: one screen saying what, where and what to do, exit code 2, and nothing saved is lost."""
 
 import pickle
 import shutil
@@ -13,7 +13,8 @@ from PIL import Image
 
 TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false}"
 FOLDER = (
-    "data={dataset: folder, root: data, args: {class_names: [a, b, c]}, crop_size: [32, 32], batch_size: 4, workers: 1}",
+    "data={dataset: folder, root: data, args: {class_names: [a, b, c]}, "
+    "crop_size: [32, 32], batch_size: 4, workers: 1}",
 )
 
 
@@ -155,8 +156,8 @@ def test_teacher_and_student_of_different_class_counts(distill, folder):
             "tiny.yaml",
             *FOLDER,
             "losses=[{loss: cross_entropy}, {loss: kl}]",
-            "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8}, train: false, "
-            "weights: runs/eight}",
+            "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8}, "
+            "train: false, weights: runs/eight}",
         ),
         "networks.teacher",
         "classifier.weight is (8, 8, 1, 1) there, (3, 8, 1, 1) here",

@@ -34,8 +34,8 @@ def test_check_of_a_recipe_whose_teacher_is_not_trained_yet(server, folder):
         "check",
         "tiny.yaml",
         "losses=[{loss: cross_entropy}, {loss: kl}]",
-        "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8}, train: false, "
-        "weights: {recipe: teacher.yaml}}",
+        "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8}, "
+        "train: false, weights: {recipe: teacher.yaml}}",
     )
     assert result.code == 0, result.err
     assert "teacher.yaml will be trained first, into runs/teacher" in result.out

@@ -31,7 +31,8 @@ def watched(*given, **settings):
 
 def last(recipe, graph, *rest):
     json.dump(seen, open(f"seen-{recipe.name}-{rank}.json", "w"))
-    save_file({key: value.contiguous() for key, value in graph.state_dict().items()}, f"end-{recipe.name}-{rank}.safetensors")
+    tensors = {key: value.contiguous() for key, value in graph.state_dict().items()}
+    save_file(tensors, f"end-{recipe.name}-{rank}.safetensors")
     deliver(recipe, graph, *rest)
 
 distill.training_batches, distill.deliver = watched, last
