@@ -44,7 +44,8 @@ def class_sums(features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     Shapes:
         features: (B, C, N), masks: (B, K, N) from one_hot -> (B, K, C) and (B, K).
     """
-    return masks @ features.mT, masks.sum(-1)
+    # in this order the gradient of the features comes out contiguous: a copy of the map less for what comes before
+    return (features @ masks.mT).mT, masks.sum(-1)
 
 
 def class_centres(features: Tensor, masks: Tensor, eps: float = 1e-6) -> Tensor:

@@ -7,9 +7,10 @@ transcriptions_*.py beside this file, where a function has the loss' file name a
 target) with the built loss first, for its adapters and arguments. `step` is what a training step costs without
 distillation: student forward and backward, teacher forward, cross entropy.
 
-Time is the median over repeats, after one that is not counted unless it is the only one; memory the peak resident size over what was there
-before the first one (networks, features, adapters), so that it includes the gradients. Features are random, of the
-channels and strides of the two networks; the label is a map of random regions with a part of them ignored.
+Time is the median over repeats, after one that is not counted unless it is the only one. Memory is the peak resident
+size over what was there before the first one (networks, features, adapters), so that it includes the gradients.
+Features are random, of the channels and strides of the two networks; the label is a map of random regions with a part
+of them ignored.
 """
 
 import argparse
@@ -167,7 +168,7 @@ def table(title: str, heads: list[str], rows: list[list[str]]) -> str:
 def cells(result: dict | None) -> list[str]:
     if result is None:
         return ["", ""]
-    return [result["fault"], ""] if "fault" in result else [f"{result['seconds']:.3f}", f"{result['gib']:.2f}"]
+    return [result["fault"], ""] if "fault" in result else [f"{result['seconds']:.3g}", f"{result['gib']:.3g}"]
 
 
 def ratio(ours: dict, literal: dict | None, key: str) -> str:
@@ -191,7 +192,7 @@ def report(names: list[str], options: argparse.Namespace) -> None:
         costs.append([name, *cells(ours), *cells(literal), *ratios])
         if "seconds" in ours and "seconds" in step:
             share = ours["seconds"] / (ours["seconds"] + step["seconds"])
-            shares.append([name, f"{100 * share:.1f} %", f"{ours['gib'] / step['gib']:.2f}"])
+            shares.append([name, f"{100 * share:.2g} %", f"{ours['gib'] / step['gib']:.3g}"])
         print(f"{name}: {ours} {literal or ''}", file=sys.stderr)
     heads = ["loss", "s", "peak GiB", "literal s", "literal peak GiB", "times faster", "times less memory"]
     print(table("Forward and backward", heads, costs))
