@@ -2,18 +2,23 @@
 
 import functools
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import nn
+from torch.utils.data import Dataset
 
 from segkd.datasets._resample import resize_pair, short_side_pair
+from segkd.datasets._transforms import Transform
 from segkd.losses._task import Task
 from segkd.models._prediction import Normalize
 from segkd.runner import parts
 from segkd.runner.graph import Graph, Term, features_of
 from segkd.runner.reading import read
 from segkd.runner.recipe import Network, OtherRecipe, Ramp, Recipe
+from segkd.runner.sampler import Batch, training_batches
 from segkd.runner.weights import check_same_network, load_weights
 
 NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -24,14 +29,33 @@ def seed_for(seed: int, *purpose: object) -> int:
     return zlib.crc32(repr((seed, *purpose)).encode())
 
 
-def build_dataset(recipe: Recipe, split: str) -> torch.utils.data.Dataset:
+def build_dataset(recipe: Recipe, split: str) -> Dataset:
     """The recipe's data set, one split. Missing folders and lists are errors that say how the files must lie."""
     return parts.build("datasets", recipe.data.dataset, recipe.data.args, recipe.data.root, split)
 
 
-def build_transform(recipe: Recipe):
+def build_transform(recipe: Recipe) -> Transform:
     """The recipe's random training view."""
     return parts.build("datasets", "_transforms", recipe.data.transform, recipe.data.crop_size)
+
+
+def build_training_batches(
+    recipe: Recipe, train_set: Dataset, transform: Transform, accelerator: Accelerator, *, start: int
+) -> Iterator[Batch]:
+    """This process' endless training batches from iteration `start` on, `loop.accumulate` of them a step."""
+    return training_batches(
+        train_set,
+        transform,
+        seed=recipe.seed,
+        start=start,
+        batch_size=recipe.data.batch_size,
+        parts=recipe.loop.accumulate,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        workers=recipe.data.workers,
+        resize=fixed_resize(recipe, scoring=False),
+        pin_memory=accelerator.device.type == "cuda",
+    )
 
 
 def fixed_resize(recipe: Recipe, scoring: bool):

@@ -18,8 +18,8 @@ from segkd.runner.assembly import (
     build_graph,
     build_networks,
     build_optimizer,
+    build_training_batches,
     build_transform,
-    fixed_resize,
     weights_are_there,
     weights_path,
 )
@@ -30,7 +30,7 @@ from segkd.runner.diagnostics import gradient_report
 from segkd.runner.graph import Graph, weighted
 from segkd.runner.reading import read
 from segkd.runner.recipe import OtherRecipe, Recipe
-from segkd.runner.sampler import Batch, training_batches
+from segkd.runner.sampler import Batch
 
 SAMPLED = 32  # images whose labels are counted
 TIMED = 3
@@ -54,18 +54,7 @@ def main() -> None:
     graph = check_networks(recipe, train_set, accelerator)
     optimizer = build_optimizer(recipe, graph)
     wrapped, optimizer = accelerator.prepare(graph, optimizer)
-    batches = training_batches(
-        train_set,
-        build_transform(recipe),
-        seed=recipe.seed,
-        start=0,
-        parts=recipe.loop.accumulate,
-        batch_size=recipe.data.batch_size,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        workers=0,
-        resize=fixed_resize(recipe, scoring=False),
-    )
+    batches = build_training_batches(recipe, train_set, build_transform(recipe), accelerator, start=0)
     batch = next(batches).to(accelerator.device)
     iteration = busiest_iteration(graph, recipe)
     check_terms(graph.train(), batch, iteration, accelerator)

@@ -15,8 +15,8 @@ from segkd.runner.assembly import (
     build_graph,
     build_networks,
     build_optimizer,
+    build_training_batches,
     build_transform,
-    fixed_resize,
     rehearse,
     seed_for,
 )
@@ -30,7 +30,6 @@ from segkd.runner.reading import read
 from segkd.runner.recipe import OtherRecipe, Recipe
 from segkd.runner.report import deliver, record_evaluation, score_teachers
 from segkd.runner.run_folder import is_finished, open_run_folder, refuse_used_folder
-from segkd.runner.sampler import training_batches
 from segkd.runner.schedule import learning_rate
 from segkd.runner.tracking import Tracking
 from segkd.runner.training_state import TrainingState
@@ -53,19 +52,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             say(f"{recipe.name}: going on from iteration {state.iteration}")
 
     parts, iterations, settings = recipe.loop.accumulate, recipe.schedule.iterations, recipe.schedule
-    batches = training_batches(
-        train_set,
-        transform,
-        seed=recipe.seed,
-        start=state.iteration,
-        parts=parts,
-        batch_size=recipe.data.batch_size,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        workers=recipe.data.workers,
-        resize=fixed_resize(recipe, scoring=False),
-        pin_memory=accelerator.device.type == "cuda",
-    )
+    batches = build_training_batches(recipe, train_set, transform, accelerator, start=state.iteration)
     tracking = Tracking(recipe, accelerator, len(train_set), state)
     score_teachers(recipe, graph, val_set, accelerator)
     stop = StopSignal(accelerator)

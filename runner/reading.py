@@ -15,7 +15,7 @@ from segkd.runner.yaml_file import Key, override, read_file
 
 
 def read(path: str | Path, assignments: Iterable[str] = ()) -> Recipe:
-    """Reads, merges, overrides and checks a recipe. RecipeError lists every mistake with its line and what is allowed."""
+    """Reads, merges, overrides and checks a recipe. RecipeError lists every mistake and what is allowed."""
     values, origins = read_file(path)
     override(values, origins, list(assignments))
     recipe, mistakes = _validated(values)
@@ -49,7 +49,7 @@ def _without(values: dict, keys: list[Key]) -> dict:
 
 
 def _parts_of(values: dict) -> Iterator[tuple[Key, Key, str, object, object]]:
-    """(path of the name, path of its arguments, room, name, arguments) of every part a recipe names, however broken it is."""
+    """(path of name, path of arguments, room, name, arguments) of each part a recipe names, however broken it is."""
     data = values.get("data")
     if isinstance(data, dict):
         yield ("data", "dataset"), ("data", "args"), "datasets", data.get("dataset"), data.get("args", {})

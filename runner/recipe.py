@@ -93,7 +93,7 @@ class Optimizer(Section):
     )
     no_decay: list[str] = Field(
         [],
-        description="parameters whose name contains one of these are not decayed; `norm` covers all normalisation layers and `bias` all biases",
+        description="words in the names of parameters that are not decayed; `norm` means all normalisation layers",
     )
 
 
@@ -158,7 +158,7 @@ class Tracking(Section):
     every: PositiveInt = Field(20, description="iterations between two writes of the log; every iteration is in it")
     gradients: PositiveInt | None = Field(
         200,
-        description="iterations between looks at each term's gradient norm and its cosine to the cross entropy's; null: never",
+        description="iterations between looks at each term's gradient: its norm and its cosine to the cross entropy's",
     )
     folder: str = Field("runs", description="the run folder is <folder>/<name>")
 

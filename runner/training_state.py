@@ -11,6 +11,8 @@ from segkd.runner import checkpoint
 from segkd.runner.graph import Graph
 from segkd.runner.recipe import Recipe
 
+PROGRESS = ("iteration", "best_miou", "best_iteration", "wandb_id")
+
 
 @dataclass
 class TrainingState:
@@ -84,7 +86,7 @@ class TrainingState:
             "rivals": {label: rival.state_dict() for label, rival in self.rivals.items()},
             "average": self.average.state_dict() if self.average else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
-            "progress": [self.iteration, self.best_miou, self.best_iteration, self.wandb_id],
+            "progress": {name: getattr(self, name) for name in PROGRESS},
         }  # fmt: skip
         checkpoint.save(
             folder, self.iteration, self.student.state_dict(), state, keep_last=keep_last, best=self.best_iteration
@@ -101,4 +103,5 @@ class TrainingState:
             self.average.load_state_dict(state["average"])
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
-        self.iteration, self.best_miou, self.best_iteration, self.wandb_id = state["progress"]
+        for name in PROGRESS:
+            setattr(self, name, state["progress"][name])

@@ -213,7 +213,7 @@ def test_the_script_itself_with_wandb_offline(folder):
     assert ended.returncode == 0 and "left out" not in ended.stdout, ended.stdout + ended.stderr
     assert list((folder / "runs/tiny/wandb").glob("offline-run-*/*.wandb"))
     state = torch.load(folder / "runs/tiny/checkpoints/last/training_state/state.pt", weights_only=True)
-    assert state["wandb"], "a resume goes on with the same wandb run"
+    assert state["progress"]["wandb_id"], "a resume goes on with the same wandb run"
 
 
 @pytest.mark.slow
