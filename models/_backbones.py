@@ -99,15 +99,12 @@ class ResNet(nn.Module):
                 for conv, dilation in zip(convs, plan[min(index, len(plan) - 1)]):
                     set_dilation(conv, dilation)
         # forward applies the last ReLU of each stage itself, to have the sum before it
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            setattr(layer[-1], "act3" if hasattr(layer[-1], "act3") else "act2", nn.Identity())
-
-    @property
-    def norms(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Feature -> weight and bias of the last batch norm before it."""
-        last = [layer[-1] for layer in (self.layer1, self.layer2, self.layer3, self.layer4)]
-        norms = [block.bn3 if hasattr(block, "bn3") else block.bn2 for block in last]
-        return {f"stage{number}_pre": (norm.weight, norm.bias) for number, norm in enumerate(norms, start=1)}
+        self.norms: dict[str, tuple[Tensor, Tensor]] = {}
+        for number, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=1):
+            last = "3" if hasattr(layer[-1], "bn3") else "2"
+            setattr(layer[-1], f"act{last}", nn.Identity())
+            norm = getattr(layer[-1], f"bn{last}")
+            self.norms[f"stage{number}_pre"] = (norm.weight, norm.bias)
 
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         found = {}
@@ -144,16 +141,12 @@ class MobileNetV2(nn.Module):
         self.imagenet = IMAGENET.get((name, "plain"))
         self.channels = {stage: self.blocks[i][-1].conv_pwl.out_channels for i, stage in self.stage_ends.items()}
         self.strides = dict(zip(self.stage_ends.values(), (4, 8, min(16, output_stride), output_stride)))
+        norms = {stage: self.blocks[i][-1].bn3 for i, stage in self.stage_ends.items()}
+        self.norms = {stage: (norm.weight, norm.bias) for stage, norm in norms.items()}
 
         for stage, plan in zip(self.blocks[3:], MOBILENETV2_DILATIONS[dilation_rule, output_stride]):
             for index, block in enumerate(stage):
                 set_dilation(block.conv_dw, plan[min(index, len(plan) - 1)])
-
-    @property
-    def norms(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Feature -> weight and bias of the last batch norm before it."""
-        norms = {stage: self.blocks[index][-1].bn3 for index, stage in self.stage_ends.items()}
-        return {stage: (norm.weight, norm.bias) for stage, norm in norms.items()}
 
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         found = {}

@@ -67,6 +67,7 @@ class DeepLabV3(nn.Module):
         self.normalize = Normalize.named("imagenet")
         self.backbone = build_backbone(backbone, output_stride, stem, dilation_rule)
         channels, strides = self.backbone.channels, self.backbone.strides
+        self.norms = self.backbone.norms
         self.channels: dict[str, int] = channels | {"aspp": width, "head": width}
         self.strides: dict[str, int] = strides | {"aspp": strides["stage4"], "head": strides["stage4"]}
 
@@ -76,11 +77,6 @@ class DeepLabV3(nn.Module):
         self.aux_head = FCNHead(channels["stage3"], aux_width or width // 2, num_classes, dropout) if aux else None
         init_heads(self)
         load_backbone(self.backbone, pretrained, backbone_weights)
-
-    @property
-    def norms(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Weight and bias of the batch norms behind the backbone's features."""
-        return self.backbone.norms
 
     def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
         refuse_prompt(self, prompt)

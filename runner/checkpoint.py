@@ -123,6 +123,8 @@ def _link(link: Path, target: str) -> None:
     new = link.with_name(f".{link.name}.new")
     new.unlink(missing_ok=True)
     new.symlink_to(target)
+    if link.is_dir() and not link.is_symlink():  # a run folder that was copied with its links followed
+        shutil.rmtree(link)
     new.replace(link)
 
 

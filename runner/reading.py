@@ -11,12 +11,12 @@ import pydantic
 from segkd.runner import parts
 from segkd.runner.mistakes import Mistake, RecipeError, did_you_mean, found_by, located
 from segkd.runner.recipe import OtherRecipe, Ramp, Recipe
-from segkd.runner.yaml_file import Key, override, read_file
+from segkd.runner.yaml_file import Key, override, read_with_traps
 
 
 def read(path: str | Path, assignments: Iterable[str] = ()) -> Recipe:
     """Reads, merges, overrides and checks a recipe. RecipeError lists every mistake and what is allowed."""
-    values, origins = read_file(path)
+    values, origins, traps = read_with_traps(path)
     override(values, origins, list(assignments))
     recipe, mistakes = _validated(values)
     mistakes += _wrong_parts(values)
@@ -24,9 +24,15 @@ def read(path: str | Path, assignments: Iterable[str] = ()) -> Recipe:
         recipe, _ = _validated(_without(values, [key for key, _ in mistakes]))
     if recipe is not None:
         mistakes += _wrong_relations(recipe)
-    if mistakes:
-        raise RecipeError(located(mistakes, origins, str(path)))
+    if mistakes or traps:
+        lines = located(mistakes, origins, str(path))
+        raise RecipeError(traps + [line for line in lines if not _told(line, traps)])
     return _completed(recipe, Path(path).parent)
+
+
+def _told(line: str, traps: list[str]) -> bool:
+    """Whether a mistake stands where a trap was found: a value that could not be read is wrong in every other way too."""
+    return any(line.split(": ")[:2] == trap.split(": ")[:2] for trap in traps)
 
 
 def _validated(values: dict) -> tuple[Recipe | None, list[Mistake]]:

@@ -57,20 +57,19 @@ def main() -> None:
 def protocol(recipe: Recipe) -> str:
     """How the numbers were made, in words: scores are comparable only where this is the same."""
     settings = recipe.evaluate
-    size = (
-        f"short side {settings.short_side}"
-        if settings.short_side
-        else f"resized to {' x '.join(map(str, recipe.data.resize))}"
-        if recipe.data.resize
-        else "native size"
+    if settings.short_side:
+        size = f"resized to a short side of {settings.short_side}"
+    elif recipe.data.resize:
+        size = f"resized to {' x '.join(map(str, recipe.data.resize))}"
+    else:
+        size = "at native size"
+    images = "whole images"
+    if settings.mode == "slide":
+        images = f"windows of {' x '.join(map(str, settings.window or recipe.data.crop_size))} of images"
+    scales = (
+        "scales " + ", ".join(f"{scale:g}" for scale in settings.scales) + (", mirrored too" if settings.flip else "")
     )
-    window = (
-        f"windows of {' x '.join(map(str, settings.window or recipe.data.crop_size))}"
-        if settings.mode == "slide"
-        else "whole images"
-    )
-    scales = "scales " + ", ".join(f"{scale:g}" for scale in settings.scales)
-    return f"{window} at {size}, {scales}{', mirrored too' if settings.flip else ''}, absent classes: {settings.absent}"
+    return f"{images} {size}, {scales}, absent classes: {settings.absent}"
 
 
 if __name__ == "__main__":

@@ -37,10 +37,26 @@ _AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words
 
 def read_file(path: str | Path) -> tuple[dict, Origins]:
     """One YAML file with what it extends: values and their origins. RecipeError lists every trap in it."""
-    return _read(Path(path), ())
+    values, origins, traps = read_with_traps(path)
+    if traps:
+        raise RecipeError(traps)
+    return values, origins
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict, Origins]:
+def read_with_traps(path: str | Path) -> tuple[dict, Origins, list[str]]:
+    """One YAML file with what it extends: values, their origins, and the traps in it as located sentences.
+
+    A value that is a trap is null, so that what else is wrong can be found in the same pass.
+
+    Raises:
+        RecipeError: the file cannot be read as YAML at all. FileNotFoundError: it, or what it extends, is not there.
+    """
+    traps: list[str] = []
+    values, origins = _read(Path(path), (), traps)
+    return values, origins, traps
+
+
+def _read(path: Path, above: tuple[Path, ...], traps: list[str]) -> tuple[dict, Origins]:
     if path.resolve() in above:
         raise RecipeError([f"{above[-1]}: `extends` goes round in a circle through {path}"])
     try:
@@ -50,20 +66,19 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict, Origins]:
         raise FileNotFoundError(f"there is no recipe file {path}{asked}") from None
     except UnicodeDecodeError:
         raise RecipeError([f"{path} is not a text file in UTF-8"]) from None
-    values, origins = _parse(text, path)
+    values, origins = _parse(text, path, traps)
     base = values.pop("extends", None)
     if base is None:
         return values, origins
     if not isinstance(base, str):
         raise RecipeError([f"{origins.of(('extends',))}: extends must be the path of one recipe, got {base!r}"])
-    below, below_origins = _read(path.parent / base, (*above, path.resolve()))
+    below, below_origins = _read(path.parent / base, (*above, path.resolve()), traps)
     for replaced in {key[:-1] for key in origins if key and isinstance(key[-1], int)}:
         below_origins.forget_inside(replaced)
     return merged(below, values), Origins({**below_origins, **origins})
 
 
-def _parse(text: str, path: Path) -> tuple[dict, Origins]:
-    mistakes: list[str] = []
+def _parse(text: str, path: Path, traps: list[str]) -> tuple[dict, Origins]:
     origins = Origins()
     try:
         root = yaml.compose(text, Loader=_Loader)
@@ -84,16 +99,14 @@ def _parse(text: str, path: Path) -> tuple[dict, Origins]:
                 [f"{here}: more than {_LARGEST} values are in this file, counting each alias as what it repeats"]
             )
         if node.tag.removeprefix("tag:yaml.org,2002:") not in _PLAIN[node.id]:
-            mistakes.append(
-                f"{here}: {dotted(key)}: the tag {node.tag} is not allowed in a recipe; write a plain value"
-            )
+            traps.append(f"{here}: {dotted(key)}: the tag {node.tag} is not allowed in a recipe; write a plain value")
             return None
         if isinstance(node, yaml.SequenceNode):
             return [build(child, (*key, i)) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return {name: build(child, (*key, name)) for name, child in keys(node, key)}
         if node.style is None and node.value.lower() in _AMBIGUOUS:
-            mistakes.append(
+            traps.append(
                 f"{here}: {dotted(key)}: a bare `{node.value}` is read as true/false by some YAML readers "
                 f'and as a word by others; write true, false or "{node.value}"'
             )
@@ -101,7 +114,7 @@ def _parse(text: str, path: Path) -> tuple[dict, Origins]:
         try:
             return yaml.constructor.SafeConstructor().construct_object(node)
         except (yaml.YAMLError, ValueError, KeyError):
-            mistakes.append(
+            traps.append(
                 f"{here}: {dotted(key)}: {node.value[:40]!r} is no {node.tag.rpartition(':')[2]}; write a plain value"
             )
             return None
@@ -112,11 +125,11 @@ def _parse(text: str, path: Path) -> tuple[dict, Origins]:
             line = name_node.start_mark.line + 1
             name = name_node.value
             if not isinstance(name_node, yaml.ScalarNode) or name == "<<":
-                mistakes.append(
+                traps.append(
                     f"{path}:{line}: only plain words can be keys; to share values between recipes use `extends`"
                 )
             elif name in seen:
-                mistakes.append(
+                traps.append(
                     f"{path}:{line}: {dotted((*key, name))} is given twice (first on line {seen[name]}); keep one"
                 )
             else:
@@ -128,8 +141,6 @@ def _parse(text: str, path: Path) -> tuple[dict, Origins]:
         values = build(root, ())
     except RecursionError:
         raise RecipeError([f"{path}: {_TOO_DEEP}"]) from None
-    if mistakes:
-        raise RecipeError(mistakes)
     return values, origins
 
 
@@ -158,9 +169,12 @@ def override(values: dict, origins: Origins, assignments: list[str]) -> None:
             )
             continue
         try:
-            wrapped, _ = _parse(f"value: {text}\n", Path("command line"))
+            wrapped, traps = {}, []
+            wrapped, _ = _parse(f"value: {text}\n", Path("command line"), traps)
         except RecipeError as error:
-            told = [mistake.split(": ", 1)[1].removeprefix("value: ") for mistake in error.mistakes]
+            traps = error.mistakes
+        if traps:
+            told = [mistake.split(": ", 1)[1].removeprefix("value: ") for mistake in traps]
             mistakes += [f"command line: {path}: {text}" for text in told]
             continue
         mistake = _assign(values, path.split("."), wrapped["value"])

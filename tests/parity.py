@@ -22,11 +22,14 @@ import numpy as np
 import parity_baselines
 import parity_cirkd
 import parity_data
+import parity_interactive
 import parity_losses
 import parity_objectives
 import parity_rmrkd
 import parity_scores
 import parity_similarity
+import parity_step
+import parity_trikd
 
 MODULES = (
     parity_losses,
@@ -37,6 +40,9 @@ MODULES = (
     parity_cirkd,
     parity_rmrkd,
     parity_baselines,
+    parity_trikd,
+    parity_interactive,
+    parity_step,
 )
 RUNNERS = {loss: runner for module in MODULES for loss, runner in module.RUNNERS.items()}
 TOLERANCE = {loss: tolerance for module in MODULES for loss, tolerance in module.TOLERANCE.items()}

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from segkd.losses._task import Task
 from segkd.runner import distill, parts
 from segkd.runner.assembly import build_network
 from segkd.runner.device import start_accelerator
@@ -25,7 +26,6 @@ from segkd.runner.graph import features_of
 from segkd.runner.reading import read
 from segkd.runner.recipe import Recipe
 from segkd.runner.tracking import Tracking
-from segkd.losses._task import Task
 
 RECIPE = """
 name: overhead

@@ -57,9 +57,7 @@ def region_distance(loss, student, teacher, target) -> Tensor:
     s, t = maps(loss, student, teacher)
     labels = labels_on(target, t.shape[-2:], loss.label_resize)
     classes = range(loss.num_classes)
-    centres_s, centres_t = (
-        [masked_mean(x, (labels == k).to(s.dtype))[:, :, 0, 0] for k in classes] for x in (s, t)
-    )
+    centres_s, centres_t = ([masked_mean(x, (labels == k).to(s.dtype))[:, :, 0, 0] for k in classes] for x in (s, t))
     total = 0
     for i in classes:
         for j in classes[i + 1 :]:

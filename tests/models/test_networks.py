@@ -229,3 +229,29 @@ def test_resnet101_runs():
         prediction = net(images(1))
     assert prediction.logits.shape == (1, 19, *at_stride(8))
     assert prediction.features["stage4_pre"].shape == (1, 2048, *at_stride(8))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "feature", "key"),
+    [
+        ("resnet18", "stage4_pre", "layer4.1.bn2"),
+        ("resnet50", "stage3_pre", "layer3.5.bn3"),
+        ("mobilenetv2_035", "stage4", "blocks.6.0.bn3"),
+    ],
+)
+def test_batch_norms_behind_the_features(backbone, feature, key):
+    network = DeepLabV3(5, backbone=backbone, width=8)
+    norm = network.get_submodule(f"backbone.{key}")
+    assert network.norms[feature][0] is norm.weight and network.norms[feature][1] is norm.bias
+    assert all(weight.shape == (network.channels[name],) for name, (weight, _) in network.norms.items())
+
+
+def test_auxiliary_scores_in_eval_mode_only_when_wanted():
+    network = PSPNet(5, width=8).eval()
+    images = torch.zeros(1, 3, 33, 33, dtype=torch.uint8)
+    assert network(images).aux is None
+    network.aux_wanted = True
+    assert network(images).aux.shape == (1, 5, 5, 5)
+    network = PSPNet(5, width=8, aux=False).eval()
+    network.aux_wanted = True
+    assert network(images).aux is None

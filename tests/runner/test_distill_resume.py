@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 TEACHER = (
     "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false}"
@@ -64,6 +65,48 @@ def test_killed_at_any_moment_a_resumed_run_ends_bit_for_bit_the_same(distill, s
     assert [row["iteration"] for row in rows(run)] == list(range(1, 17))
     assert rows(run) == rows(whole)
     assert not list((run / "checkpoints").glob(".step*"))
+
+
+REMEMBERING = """[
+    {loss: cross_entropy},
+    {loss: cirkd_memory, args: {pixel_memory: 40, region_memory: 8, pixel_contrast: 64, region_contrast: 32}},
+    {loss: mgd, weight: 1.0e-3},
+    {loss: holistic, weight: 0.001},
+]"""
+
+
+def test_banks_draws_and_adversaries_resume_exactly(distill, folder):
+    settings = [TEACHER, "losses=" + " ".join(REMEMBERING.split()), "data.crop_size=[512, 512]", "data.batch_size=2"]
+    settings += [
+        "schedule.iterations=3",
+        "evaluate.every=3",
+        "loop.save_every=2",
+        "networks.student.args.output_stride=8",
+    ]
+    settings += ["networks.teacher.args.output_stride=8"]
+    assert distill("tiny.yaml", "name=whole", *settings).code == 0
+    shutil.copytree(folder / "runs/whole", folder / "runs/cut")
+    cut = folder / "runs/cut"
+    shutil.rmtree(cut / "student")
+    shutil.rmtree(cut / "checkpoints/step-00000003")
+    (cut / "recipe.yaml").write_text((cut / "recipe.yaml").read_text().replace("name: whole", "name: cut"))
+    assert distill("tiny.yaml", "name=cut", *settings, "--resume").code == 0
+    ends = [folder / "runs" / name / "checkpoints/last/training_state/state.pt" for name in ("whole", "cut")]
+    assert_equal(*(torch.load(end, weights_only=True) for end in ends))
+
+
+def assert_equal(one, two) -> None:
+    """Nested states, to the last bit."""
+    assert type(one) is type(two)
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_equal(one[key], two[key])
+    elif isinstance(one, list):
+        for left, right in zip(one, two, strict=True):
+            assert_equal(left, right)
+    else:
+        assert one.equal(two) if isinstance(one, torch.Tensor) else one == two
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

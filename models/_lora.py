@@ -1,0 +1,92 @@
+"""Low-rank updates of the fused query-key-value projections of a vision transformer."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Third = Literal["q", "k", "v"]
+
+
+class LoRAQKV(nn.Module):
+    """A frozen fused projection plus a trained rank-r update of some of its thirds.
+
+        y_i = W_i x + b_i + B_i A_i x  for i in targets,    y_i = W_i x + b_i  for the others
+
+    Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685, in TSIC's form: no
+    factor alpha / r and no dropout. A starts uniform in +-1 / sqrt(C), B at zero, so the start changes nothing.
+    State-dict keys are TSIC's: `qkv.{weight,bias}` and for each target i `linear_a_i.weight`, `linear_b_i.weight`.
+
+    Args:
+        qkv: the projection C -> 3C, rows in the order q, k, v; becomes frozen.
+        rank: r, columns of B.
+        targets: the thirds that get an update.
+
+    Shapes:
+        x: (..., C) -> (..., 3C).
+
+    Raises:
+        ValueError: rank below 1, no, repeated or unknown targets, or a projection that is not C -> 3C.
+    """
+
+    def __init__(self, qkv: nn.Linear, rank: int = 4, targets: tuple[Third, ...] = ("q", "v")):
+        super().__init__()
+        width = qkv.in_features
+        if rank < 1:
+            raise ValueError(f"lora: rank must be at least 1, got {rank}")
+        if not targets or len(set(targets)) < len(targets) or not set(targets) <= set("qkv"):
+            raise ValueError(f"lora: targets must be some of q, k, v, each once, got {list(targets)}")
+        if qkv.out_features != 3 * width:
+            raise ValueError(
+                f"lora: a fused projection of {width} channels has {3 * width} outputs, got {qkv.out_features}"
+            )
+        self.qkv = qkv.requires_grad_(False)
+        self.targets = tuple(third for third in "qkv" if third in targets)
+        place = {"device": qkv.weight.device, "dtype": qkv.weight.dtype}
+        for third in self.targets:
+            down, up = nn.Linear(width, rank, bias=False, **place), nn.Linear(rank, width, bias=False, **place)
+            nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
+            nn.init.zeros_(up.weight)
+            self.add_module(f"linear_a_{third}", down)
+            self.add_module(f"linear_b_{third}", up)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A of all targets on top of each other (t*r, C), and the B that fits, (3C, t*r): block diagonal, 0 elsewhere.
+
+        With them the update is two products whatever the targets, and nothing is written into a slice of the output.
+        """
+        width = self.qkv.in_features
+        down = torch.cat([self.get_submodule(f"linear_a_{third}").weight for third in self.targets])
+        nothing = down.new_zeros(width, 0)
+        up = [self.get_submodule(f"linear_b_{t}").weight if t in self.targets else nothing for t in "qkv"]
+        return down, torch.block_diag(*up)
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, up = self.factors()
+        return self.qkv(x) + F.linear(F.linear(x, down), up)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """A plain projection with the update added to its weight, for use without training; this one stays as it is."""
+        down, up = self.factors()
+        weight, bias = self.qkv.weight, self.qkv.bias
+        plain = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device=weight.device, dtype=weight.dtype)
+        plain.weight.copy_(weight + up @ down)
+        if bias is not None:
+            plain.bias.copy_(bias)
+        return plain
+
+
+def add_lora(encoder: nn.Module, rank: int = 4, targets: tuple[Third, ...] = ("q", "v")) -> None:
+    """Freezes an encoder and gives each of its `blocks[i].attn.qkv` a trained update; weights are loaded before."""
+    encoder.requires_grad_(False)
+    for block in encoder.blocks:
+        block.attn.qkv = LoRAQKV(block.attn.qkv, rank, targets)
+
+
+def merge_lora(encoder: nn.Module) -> None:
+    """Undoes `add_lora`, the updates added to the weights: the same outputs and the published encoder's keys again."""
+    for block in encoder.blocks:
+        block.attn.qkv = block.attn.qkv.merged()

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from segkd.datasets._mixing import class_paste, half_area_box
+from segkd.datasets._strong import box_mask
+
+
+def labelled(seed: int, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.random.default_rng(seed).integers(0, 256, (*labels.shape, 3), dtype=np.uint8), labels
+
+
+def some_labels(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).choice(np.array([0, 1, 2, 3, 255], np.uint8), (5, 7))
+
+
+def test_box_at_the_ends_of_its_range() -> None:
+    assert half_area_box((40, 60), 0.25, 0.5, (0.0, 1.0)) == (0, 30, 20, 30)
+    assert half_area_box((40, 60), 0.5, 0.0, (0.7, 0.5)) == (0, 15, 40, 30)  # full height, half the width
+    assert half_area_box((40, 60), 0.5, 1.0, (1.0, 0.2)) == (20, 0, 20, 60)
+    assert half_area_box((3, 5), 1.0, 0.3, (0.4, 0.9)) == (0, 0, 3, 5)
+
+
+def test_halves_are_rounded_to_even() -> None:
+    assert half_area_box((5, 7), 0.5, 1.0, (0.5, 0.0)) == (2, 0, 2, 7)  # height 2.5, top 1.5
+    assert half_area_box((6, 7), 0.25, 1.0, (0.125, 0.0)) == (0, 0, 2, 7)  # height 1.5, top 0.5
+
+
+def test_every_box_lies_inside_and_has_its_area() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        size = tuple(rng.integers(30, 200, 2).tolist())
+        area = rng.uniform(0.1, 1)
+        box = half_area_box(size, area, rng.random(), (rng.random(), rng.random()))
+        pixels = box_mask(size, box).sum()
+        assert pixels == box[2] * box[3]  # nothing is cut off
+        assert abs(pixels - area * size[0] * size[1]) <= 0.5 * (size[0] + size[1]) + 0.25
+
+
+@pytest.mark.parametrize(
+    "area, exponent, position", [(0.0, 0.5, (0, 0)), (1.1, 0.5, (0, 0)), (0.5, 1.1, (0, 0)), (0.5, 0.5, (0, -0.1))]
+)
+def test_numbers_out_of_range_are_refused(area: float, exponent: float, position: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        half_area_box((10, 10), area, exponent, position)
+
+
+@pytest.mark.parametrize("classes", [(1, 3), [0, 2], {255}, (), (9,)])
+def test_paste_is_its_loop(classes) -> None:
+    base, donor = labelled(0, some_labels(1)), labelled(2, some_labels(3))
+    kept = [array.copy() for array in (*base, *donor)]
+    image, labels = class_paste(base, donor, classes)
+    for y in range(5):
+        for x in range(7):
+            source = donor if donor[1][y, x] in classes else base
+            assert labels[y, x] == source[1][y, x]
+            np.testing.assert_array_equal(image[y, x], source[0][y, x])
+    assert image.dtype == np.uint8 and labels.dtype == np.uint8
+    for array, before in zip((*base, *donor), kept, strict=True):
+        np.testing.assert_array_equal(array, before)
+
+
+def test_a_donor_of_class_0_alone_gives_nothing() -> None:
+    base, donor = labelled(0, some_labels(1)), labelled(2, np.zeros((5, 7), np.uint8))
+    image, labels = class_paste(base, donor, (0,))
+    np.testing.assert_array_equal(image, base[0])
+    np.testing.assert_array_equal(labels, base[1])
+
+
+def test_other_sizes_are_refused() -> None:
+    base, donor = labelled(0, some_labels(1)), labelled(2, np.zeros((5, 6), np.uint8))
+    with pytest.raises(ValueError, match=r"one size, got images \(5, 7, 3\) and \(5, 6, 3\)"):
+        class_paste(base, donor, (1,))

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from segkd.models._tokens import as_map, resize_positions
+
+
+def rand(*shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.manual_seed(0))
+
+
+def test_tokens_run_along_rows():
+    tokens = rand(2, 6, 4)
+    x = as_map(tokens, (2, 3))
+    assert x.shape == (2, 4, 2, 3) and x.data_ptr() == tokens.data_ptr()
+    for row in range(2):
+        for column in range(3):
+            assert torch.equal(x[:, :, row, column], tokens[:, 3 * row + column])
+    with pytest.raises(ValueError, match="a grid of 2 x 4 patches has 8 tokens, got 6"):
+        as_map(tokens, (2, 4))
+
+
+@pytest.mark.parametrize("extra", [1, 2, 3])
+def test_same_grid_keeps_the_patches_and_the_first_row(extra):
+    table = rand(1, extra + 12, 5)
+    assert torch.equal(resize_positions(table, (3, 4), (3, 4)), torch.cat([table[:, :1], table[:, extra:]], 1))
+
+
+def test_a_ramp_stays_a_ramp_between_the_same_corners():
+    rows, columns = torch.linspace(0, 1, 3, dtype=torch.float64), torch.linspace(0, 1, 5, dtype=torch.float64)
+    ramp = (3 * rows[:, None] + columns).reshape(1, 15, 1)
+    table = torch.cat([torch.full((1, 2, 1), 9.0, dtype=torch.float64), ramp], 1)
+    resized = resize_positions(table, (3, 5), (4, 2))
+    rows, columns = torch.linspace(0, 1, 4, dtype=torch.float64), torch.linspace(0, 1, 2, dtype=torch.float64)
+    assert resized[0, 0].item() == 9
+    assert torch.allclose(resized[0, 1:, 0], (3 * rows[:, None] + columns).flatten(), rtol=1e-12)
+
+
+def test_without_align_corners_pixel_centres_count():
+    table = torch.tensor([7.0, 0.0, 1.0]).view(1, 3, 1)  # class token, a grid of 1 x 2
+    resized = resize_positions(table, (1, 2), (1, 4), align_corners=False)
+    assert torch.allclose(resized.flatten(), torch.tensor([7.0, 0.0, 0.25, 0.75, 1.0]))
+
+
+def test_a_table_without_a_class_token_is_refused():
+    with pytest.raises(ValueError, match="for 3 x 4 patches has 13 rows or more, got 12"):
+        resize_positions(rand(1, 12, 5), (3, 4), (6, 8))

@@ -1,0 +1,166 @@
+"""The decoder and the neck against the same written out, and the published parameter counts."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from segkd.models._uper import MultiScaleNeck, PooledLevels, UperDecoder
+
+SIZES = ((9, 13), (5, 7), (3, 4), (2, 2))
+
+
+def rand(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.manual_seed(seed))
+
+
+def maps(batch=2, channels=(3, 4, 5, 6), sizes=SIZES):
+    return [rand(batch, c, *size, seed=i) for i, (c, size) in enumerate(zip(channels, sizes, strict=True))]
+
+
+def decoder(**options):
+    torch.manual_seed(0)
+    return UperDecoder((3, 4, 5, 6), (2, 3, 4, 5), 7, bottleneck=8, **options).double()
+
+
+def block(x, conv, bn):
+    """Convolution, batch norm in eval mode, ReLU."""
+    x = F.conv2d(x, conv.weight, None, 1, conv.kernel_size[0] // 2)
+    scale = bn.weight / (bn.running_var + 1e-5).sqrt()
+    return (x * scale.view(1, -1, 1, 1) + (bn.bias - bn.running_mean * scale).view(1, -1, 1, 1)).clamp(min=0)
+
+
+def cbr(x, layer):
+    return block(x, layer.conv, layer.bn)
+
+
+def pointwise(x, conv):
+    """A 1x1 convolution with bias."""
+    return torch.einsum("oc,bchw->bohw", conv.weight[:, :, 0, 0], x) + conv.bias.view(1, -1, 1, 1)
+
+
+def up(x, size):
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+
+
+def settle(module):
+    """Batch norms with statistics of their own, eval mode."""
+    for bn in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
+        for value in (bn.weight, bn.bias, bn.running_mean, bn.running_var):
+            nn.init.uniform_(value, 0.5, 1.5)
+    return module.eval()
+
+
+@pytest.mark.parametrize("sizes", [SIZES, SIZES[::-1], ((4, 4),) * 4])
+def test_decoder_is_its_formula(sizes):
+    ours, features = settle(decoder()), maps(sizes=sizes)
+    deepest = features[3]
+    pooled = [deepest]
+    for level, bins in zip(ours.psp_module.features, (1, 2, 3, 6), strict=True):
+        pooled.append(up(block(F.adaptive_avg_pool2d(deepest, bins), level[1], level[2]), sizes[3]))
+    levels = [None, None, None, cbr(torch.cat(pooled, 1), ours.psp_bottleneck)]
+    outputs = [None, None, None, up(levels[3], sizes[0])]
+    for i in (2, 1, 0):
+        above = up(pointwise(levels[i + 1], ours.down_convs[i]), sizes[i])
+        levels[i] = ours.lateral_convs[i](features[i]) + above
+        outputs[i] = up(cbr(levels[i], ours.fpn_convs[i]), sizes[0])
+    fused = cbr(torch.cat(outputs, 1), ours.fpn_bottleneck)
+    expected = pointwise(fused, ours.cls_seg[1])
+    logits, head = ours(features)
+    assert torch.allclose(head, fused, rtol=1e-10, atol=1e-12)
+    assert torch.allclose(logits, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_bands_and_filters_of_the_levels():
+    given = decoder(cutoff=0.2, cutoff_unit="cycles_per_pixel", center="dc")
+    filters = [lateral.band_filter for lateral in given.lateral_convs]
+    assert [f.band for f in filters] == ["high", "high", "low"]
+    assert {(f.cutoff, f.cutoff_unit, f.center) for f in filters} == {(0.2, "cycles_per_pixel", "dc")}
+    filters = [lateral.band_filter for lateral in decoder().lateral_convs]
+    assert {(f.cutoff, f.cutoff_unit, f.center) for f in filters} == {(10.0, "cycles_per_map", "released")}
+
+
+@pytest.mark.parametrize(
+    "in_channels, widths, millions",
+    [
+        ((64, 128, 256, 448), (48, 96, 192, 320), 7.74),  # TinyViT-11M
+        ((96, 192, 384, 576), (48, 96, 192, 320), 8.41),  # TinyViT-21M
+        ((256, 512, 1024, 2048), (128, 256, 256, 512), 29.09),  # ResNet-101
+    ],
+)
+def test_published_sizes(in_channels, widths, millions):
+    with torch.device("meta"):
+        module = UperDecoder(in_channels, widths, 19)
+    assert sum(p.numel() for p in module.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+def test_published_size_of_neck_and_decoder():
+    with torch.device("meta"):
+        modules = MultiScaleNeck(768, 448), UperDecoder((448,) * 4, (48, 96, 192, 256), 19)
+    assert sum(p.numel() for module in modules for p in module.parameters()) / 1e6 == pytest.approx(15.09, abs=0.006)
+
+
+def test_keys_are_those_of_the_released_code():
+    keys = {key for key in decoder().state_dict() if not key.endswith(("_mean", "_var", "_tracked", "bias"))}
+    norms = {f"psp_module.features.{i}.{j}.weight" for i in range(4) for j in (1, 2)}
+    blocks = {"psp_bottleneck", "fpn_bottleneck", *(f"fpn_convs.{i}" for i in range(3))}
+    laterals = {f"lateral_convs.{i}.{conv}.weight" for i in range(3) for conv in ("conv_atten", "conv")}
+    downs = {f"down_convs.{i}.weight" for i in range(3)}
+    cbrs = {f"{name}.{part}.weight" for name in blocks for part in ("conv", "bn")}
+    assert keys == norms | cbrs | laterals | downs | {"cls_seg.1.weight"}
+
+
+def test_every_parameter_gets_a_gradient():
+    ours = decoder(dropout=0.0)
+    logits, _ = ours(maps())
+    (logits * rand(*logits.shape)).sum().backward()
+    for name, parameter in ours.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_the_head_is_what_the_classifier_reads():
+    ours = decoder(dropout=0.5)
+    logits, head = ours(maps())
+    assert torch.equal(logits, ours.cls_seg[1](head))
+    dropped = (head == 0).all(dim=(2, 3))
+    assert dropped.any() and not dropped.all()
+
+
+def test_batch_of_one_is_refused_only_where_batch_norm_fails():
+    levels = PooledLevels(3, 2)
+    one = torch.randn(1, 3, 4, 5)
+    with pytest.raises(ValueError, match="batch of 1 in training.* 2 images or more per process"):
+        levels(one)
+    assert levels.eval()(one).shape == (1, 3 + 4 * 2, 4, 5)
+    assert PooledLevels(3, 2, bins=(2,))(one).shape == (1, 5, 4, 5)
+
+
+def test_wrong_numbers_of_levels_are_refused():
+    with pytest.raises(ValueError, match="four levels, got in_channels"):
+        UperDecoder((3, 4, 5), (2, 3, 4), 7)
+    with pytest.raises(ValueError, match="reads four maps, got 3"):
+        decoder()(maps()[:3])
+    with pytest.raises(ValueError, match="4 levels, got 3 maps"):
+        MultiScaleNeck(3, 2)([rand(2, 3, 4, 4)] * 3)
+    for scales in ((), (1.0, 0.0)):
+        with pytest.raises(ValueError, match="scales must be one number above 0 per level"):
+            MultiScaleNeck(3, 2, scales)
+
+
+@pytest.mark.parametrize("scales", [(0.5, 1.0, 2.0, 4.0), (4.0, 2.0, 1.0, 0.5), (1.5, 0.1)])
+def test_neck_is_its_formula(scales):
+    neck = settle(MultiScaleNeck(3, 2, scales).double())
+    features = [rand(2, 3, 5, 6, seed=i) for i in range(len(scales))]
+    sizes = [(max(1, int(5 * scale)), max(1, int(6 * scale))) for scale in scales]
+    for i, level in enumerate(neck(features)):
+        expected = cbr(up(cbr(features[i], neck.lateral_convs[i]), sizes[i]), neck.convs[i])
+        assert level.shape[-2:] == sizes[i]
+        assert torch.allclose(level, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_initial_weights_of_the_neck():
+    torch.manual_seed(0)
+    neck = MultiScaleNeck(64, 32)
+    bound = (6 / (9 * 32 + 9 * 32)) ** 0.5  # Xavier uniform of a 3x3
+    weight = neck.convs[0].conv.weight
+    assert 0.98 * bound < weight.abs().max() <= bound
