@@ -31,7 +31,7 @@ def read(path: str | Path, assignments: Iterable[str] = ()) -> Recipe:
 
 
 def _told(line: str, traps: list[str]) -> bool:
-    """Whether a mistake stands where a trap was found: a value that could not be read is wrong in every other way too."""
+    """Whether a mistake stands where a trap was found: a value that could not be read is wrong in other ways too."""
     return any(line.split(": ")[:2] == trap.split(": ")[:2] for trap in traps)
 
 

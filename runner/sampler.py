@@ -19,6 +19,10 @@ class Batch:
     target: Tensor
     indices: list[int]
 
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory; a DataLoader calls this, so that copies to a GPU overlap with its work."""
+        return Batch(self.images.pin_memory(), self.target.pin_memory(), self.indices)
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`; labels travel as bytes and become int64 there."""
         return Batch(

@@ -75,7 +75,7 @@ def test_all_ignored_under_the_mask_is_an_attached_zero():
 
 
 def test_zero_for_equal_networks_and_gradcheck_of_both():
-    student, teacher = prediction(0), prediction(1)
+    student = prediction(0)
     assert KL(TASK, temperature=2.0)(student, student, None).item() == pytest.approx(0, abs=1e-15)
     loss = KL(TASK, temperature=2.0, size="teacher")
 
