@@ -5,6 +5,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._relations import divergence
 from ._task import Prediction, Task, at_least_float32, resize
 
 
@@ -71,14 +72,13 @@ class KL(nn.Module):
             guide = (scores + guide) / 2
         if self.guide == "detached_mean":
             guide = guide.detach()
-        log_s, log_t = F.log_softmax(scores, dim=1), F.log_softmax(guide, dim=1)
-        divergence = (log_t.exp() * (log_t - log_s)).sum(1)  # (B, h, w)
+        per_pixel = divergence(scores, guide, 1)  # (B, h, w)
         if self.mask_ignored:
             label = F.interpolate(target[:, None].float(), size=size, mode="nearest-exact")[:, 0]
-            valid = (label != self.ignore_index).to(divergence.dtype)
-            mean = (divergence * valid).sum() / valid.sum().clamp_min(1)
+            valid = (label != self.ignore_index).to(per_pixel.dtype)
+            mean = (per_pixel * valid).sum() / valid.sum().clamp_min(1)
         else:
-            mean = divergence.mean()
+            mean = per_pixel.mean()
         if self.reduction == "element":
             mean = mean / student.logits.shape[1]
         return self.factor * mean

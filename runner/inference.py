@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segkd.models._prediction import resize
+
 
 @torch.no_grad()
 def predict(
@@ -70,7 +72,7 @@ def predict(
 def _scores(network: nn.Module, images: Tensor, size: tuple[int, int], average: str) -> tuple[Tensor, bool]:
     """(B, K, *size) float32 scores of one forward pass, and the family's align_corners."""
     prediction = network(images)
-    scores = _resize(prediction.logits.float(), size, prediction.align_corners)
+    scores = resize(prediction.logits.float(), size, prediction.align_corners)
     return (scores.softmax(1) if average == "softmax" else scores), prediction.align_corners
 
 
@@ -100,7 +102,7 @@ def _slide(
     for x in columns:
         counts[1][x : x + window[1]] += 1
     total.div_(counts[0][:, None] * counts[1])
-    return _resize(total[:, :, top : top + height, left : left + width], size, align_corners)
+    return resize(total[:, :, top : top + height, left : left + width], size, align_corners)
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
@@ -142,9 +144,3 @@ def _scaled(images: Tensor, scale: float) -> Tensor:
     size = tuple(max(1, round(side * scale)) for side in images.shape[-2:])
     images = images if images.is_floating_point() else images.float()
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-
-
-def _resize(scores: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    if scores.shape[-2:] == tuple(size):
-        return scores
-    return F.interpolate(scores, size=tuple(size), mode="bilinear", align_corners=align_corners)

@@ -53,27 +53,30 @@ def _arguments(room: str, name: str) -> type[pydantic.BaseModel]:
     return pydantic.create_model(part.__name__, __config__=pydantic.ConfigDict(extra="forbid", strict=True), **fields)
 
 
+def _bound(room: str, name: str, arguments: dict) -> pydantic.BaseModel:
+    """The arguments in the types of the part's signature. pydantic.ValidationError where they do not fit."""
+    # by way of JSON: pydantic's strict mode then takes a YAML list for a tuple, and nothing else for anything else
+    return _arguments(room, name).model_validate_json(pydantic.TypeAdapter(dict).dump_json(arguments))
+
+
 def wrong_arguments(room: str, name: str, arguments: dict) -> list[Mistake]:
     """What does not fit the part's signature: unknown, missing and wrongly typed arguments."""
-    schema = _arguments(room, name)
     try:
-        schema.model_validate_json(pydantic.TypeAdapter(dict).dump_json(arguments))
+        _bound(room, name, arguments)
     except pydantic.ValidationError as error:
-        return found_by(error, schema)
+        return found_by(error, _arguments(room, name))
     return []
 
 
 def completed_arguments(room: str, name: str, arguments: dict) -> dict:
     """The arguments with the part's defaults filled in, as plain YAML values."""
-    schema = _arguments(room, name)
-    return schema.model_validate_json(pydantic.TypeAdapter(dict).dump_json(arguments)).model_dump(mode="json")
+    return _bound(room, name, arguments).model_dump(mode="json")
 
 
 def build(room: str, name: str, arguments: dict, *given: object) -> object:
     """An instance of the part: `given` is what the runner passes, `arguments` what the recipe says."""
-    schema = _arguments(room, name)
-    typed = schema.model_validate_json(pydantic.TypeAdapter(dict).dump_json(arguments))
-    return find(room, name)(*given, **{key: getattr(typed, key) for key in schema.model_fields})
+    typed = _bound(room, name, arguments)
+    return find(room, name)(*given, **{key: getattr(typed, key) for key in type(typed).model_fields})
 
 
 def needs_teacher(loss: str) -> bool:
