@@ -20,8 +20,37 @@ def inverse_norm(x: Tensor, dim: int, eps: float = 1e-8) -> Tensor:
     return (norm >= eps) / norm.clamp_min(eps)
 
 
+class _RowGram(torch.autograd.Function):
+    """X X^T, from the blocks on and above its diagonal.
+
+    Its gradient is one product, (G + G^T) X: autograd takes two for it, not knowing that both factors are X.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, block: int) -> Tensor:
+        ctx.save_for_backward(x)
+        rows = x.shape[1]
+        products = x.new_empty(len(x), rows, rows)
+        for first in range(0, rows, block):
+            last = first + block
+            strip = x[:, first:last] @ x[:, first:].mT  # (B, block, C - first)
+            products[:, first:last, first:] = strip
+            products[:, last:, first:last] = strip[:, :, block:].mT
+        return products
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return (grad + grad.mT) @ x, None
+
+
+def row_gram(x: Tensor, *, block: int = 512) -> Tensor:
+    """Inner products of the rows: (B, C, N) -> (B, C, C), `block` rows at a time. Keep autocast off around it."""
+    return _RowGram.apply(x, block)
+
+
 def gram(x: Tensor) -> Tensor:
-    """Inner products of the columns: (B, C, N) -> (B, N, N). Transpose x to get those of its rows."""
+    """Inner products of the columns: (B, C, N) -> (B, N, N)."""
     return x.mT @ x
 
 

@@ -94,8 +94,8 @@ class DKD(nn.Module):
     def maps(self, s: Tensor, t: Tensor, masks: Tensor) -> Tensor:
         """The two parts over all pixels, without T^2: s and t (B, K, N) divided by T, masks (B, K, N)."""
         parts = []
-        for mask in (masks, 1 - masks):
-            x, y = s * mask, t * mask
+        inside = s * masks, t * masks
+        for x, y in (inside, (s - inside[0], t - inside[1])):
             if self.softmax_over == "batch_class":
                 x, y = (z.flatten(0, 1).T for z in (x, y))  # (N, B K)
             parts.append(divergence(x, y, -1).sum())

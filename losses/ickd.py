@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ._pair import Pair
-from ._relations import unit
+from ._relations import row_gram, unit
 from ._task import Prediction, Task, at_least_float32
 
 
@@ -46,8 +46,4 @@ class ICKD(nn.Module):
 def correlations(x: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, C, C): inner products of the channels, every row of unit length."""
     with torch.autocast(x.device.type, enabled=False):
-        rows = at_least_float32(x).flatten(2)  # (B, C, N)
-        if rows.requires_grad:
-            # of a batch of 1, torch 2.15's batch norm on CPU misreads a gradient that comes transposed
-            rows.register_hook(lambda gradient: None if gradient is None else gradient.contiguous())
-        return unit(rows @ rows.mT, 2)
+        return unit(row_gram(at_least_float32(x).flatten(2)), 2)
