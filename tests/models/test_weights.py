@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from segkd.models import _weights
-from segkd.models._backbones import IMAGENET
+from segkd.models._resnet import IMAGENET
 from segkd.models._weights import read_weights
 from segkd.models.deeplabv3 import DeepLabV3
 from segkd.models.pspnet import PSPNet
