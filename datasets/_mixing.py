@@ -1,13 +1,16 @@
 """Two labelled images made into one: a rectangle of given area, the pixels of given classes.
 
-Both stand unused in TriKD's code (arXiv 2309.12557). They draw nothing: the caller's generator does.
+Both maps stand unused in TriKD's code (arXiv 2309.12557). All draws are the caller's generator's.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from ._strong import Box
+from ._photometric import check_probability
+from ._strong import Box, box_mask
 
 
 def half_area_box(size: tuple[int, int], area: float, exponent: float, position: tuple[float, float]) -> Box:
@@ -63,3 +66,58 @@ def class_paste(
     pasted = np.isin(donor_labels, list(classes)) & donor_labels.any()  # (H, W)
     mixed = np.where(pasted[..., None], donor_image, image)
     return mixed.astype(image.dtype), np.where(pasted, donor_labels, labels).astype(labels.dtype)
+
+
+@dataclass(frozen=True)
+class MixDraw:
+    """Everything random in one mixing: `box` (half_cutmix), or `seed` of the choice of the donor's classes."""
+
+    box: Box | None = None
+    seed: int = 0
+
+
+class Mix:
+    """Two labelled images of a batch made into one, image and target alike.
+
+    Args:
+        kind: `half_cutmix`: a rectangle of `area` from the donor; `class_paste`: the pixels of half of the donor's
+            classes, rounded up (ClassMix: Olsson et al., WACV 2021, arXiv 2007.07936).
+        probability: of mixing, image by image.
+        area: share of the image, half_cutmix only.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: Literal["half_cutmix", "class_paste"] = "half_cutmix",
+        probability: float = 0.5,
+        area: float = 0.5,
+    ):
+        check_probability("probability", probability)
+        half_area_box((2, 2), area, 0.5, (0.0, 0.0))
+        self.kind, self.probability, self.area = kind, probability, area
+
+    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> MixDraw | None:
+        """The random choices for an image of this (height, width); None leaves it as it is."""
+        if rng.random() >= self.probability:
+            return None
+        if self.kind == "class_paste":
+            return MixDraw(seed=int(rng.integers(2**32)))
+        # both sides must fit: with all the area in one side, the other is the image's whole one
+        position = float(rng.random()), float(rng.random())
+        return MixDraw(box=half_area_box(size, self.area, float(rng.random()), position))
+
+    def apply(
+        self, base: tuple[np.ndarray, np.ndarray], donor: tuple[np.ndarray, np.ndarray], draw: MixDraw
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The base with what `draw` takes from the donor: image (H, W, 3) and target (H, W), new arrays."""
+        if self.kind == "class_paste":
+            present = np.unique(donor[1])
+            present = present[present != 255]
+            half = -(-len(present) // 2)
+            return class_paste(base, donor, np.random.default_rng(draw.seed).permutation(present)[:half].tolist())
+        inside = box_mask(base[1].shape, draw.box)
+        return np.where(inside[..., None], donor[0], base[0]), np.where(inside, donor[1], base[1])

@@ -93,3 +93,11 @@ def box_mask(size: tuple[int, int], box: Box | None) -> np.ndarray:
         top, left, height, width = box
         mask[top : top + height, left : left + width] = True
     return mask
+
+
+def partners(count: int) -> list[int]:
+    """With whom each image of a batch is mixed: neighbours with each other, the last of an odd number with itself.
+
+    Pairs do not depend on how many processes share a batch, as long as each has an even number.
+    """
+    return [index ^ 1 if index ^ 1 < count else index for index in range(count)]

@@ -33,6 +33,8 @@ class AT(nn.Module):
         ValueError: power <= 0, no teacher, or a feature that a network does not have.
     """
 
+    label_free = True
+
     def __init__(
         self,
         task: Task,

@@ -45,6 +45,8 @@ class AttentionKL(nn.Module):
             numbers of heads with projection `none`.
     """
 
+    label_free = True
+
     def __init__(
         self,
         task: Task,

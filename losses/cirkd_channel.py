@@ -48,6 +48,8 @@ class CIRKDChannel(nn.Module):
             does not have; in training, teacher maps of another size than the memory was made for.
     """
 
+    label_free = True
+
     def __init__(
         self,
         task: Task,

@@ -43,6 +43,8 @@ class CIRKDMinibatch(nn.Module):
         ValueError: temperature <= 0, pool < 1, no teacher, or a feature that a network does not have.
     """
 
+    label_free = True
+
     def __init__(
         self,
         task: Task,

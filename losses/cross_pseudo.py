@@ -30,6 +30,8 @@ class CrossPseudo(nn.Module):
         ValueError: no teacher.
     """
 
+    label_free = True
+
     def __init__(self, task: Task, *, mask_ignored: bool = False):
         super().__init__()
         if task.teacher is None:

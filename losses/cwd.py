@@ -34,6 +34,8 @@ class CWD(nn.Module):
         ValueError: temperature <= 0, no teacher, or a feature that a network does not have.
     """
 
+    label_free = True
+
     def __init__(
         self,
         task: Task,

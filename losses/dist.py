@@ -39,6 +39,8 @@ class DIST(nn.Module):
         ValueError: temperature <= 0, a negative factor, or no teacher to learn from.
     """
 
+    label_free = True
+
     def __init__(
         self,
         task: Task,

@@ -41,6 +41,8 @@ class DSD(nn.Module):
             feature that a network does not have, or last levels of different channels.
     """
 
+    label_free = True
+
     def __init__(
         self,
         task: Task,

@@ -34,6 +34,8 @@ class FitNet(nn.Module):
             widths with projection `none`.
     """
 
+    label_free = True
+
     def __init__(
         self,
         task: Task,

@@ -39,6 +39,8 @@ class Holistic(nn.Module):
         ValueError: adversary_weight or adversary_lr <= 0, or no teacher; in forward, scores smaller than 64x64.
     """
 
+    label_free = True
+
     def __init__(
         self,
         task: Task,

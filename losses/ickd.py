@@ -30,6 +30,8 @@ class ICKD(nn.Module):
         ValueError: no teacher, or a feature that a network does not have (the error lists those it has).
     """
 
+    label_free = True
+
     def __init__(self, task: Task, *, feature: str | None = "stage4", teacher_feature: str | None = None):
         super().__init__()
         self.pair = Pair(task, "ickd", feature, teacher_feature)

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._regions import labels_at
 from ._relations import divergence
 from ._task import Prediction, Task, at_least_float32, resize
 
@@ -38,6 +38,8 @@ class KL(nn.Module):
     Raises:
         ValueError: temperature <= 0, or no teacher to learn from.
     """
+
+    label_free = True
 
     def __init__(
         self,
@@ -74,8 +76,7 @@ class KL(nn.Module):
             guide = guide.detach()
         per_pixel = divergence(scores, guide, 1)  # (B, h, w)
         if self.mask_ignored:
-            label = F.interpolate(target[:, None].float(), size=size, mode="nearest-exact")[:, 0]
-            valid = (label != self.ignore_index).to(per_pixel.dtype)
+            valid = (labels_at(target, size) != self.ignore_index).to(per_pixel.dtype)
             mean = (per_pixel * valid).sum() / valid.sum().clamp_min(1)
         else:
             mean = per_pixel.mean()

@@ -33,6 +33,8 @@ class MGD(nn.Module):
         ValueError: masked outside 0 to 1, no teacher, or a feature that a network does not have.
     """
 
+    label_free = True
+
     def __init__(
         self, task: Task, *, feature: str = "stage4", teacher_feature: str | None = None, masked: float = 0.75
     ):

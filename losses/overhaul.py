@@ -42,6 +42,8 @@ class Overhaul(nn.Module):
             error lists those it has), or batch_norm with a teacher's feature of unknown batch norm.
     """
 
+    label_free = True
+
     def __init__(
         self,
         task: Task,

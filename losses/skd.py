@@ -38,6 +38,8 @@ class SKD(nn.Module):
         ValueError: window < 1, share not in (0, 1], no teacher, or a feature that a network does not have.
     """
 
+    label_free = True
+
     def __init__(
         self,
         task: Task,

@@ -30,6 +30,8 @@ class SP(nn.Module):
         ValueError: no teacher, or a feature that a network does not have (the error lists those it has).
     """
 
+    label_free = True
+
     def __init__(self, task: Task, *, feature: str = "stage4", teacher_feature: str | None = None):
         super().__init__()
         if task.teacher is None:

@@ -1,32 +1,25 @@
 """Builds what a recipe names: data sets, networks, losses, graph and optimizer. Each is drawn from its own seed."""
 
 import functools
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
+from segkd.datasets._parts_of_a_set import Chosen, ImagesBelow, WithoutLabels, labelled_indices
 from segkd.datasets._resample import resize_pair, short_side_pair
 from segkd.datasets._transforms import Transform
 from segkd.losses._task import Task
-from segkd.models._prediction import Normalize
 from segkd.runner import parts
+from segkd.runner.batch import Batch
 from segkd.runner.graph import Graph, Term, features_of
-from segkd.runner.reading import read
-from segkd.runner.recipe import Network, OtherRecipe, Ramp, Recipe
-from segkd.runner.sampler import Batch, training_batches
-from segkd.runner.weights import check_same_network, load_weights
-
-NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-
-
-def seed_for(seed: int, *purpose: object) -> int:
-    """A seed for one purpose, so that building or drawing one thing more does not change the others."""
-    return zlib.crc32(repr((seed, *purpose)).encode())
+from segkd.runner.networks import build_networks
+from segkd.runner.recipe import Ramp, Recipe
+from segkd.runner.sampler import training_batches
+from segkd.runner.seeds import seed_for
 
 
 def build_dataset(recipe: Recipe, split: str) -> Dataset:
@@ -34,28 +27,67 @@ def build_dataset(recipe: Recipe, split: str) -> Dataset:
     return parts.build("datasets", recipe.data.dataset, recipe.data.args, recipe.data.root, split)
 
 
-def build_transform(recipe: Recipe) -> Transform:
-    """The recipe's random training view."""
-    return parts.build("datasets", "_transforms", recipe.data.transform, recipe.data.crop_size)
+def build_training_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
+    """The training images with labels, and those without, None where the recipe has no such stream.
+
+    Raises:
+        ValueError: data.labelled leaves no image for the stream of unlabelled ones.
+    """
+    data, whole = recipe.data, build_dataset(recipe, recipe.data.train_split)
+    labelled, rest = whole, []
+    if data.labelled is not None:
+        chosen = labelled_indices(whole, data.labelled, data.dataset, seed_for(recipe.seed, "labelled"))
+        labelled, rest = Chosen(whole, chosen), sorted(set(range(len(whole))) - set(chosen))
+    if data.unlabelled is None:
+        return labelled, None
+    if data.unlabelled.images is not None:
+        return labelled, ImagesBelow(data.unlabelled.images)
+    if not rest:
+        raise ValueError(
+            "data.unlabelled: every training image is labelled; say which are with data.labelled (such as 1/8), or "
+            "name a folder of others with data.unlabelled.images"
+        )
+    return labelled, WithoutLabels(Chosen(whole, rest))
+
+
+def build_transform(recipe: Recipe, settings: dict | None = None) -> Transform:
+    """The recipe's random training view, or one with other settings."""
+    settings = recipe.data.transform if settings is None else settings
+    return parts.build("datasets", "_transforms", settings, recipe.data.crop_size)
 
 
 def build_training_batches(
-    recipe: Recipe, train_set: Dataset, transform: Transform, accelerator: Accelerator, *, start: int
+    recipe: Recipe, train_set: Dataset, unlabelled_set: Dataset | None, accelerator: Accelerator, *, start: int
 ) -> Iterator[Batch]:
-    """This process' endless training batches from iteration `start` on, `loop.accumulate` of them a step."""
-    return training_batches(
-        train_set,
-        transform,
-        seed=recipe.seed,
-        start=start,
-        batch_size=recipe.data.batch_size,
-        parts=recipe.loop.accumulate,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        workers=recipe.data.workers,
-        resize=fixed_resize(recipe, scoring=False),
-        pin_memory=accelerator.device.type == "cuda",
+    """This process' endless training batches from iteration `start` on, `loop.accumulate` of them a step.
+
+    With an unlabelled set each carries the batch of that stream that belongs to it.
+    """
+    shared = {
+        "start": start,
+        "parts": recipe.loop.accumulate,
+        "rank": accelerator.process_index,
+        "world": accelerator.num_processes,
+        "workers": recipe.data.workers,
+        "resize": fixed_resize(recipe, scoring=False),
+        "pin_memory": accelerator.device.type == "cuda",
+    }
+    mix = None if recipe.data.mix is None else parts.build("datasets", "_mixing", recipe.data.mix)
+    labelled = training_batches(
+        train_set, build_transform(recipe), seed=recipe.seed, batch_size=recipe.data.batch_size, mix=mix, **shared
     )
+    if unlabelled_set is None:
+        return labelled
+    settings = recipe.data.unlabelled
+    others = training_batches(
+        unlabelled_set,
+        build_transform(recipe, settings.transform),
+        seed=seed_for(recipe.seed, "unlabelled"),
+        batch_size=settings.batch_size,
+        strong=None if settings.strong is None else parts.build("datasets", "_strong", settings.strong),
+        **shared,
+    )
+    return (replace(batch, unlabelled=other) for batch, other in zip(labelled, others))
 
 
 def fixed_resize(recipe: Recipe, scoring: bool):
@@ -67,49 +99,12 @@ def fixed_resize(recipe: Recipe, scoring: bool):
     return None
 
 
-def build_network(name: str, network: Network, num_classes: int, seed: int) -> nn.Module:
-    """One network, its own random start for its name, then its weights."""
-    torch.manual_seed(seed_for(seed, "network", name))
-    owner = f"networks.{name}"
-    try:
-        built = parts.build("models", network.model, network.args, num_classes)
-    except (ValueError, OSError) as error:
-        raise type(error)(f"{owner}: {error}") from None
-    built.normalize = Normalize.named(network.normalize)
-    path = weights_path(network)
-    if path is not None:
-        check_same_network(path, owner=owner, model=network.model, normalize=network.normalize)
-        load_weights(built, path, owner=owner, strict=network.strict)
-    return built
-
-
-def build_networks(recipe: Recipe, num_classes: int, *, untrained: bool = False) -> dict[str, nn.Module]:
-    """All networks of a recipe. `untrained` leaves those without weights whose own recipe has not been trained yet."""
-    entries = dict(recipe.networks)
-    for name, network in entries.items():
-        if untrained and isinstance(network.weights, OtherRecipe) and not weights_are_there(network):
-            entries[name] = network.model_copy(update={"weights": None})
-    return {name: build_network(name, network, num_classes, recipe.seed) for name, network in entries.items()}
-
-
 def rehearse(recipe: Recipe) -> None:
     """Builds everything a recipe names and throws it away, for what may be wrong with it."""
-    train_set = build_dataset(recipe, recipe.data.train_split)
+    train_set, _ = build_training_sets(recipe)
     build_dataset(recipe, recipe.data.val_split)
     build_transform(recipe)
-    build_graph(recipe, build_networks(recipe, train_set.num_classes, untrained=True), train_set.ignore_index)
-
-
-def weights_are_there(network: Network) -> bool:
-    """Whether the run that a network's weights come from has delivered them."""
-    return (Path(weights_path(network)) / "student" / "model.safetensors").is_file()
-
-
-def weights_path(network: Network) -> str | None:
-    """Where a network's weights lie: the path in the recipe, or the run folder of the recipe that trains it."""
-    if isinstance(network.weights, OtherRecipe):
-        return str(read(network.weights.recipe).folder)
-    return network.weights
+    build_graph(recipe, build_networks(recipe, train_set, untrained=True), train_set.ignore_index)
 
 
 def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: int) -> Graph:
@@ -118,11 +113,13 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
     Raises:
         ValueError: two networks of a term differ in their classes, or a loss reads a feature its network lacks.
     """
+    followed = {name: network.ema_of for name, network in recipe.networks.items() if network.ema_of is not None}
+    networks = networks | {name: networks[other] for name, other in followed.items()}
     features = {name: features_of(name, network) for name, network in networks.items()}
     terms, losses = [], {}
     for index, entry in enumerate(recipe.losses):
         weight = entry.weight.model_dump() if isinstance(entry.weight, Ramp) else entry.weight
-        term = Term(entry.label, entry.of, entry.source, weight, entry.after, entry.until, entry.detach)
+        term = Term(entry.label, entry.of, entry.source, weight, entry.after, entry.until, entry.detach, entry.on)
         student, source = networks[term.of], networks.get(term.source)
         if source is not None and source.num_classes != student.num_classes:
             raise ValueError(
@@ -146,46 +143,17 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
             f"losses: no term is active at iteration {idle} (counted from 0), so there is nothing to train then; "
             f"change a term's after, until or weight"
         )
-    for name, network in networks.items():
-        network.features_wanted = features[name].wanted - {"aux"}
-        network.aux_wanted = "aux" in features[name].wanted
     trained = {name: network for name, network in networks.items() if recipe.networks[name].train}
-    frozen = {name: network for name, network in networks.items() if not recipe.networks[name].train}
-    return Graph(trained, frozen, terms, losses)
-
-
-def build_optimizer(recipe: Recipe, graph: Graph) -> torch.optim.Optimizer:
-    """One optimizer over all trained parameters; a group's `lr_scale` is its factor on the scheduled rate."""
-    settings = recipe.optimizer
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for owner, module in [*graph.networks.items(), (None, graph.losses)]:
-        exempt = _not_decayed(module, settings.no_decay)
-        for name, parameter in module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            scale = recipe.networks[owner].lr_scale if owner else 1.0
-            scale *= 1.0 if name.startswith("backbone.") else settings.head_lr_scale
-            decay = 0.0 if name in exempt else settings.weight_decay
-            groups.setdefault((scale, decay), []).append(parameter)
-    described = [
-        {"params": parameters, "lr": settings.lr * scale, "lr_scale": scale, "weight_decay": decay}
-        for (scale, decay), parameters in groups.items()
-    ]
-    if settings.name == "sgd":
-        nesterov = settings.nesterov and settings.momentum > 0
-        return torch.optim.SGD(described, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
-    return kind(described, lr=settings.lr, betas=settings.betas)
-
-
-def _not_decayed(module: nn.Module, words: list[str]) -> set[str]:
-    """Names of the parameters free of weight decay: by words in their names; `norm` and `bias` by what they are."""
-    names = {name for name, _ in module.named_parameters() if any(word in name for word in words)}
-    if "norm" in words:
-        names |= {
-            f"{prefix}.{name}" if prefix else name
-            for prefix, part in module.named_modules()
-            if isinstance(part, NORMALISATION)
-            for name, _ in part.named_parameters(recurse=False)
-        }
-    return names
+    frozen = {name: networks[name] for name in networks if name not in trained and name not in followed}
+    graph = Graph(
+        trained,
+        frozen,
+        terms,
+        losses,
+        prompted_by={name: entry.prompted_by for name, entry in recipe.networks.items() if entry.prompted_by},
+        averages={name: (other, recipe.networks[name].ema_decay) for name, other in followed.items()},
+    )
+    for name, table in features.items():
+        graph.network(name).features_wanted = table.wanted - {"aux"}
+        graph.network(name).aux_wanted = "aux" in table.wanted
+    return graph

@@ -11,26 +11,25 @@ import time
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from segkd.runner.assembly import (
     build_dataset,
     build_graph,
-    build_networks,
-    build_optimizer,
     build_training_batches,
-    build_transform,
-    weights_are_there,
-    weights_path,
+    build_training_sets,
 )
+from segkd.runner.batch import Batch
 from segkd.runner.command import run_command
 from segkd.runner.console import clock
 from segkd.runner.device import peak_memory, prepare_for_device, start_accelerator
 from segkd.runner.diagnostics import gradient_report
 from segkd.runner.graph import Graph, weighted
+from segkd.runner.networks import build_networks, weights_are_there, weights_path
+from segkd.runner.optimizers import build_optimizers
 from segkd.runner.reading import read
 from segkd.runner.recipe import OtherRecipe, Recipe
-from segkd.runner.sampler import Batch
 
 SAMPLED = 32  # images whose labels are counted
 TIMED = 3
@@ -42,33 +41,35 @@ def main() -> None:
     )
     parser.add_argument("recipe", help="path of the recipe")
     parser.add_argument("overrides", nargs="*", help="key=value, as for distill.py")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="read weights files that could start code")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_intermixed_args()
-    recipe = read(options.recipe, options.overrides)
+    recipe = read(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
     accelerator = start_accelerator(recipe)
     print(
         f"recipe    {recipe.name}: {len(recipe.networks)} networks, {len(recipe.losses)} terms, "
         f"{recipe.schedule.iterations} iterations of {recipe.data.batch_size} images"
     )
-    train_set = check_data(recipe)
+    train_set, unlabelled_set = check_data(recipe)
     graph = check_networks(recipe, train_set, accelerator)
-    optimizer = build_optimizer(recipe, graph)
-    wrapped, optimizer = accelerator.prepare(graph, optimizer)
-    batches = build_training_batches(recipe, train_set, build_transform(recipe), accelerator, start=0)
+    wrapped, *optimizers = accelerator.prepare(graph, *build_optimizers(recipe, graph))
+    batches = build_training_batches(recipe, train_set, unlabelled_set, accelerator, start=0)
     batch = next(batches).to(accelerator.device)
     iteration = busiest_iteration(graph, recipe)
     check_terms(graph.train(), batch, iteration, accelerator)
-    check_cost(wrapped, optimizer, batch, iteration, recipe, accelerator)
+    check_cost(wrapped, optimizers, batch, iteration, recipe, accelerator)
     print("verdict   this recipe will run")
     accelerator.end_training()
 
 
-def check_data(recipe: Recipe) -> torch.utils.data.Dataset:
+def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     """Counts the splits, reads a sample of training labels, and shows how the pixels are spread over the classes."""
-    train_set, val_set = (build_dataset(recipe, split) for split in (recipe.data.train_split, recipe.data.val_split))
+    train_set, unlabelled_set = build_training_sets(recipe)
+    val_set = build_dataset(recipe, recipe.data.val_split)
+    others = f"{len(unlabelled_set)} without labels, " if unlabelled_set is not None else ""
     print(
         f"data      {recipe.data.dataset}: {len(train_set)} images to train on ({recipe.data.train_split}), "
-        f"{len(val_set)} to score ({recipe.data.val_split}), {train_set.num_classes} classes"
+        f"{others}{len(val_set)} to score ({recipe.data.val_split}), {train_set.num_classes} classes"
     )
     counts = np.zeros(256, np.int64)
     chosen = np.linspace(0, len(train_set) - 1, min(SAMPLED, len(train_set))).round().astype(int)
@@ -86,10 +87,10 @@ def check_data(recipe: Recipe) -> torch.utils.data.Dataset:
         print(f"          not seen in this sample: {', '.join(absent)}")
     if counts[: train_set.num_classes].sum() == 0:
         raise ValueError("data: every pixel of the sampled labels is ignored; check the label folder and the ids")
-    return train_set
+    return train_set, unlabelled_set
 
 
-def check_networks(recipe: Recipe, train_set: torch.utils.data.Dataset, accelerator: Accelerator) -> Graph:
+def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator) -> Graph:
     """Builds the networks and the graph; prints parameters, FLOPs at the crop size and features."""
     for name, network in recipe.networks.items():
         if isinstance(network.weights, OtherRecipe) and not weights_are_there(network):
@@ -97,7 +98,7 @@ def check_networks(recipe: Recipe, train_set: torch.utils.data.Dataset, accelera
                 f"weights   networks.{name}: {network.weights.recipe} will be trained first, "
                 f"into {weights_path(network)}"
             )
-    networks = build_networks(recipe, train_set.num_classes, untrained=True)
+    networks = build_networks(recipe, train_set, untrained=True)
     graph = build_graph(recipe, networks, train_set.ignore_index)
     prepare_for_device(graph, recipe, accelerator)
     image = torch.zeros(1, 3, *recipe.data.crop_size, dtype=torch.uint8, device=accelerator.device)
@@ -130,7 +131,7 @@ def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Acceler
     graph.keep_predictions = True
     weights = graph.weights_at(iteration)
     with accelerator.autocast():
-        losses = graph(batch.images, batch.target, iteration)
+        losses = graph(batch.images, batch.target, iteration, batch.views())
     report = gradient_report(graph, losses, weights)
     graph.keep_predictions, graph.kept = False, {}
     for name, loss in weighted(losses, weights).items():
@@ -155,7 +156,7 @@ def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Acceler
 
 def check_cost(
     wrapped: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     batch: Batch,
     iteration: int,
     recipe: Recipe,
@@ -169,9 +170,12 @@ def check_cost(
         torch.cuda.synchronize() if on_gpu else None
         since = time.perf_counter()
         for _ in range(recipe.loop.accumulate):
-            accelerator.backward(sum(weighted(wrapped(batch.images, batch.target, iteration), weights).values()))
-        optimizer.step()
-        optimizer.zero_grad()
+            accelerator.backward(
+                sum(weighted(wrapped(batch.images, batch.target, iteration, batch.views()), weights).values())
+            )
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         torch.cuda.synchronize() if on_gpu else None
         times.append(time.perf_counter() - since)
     step = statistics.median(times[1:])

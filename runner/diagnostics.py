@@ -22,11 +22,12 @@ def gradient_report(graph: Graph, losses: dict[str, Tensor], weights: dict[str, 
     report, found = {}, {}
     for name, loss in losses.items():
         label = name.partition("/")[0]
-        prediction, reference = graph.kept[terms[label].of], references.get(terms[label].of)
+        prediction, reference = graph.kept[label][0], references.get(terms[label].of)
         places = [prediction.logits] if _reaches(loss, prediction.logits) else list(prediction.features.values())
         gradient = _gradient(loss, places)
         report[f"gradient/{name}"] = abs(weights[label]) * gradient.norm().item()
-        if reference not in (None, name):
+        sees_the_same = reference is not None and graph.kept[reference][0] is prediction
+        if sees_the_same and reference != name:
             key = (reference, *map(id, places))
             if key not in found:
                 found[key] = _gradient(losses[reference], places)

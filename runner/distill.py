@@ -13,36 +13,35 @@ from accelerate import Accelerator
 from segkd.runner.assembly import (
     build_dataset,
     build_graph,
-    build_networks,
-    build_optimizer,
     build_training_batches,
-    build_transform,
+    build_training_sets,
     rehearse,
-    seed_for,
 )
 from segkd.runner.command import StopSignal, run_command
 from segkd.runner.console import say
 from segkd.runner.device import average_gradients, prepare_for_device, share_running_statistics, start_accelerator
 from segkd.runner.diagnostics import gradient_report
-from segkd.runner.evaluation import evaluate
+from segkd.runner.evaluation import evaluate, evaluate_also
 from segkd.runner.graph import weighted
+from segkd.runner.networks import build_networks
+from segkd.runner.optimizers import build_optimizers, set_rates
 from segkd.runner.reading import read
 from segkd.runner.recipe import OtherRecipe, Recipe
 from segkd.runner.report import deliver, record_evaluation, score_teachers
 from segkd.runner.run_folder import is_finished, open_run_folder, refuse_used_folder
-from segkd.runner.schedule import learning_rate
+from segkd.runner.seeds import seed_for
 from segkd.runner.tracking import Tracking
 from segkd.runner.training_state import TrainingState
 
 
 def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False) -> None:
     """Trains one recipe, from its start or its last checkpoint, to its end; leaves the run folder behind."""
-    train_set, val_set = (build_dataset(recipe, split) for split in (recipe.data.train_split, recipe.data.val_split))
-    graph = build_graph(recipe, build_networks(recipe, train_set.num_classes), train_set.ignore_index)
+    train_set, unlabelled_set = build_training_sets(recipe)
+    val_set = build_dataset(recipe, recipe.data.val_split)
+    graph = build_graph(recipe, build_networks(recipe, train_set), train_set.ignore_index)
     prepare_for_device(graph, recipe, accelerator)
-    wrapped, optimizer = accelerator.prepare(graph, build_optimizer(recipe, graph))
-    state = TrainingState.begin(recipe, graph, optimizer, accelerator)
-    transform = build_transform(recipe)
+    wrapped, *optimizers = accelerator.prepare(graph, *build_optimizers(recipe, graph))
+    state = TrainingState.begin(recipe, graph, optimizers, accelerator)
 
     # only now: a recipe that cannot be built leaves no run folder behind, and --overwrite does not cost the old run
     last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
@@ -51,8 +50,8 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         if accelerator.is_main_process:
             say(f"{recipe.name}: going on from iteration {state.iteration}")
 
-    parts, iterations, settings = recipe.loop.accumulate, recipe.schedule.iterations, recipe.schedule
-    batches = build_training_batches(recipe, train_set, transform, accelerator, start=state.iteration)
+    parts, iterations = recipe.loop.accumulate, recipe.schedule.iterations
+    batches = build_training_batches(recipe, train_set, unlabelled_set, accelerator, start=state.iteration)
     tracking = Tracking(recipe, accelerator, len(train_set), state)
     score_teachers(recipe, graph, val_set, accelerator)
     stop = StopSignal(accelerator)
@@ -62,9 +61,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
     for iteration in range(state.iteration, iterations):
         # all random draws of a step come from (seed, iteration, process): a resume needs no generator's state
         torch.manual_seed(seed_for(recipe.seed, "step", iteration, accelerator.process_index))
-        lr = learning_rate(iteration, lr=recipe.optimizer.lr, **settings.model_dump())
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
+        set_rates(optimizers, iteration)
         weights = graph.weights_at(iteration)
         done = iteration + 1
         writes = done % recipe.tracking.every == 0 or done == iterations
@@ -78,7 +75,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             tracking.waited += time.perf_counter() - since
             with accelerator.no_sync(wrapped) if part + 1 < parts else nullcontext():
                 graph.keep_predictions = inspects or bool(state.rivals)
-                losses = wrapped(batch.images, batch.target, iteration)
+                losses = wrapped(batch.images, batch.target, iteration, batch.views())
                 if inspects:
                     tracking.note(gradient_report(graph, losses, weights))
                 accelerator.backward(sum(weighted(losses, weights).values()) / parts)
@@ -88,27 +85,28 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         norm = None
         if writes or recipe.loop.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(state.parameters(), recipe.loop.clip_norm or float("inf"))
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         for label in state.rivals.keys() & weights:
             average_gradients(graph.losses[label].adversary, accelerator)
             state.rivals[label].step()
             state.rivals[label].zero_grad()
-        if state.average:
-            state.average.update_parameters(graph.network("student"))
+        state.update_averages()
         state.iteration = done
-        tracking.end_step(done, lr, weights)
+        tracking.end_step(done, optimizers[0].param_groups[0]["lr"], weights)
 
-        stopping, scores = stop.asked(at=writes), None
+        stopping, scores, others = stop.asked(at=writes), None, None
         if evaluates or saves or stopping:
-            share_running_statistics([graph, state.average], accelerator)
+            share_running_statistics([graph, *state.averages.values()], accelerator)
         if evaluates:
             scores = evaluate(state.student, val_set, recipe, accelerator, title="scoring the student")
+            others = evaluate_also(graph, val_set, recipe, accelerator)
             state.note_score(scores.miou)
         if writes or saves or stopping:
-            tracking.flush(norm, scores)
+            tracking.flush(norm, scores, others)
         if evaluates:
-            record_evaluation(state, scores, val_set, recipe, accelerator, tracking)
+            record_evaluation(state, scores, others, val_set, recipe, accelerator, tracking)
         if (saves or stopping) and accelerator.is_main_process:
             state.save(recipe.folder, recipe.loop.keep_last)
         if stopping:
@@ -149,9 +147,10 @@ def main() -> None:
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run in the run folder")
     again.add_argument("--overwrite", action="store_true", help="delete the run in the run folder and start over")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="read weights files that could start code")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_intermixed_args()
-    recipe = read(options.recipe, options.overrides)
+    recipe = read(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
     accelerator = start_accelerator(recipe)
     train_with_what_it_needs(recipe, accelerator, resume=options.resume, overwrite=options.overwrite)
     accelerator.end_training()

@@ -7,11 +7,14 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
+from segkd.models._prediction import Prediction
 from segkd.runner.assembly import fixed_resize
+from segkd.runner.batch import Batch
+from segkd.runner.graph import Graph
 from segkd.runner.inference import predict
 from segkd.runner.metrics import Scores, confusion_matrix, scores
 from segkd.runner.recipe import Recipe
-from segkd.runner.sampler import Batch, evaluation_batches
+from segkd.runner.sampler import evaluation_batches
 
 
 def evaluate(
@@ -48,6 +51,51 @@ def evaluate(
             f"label folder and the ids (runner/check.py shows how they are spread)"
         )
     return scores(matrix, recipe.evaluate.absent)
+
+
+class Together(nn.Module):
+    """The mean of several networks' probabilities as one network's prediction; of one alone, its own.
+
+    Prompts are made as in training. Shapes: logits (B, K, H, W), log of the mean probability, at the images' size.
+    """
+
+    def __init__(self, graph: Graph, names: list[str]):
+        super().__init__()
+        self._graph = (graph,)  # inside a tuple nn.Module does not see it
+        self.names = names
+        first = graph.network(names[0])
+        self.num_classes, self.normalize = first.num_classes, first.normalize
+
+    def forward(self, images: torch.Tensor) -> Prediction:
+        found = self._graph[0].predict(self.names, images)
+        if len(found) == 1:
+            return found[0]
+        mean = sum(one.resized(images.shape[-2:]).softmax(1) for one in found) / len(found)
+        return Prediction(mean.clamp_min(1e-12).log())
+
+    def train(self, mode: bool = True) -> "Together":
+        """Puts the networks, and those that prompt them, in training or eval mode."""
+        super().train(mode)
+        graph = self._graph[0]
+        for name in {*self.names, *(graph.prompted_by.get(name, name) for name in self.names)} & {*graph.networks}:
+            graph.network(name).train(mode)
+        return self
+
+
+def evaluate_also(
+    graph: Graph, dataset: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator
+) -> dict[str, Scores]:
+    """Scores of what `evaluate.also` names, by its words."""
+    return {
+        words: evaluate(
+            Together(graph, words.split("+")).train(graph.training),
+            dataset,
+            recipe,
+            accelerator,
+            title=f"scoring {words}",
+        )
+        for words in recipe.evaluate.also
+    }
 
 
 @torch.no_grad()

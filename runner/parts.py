@@ -12,6 +12,8 @@ from segkd.runner.mistakes import Mistake, found_by
 
 # what the runner itself passes to a part of each room, and a recipe therefore cannot
 GIVEN = {"datasets": {"root", "split"}, "models": {"num_classes"}, "losses": {"task"}}
+# parts a recipe configures without naming their file -> their class, and what the runner passes to it
+UNNAMED = {"_transforms": ("Transform", {"crop_size"}), "_strong": ("StrongView", set()), "_mixing": ("Mix", set())}
 
 
 def names(room: str) -> list[str]:
@@ -24,9 +26,9 @@ def names(room: str) -> list[str]:
 def find(room: str, name: str) -> type:
     """The class a file is there for: the one whose name is the file's, in any letter case (kl.py -> KL)."""
     module = importlib.import_module(f"segkd.{room}.{name}")
-    wanted = name.strip("_").replace("_", "")
-    if name == "_transforms":
-        wanted = "transform"
+    if name in UNNAMED:
+        return getattr(module, UNNAMED[name][0])
+    wanted = name.replace("_", "")
     found = [value for key, value in vars(module).items() if key.lower() == wanted and inspect.isclass(value)]
     if not found:
         raise ValueError(
@@ -39,7 +41,7 @@ def find(room: str, name: str) -> type:
 @functools.cache
 def _arguments(room: str, name: str) -> type[pydantic.BaseModel]:
     """The signature of a part as a schema, less what the runner gives."""
-    given = {"crop_size"} if name == "_transforms" else GIVEN[room]
+    given = UNNAMED[name][1] if name in UNNAMED else GIVEN[room]
     part = find(room, name)
     hints = typing.get_type_hints(part.__init__)
     fields = {
@@ -83,3 +85,18 @@ def needs_teacher(loss: str) -> bool:
     """Whether a loss reads a second network: the `teacher` of its forward may not be None."""
     hint = typing.get_type_hints(find("losses", loss).forward)["teacher"]
     return type(None) not in (hint, *typing.get_args(hint))
+
+
+def needs_labels(loss: str) -> bool:
+    """Whether a loss reads labels: its class says `label_free = True` where the labels only tell it what is ignored."""
+    return not getattr(find("losses", loss), "label_free", False)
+
+
+def network_part(source: str, model: str, arguments: dict) -> tuple[str, dict]:
+    """(file in models/, arguments) of a network from elsewhere: a head of ours on timm's encoder, Hugging Face's."""
+    if source == "hf":
+        return "huggingface", {"name": model, **arguments}
+    if source == "timm":
+        rest = {key: value for key, value in arguments.items() if key != "head"}
+        return str(arguments.get("head", "deeplabv3")), {"backbone": f"timm/{model}", **rest}
+    return model, arguments

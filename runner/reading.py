@@ -10,12 +10,16 @@ import pydantic
 
 from segkd.runner import parts
 from segkd.runner.mistakes import Mistake, RecipeError, did_you_mean, found_by, located
-from segkd.runner.recipe import OtherRecipe, Ramp, Recipe
+from segkd.runner.recipe import Data, Network, OtherRecipe, Ramp, Recipe, Term
 from segkd.runner.yaml_file import Key, override, read_with_traps
 
 
-def read(path: str | Path, assignments: Iterable[str] = ()) -> Recipe:
-    """Reads, merges, overrides and checks a recipe. RecipeError lists every mistake and what is allowed."""
+def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint: bool = False) -> Recipe:
+    """Reads, merges, overrides and checks a recipe. RecipeError lists every mistake and what is allowed.
+
+    Args:
+        trust_checkpoint: weights files that could start code are read all the same.
+    """
     values, origins, traps = read_with_traps(path)
     override(values, origins, list(assignments))
     recipe, mistakes = _validated(values)
@@ -27,7 +31,9 @@ def read(path: str | Path, assignments: Iterable[str] = ()) -> Recipe:
     if mistakes or traps:
         lines = located(mistakes, origins, str(path))
         raise RecipeError(traps + [line for line in lines if not _told(line, traps)])
-    return _completed(recipe, Path(path).parent)
+    completed = _completed(recipe, Path(path).parent)
+    completed._trust_checkpoint = trust_checkpoint
+    return completed
 
 
 def _told(line: str, traps: list[str]) -> bool:
@@ -60,11 +66,19 @@ def _parts_of(values: dict) -> Iterator[tuple[Key, Key, str, object, object]]:
     if isinstance(data, dict):
         yield ("data", "dataset"), ("data", "args"), "datasets", data.get("dataset"), data.get("args", {})
         yield ("data",), ("data", "transform"), "datasets", "_transforms", data.get("transform", {})
+        yield ("data",), ("data", "mix"), "datasets", "_mixing", data.get("mix")
+        other = data.get("unlabelled")
+        if isinstance(other, dict):
+            yield ("data",), ("data", "unlabelled", "transform"), "datasets", "_transforms", other.get("transform")
+            yield ("data",), ("data", "unlabelled", "strong"), "datasets", "_strong", other.get("strong")
     networks, losses = values.get("networks"), values.get("losses")
     for name, network in networks.items() if isinstance(networks, dict) else ():
         if isinstance(network, dict):
             here = ("networks", name)
-            yield (*here, "model"), (*here, "args"), "models", network.get("model"), network.get("args", {})
+            model, arguments = network.get("model"), network.get("args", {})
+            if isinstance(model, str) and isinstance(arguments, dict):
+                model, arguments = parts.network_part(network.get("source", "segkd"), model, arguments)
+            yield (*here, "model"), (*here, "args"), "models", model, arguments
     for index, term in enumerate(losses if isinstance(losses, list) else ()):
         if isinstance(term, dict):
             here = ("losses", index)
@@ -77,7 +91,7 @@ def _wrong_parts(values: dict) -> list[Mistake]:
     for name_key, arguments_key, room, name, arguments in _parts_of(values):
         if not isinstance(name, str) or not isinstance(arguments, dict):
             continue  # the schema has said so already
-        if name != "_transforms" and name not in parts.names(room):
+        if name not in parts.UNNAMED and name not in parts.names(room):
             there = parts.names(room)
             mistakes.append(
                 (name_key, f"no {room}/{name}.py{did_you_mean(name, there)}; there are: {', '.join(there)}")
@@ -94,8 +108,11 @@ def _wrong_relations(recipe: Recipe) -> list[Mistake]:
     if "student" not in recipe.networks:
         mistakes.append((("networks",), f"one network must be called student; there are: {networks}"))
     labels: set[str] = set()
+    mistakes += _wrong_networks(recipe)
     for index, term in enumerate(recipe.losses):
         here: Key = ("losses", index)
+        if term.on != "labelled":
+            mistakes += [((*here, "on"), text) for text in _wrong_views(recipe, term)]
         for key, name in (("of", term.of), ("from", term.source)):
             if name is not None and name not in recipe.networks:
                 mistakes.append(
@@ -123,6 +140,11 @@ def _wrong_relations(recipe: Recipe) -> list[Mistake]:
         if (term.label or term.loss) in labels:
             mistakes.append((here, f"two terms are called {term.label or term.loss!r} in the log; give one a label:"))
         labels.add(term.label or term.loss)
+    for index, words in enumerate(recipe.evaluate.also):
+        for name in words.split("+"):
+            if name not in recipe.networks:
+                here = ("evaluate", "also", index)
+                mistakes.append((here, f"there is no network {name!r}; there are: {networks} (joined by +)"))
     if recipe.schedule.name == "step" and recipe.schedule.drop_every is None:
         mistakes.append((("schedule", "drop_every"), "is missing; name: step needs the iterations between two drops"))
     if recipe.data.batch_size % recipe.loop.accumulate:
@@ -136,25 +158,47 @@ def _wrong_relations(recipe: Recipe) -> list[Mistake]:
     return mistakes
 
 
+def _wrong_networks(recipe: Recipe) -> Iterator[Mistake]:
+    """Networks that name no model, or refer to others that cannot serve them."""
+    for name, network in recipe.networks.items():
+        here: Key = ("networks", name)
+        if (network.model is None) == (network.ema_of is None):
+            yield here, "must name either a model: or the network it is the moving average of, ema_of:"
+        for key, other in (("prompted_by", network.prompted_by), ("ema_of", network.ema_of)):
+            if other is not None and (other not in recipe.networks or other == name):
+                others = [known for known in recipe.networks if known != name]
+                yield (
+                    (*here, key),
+                    f"there is no other network {other!r}{did_you_mean(other, others)}; there are: {', '.join(others)}",
+                )
+        if network.ema_of in recipe.networks and not recipe.networks[network.ema_of].train:
+            yield (*here, "ema_of"), f"{network.ema_of} is frozen (train: false), so its average never moves"
+        if network.ema_of is not None and network.train:
+            yield (*here, "train"), "a moving average is not trained by losses; write train: false"
+        if network.prompted_by in recipe.networks and recipe.networks[network.prompted_by].prompted_by is not None:
+            yield (*here, "prompted_by"), f"{network.prompted_by} is prompted itself; prompts go one step only"
+        if network.train == "lora" and network.model != "sam":
+            yield (*here, "train"), "lora is for model: sam; other networks are trained whole (true) or frozen (false)"
+
+
+def _wrong_views(recipe: Recipe, term: Term) -> Iterator[str]:
+    """What a term on unlabelled images lacks."""
+    if recipe.data.unlabelled is None:
+        yield f"{term.on} needs unlabelled images; add data.unlabelled, and data.labelled to leave some over for it"
+    elif term.on == "strong" and recipe.data.unlabelled.strong is None:
+        yield "strong views are not made; add data.unlabelled.strong ({} for its defaults)"
+    if term.loss in parts.names("losses") and parts.needs_labels(term.loss):
+        yield f"{term.loss} reads labels, which these images do not have; only on: labelled"
+
+
 def _completed(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the parts' own defaults written out and the paths of other recipes relative to here."""
 
     def other(value):
         return OtherRecipe(recipe=os.path.relpath(folder / value.recipe)) if isinstance(value, OtherRecipe) else value
 
-    data = recipe.data.model_copy(
-        update={
-            "args": parts.completed_arguments("datasets", recipe.data.dataset, recipe.data.args),
-            "transform": parts.completed_arguments("datasets", "_transforms", recipe.data.transform),
-        }
-    )
     networks = {
-        name: network.model_copy(
-            update={
-                "args": parts.completed_arguments("models", network.model, network.args),
-                "weights": other(network.weights),
-            }
-        )
+        name: network.model_copy(update={"args": _completed_network(network), "weights": other(network.weights)})
         for name, network in recipe.networks.items()
     }
     losses = [
@@ -168,5 +212,53 @@ def _completed(recipe: Recipe, folder: Path) -> Recipe:
         for term in recipe.losses
     ]
     return recipe.model_copy(
-        update={"data": data, "networks": networks, "losses": losses, "baseline": other(recipe.baseline)}
+        update={
+            "data": _completed_data(recipe.data),
+            "networks": networks,
+            "losses": losses,
+            "baseline": other(recipe.baseline),
+        }
     )
+
+
+def _completed_data(data: Data) -> Data:
+    """The section with the defaults of the data set and of the views written out."""
+
+    def completed(name: str, arguments: dict | None) -> dict | None:
+        return None if arguments is None else parts.completed_arguments("datasets", name, arguments)
+
+    transform = completed("_transforms", data.transform)
+    unlabelled = data.unlabelled
+    if unlabelled is not None:
+        own = transform if unlabelled.transform is None else completed("_transforms", unlabelled.transform)
+        unlabelled = unlabelled.model_copy(
+            update={
+                "transform": own,
+                "strong": completed("_strong", unlabelled.strong),
+                "batch_size": unlabelled.batch_size or data.batch_size,
+            }
+        )
+    return data.model_copy(
+        update={
+            "args": completed(data.dataset, data.args),
+            "transform": transform,
+            "mix": completed("_mixing", data.mix),
+            "unlabelled": unlabelled,
+        }
+    )
+
+
+def _completed_network(network: Network) -> dict:
+    """The arguments of a network with its defaults written out; what `source` and `model` say stays with them."""
+    if network.model is None:
+        return {}
+    arguments = network.args
+    if network.train == "lora":
+        arguments = {"lora_rank": 4, **arguments}
+    file, given = parts.network_part(network.source, network.model, arguments)
+    completed = parts.completed_arguments("models", file, given)
+    if network.source == "hf":
+        del completed["name"]
+    if network.source == "timm":
+        completed = {"head": file, **{key: value for key, value in completed.items() if key != "backbone"}}
+    return completed

@@ -24,6 +24,19 @@ class OtherRecipe(Section):
     )
 
 
+class Unlabelled(Section):
+    images: str | None = Field(
+        None, description="folder of images, at any depth; default: the training images data.labelled leaves out"
+    )
+    batch_size: PositiveInt | None = Field(
+        None, description="images per optimizer step, TOTAL as data.batch_size, which is the default"
+    )
+    transform: dict | None = Field(None, description="as data.transform, which is the default")
+    strong: dict | None = Field(
+        None, description="arguments of datasets/_strong.py:StrongView, {} for its own; for terms with on: strong"
+    )
+
+
 class Data(Section):
     dataset: str = Field(description="file name in datasets/")
     root: str = Field("", description="folder the data set lies in (README, section on data sets)")
@@ -40,45 +53,18 @@ class Data(Section):
     batch_size: PositiveInt = Field(
         16, description="images per optimizer step, TOTAL over all processes and accumulated parts"
     )
+    mix: dict | None = Field(
+        None, description="arguments of datasets/_mixing.py:Mix: two labelled images of a batch made into one"
+    )
+    labelled: str | None = Field(
+        None,
+        description="which training images have labels: a fraction such as 1/8 (drawn with the seed), a list in "
+        "datasets/splits/, or a file of image names; default: all",
+    )
+    unlabelled: Unlabelled | None = Field(None, description="a second stream, of images without labels")
     workers: NonNegativeInt = Field(
         2, description="loading processes per training process; 0 loads in the training process"
     )
-
-
-class Network(Section):
-    model: str = Field(description="file name in models/")
-    args: dict = Field({}, description="the network's own arguments")
-    weights: str | OtherRecipe | None = Field(
-        None, description="a .safetensors or .pth file, a run folder, or {recipe: path}"
-    )
-    strict: bool = Field(True, description="false accepts weights that do not cover the whole network")
-    train: bool = Field(True, description="false: frozen, in eval mode, kept out of the optimizer and the checkpoints")
-    normalize: str = Field(
-        "imagenet", description="constants in models/_prediction.py: imagenet, cirkd, sam, unit, none"
-    )
-    lr_scale: NonNegativeFloat = Field(1.0, description="factor on the learning rate of this network")
-
-
-class Ramp(Section):
-    start: float
-    end: float
-    over: tuple[NonNegativeInt, PositiveInt] = Field(description="first and last iteration of the linear change")
-    hold: PositiveInt = Field(1, description="the weight changes every so many iterations (an epoch's worth, in AICSD)")
-
-
-class Term(Section):
-    loss: str = Field(description="file name in losses/")
-    of: str = Field("student", description="the network this term trains")
-    source: str | None = Field(
-        None, alias="from", description="the network it learns from; default: the only other one"
-    )
-    on: Literal["labelled"] = Field("labelled", description="which images the term sees")
-    weight: float | Ramp = 1.0
-    after: NonNegativeInt | None = Field(None, description="active from the iteration after this one (0-based)")
-    until: NonNegativeInt | None = Field(None, description="active up to this iteration")
-    detach: bool = Field(True, description="no gradient into the source")
-    label: str | None = Field(None, description="name in the log; default: the loss's name")
-    args: dict = Field({}, description="the loss's own arguments")
 
 
 class Optimizer(Section):
@@ -97,8 +83,7 @@ class Optimizer(Section):
     )
 
 
-class Schedule(Section):
-    iterations: PositiveInt
+class Curve(Section):
     name: Literal["poly", "cosine", "constant", "step"] = "poly"
     power: PositiveFloat = Field(0.9, description="poly only")
     min_lr: NonNegativeFloat = Field(0.0, description="the rate poly and cosine end at")
@@ -106,6 +91,78 @@ class Schedule(Section):
     drop_factor: PositiveFloat = Field(0.1, description="step only: what the rate is multiplied by at a drop")
     lag: NonNegativeInt = Field(0, description="iterations the rate stays behind (1 in TriKD's released code)")
     warmup: NonNegativeInt = Field(0, description="iterations the rate rises over, from 0 at iteration 0")
+    end: PositiveInt | None = Field(None, description="iteration poly and cosine end at; default: the last one")
+
+
+class Schedule(Curve):
+    iterations: PositiveInt
+
+
+class Network(Section):
+    source: Literal["segkd", "hf", "timm"] = Field(
+        "segkd", description="whose network: ours, one of Hugging Face's, or a head of ours on any encoder of timm's"
+    )
+    model: str | None = Field(
+        None,
+        description="file name in models/; with hf a hub id or a local folder; with timm the encoder's name there, "
+        "under the head args.head names (deeplabv3)",
+    )
+    args: dict = Field({}, description="the network's own arguments")
+    weights: str | OtherRecipe | None = Field(
+        None, description="a .safetensors or .pth file, a run folder, or {recipe: path}"
+    )
+    layout: str | None = Field(
+        None, description="whose names the weights file uses, a file in models/_layouts/; default: told by its keys"
+    )
+    part: str | None = Field(
+        None, description="which network of a file that holds several: student, teacher, tiny, cnn, vit"
+    )
+    strict: bool = Field(True, description="false accepts weights that do not cover the whole network")
+    train: bool | Literal["lora"] = Field(
+        True,
+        description="false: frozen, in eval mode, kept out of the optimizer and the checkpoints; lora: only low-rank "
+        "additions to the encoder (args.lora_rank, 4) and the head",
+    )
+    class_map: Literal["names"] | dict[str, str] | None = Field(
+        None,
+        description="for a network with classes of its own: {its class: the data set's}, or names where they are equal",
+    )
+    prompted_by: str | None = Field(None, description="the network whose predicted classes this one gets as a prompt")
+    normalize: str | None = Field(
+        None, description="constants in models/_prediction.py: imagenet, cirkd, sam, unit, none; default: its own"
+    )
+    lr_scale: NonNegativeFloat = Field(1.0, description="factor on the learning rate of this network")
+    optimizer: Optimizer | None = Field(None, description="its own, in place of the recipe's")
+    schedule: Curve | None = Field(None, description="the curve of its learning rate, in place of the recipe's")
+    ema_of: str | None = Field(
+        None, description="in place of a model: the moving average of this trained network, frozen otherwise"
+    )
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.99, description="with ema_of")
+
+
+class Ramp(Section):
+    start: float
+    end: float
+    over: tuple[NonNegativeInt, PositiveInt] = Field(description="first and last iteration of the linear change")
+    hold: PositiveInt = Field(1, description="the weight changes every so many iterations (an epoch's worth, in AICSD)")
+
+
+class Term(Section):
+    loss: str = Field(description="file name in losses/")
+    of: str = Field("student", description="the network this term trains")
+    source: str | None = Field(
+        None, alias="from", description="the network it learns from; default: the only other one"
+    )
+    on: Literal["labelled", "unlabelled", "both", "strong"] = Field(
+        "labelled",
+        description="which images the term sees; strong: `of` sees strong views of unlabelled ones, `from` weak views",
+    )
+    weight: float | Ramp = 1.0
+    after: NonNegativeInt | None = Field(None, description="active from the iteration after this one (0-based)")
+    until: NonNegativeInt | None = Field(None, description="active up to this iteration")
+    detach: bool = Field(True, description="no gradient into the source")
+    label: str | None = Field(None, description="name in the log; default: the loss's name")
+    args: dict = Field({}, description="the loss's own arguments")
 
 
 class Loop(Section):
@@ -146,6 +203,11 @@ class Evaluate(Section):
         "skip", description="a class in neither labels nor predictions: left out of the mean, or 0 in it"
     )
     batch_size: PositiveInt = 1
+    also: list[str] = Field(
+        [],
+        description="what is scored beside the student at each evaluation: a trained network, or the mean of several "
+        "networks' probabilities, as in student+teacher",
+    )
 
 
 class Tracking(Section):
@@ -175,6 +237,13 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     tracking: Tracking = Tracking()
     baseline: OtherRecipe | None = Field(None, description="a run that stands beside this one in the closing table")
+    # not a field: no recipe can set it, only the command line
+    _trust_checkpoint: bool = pydantic.PrivateAttr(False)
+
+    @property
+    def trust_checkpoint(self) -> bool:
+        """Whether weights files that could start code are read, by the user's own hand."""
+        return self._trust_checkpoint
 
     @property
     def folder(self) -> Path:

@@ -11,13 +11,15 @@ from torch import nn
 
 from segkd.models._weights import read_weights
 from segkd.runner import checkpoint
-from segkd.runner.assembly import build_network, fixed_resize
+from segkd.runner.assembly import fixed_resize
 from segkd.runner.console import say
 from segkd.runner.evaluation import evaluate
 from segkd.runner.graph import Graph
 from segkd.runner.metrics import Scores
 from segkd.runner.metrics_file import plain, read_rows
+from segkd.runner.networks import build_network
 from segkd.runner.pictures import curves, panels
+from segkd.runner.pretrained import description
 from segkd.runner.reading import read
 from segkd.runner.recipe import OtherRecipe, Recipe
 from segkd.runner.sampler import evaluation_batches
@@ -33,7 +35,7 @@ def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Datas
     file = recipe.folder / "teachers.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     for name, network in recipe.networks.items():
-        if network.train or name in known:
+        if network.train or network.ema_of is not None or name in known:
             continue
         result = evaluate(graph.network(name), val_set, recipe, accelerator, title=f"scoring {name}")
         known[name] = plain(asdict(result))
@@ -46,6 +48,7 @@ def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Datas
 def record_evaluation(
     state: TrainingState,
     result: Scores,
+    others: dict[str, Scores],
     val_set: torch.utils.data.Dataset,
     recipe: Recipe,
     accelerator: Accelerator,
@@ -58,6 +61,7 @@ def record_evaluation(
     say(
         f"{recipe.name} {iteration}/{recipe.schedule.iterations} | mIoU {percent(result.miou)} | "
         f"pixel accuracy {percent(result.pixel_accuracy)}"
+        + "".join(f" | {words} {percent(other.miou)}" for words, other in others.items())
     )
     frozen = {name: state.graph.network(name) for name, network in recipe.networks.items() if not network.train}
     files = panels(
@@ -88,10 +92,7 @@ def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Rec
         folder,
         chosen,
         {
-            "model": network.model,
-            "args": network.args,
-            "num_classes": student.num_classes,
-            "normalize": network.normalize,
+            **description(student, network.source, network.model, network.args),
             "class_names": list(val_set.class_names),
             "palette": [list(color) for color in val_set.palette],
             "ignore_index": val_set.ignore_index,
@@ -109,13 +110,14 @@ def closing_rows(
     """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed in turn here and now."""
     rows = []
     for name, network in recipe.networks.items():
-        if not network.train:
+        if not network.train and network.ema_of is None:
             score = json.loads((recipe.folder / "teachers.json").read_text())[name]["miou"]
             rows.append(row(name, recipe, name, state.graph.network(name), score, val_set, accelerator))
     if isinstance(recipe.baseline, OtherRecipe):
         other = read(recipe.baseline.recipe)
         delivered = other.networks["student"].model_copy(update={"weights": str(other.folder)})
-        network = build_network("student", delivered, val_set.num_classes, other.seed).to(accelerator.device)
+        network = build_network("student", delivered, val_set.num_classes, other.seed, val_set.class_names)
+        network.to(accelerator.device)
         score = json.loads((other.folder / "student" / "config.json").read_text())["miou"]
         rows.append(row(f"student, {other.name}", other, "student", network, score, val_set, accelerator))
     learns = any(term.source is not None for term in recipe.losses)
@@ -147,7 +149,7 @@ def row(
     settings = recipe.networks[name]
     return {
         "network": title,
-        "model": " ".join([settings.model, str(settings.args.get("backbone", ""))]).strip(),
+        "model": " ".join([str(settings.model), str(settings.args.get("backbone", ""))]).strip(),
         "miou": miou,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "milliseconds": latency(network, val_set, recipe, accelerator.device),

@@ -1,33 +1,14 @@
 """Which sample comes when: a pure function of (seed, step), so that workers, processes and resumes do not change it."""
 
+import functools
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-
-@dataclass
-class Batch:
-    """images: (B, 3, H, W) uint8 RGB. target: (B, H, W) int64. indices: which samples of the data set these are."""
-
-    images: Tensor
-    target: Tensor
-    indices: list[int]
-
-    def pin_memory(self) -> "Batch":
-        """The batch in page-locked memory; a DataLoader calls this, so that copies to a GPU overlap with its work."""
-        return Batch(self.images.pin_memory(), self.target.pin_memory(), self.indices)
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on `device`; labels travel as bytes and become int64 there."""
-        return Batch(
-            self.images.to(device, non_blocking=True), self.target.to(device, non_blocking=True).long(), self.indices
-        )
+from segkd.runner.batch import Batch, EvaluationViews, TrainingViews, collate
 
 
 def samples_of_step(step: int, batch_size: int, length: int, seed: int) -> list[tuple[int, int]]:
@@ -75,64 +56,6 @@ class _PartsOfSteps:
             step += 1
 
 
-class _TrainingViews(Dataset):
-    """Random views of a data set; the draws of one view come from (seed, epoch, index) alone."""
-
-    def __init__(self, dataset: Dataset, transform, seed: int, resize=None):
-        self.dataset, self.transform, self.seed, self.resize = dataset, transform, seed, resize
-
-    def __getitem__(self, sample: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int] | Exception:
-        epoch, index = sample
-        try:
-            image, target = self.dataset[index]
-            if self.resize is not None:
-                image, target = (Image.fromarray(pixels) for pixels in self.resize(image, target))
-            image, target = self.transform(image, target, np.random.default_rng((self.seed, epoch, index)))
-        except (ValueError, OSError) as error:
-            return error  # travels as a value: torch would wrap it in the worker's traceback
-        return image, target, index
-
-
-class _EvaluationViews(Dataset):
-    """Whole images in order; `resize` may bring image and label to the size a protocol scores at."""
-
-    def __init__(self, dataset: Dataset, indices: list[int], resize=None):
-        self.dataset, self.indices, self.resize = dataset, indices, resize
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray, int] | Exception:
-        index = self.indices[position]
-        try:
-            image, target = self.dataset[index]
-            if self.resize is not None:
-                image, target = self.resize(image, target)
-        except (ValueError, OSError) as error:
-            return error
-        return np.asarray(image), np.asarray(target), index
-
-
-def _collate(views: list) -> Batch | Exception:
-    for view in views:
-        if isinstance(view, Exception):
-            return view
-    images, targets, indices = zip(*views)
-    sizes = {image.shape[:2]: index for image, index in zip(images, indices)}
-    if len(sizes) > 1:
-        shown = " and ".join(
-            f"number {index} has {height}x{width}" for (height, width), index in list(sizes.items())[:2]
-        )
-        return ValueError(
-            f"images of different sizes cannot be scored in one batch ({shown} pixels); set evaluate.batch_size to 1, "
-            f"or bring all to one size with data.resize"
-        )
-    # (B, H, W, 3) -> (B, 3, H, W): a view in channels_last order, nothing is copied
-    return Batch(
-        torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(targets)), list(indices)
-    )
-
-
 def _batches(loader: DataLoader) -> Iterator[Batch]:
     for batch in loader:
         if isinstance(batch, Exception):
@@ -152,6 +75,8 @@ def training_batches(
     world: int = 1,
     workers: int = 0,
     resize=None,
+    strong=None,
+    mix=None,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """This process' endless batches from step `start` on: `parts` a step, each of batch_size / (parts * world) images.
@@ -159,9 +84,10 @@ def training_batches(
     Args:
         transform: called as transform(image, target, rng) -> (uint8 (H, W, 3), uint8 (H, W)).
         batch_size: images per step over all processes and parts; ValueError where it does not divide.
+        strong: called as strong(image, rng) for a second view, see datasets/_strong.py. mix: datasets/_mixing.py:Mix.
     """
     sampler = _PartsOfSteps(start, batch_size, len(dataset), seed, parts, rank, world)
-    views = _TrainingViews(dataset, transform, seed, resize)
+    views = TrainingViews(dataset, transform, seed, resize, strong, mix)
     # its own generator: a loader that starts draws a number, from the global one in the middle of
     # a resumed run's first step
     return _batches(
@@ -169,7 +95,7 @@ def training_batches(
             views,
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=functools.partial(collate, mix=mix),
             pin_memory=pin_memory,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),
@@ -188,13 +114,13 @@ def evaluation_batches(
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Every image once, dealt out to the processes without repeating any: process r gets r, r + world, ..."""
-    views = _EvaluationViews(dataset, list(range(rank, len(dataset), world)), resize)
+    views = EvaluationViews(dataset, list(range(rank, len(dataset), world)), resize)
     return _batches(
         DataLoader(
             views,
             batch_size=batch_size,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=collate,
             pin_memory=pin_memory,
             worker_init_fn=_start_worker,
         )

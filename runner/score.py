@@ -8,12 +8,13 @@ import argparse
 import json
 from dataclasses import asdict
 
-from segkd.runner.assembly import build_dataset, build_network, weights_path
+from segkd.runner.assembly import build_dataset
 from segkd.runner.command import run_command
 from segkd.runner.device import start_accelerator
 from segkd.runner.evaluation import evaluate
 from segkd.runner.metrics import table
 from segkd.runner.metrics_file import plain
+from segkd.runner.networks import build_network, weights_path
 from segkd.runner.reading import read
 from segkd.runner.recipe import Recipe
 
@@ -27,9 +28,10 @@ def main() -> None:
         "--weights", help="a file or a folder of weights (default: the run's student, or the recipe's weights)"
     )
     parser.add_argument("--output", help="also write the scores to this JSON file")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="read weights files that could start code")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_intermixed_args()
-    recipe = read(options.recipe, options.overrides)
+    recipe = read(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
     if options.network not in recipe.networks:
         raise ValueError(f"--network {options.network}: the recipe has {', '.join(recipe.networks)}")
     accelerator = start_accelerator(recipe)
@@ -39,7 +41,12 @@ def main() -> None:
         raise ValueError(f"networks.{options.network} has no weights in the recipe; name some with --weights")
     dataset = build_dataset(recipe, recipe.data.val_split)
     network = build_network(
-        options.network, entry.model_copy(update={"weights": path}), dataset.num_classes, recipe.seed
+        options.network,
+        entry.model_copy(update={"weights": path}),
+        dataset.num_classes,
+        recipe.seed,
+        dataset.class_names,
+        trust=options.trust_checkpoint,
     )
     result = evaluate(network.to(accelerator.device), dataset, recipe, accelerator, title=f"scoring {options.network}")
     if accelerator.is_main_process:

@@ -72,8 +72,16 @@ class Tracking:
         """Adds values to the row of the step under way."""
         self.notes.update(values)
 
-    def flush(self, gradient_norm: Tensor | None = None, evaluation: Scores | None = None) -> None:
+    def flush(
+        self,
+        gradient_norm: Tensor | None = None,
+        evaluation: Scores | None = None,
+        others: dict[str, Scores] | None = None,
+    ) -> None:
         """Writes the iterations noted since the last flush, averaged over the processes.
+
+        Args:
+            evaluation: the student's. others: by the words of `evaluate.also`; their mIoU is written.
 
         Raises:
             FloatingPointError: a loss was not finite; names the first iteration and the terms.
@@ -91,6 +99,7 @@ class Tracking:
                 row["total"] += weight * value
             rows.append(row)
         rows[-1].update(self._speed(), **(asdict(evaluation) if evaluation else {}))
+        rows[-1].update({f"miou/{words}": other.miou for words, other in (others or {}).items()})
         if gradient_norm is not None:
             rows[-1]["gradient_norm"] = float(gradient_norm)
         self.rows, self.values = [], []

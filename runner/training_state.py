@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from segkd.runner import checkpoint
-from segkd.runner.graph import Graph
+from segkd.runner.graph import Graph, moving_average
 from segkd.runner.recipe import Recipe
 
 PROGRESS = ("iteration", "best_miou", "best_iteration", "wandb_id")
@@ -20,16 +21,17 @@ class TrainingState:
 
     Attributes:
         rivals: label of a loss with an adversary of its own (SKD's discriminator) -> the adversary's optimizer.
-        average: the moving average of the student's weights, where the recipe asks for one.
+        averages: name -> moving average of a trained network's weights: `loop.ema`'s of the student under the name
+            `student`, and networks with `ema_of` under their own.
         scaler: of fp16 gradients, None in other precisions.
         iteration: how many are finished. best_miou, best_iteration: of the best evaluation so far.
         wandb_id: the run a resume goes on with.
     """
 
     graph: Graph
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     rivals: dict[str, torch.optim.Optimizer]
-    average: torch.optim.swa_utils.AveragedModel | None
+    averages: dict[str, AveragedModel]
     scaler: torch.amp.GradScaler | None
     iteration: int = 0
     best_miou: float = -1.0
@@ -38,31 +40,33 @@ class TrainingState:
 
     @classmethod
     def begin(
-        cls, recipe: Recipe, graph: Graph, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+        cls, recipe: Recipe, graph: Graph, optimizers: list[torch.optim.Optimizer], accelerator: Accelerator
     ) -> "TrainingState":
-        """The state before the first iteration; graph and optimizer are where they will be trained."""
+        """The state before the first iteration; graph and optimizers are where they will be trained."""
         rivals = {
             label: loss.adversary_optimizer()
             for label, loss in graph.losses.items()
             if hasattr(loss, "adversary_optimizer")
         }
-        average = None
+        averages = dict(graph.averages)
         if recipe.loop.ema is not None:
-            average = torch.optim.swa_utils.AveragedModel(
-                graph.network("student"),
-                multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.loop.ema),
-                use_buffers=True,
-            )
-        return cls(graph, optimizer, rivals, average, accelerator.scaler)
+            averages["student"] = moving_average(graph.network("student"), recipe.loop.ema)
+        return cls(graph, optimizers, rivals, averages, accelerator.scaler)
 
     @property
     def student(self) -> nn.Module:
         """The network that is scored and delivered: the student, or the average of its weights."""
-        return self.average.module if self.average else self.graph.network("student")
+        return self.averages["student"].module if "student" in self.averages else self.graph.network("student")
 
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimizer trains; the adversaries' parameters are not among them."""
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        """What the optimizers train; the adversaries' parameters are not among them."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        return [parameter for group in groups for parameter in group["params"]]
+
+    def update_averages(self) -> None:
+        """Moves every average a step towards the network it follows."""
+        for name, average in self.averages.items():
+            average.update_parameters(self.graph.network(self.graph.followed.get(name, name)))
 
     def note_score(self, miou: float) -> None:
         """Remembers the finished iteration if it is the best so far."""
@@ -82,9 +86,10 @@ class TrainingState:
                     f"or set loop.clip_norm, and go on from the checkpoint before it with --resume"
                 )
         state = {
-            "graph": self.graph.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "graph": self.graph.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "rivals": {label: rival.state_dict() for label, rival in self.rivals.items()},
-            "average": self.average.state_dict() if self.average else None,
+            "averages": {name: average.state_dict() for name, average in self.averages.items()},
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "progress": {name: getattr(self, name) for name in PROGRESS},
         }  # fmt: skip
@@ -96,11 +101,12 @@ class TrainingState:
         """Goes back to a checkpoint of the same recipe. ValueError where it is damaged or another network's."""
         state = checkpoint.load(path)
         checkpoint.restore(self.graph, state["graph"], path)
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         for label, rival in self.rivals.items():
             rival.load_state_dict(state["rivals"][label])
-        if self.average:
-            self.average.load_state_dict(state["average"])
+        for name, average in self.averages.items():
+            average.load_state_dict(state["averages"][name])
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
         for name in PROGRESS:

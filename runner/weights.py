@@ -1,28 +1,110 @@
-"""Weights of whole networks: which file a path in a recipe means, and whether it belongs to the network loading it."""
+"""Weights of whole networks: which file a path in a recipe means, whose it is, and whether it fits."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
+from segkd.models import _checkpoints
 from segkd.models._weights import fill, read_weights
 
 
-def load_weights(network: nn.Module, path: str | Path, *, owner: str, strict: bool = True) -> None:
-    """Loads a file, a run folder, a student folder or a checkpoint into a network, and logs how much of it fitted.
+@dataclass
+class Weights:
+    """A file of weights, read.
+
+    Attributes:
+        file: where it lies. state: its entries, under the names of its own code.
+        layout, part: whose code, None while it is to be told by the keys; which network of a file of several.
+        config: of a network this project has delivered, what stands beside its weights; else empty.
+    """
+
+    file: Path
+    state: dict[str, Tensor]
+    layout: str | None = None
+    part: str | None = None
+    config: dict = field(default_factory=dict)
+
+    @property
+    def described(self) -> _checkpoints.Described | None:
+        """What the entries of another code's file tell of the network; None where they tell nothing, as our own."""
+        if self.config:
+            return None
+        try:
+            return _checkpoints.describe(
+                self.state, self.layout or _checkpoints.guess(self.state, self.part), self.part
+            )
+        except ValueError:
+            return None
+
+    @property
+    def num_classes(self) -> int | None:
+        """K of the network in the file, where it tells."""
+        return self.config.get("num_classes") or (self.described.num_classes if self.described else None)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The classes of the network, where the file tells."""
+        return self.config.get("class_names")
+
+    @property
+    def normalize(self) -> str | dict | None:
+        """The constants its network was trained with, where the file tells."""
+        return self.config.get("normalize") or (self.described.normalize if self.described else None)
+
+    def check(self, *, model: str, normalize: str | None, owner: str) -> None:
+        """ValueError where they were trained as another model or with another normalisation than the recipe says."""
+        for key, here in (("model", model), ("normalize", normalize)):
+            trained = self.config.get(key, here)
+            if here is not None and trained != here:
+                raise ValueError(
+                    f"{owner}: {self.file.parent} was trained with {key}: {trained}, the recipe says {here}; "
+                    f"write {key}: {trained}"
+                )
+
+    def load(self, network: nn.Module, *, owner: str, strict: bool = True) -> None:
+        """Fills a network, all or nothing, and logs how much of it fitted. ValueError: they are another network's."""
+        try:
+            fill(network, self.entries_for(network), str(self.file), strict=strict)
+        except ValueError as error:
+            raise ValueError(f"{owner}.weights: {error}; check model, args and the data set's class count") from None
+
+    def entries_for(self, network: nn.Module) -> dict[str, Tensor]:
+        """The entries under our names, tables of positions resized to the network's."""
+        state, layout = self.state, self.layout
+        if layout is None and not self.config and state.keys() != network.state_dict().keys():
+            try:
+                layout = _checkpoints.guess(state, self.part)
+            except ValueError:
+                if self.part is not None:
+                    raise
+                layout = None  # nobody's keys: what is wrong with them shows when they are compared with the network's
+        if layout is not None:
+            state = _checkpoints.read(state, layout, self.part)
+        return network.fitted(state) if hasattr(network, "fitted") else state
+
+
+def find_weights(
+    path: str | Path, *, owner: str, layout: str | None = None, part: str | None = None, trust: bool = False
+) -> Weights:
+    """Reads a file, or the file that a run folder, a student folder or a checkpoint means.
 
     Args:
         owner: the network's path in the recipe, for the messages.
-        strict: see models/_weights.py:fill.
+        layout, part, trust: see Weights and models/_weights.py:read_weights.
 
     Raises:
-        FileNotFoundError: nothing there, or a run that has not finished. ValueError: the weights are another network's.
+        FileNotFoundError: nothing there, or a run that has not finished. ValueError: no file of weights.
     """
     file = weights_file(Path(path))
     try:
-        fill(network, read_weights(file), str(file), strict=strict)
+        state = read_weights(file, trust=trust)
     except ValueError as error:
-        raise ValueError(f"{owner}.weights: {error}; check model, args and the data set's class count") from None
+        raise ValueError(f"{owner}.weights: {error}") from None
+    configs = [file.with_name("config.json"), Path(path) / "student" / "config.json", Path(path) / "config.json"]
+    known = next((config for config in configs if config.is_file()), None)
+    return Weights(file, state, layout, part, json.loads(known.read_text()) if known else {})
 
 
 def weights_file(path: Path) -> Path:
@@ -38,19 +120,3 @@ def weights_file(path: Path) -> Path:
     raise FileNotFoundError(
         f"{path} holds no student/model.safetensors, model.safetensors or student.safetensors{unfinished}"
     )
-
-
-def check_same_network(path: str | Path, *, owner: str, model: str, normalize: str) -> None:
-    """ValueError where a run folder's student was trained as another model or with another normalisation."""
-    config = next(
-        (file for file in (Path(path) / "student/config.json", Path(path) / "config.json") if file.is_file()), None
-    )
-    if config is None:
-        return
-    trained = json.loads(config.read_text())
-    for field, here in (("model", model), ("normalize", normalize)):
-        if trained.get(field, here) != here:
-            raise ValueError(
-                f"{owner}: {path} was trained with {field}: {trained[field]}, the recipe says {here}; "
-                f"write {field}: {trained[field]}"
-            )

@@ -70,7 +70,7 @@ def test_wrong_arguments():
     assert dict(parts.wrong_arguments("losses", "kl", {"task": 3})).keys() == {("task",)}
     assert (
         dict(parts.wrong_arguments("models", "pspnet", {"output_stride": 12}))[("output_stride",)]
-        == "must be 8 or 16; got 12"
+        == "must be 8, 16 or 32; got 12"
     )
 
 

@@ -1,0 +1,104 @@
+"""A data set divided into images with and without labels, and images that never had any."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ._files import images_below, published_split, read_image, read_list
+
+FRACTION = re.compile(r"(\d+)/(\d+)")
+
+
+class Chosen:
+    """Some images of a data set, in the order of `indices`; classes and colours are the data set's."""
+
+    def __init__(self, dataset, indices: list[int]):
+        self.dataset, self.indices = dataset, indices
+        self.num_classes, self.ignore_index = dataset.num_classes, dataset.ignore_index
+        self.class_names, self.palette = dataset.class_names, dataset.palette
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        return self.dataset[self.indices[index]]
+
+    def name(self, index: int) -> str:
+        """The data set's name of the image."""
+        return self.dataset.name(self.indices[index])
+
+
+class WithoutLabels:
+    """The images of a data set beside targets that are 0 everywhere: whoever trains on them sees no label."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        image = self.dataset[index][0]
+        return image, Image.new("L", image.size, 0)
+
+
+class ImagesBelow:
+    """Every image at any depth below a folder, beside targets that are 0 everywhere.
+
+    Raises:
+        FileNotFoundError: no such folder. ValueError: no image in it.
+    """
+
+    def __init__(self, folder: str):
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"data.unlabelled.images: there is no folder {folder}")
+        self.files = list(images_below(Path(folder)).values())
+        if not self.files:
+            raise ValueError(f"data.unlabelled.images: no images below {folder}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        image = read_image(self.files[index])
+        return image, Image.new("L", image.size, 0)
+
+
+def labelled_indices(dataset, which: str, folder: str, seed: int) -> list[int]:
+    """Which images of a data set count as labelled, in the data set's order.
+
+    Args:
+        which: a fraction such as `1/8`, drawn with the seed (at least one image); the name of a published list in
+            splits/<folder>/; or the path of a file with one image name a line.
+        folder: the data set's folder of published lists.
+
+    Raises:
+        ValueError: a fraction outside 0..1, no such list, or a name on it that the data set does not have.
+    """
+    fraction = FRACTION.fullmatch(which)
+    if fraction:
+        part, whole = map(int, fraction.groups())
+        if not 0 < part <= whole:
+            raise ValueError(f"data.labelled: {which} is no fraction above 0 and at most 1")
+        count = max(1, round(len(dataset) * part / whole))
+        return sorted(np.random.default_rng(seed).permutation(len(dataset))[:count].tolist())
+    names = read_list(which, "one image name a line") if Path(which).is_file() else _published(folder, which)
+    index_of = {dataset.name(index): index for index in range(len(dataset))}
+    unknown = [name for name in names if name not in index_of]
+    if unknown:
+        raise ValueError(
+            f"data.labelled: {which} names {unknown[0]!r} ({len(unknown)} such names), which is not among the training "
+            f"images; they have names like {dataset.name(0)!r}"
+        )
+    return sorted({index_of[name] for name in names})
+
+
+def _published(folder: str, which: str) -> list[str]:
+    try:
+        return published_split(folder, which)
+    except ValueError as error:
+        raise ValueError(
+            f"data.labelled: {which!r} is no fraction such as 1/8 and no file of image names; {error}"
+        ) from None

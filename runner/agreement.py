@@ -1,0 +1,98 @@
+"""Whether two networks, or a network and what it was exported to, give the same scores."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+LARGEST = 1e-4  # difference, as a share of the scores' standard deviation
+SAME_CLASS = 0.999  # share of pixels: scores that are equal but for rounding swap the first two classes at some
+
+Shape = tuple[int, int, int]
+Run = Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 RGB -> (B, K, H, W) scores
+
+
+class Scores(nn.Module):
+    """A network as others run it: plain images in, scores at their size out, nothing to resize or to normalise.
+
+    Shapes:
+        images: (B, 3, H, W) uint8 RGB. returns: (B, K, H, W) float32 logits, resized as the network's family does it.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images).resized((images.shape[-2], images.shape[-1]))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Worst cases of one comparison: `difference` in standard deviations of the scores, `same` a share of pixels."""
+
+    difference: float
+    same: float
+    shapes: list[Shape]
+
+    def __str__(self) -> str:
+        shapes = ", ".join("x".join(map(str, shape)) for shape in self.shapes)
+        return (
+            f"scores differ from torch's by at most {self.difference:.1e} of their spread, "
+            f"{100 * self.same:.2f} % of the pixels get the same class (batch x height x width: {shapes})"
+        )
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an export has made: `run` computes with it, on `device`; `remark` says what one must know to use it."""
+
+    run: Run
+    agreement: Agreement
+    remark: str
+    device: str = ""
+
+
+@torch.no_grad()
+def compare(network: nn.Module, other: Run, shapes: list[Shape]) -> Agreement:
+    """Runs both on the same noise of each shape (batch, height, width).
+
+    Raises:
+        ValueError: they differ by more than rounding.
+    """
+    generator = torch.Generator().manual_seed(0)
+    expects, largest, same = Scores(network), 0.0, 1.0
+    for batch, height, width in shapes:
+        images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
+        expected, found = expects(images), other(images)
+        if found.shape != expected.shape:
+            raise ValueError(f"its scores are {tuple(found.shape)}, torch's {tuple(expected.shape)}")
+        spread = expected.std().clamp(min=torch.finfo(expected.dtype).tiny)
+        # NaN anywhere makes the maximum NaN, which no comparison below lets through
+        largest = max(
+            largest, ((found - expected).abs().max() / spread).item(), key=lambda value: (value != value, value)
+        )
+        same = min(same, (found.argmax(1) == expected.argmax(1)).float().mean().item())
+        if not largest <= LARGEST or same < SAME_CLASS:
+            raise ValueError(
+                f"at {batch}x{height}x{width} its scores differ from torch's by {largest:.1e} of their spread "
+                f"({LARGEST:.0e} is allowed) and {100 * same:.2f} % of the pixels get the same class"
+            )
+    return Agreement(largest, same, shapes)
+
+
+def other_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """A smaller and a larger size of another shape, not divisible by anything: what is only right at one size shows."""
+    height, width = size
+    return [(height - height // 4 + 1, width + width // 8 + 1), (height + height // 3 + 1, width - width // 8 + 1)]
+
+
+def takes(network: nn.Module, size: tuple[int, int]) -> bool:
+    """Whether the network runs on images of this size at all."""
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, *size, dtype=torch.uint8))
+    except Exception:  # networks of others refuse a size in any way: ValueError, RuntimeError, AssertionError, ...
+        return False
+    return True

@@ -1,0 +1,150 @@
+"""From samples of a data set to batches on a device: random views, whole images, images mixed with each other."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from segkd.datasets._mixing import MixDraw
+from segkd.datasets._strong import partners
+
+
+@dataclass
+class Batch:
+    """images: (B, 3, H, W) uint8 RGB. target: (B, H, W) int64. indices: which samples of the data set these are.
+
+    Batches of unlabelled images may also have `strong`, the same crops recoloured and mixed, and `mixed`, (B, H, W)
+    bool: where `strong` shows an image's partner. A labelled batch carries the unlabelled one of its step.
+    """
+
+    images: Tensor
+    target: Tensor
+    indices: list[int]
+    strong: Tensor | None = None
+    mixed: Tensor | None = None
+    unlabelled: "Batch | None" = None
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory; a DataLoader calls this, so that copies to a GPU overlap with its work."""
+        return self._with(lambda maps: maps.pin_memory())
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on `device`; labels travel as bytes and become int64 there."""
+        moved = self._with(lambda maps: maps.to(device, non_blocking=True))
+        moved.target = moved.target.long()
+        if self.unlabelled is not None:
+            moved.unlabelled = self.unlabelled.to(device)
+        return moved
+
+    def views(self) -> dict[str, Tensor] | None:
+        """The unlabelled images as the graph takes them, see graph.Views."""
+        other = self.unlabelled
+        if other is None:
+            return None
+        views = {"images": other.images, "target": other.target}
+        return views if other.strong is None else views | {"strong": other.strong, "mixed": other.mixed}
+
+    def _with(self, change) -> "Batch":
+        strong, mixed = (None if maps is None else change(maps) for maps in (self.strong, self.mixed))
+        return Batch(change(self.images), change(self.target), self.indices, strong, mixed, self.unlabelled)
+
+
+@dataclass
+class View:
+    """One sample on its way into a batch: image (H, W, 3) and target (H, W), uint8.
+
+    Attributes:
+        strong, box: its strong view before mixing, and (H, W) bool where its partner is to be seen in it.
+        mixing: how its partner is mixed into image and target, None for not at all.
+    """
+
+    image: np.ndarray
+    target: np.ndarray
+    index: int
+    strong: np.ndarray | None = None
+    box: np.ndarray | None = None
+    mixing: MixDraw | None = None
+
+
+class TrainingViews(Dataset):
+    """Random views of a data set; the draws of one view come from (seed, epoch, index) alone."""
+
+    def __init__(self, dataset: Dataset, transform, seed: int, resize=None, strong=None, mix=None):
+        self.dataset, self.transform, self.seed, self.resize = dataset, transform, seed, resize
+        self.strong, self.mix = strong, mix
+
+    def __getitem__(self, sample: tuple[int, int]) -> View | Exception:
+        epoch, index = sample
+        try:
+            image, target = self.dataset[index]
+            if self.resize is not None:
+                image, target = (Image.fromarray(pixels) for pixels in self.resize(image, target))
+            rng = np.random.default_rng((self.seed, epoch, index))
+            view = View(*self.transform(image, target, rng), index)
+            if self.strong is not None:
+                view.strong, view.box = self.strong(view.image, rng)
+            if self.mix is not None:
+                view.mixing = self.mix.draw(rng, view.target.shape)
+        except (ValueError, OSError) as error:
+            return error  # travels as a value: torch would wrap it in the worker's traceback
+        return view
+
+
+class EvaluationViews(Dataset):
+    """Whole images in order; `resize` may bring image and label to the size a protocol scores at."""
+
+    def __init__(self, dataset: Dataset, indices: list[int], resize=None):
+        self.dataset, self.indices, self.resize = dataset, indices, resize
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> View | Exception:
+        index = self.indices[position]
+        try:
+            image, target = self.dataset[index]
+            if self.resize is not None:
+                image, target = self.resize(image, target)
+        except (ValueError, OSError) as error:
+            return error
+        return View(np.asarray(image), np.asarray(target), index)
+
+
+def collate(views: list[View | Exception], mix=None) -> Batch | Exception:
+    """One batch of views, partners mixed with each other; of a view that failed, its error."""
+    for view in views:
+        if isinstance(view, Exception):
+            return view
+    pairs = [(view.image, view.target) for view in views]
+    others = partners(len(views))
+    if mix is not None:
+        pairs = [
+            pair if view.mixing is None else mix.apply(pair, pairs[other], view.mixing)
+            for pair, view, other in zip(pairs, views, others)
+        ]
+    images, targets = zip(*pairs)
+    indices = [view.index for view in views]
+    sizes = {image.shape[:2]: index for image, index in zip(images, indices)}
+    if len(sizes) > 1:
+        shown = " and ".join(
+            f"number {index} has {height}x{width}" for (height, width), index in list(sizes.items())[:2]
+        )
+        return ValueError(
+            f"images of different sizes cannot be scored in one batch ({shown} pixels); set evaluate.batch_size to 1, "
+            f"or bring all to one size with data.resize"
+        )
+    batch = Batch(_stacked(images), torch.from_numpy(np.stack(targets)), indices)
+    if views[0].strong is not None:
+        strong = np.stack([view.strong for view in views])
+        boxes = np.stack([view.box for view in views])
+        batch.strong = _stacked(np.where(boxes[..., None], strong[others], strong))
+        batch.mixed = torch.from_numpy(boxes)
+    return batch
+
+
+def _stacked(images) -> Tensor:
+    # (B, H, W, 3) -> (B, 3, H, W): a view in channels_last order, nothing is copied
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -1,0 +1,170 @@
+"""Turns what a run has delivered into files that others load: `python runner/export.py runs/<name> --to onnx`.
+
+segkd: config.json, model.safetensors and a card, for from_pretrained. mmseg (or cirkd, aicsd, ...): a checkpoint with
+that code's keys. torchvision, timm (the backbone alone), hf: what these libraries load. onnx, torch: one file that
+needs no code of ours. Each export is compared with the network it comes from, at two sizes, and leaves no file if it
+differs.
+"""
+
+import argparse
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from segkd.models._checkpoints import LAYOUTS
+from segkd.runner.agreement import Run, Written
+from segkd.runner.command import run_command
+from segkd.runner.delivered import Delivered, find
+from segkd.runner.foreign import write_huggingface, write_layout, write_segkd, write_timm, write_torchvision
+from segkd.runner.hub import card, push
+from segkd.runner.traced import write_onnx, write_program
+
+TIMED = 10  # forward passes behind a latency
+
+# target -> what is added to the network's name for the default output
+ENDINGS = {"segkd": "-segkd", "hf": "-hf", "onnx": ".onnx", "torch": ".pt2", "timm": ".timm.safetensors"}
+KEYS = [name for name in LAYOUTS if name not in ("segkd", "huggingface")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Export a delivered network.", allow_abbrev=False)
+    parser.add_argument("source", help="a run folder, or a student folder")
+    parser.add_argument("--to", required=True, metavar="TARGET", help=f"one of {', '.join(targets())}")
+    parser.add_argument("--output", type=Path, help="file or folder to write (default: in the source's folder export/)")
+    parser.add_argument("--network", default="student", help="which network of the run (default: student)")
+    parser.add_argument(
+        "--input-size", type=int, nargs=2, metavar=("H", "W"), help="size it is traced, compared and timed at "
+        "(default: the crop size it was trained on)"
+    )  # fmt: skip
+    parser.add_argument("--fixed-size", action="store_true", help="onnx and torch: take images of this size only")
+    parser.add_argument(
+        "--keys-only", action="store_true", help="mmseg, cirkd, ...: even where that code's network differs"
+    )
+    parser.add_argument("--push-to-hub", metavar="USER/REPO", help="segkd: upload the folder to the Hugging Face Hub")
+    parser.add_argument("--private", action="store_true", help="a repository that --push-to-hub makes is private")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args()
+    refuse_wrong(options)
+    delivered = find(options.source, options.network)
+    size = tuple(options.input_size or delivered.size)
+    ending = ENDINGS.get(options.to, f".{options.to}.pth")
+    default = Path(options.source) / "export" / f"{options.network}{ending}"
+    path = options.output or default
+    if options.output and path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"--output {path} is a folder that is not empty; delete it or name another")
+    with replacing(path) as new:
+        written = write(options, delivered, new, size)
+        line = cost(delivered, written, size)
+        if options.to == "segkd":
+            (new / "README.md").write_text(card(delivered, options.push_to_hub or str(path), line))
+    print(f"{path}: {disk_size(path)}. {line}\n{written.remark}; {written.agreement}")
+    if options.push_to_hub:
+        print(f"uploaded to {push(path, options.push_to_hub, private=options.private)}")
+
+
+def targets() -> list[str]:
+    """What can be asked for."""
+    return ["segkd", *KEYS, "timm", "hf", "onnx", "torch"]
+
+
+def refuse_wrong(options: argparse.Namespace) -> None:
+    """ValueError for options that do not go together, before anything is loaded."""
+    if options.to not in targets():
+        raise ValueError(f"--to {options.to}: there are {', '.join(targets())}")
+    if options.push_to_hub and options.to != "segkd":
+        raise ValueError(f"--push-to-hub uploads the folder of --to segkd, not of --to {options.to}")
+    if options.private and not options.push_to_hub:
+        raise ValueError("--private is for --push-to-hub")
+    if options.fixed_size and options.to not in ("onnx", "torch"):
+        raise ValueError(f"--fixed-size is for --to onnx and torch: what --to {options.to} writes knows no image size")
+    if options.keys_only and (options.to in ENDINGS or options.to == "torchvision"):
+        raise ValueError(f"--keys-only is for another code's checkpoint, such as --to mmseg, not for --to {options.to}")
+    if options.input_size and min(options.input_size) < 1:
+        raise ValueError(f"--input-size {options.input_size}: height and width in pixels are at least 1")
+
+
+def write(options: argparse.Namespace, delivered: Delivered, path: Path, size: tuple[int, int]) -> Written:
+    """Writes one export to `path` and compares it with the network. ValueError where it cannot be, or differs."""
+    target, network = options.to, delivered.network
+    if target == "onnx":
+        return write_onnx(network, path, size, fixed_size=options.fixed_size)
+    if target == "torch":
+        return write_program(network, path, size, fixed_size=options.fixed_size)
+    own = {"segkd": write_segkd, "torchvision": write_torchvision, "timm": write_timm, "hf": write_huggingface}
+    if target in own:
+        return own[target](delivered, path, size)
+    return write_layout(delivered, path, size, target, keys_only=options.keys_only)
+
+
+@torch.no_grad()
+def cost(delivered: Delivered, written: Written, size: tuple[int, int]) -> str:
+    """Parameters, FLOPs and the latency of what was written, for one image."""
+    image = torch.zeros(1, 3, *size, dtype=torch.uint8)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        delivered.network(image)
+    parameters = sum(parameter.numel() for parameter in delivered.network.parameters())
+    device = written.device
+    if not device and torch.cuda.is_available():
+        delivered.network.cuda()
+        image, device = image.cuda(), torch.cuda.get_device_name()
+    device = device or f"torch on cpu, {torch.get_num_threads()} threads"
+    text = (
+        f"{parameters / 1e6:.2f} M parameters, {counter.get_total_flops() / 1e9:.2f} GFLOP (1 multiply-add = 2) and "
+        f"{milliseconds(written.run, image):.1f} ms for one {size[0]}x{size[1]} image ({device})."
+    )
+    delivered.network.cpu()
+    return text
+
+
+def milliseconds(run: Run, image: Tensor) -> float:
+    """Median milliseconds of a run, scores at image size."""
+    times = []
+    for _ in range(TIMED + 2):
+        torch.cuda.synchronize() if image.is_cuda else None
+        since = time.perf_counter()
+        run(image)
+        torch.cuda.synchronize() if image.is_cuda else None
+        times.append(time.perf_counter() - since)
+    return 1000 * statistics.median(times[2:])
+
+
+def disk_size(path: Path) -> str:
+    """Of a file or a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
+
+
+@contextmanager
+def replacing(final: Path) -> Iterator[Path]:
+    """A path beside `final` to write a file or a folder to; it takes its place at the end, and is gone on an error."""
+    partial = final.with_name(f".partial-{final.name}")  # the ending decides how some files are written
+    remove(partial)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    if not final.suffix:
+        partial.mkdir()
+    try:
+        yield partial
+        remove(final) if final.is_dir() else None
+        partial.replace(final)
+    finally:
+        remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
