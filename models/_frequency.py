@@ -70,7 +70,8 @@ class BandFilter(nn.Module):
     def low_gain(self, side: int, like: Tensor) -> Tensor:
         """g along one axis, (side,) in the order of fft2, with the type and device of `like`."""
         offset = 1 if self.center == "released" and side % 2 == 0 else 0
-        frequency = torch.fft.fftfreq(side, 1 / side, dtype=like.dtype, device=like.device) + offset
+        bins = torch.arange(side, dtype=like.dtype, device=like.device)
+        frequency = (bins + side // 2) % side - side // 2 + offset  # fftfreq, which ONNX does not have
         width = self.cutoff * side if self.cutoff_unit == "cycles_per_pixel" else self.cutoff
         return torch.exp(frequency.square() / (-2 * width**2))
 

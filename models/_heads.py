@@ -1,13 +1,20 @@
 """The parts segmentation heads are made of: pyramids of context, the auxiliary head, initial weights."""
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._prediction import resize
 
-# output stride -> dilations of ASPP's three 3x3: the same reach in the image at both
-ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18)}
+DropoutKind = Literal["channels", "elements"]
+HeadInit = Literal["kaiming", "fan_in", "torch"]
+Projection = Literal["3x3", "1x1"]
+
+# output stride -> dilations of ASPP's three 3x3: the same reach in the image at 8 and 16. No paper has 32: halved
+# again the rates would be plain 3x3 neighbourhoods of a small map, so those of 16 stay
+ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (6, 12, 18)}
 
 
 class ConvBNReLU(nn.Module):
@@ -25,8 +32,12 @@ class ConvBNReLU(nn.Module):
         )
         self.bn = nn.BatchNorm2d(out_channels)
 
+    def before_relu(self, x: Tensor) -> Tensor:
+        """What the ReLU at the end reads."""
+        return self.bn(self.conv(x))
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)), inplace=True)
+        return F.relu(self.before_relu(x), inplace=True)
 
 
 class SeparableConv(nn.Module):
@@ -41,8 +52,12 @@ class SeparableConv(nn.Module):
         self.depthwise = ConvBNReLU(in_channels, in_channels, 3, dilation=dilation, groups=in_channels)
         self.pointwise = ConvBNReLU(in_channels, out_channels, 1)
 
+    def before_relu(self, x: Tensor) -> Tensor:
+        """What the ReLU at the end reads."""
+        return self.pointwise.before_relu(self.depthwise(x))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise(self.depthwise(x))
+        return F.relu(self.before_relu(x), inplace=True)
 
 
 def conv3x3(in_channels: int, out_channels: int, dilation: int = 1, separable: bool = False) -> nn.Module:
@@ -86,81 +101,122 @@ class PooledConv(nn.Module):
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: image pool, 1x1 and three dilated 3x3 side by side, concatenated, projected.
 
-    Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, arXiv 1706.05587;
-    the projection is mmsegmentation's 3x3.
+    Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, arXiv 1706.05587.
 
     Args:
         width: channels of each branch and of the output.
         rates: dilations of the three 3x3 convolutions, in pixels of x.
         separable: the dilated 3x3 depthwise separable, as in DeepLabV3+.
+        projection: `3x3` is mmsegmentation's, with the image pool first in the concatenation; `1x1` the paper's
+            (torchvision, CIRKD, DIST, AICSD), with the image pool last.
 
     Shapes:
         x: (B, in_channels, h, w) -> (B, width, h, w).
     """
 
     def __init__(
-        self, in_channels: int, width: int, rates: tuple[int, int, int], align_corners: bool, separable: bool = False
+        self,
+        in_channels: int,
+        width: int,
+        rates: tuple[int, int, int],
+        align_corners: bool,
+        separable: bool = False,
+        projection: Projection = "3x3",
     ):
         super().__init__()
+        if projection not in ("3x3", "1x1"):
+            raise ValueError(f"projection must be 3x3 or 1x1, got {projection!r}")
         self.image_pool = PooledConv(in_channels, width, 1, align_corners)
         branches = [ConvBNReLU(in_channels, width, 1)]
         branches += [conv3x3(in_channels, width, rate, separable) for rate in rates]
         self.branches = nn.ModuleList(branches)
-        self.project = ConvBNReLU(5 * width, width, 3)
+        self.pool_is_last = projection == "1x1"
+        self.project = ConvBNReLU(5 * width, width, 1 if projection == "1x1" else 3)
+
+    def before_relu(self, x: Tensor) -> Tensor:
+        """What the projection's ReLU reads."""
+        maps = [branch(x) for branch in self.branches]
+        maps.insert(len(maps) if self.pool_is_last else 0, self.image_pool(x))
+        return self.project.before_relu(torch.cat(maps, dim=1))  # (B, 5 * width, h, w) -> (B, width, h, w)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = [self.image_pool(x)] + [branch(x) for branch in self.branches]
-        return self.project(torch.cat(maps, dim=1))  # (B, 5 * width, h, w) -> (B, width, h, w)
+        return F.relu(self.before_relu(x), inplace=True)
 
 
 class PyramidPooling(nn.Module):
     """x beside its averages over grids of 1, 2, 3 and 6 bins, concatenated, projected by a 3x3.
 
-    Zhao et al., Pyramid Scene Parsing Network, CVPR 2017, arXiv 1612.01105; each level is `width` wide
-    as in mmsegmentation.
+    Zhao et al., Pyramid Scene Parsing Network, CVPR 2017, arXiv 1612.01105.
+
+    Args:
+        width: channels of the output.
+        level_width: channels of each level; None: `width`, as in mmsegmentation (the paper has in_channels / 4).
 
     Shapes:
         x: (B, in_channels, h, w) -> (B, width, h, w).
     """
 
-    def __init__(self, in_channels: int, width: int, align_corners: bool, bins: tuple[int, ...] = (1, 2, 3, 6)):
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        align_corners: bool,
+        bins: tuple[int, ...] = (1, 2, 3, 6),
+        level_width: int | None = None,
+    ):
         super().__init__()
-        self.levels = nn.ModuleList([PooledConv(in_channels, width, count, align_corners) for count in bins])
-        self.project = ConvBNReLU(in_channels + len(bins) * width, width, 3)
+        level_width = level_width or width
+        self.levels = nn.ModuleList([PooledConv(in_channels, level_width, count, align_corners) for count in bins])
+        self.project = ConvBNReLU(in_channels + len(bins) * level_width, width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [x] + [level(x) for level in self.levels]
-        return self.project(torch.cat(maps, dim=1))  # (B, in_channels + 4 * width, h, w) -> (B, width, h, w)
+        return self.project(torch.cat(maps, dim=1))  # (B, in_channels + 4 * level_width, h, w) -> (B, width, h, w)
+
+
+def dropout_of(kind: DropoutKind, share: float) -> nn.Module:
+    """Dropout of whole channels (mmsegmentation) or of single elements (torchvision, CIRKD, DIST)."""
+    if kind not in ("channels", "elements"):
+        raise ValueError(f"dropout_kind must be channels or elements, got {kind!r}")
+    return nn.Dropout2d(share) if kind == "channels" else nn.Dropout(share)
 
 
 class FCNHead(nn.Module):
-    """The auxiliary head: 3x3 convolution, batch norm, ReLU, dropout of whole channels, 1x1 classifier.
+    """The auxiliary head: 3x3 convolution, batch norm, ReLU, dropout, 1x1 classifier.
 
     Shapes:
         x: (B, in_channels, h, w) -> (B, num_classes, h, w).
     """
 
-    def __init__(self, in_channels: int, width: int, num_classes: int, dropout: float):
+    def __init__(
+        self, in_channels: int, width: int, num_classes: int, dropout: float, dropout_kind: DropoutKind = "channels"
+    ):
         super().__init__()
         self.conv = ConvBNReLU(in_channels, width, 3)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = dropout_of(dropout_kind, dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.dropout(self.conv(x)))
 
 
-def init_heads(network: nn.Module) -> None:
-    """Initial weights of everything but `network.backbone`: Kaiming normal (fan out); classifiers N(0, 0.01), bias 0.
+def init_heads(network: nn.Module, rule: HeadInit = "kaiming") -> None:
+    """Initial weights of everything but `network.backbone`.
 
-    A convolution with a bias is a classifier: all others are followed by batch norm.
+    Args:
+        rule: `kaiming` is mmsegmentation's: Kaiming normal (fan out), classifiers N(0, 0.01) with bias 0. A
+            convolution with a bias is a classifier: all others are followed by batch norm. `fan_in` is AICSD's: Kaiming
+            normal (fan in) for all, biases as torch makes them. `torch` (torchvision, CIRKD, DIST): as torch makes it.
     """
+    if rule not in get_args(HeadInit):
+        raise ValueError(f"head_init must be one of {', '.join(get_args(HeadInit))}, got {rule!r}")
     parts = [part for name, part in network.named_children() if name != "backbone"]
-    for module in nn.ModuleList(parts).modules():
-        if not isinstance(module, nn.Conv2d):
-            continue
-        if module.bias is None:
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    convolutions = [module for part in parts for module in part.modules() if isinstance(module, nn.Conv2d)]
+    for conv in convolutions if rule != "torch" else ():
+        if rule == "fan_in":
+            nn.init.kaiming_normal_(conv.weight)
+        elif conv.bias is None:
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         else:
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import timm
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._dilation import DilationRule, set_dilation
@@ -14,13 +15,15 @@ IMAGENET = {
     "mobilenetv2_100": "mobilenetv2_100.ra_in1k",
 }
 
-# (rule, output stride) -> for blocks.3 to blocks.6 (64, 96, 160, 320 channels at width 1), block by block (the last
-# entry repeats), the dilation of the depthwise 3x3; mmseg dilates only the first block of each.
+# rule -> output stride -> for blocks.3 to blocks.6 (64, 96, 160, 320 channels at width 1), block by block (the last
+# entry repeats), the dilation of the depthwise 3x3; mmseg dilates only the first block of each, AICSD a stage as a
+# whole. At output stride 32 nothing is dilated.
+TIMM = {8: ((1, 2), (2,), (2, 4), (4,)), 16: ((1,), (1,), (1, 2), (2,))}
 MOBILENETV2_DILATIONS = {
-    ("timm", 8): ((1, 2), (2, 2), (2, 4), (4, 4)),
-    ("timm", 16): ((1, 1), (1, 1), (1, 2), (2, 2)),
-    ("mmseg", 8): ((2, 1), (2, 1), (4, 1), (4, 1)),
-    ("mmseg", 16): ((1, 1), (1, 1), (2, 1), (2, 1)),
+    "timm": TIMM,
+    "cirkd": TIMM,
+    "mmseg": {8: ((2, 1), (2, 1), (4, 1), (4, 1)), 16: ((1,), (1,), (2, 1), (2, 1))},
+    "aicsd": {8: ((1,), (2,), (2,), (4,)), 16: ((1,), (1,), (1,), (2,))},
 }
 
 
@@ -31,15 +34,22 @@ class MobileNetV2(nn.Module):
     Batch norm and ReLU6 are one timm module here: synchronise it with timm.layers.convert_sync_batchnorm,
     torch's own converter silently drops the ReLU6.
 
+    Under AICSD's rule each block pads its input, not the input of its depthwise 3x3: at the border that 3x3 reads
+    ReLU6 of what the expansion's batch norm makes of 0, instead of 0.
+
     Features:
         stage1..stage4: outputs of blocks 1, 2, 4 and 6 (24, 32, 96, 320 channels at width 1), at strides 4, 8, then at
         most `output_stride`. Blocks end linearly, so a map can be negative and there is no stage1_pre and so on.
+        stage1_expand..stage3_expand: stage1..stage3 behind the 1x1 expansion and its batch norm with which the next
+        block begins, before the ReLU6 (144, 192, 576 channels at width 1). In training this batch norm takes the
+        statistics of the map itself, on each process, without the padding and without counting them a second time.
     """
 
     dropped = ("conv_head.", "bn2.", "classifier.")
     stage_ends = {1: "stage1", 2: "stage2", 4: "stage3", 6: "stage4"}
+    expansions = {"stage1_expand": 2, "stage2_expand": 3, "stage3_expand": 5}
 
-    def __init__(self, name: MobileNetV2Name, output_stride: Literal[8, 16], dilation_rule: DilationRule):
+    def __init__(self, name: MobileNetV2Name, output_stride: Literal[8, 16, 32], dilation_rule: DilationRule):
         super().__init__()
         net = timm.create_model(name, num_classes=0, global_pool="", output_stride=output_stride)
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks
@@ -47,11 +57,21 @@ class MobileNetV2(nn.Module):
         self.channels = {stage: self.blocks[i][-1].conv_pwl.out_channels for i, stage in self.stage_ends.items()}
         self.strides = dict(zip(self.stage_ends.values(), (4, 8, min(16, output_stride), output_stride)))
         norms = {stage: self.blocks[i][-1].bn3 for i, stage in self.stage_ends.items()}
-        self.norms = {stage: (norm.weight, norm.bias) for stage, norm in norms.items()}
+        for feature, index in self.expansions.items():
+            norms[feature] = self.blocks[index][0].bn1
+            self.channels[feature] = norms[feature].num_features
+            self.strides[feature] = self.strides[feature.removesuffix("_expand")]
+        self.norms = {feature: (norm.weight, norm.bias) for feature, norm in norms.items()}
 
-        for stage, plan in zip(self.blocks[3:], MOBILENETV2_DILATIONS[dilation_rule, output_stride]):
-            for index, block in enumerate(stage):
-                set_dilation(block.conv_dw, plan[min(index, len(plan) - 1)])
+        if output_stride < 32:
+            for stage, plan in zip(self.blocks[3:], MOBILENETV2_DILATIONS[dilation_rule][output_stride]):
+                for index, block in enumerate(stage):
+                    set_dilation(block.conv_dw, plan[min(index, len(plan) - 1)])
+        if dilation_rule == "aicsd":
+            for stage in self.blocks[1:]:
+                for block in stage:
+                    # a 1x1 without bias makes 0 of a padded 0
+                    block.conv_pw.padding, block.conv_dw.padding = block.conv_dw.padding, (0, 0)
 
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         found = {}
@@ -60,4 +80,14 @@ class MobileNetV2(nn.Module):
             x = stage(x)
             if index in self.stage_ends:
                 found[self.stage_ends[index]] = x
+        for name in self.expansions.keys() & wanted:
+            found[name] = expanded(self.blocks[self.expansions[name]][0], found[name.removesuffix("_expand")])
         return found
+
+
+def expanded(block: nn.Module, x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, 6 C, h, w): an inverted residual's expansion and batch norm, before the ReLU6."""
+    norm = block.bn1
+    known = (None, None) if norm.training else (norm.running_mean, norm.running_var)
+    x = F.conv2d(x, block.conv_pw.weight)
+    return F.batch_norm(x, *known, norm.weight, norm.bias, training=norm.training, eps=norm.eps)

@@ -120,6 +120,21 @@ class Normalize(nn.Module):
         mean, std, order = CONSTANTS[name]
         return cls(mean, std, order)
 
+    @classmethod
+    def of(cls, constants: str | dict) -> "Normalize":
+        """From the name of a published set, or from {mean, std, order} as `constants` gives them."""
+        return cls.named(constants) if isinstance(constants, str) else cls(**constants)
+
+    @property
+    def constants(self) -> str | dict:
+        """What `of` makes this one from: the name of a published set where it is one."""
+        mean, std = (tuple(round(value, 6) for value in table.flatten().tolist()) for table in (self.mean, self.std))
+        for name, (known_mean, known_std, order) in CONSTANTS.items():
+            close = all(abs(a - b) < 1e-3 for a, b in zip((*mean, *std), (*known_mean, *known_std)))
+            if close and order == self.order:
+                return name
+        return {"mean": list(mean), "std": list(std), "order": self.order}
+
     def forward(self, images: Tensor) -> Tensor:
         if self.order == "bgr":
             images = images.flip(1)  # before the cast: a copy of bytes, not of floats

@@ -30,14 +30,26 @@ IMAGENET = {
     ("resnet101", "v1s"): "resnet101s.gluon_in1k",
 }
 
-# (rule, output stride) -> for layer3 and layer4, block by block (the last entry repeats), the dilations of the block's
-# 3x3 convolutions: a basic block reads both numbers, a bottleneck the first. Under both rules the first block of a
-# stage that lost its stride keeps the dilation of the stage before; mmseg never dilates a basic block's second 3x3.
+# kind of block -> rule -> output stride -> for layer3 and layer4, block by block (the last entry repeats), the
+# dilations of the block's 3x3: two in a basic block, one in a bottleneck. Under timm's rule the first block of a stage
+# that lost its stride keeps the dilation of the stage before; mmseg never dilates a basic block's second 3x3; AICSD
+# dilates a stage as a whole and makes the bottlenecks' layer4 a grid of once, twice and four times its dilation. At
+# output stride 32 nothing is dilated.
+TIMM_BASIC = {8: (((1, 2), (2, 2)), ((2, 4), (4, 4))), 16: (((1, 1),), ((1, 2), (2, 2)))}
+TIMM_BOTTLENECK = {8: (((1,), (2,)), ((2,), (4,))), 16: (((1,),), ((1,), (2,)))}
 RESNET_DILATIONS = {
-    ("timm", 8): (((1, 2), (2, 2)), ((2, 4), (4, 4))),
-    ("timm", 16): (((1, 1), (1, 1)), ((1, 2), (2, 2))),
-    ("mmseg", 8): (((1, 1), (2, 1)), ((2, 1), (4, 1))),
-    ("mmseg", 16): (((1, 1), (1, 1)), ((1, 1), (2, 1))),
+    "basic": {
+        "timm": TIMM_BASIC,
+        "cirkd": TIMM_BASIC,
+        "mmseg": {8: (((1, 1), (2, 1)), ((2, 1), (4, 1))), 16: (((1, 1),), ((1, 1), (2, 1)))},
+        "aicsd": {8: (((2, 2),), ((4, 4),)), 16: (((1, 1),), ((2, 2),))},
+    },
+    "bottleneck": {
+        "timm": TIMM_BOTTLENECK,
+        "cirkd": TIMM_BOTTLENECK,
+        "mmseg": TIMM_BOTTLENECK,
+        "aicsd": {8: (((2,),), ((4,), (8,), (16,))), 16: (((1,),), ((2,), (4,), (8,)))},
+    },
 }
 
 
@@ -54,7 +66,7 @@ class ResNet(nn.Module):
 
     dropped = ("fc.",)
 
-    def __init__(self, name: ResNetName, output_stride: Literal[8, 16], stem: Stem, dilation_rule: DilationRule):
+    def __init__(self, name: ResNetName, output_stride: Literal[8, 16, 32], stem: Stem, dilation_rule: DilationRule):
         super().__init__()
         net = timm.create_model(
             name, num_classes=0, global_pool="", output_stride=output_stride, zero_init_last=False, **STEMS[stem]
@@ -69,11 +81,14 @@ class ResNet(nn.Module):
                 self.channels[feature] = info["num_chs"]
                 self.strides[feature] = info["reduction"]
 
-        for layer, plan in zip((self.layer3, self.layer4), RESNET_DILATIONS[dilation_rule, output_stride]):
-            for index, block in enumerate(layer):
-                convs = [conv for conv in (block.conv1, block.conv2) if conv.kernel_size == (3, 3)]
-                for conv, dilation in zip(convs, plan[min(index, len(plan) - 1)]):
-                    set_dilation(conv, dilation)
+        if output_stride < 32:
+            kind = "bottleneck" if hasattr(self.layer1[0], "bn3") else "basic"
+            plans = RESNET_DILATIONS[kind][dilation_rule][output_stride]
+            for layer, plan in zip((self.layer3, self.layer4), plans):
+                for index, block in enumerate(layer):
+                    convs = [conv for conv in (block.conv1, block.conv2) if conv.kernel_size == (3, 3)]
+                    for conv, dilation in zip(convs, plan[min(index, len(plan) - 1)]):
+                        set_dilation(conv, dilation)
         # forward applies the last ReLU of each stage itself, to have the sum before it
         self.norms: dict[str, tuple[Tensor, Tensor]] = {}
         for number, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=1):

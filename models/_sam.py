@@ -1,17 +1,58 @@
-"""Segment Anything's image encoder on images of any size, with a map after every global block.
+"""Segment Anything's image encoder on images of any size, and the two modules that make masks of prompts.
 
 Kirillov et al., Segment Anything, ICCV 2023, arXiv 2304.02643; the modules are those of the package
-segment_anything, so the keys are those of the published files. As in TSIC the one neck serves all tapped blocks.
+segment_anything, so the keys are those of the published files.
 """
 
+import re
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from segment_anything import sam_model_registry
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-SamName = Literal["vit_b", "vit_l", "vit_h"]
+Arch = Literal["vit_b", "vit_l", "vit_h"]
+PATCH = 16
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of an image encoder: tokens are `embed_dim` wide, blocks not in `global_blocks` attend in square windows."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_blocks: tuple[int, ...]
+    window_size: int = 14
+    out_channels: int = 256
+    mlp_ratio: float = 4.0
+
+
+PUBLISHED: dict[str, Sizes] = {
+    "vit_b": Sizes(768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": Sizes(1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": Sizes(1280, 32, 16, (7, 15, 23, 31)),
+}
+
+# Hugging Face's copies of the published files, whole and without code in them
+REPOSITORY = {"vit_b": "facebook/sam-vit-base", "vit_l": "facebook/sam-vit-large", "vit_h": "facebook/sam-vit-huge"}
+
+
+def published_file(arch: Arch) -> str:
+    """Path of the published weights, from the hub's cache or its download. FileNotFoundError: not to be had."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return hf_hub_download(REPOSITORY[arch], "model.safetensors")
+    except Exception as error:  # which one depends on why: offline, no such host, a broken cache
+        raise FileNotFoundError(
+            f"the weights of {REPOSITORY[arch]} are not in the hub's cache and could not be downloaded; "
+            "set pretrained: false, or give a local file of SAM as backbone_weights"
+        ) from error
 
 
 def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -51,16 +92,35 @@ def relative_positions(rel_pos: Tensor, tokens: int) -> Tensor:
     return table[place[:, None] - place[None, :] + tokens - 1]
 
 
-class GlobalAttention(nn.Module):
-    """The package's attention over a whole image, without ever holding a weight for every two tokens.
+def fitted_tables(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An encoder's entries, their position tables resized to those of the encoder that has the entries `own`.
+
+    The first of two resizes, the second being that of each forward pass to the image's own grid. TSIC builds its
+    encoder for the crop's height and so has both; an encoder built for the published 1024 pixels has the second only.
+    The two ways agree where either resize changes nothing.
+    """
+
+    def fitted(key: str, value: Tensor) -> Tensor:
+        if key not in own or own[key].shape == value.shape:
+            return value
+        if re.search(r"(^|\.)pos_embed$", key) and value.dim() == 4:
+            return resize_pos_embed(value, tuple(own[key].shape[1:3])).contiguous()
+        if re.search(r"\.rel_pos_[hw]$", key) and value.dim() == 2:
+            return resize_rel_pos(value, (len(own[key]) + 1) // 2).contiguous()
+        return value
+
+    return {key: fitted(key, value) for key, value in state.items()}
+
+
+class FactoredAttention(nn.Module):
+    """The package's attention, without ever holding a weight for every two tokens.
 
         a_ij = s q_i . k_j + q_i . Rh[y_i - y_j] + q_i . Rw[x_i - x_j]
              = [s q_i, q_i Rh[y_i - .], q_i Rw[x_i - .]] . [k_j, onehot(y_j), onehot(x_j)],    s = 1 / sqrt(C / heads)
 
     (y, x) is a token's place in the grid. The second line is plain dot-product attention with h + w channels more per
-    head, which torch's fused kernel computes from the factors: less memory for more arithmetic. Forward and backward of
-    one ViT-B block, one image in float32, one CPU core: at 32 x 64 tokens 0.21 GiB and 1.6 s for the package's
-    0.72 GiB and 1.4 s, at 48 x 96 tokens 0.56 GiB and 9.0 s for 3.1 GiB and 6.8 s.
+    head, which torch's fused kernels compute from the factors: more arithmetic, but no pass over a (hw, hw) map per
+    head and none kept for backward. tests/benchmarks/sam.py measures it against the package's.
 
     Takes over the parameters of the attention given, under their names.
 
@@ -93,67 +153,69 @@ class GlobalAttention(nn.Module):
         return self.proj(seen.transpose(1, 2).reshape(batch, h, w, -1))
 
 
-def build_sam(name: SamName) -> nn.Module:
-    """SAM with random weights: image_encoder, prompt_encoder, mask_decoder, with the published keys and no others."""
-    return sam_model_registry[name]()
-
-
-def use_global_attention(encoder: nn.Module) -> None:
-    """Gives the blocks that attend over the whole image `GlobalAttention`; windows gain nothing from it.
-
-    The state-dict keys and the results stay, so it may be called before or after weights are loaded.
-    """
-    for index in global_blocks(encoder):
-        encoder.blocks[index].attn = GlobalAttention(encoder.blocks[index].attn)
-
-
-@torch.no_grad()
-def adapt_positions(encoder: nn.Module, grid: int) -> None:
-    """Resizes the encoder's position embeddings for good, to a square grid of tokens: the first of two stages.
-
-    TSIC does this on loading, with grid = crop height / 16, and resizes a second time to each image's own grid in the
-    forward pass. Without it the only resize is that of the forward pass, from the published 64 x 64; the two ways
-    agree where either stage changes nothing. Tables of the window blocks stay: a window has the same size everywhere.
+def build_encoder(sizes: Sizes, image_size: int) -> ImageEncoderViT:
+    """An image encoder with random weights, its attention factored, its position tables for square images.
 
     Raises:
-        ValueError: grid below 1.
+        ValueError: sizes that fit no encoder.
     """
-    if grid < 1:
-        raise ValueError(f"sam: the grid of tokens must be at least 1 wide, got {grid}")
-    encoder.pos_embed = nn.Parameter(
-        resize_pos_embed(encoder.pos_embed, (grid, grid)).clone(), encoder.pos_embed.requires_grad
+    if image_size < PATCH or image_size % PATCH:
+        raise ValueError(f"sam: image_size must be a multiple of {PATCH}, got {image_size}")
+    if sizes.embed_dim % sizes.num_heads:
+        raise ValueError(f"sam: embed_dim {sizes.embed_dim} is no multiple of num_heads {sizes.num_heads}")
+    if not set(sizes.global_blocks) <= set(range(sizes.depth)):
+        raise ValueError(f"sam: global_blocks {list(sizes.global_blocks)} are not all among the {sizes.depth} blocks")
+    encoder = ImageEncoderViT(
+        img_size=image_size,
+        patch_size=PATCH,
+        embed_dim=sizes.embed_dim,
+        depth=sizes.depth,
+        num_heads=sizes.num_heads,
+        mlp_ratio=sizes.mlp_ratio,
+        out_chans=sizes.out_channels,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=sizes.window_size,
+        global_attn_indexes=sizes.global_blocks,
     )
     for block in encoder.blocks:
-        if block.window_size == 0:
-            attention = block.attn
-            for name in ("rel_pos_h", "rel_pos_w"):
-                table = getattr(attention, name)
-                setattr(attention, name, nn.Parameter(resize_rel_pos(table, grid).clone(), table.requires_grad))
+        block.attn = FactoredAttention(block.attn)
+    return encoder
 
 
-def global_blocks(encoder: nn.Module) -> list[int]:
-    """Indices of the blocks that attend over the whole image: 2, 5, 8 and 11 in ViT-B."""
-    return [index for index, block in enumerate(encoder.blocks) if block.window_size == 0]
+def build_prompter(channels: int) -> tuple[PromptEncoder, MaskDecoder]:
+    """SAM's prompt encoder and mask decoder with random weights, for image maps of that many channels."""
+    # the sizes in pixels serve points, boxes and the package's own grid of positions, none of which is used here
+    grid, pixels = (1024 // PATCH, 1024 // PATCH), (1024, 1024)
+    encoder = PromptEncoder(channels, image_embedding_size=grid, input_image_size=pixels, mask_in_chans=16)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=channels, mlp_dim=2048, num_heads=8)
+    return encoder, MaskDecoder(transformer_dim=channels, transformer=transformer)
 
 
-def encode(encoder: nn.Module, images: Tensor, taps: list[int]) -> list[Tensor]:
-    """Maps after the given blocks, each through the encoder's neck; blocks behind the last tap do not run.
+def encode(
+    encoder: ImageEncoderViT, images: Tensor, taps: tuple[int, ...], checkpointing: bool = False
+) -> dict[int, Tensor]:
+    """What the given blocks put out; blocks behind the last of them do not run.
 
     Images are padded with zeros (the mean colour) on the right and at the bottom to whole patches; the maps cover the
     padding too.
 
+    Args:
+        checkpointing: keep only each block's input for backward and run the block again there.
+
     Shapes:
-        images: (B, 3, H, W), normalised. returns: (B, 256, ceil(H / 16), ceil(W / 16)) per tap, in rising order.
+        images: (B, 3, H, W), normalised. returns: block -> (B, C, ceil(H / 16), ceil(W / 16)), before the neck.
     """
-    assert set(taps) <= set(range(len(encoder.blocks))), taps
-    patch = encoder.patch_embed.proj.stride[0]
     height, width = images.shape[-2:]
-    images = F.pad(images, (0, -width % patch, 0, -height % patch))
+    images = F.pad(images, (0, -width % PATCH, 0, -height % PATCH))
     tokens = encoder.patch_embed(images)  # (B, h, w, C)
     tokens = tokens + resize_pos_embed(encoder.pos_embed, tokens.shape[1:3])
-    maps = []
+    found = {}
     for index, block in enumerate(encoder.blocks[: max(taps) + 1]):
-        tokens = block(tokens)
+        if checkpointing and torch.is_grad_enabled():
+            tokens = checkpoint(block, tokens, use_reentrant=False)
+        else:
+            tokens = block(tokens)
         if index in taps:
-            maps.append(encoder.neck(tokens.permute(0, 3, 1, 2)))  # (B, 256, h, w)
-    return maps
+            found[index] = tokens.permute(0, 3, 1, 2)  # (B, C, h, w)
+    return found

@@ -1,7 +1,7 @@
 """Sequences of a plain ViT's tokens as maps, and its position table for another grid of patches."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._prediction import resize
 
@@ -51,3 +51,9 @@ def resize_positions(
         )
     grid = resize(as_map(table[:, -patches:], source), target, align_corners)  # (1, C, h', w')
     return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)  # (1, 1 + h' * w', C)
+
+
+def fitted_encoder(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A whole network's entries with those under `backbone.` as `backbone.fitted` makes them."""
+    encoder = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    return state | {f"backbone.{key}": value for key, value in backbone.fitted(encoder).items()}

@@ -1,47 +1,101 @@
 """Weights from files, or timm's ImageNet ones: read without running code, checked key by key before any is copied."""
 
+import argparse
 import logging
 import pickle
-from pathlib import Path
+import re
+from pathlib import Path, PosixPath
 
+import numpy as np
 import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ._checkpoints import read_backbone
+
 logger = logging.getLogger(__name__)
 
+# where training codes put the state dict in a file, in the order they are looked for
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
+# what DataParallel and torch.compile put before the names
+WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file or a torch file; a dict under `state_dict` or `model` and the
-    prefix `module.` of DataParallel are unwrapped.
+# types research code saves beside its tensors; none of them starts anything when it is read
+HARMLESS = [
+    argparse.Namespace,
+    (PosixPath, "pathlib.PosixPath"),
+    np.dtype,
+    np.ndarray,
+    # object arrays ("O") and records ("V") can hold anything and are left out
+    *{type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"},
+    # how NumPy pickles scalars and arrays; version 2 has moved these two
+    *((np.float64().__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((np.empty(0).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]
 
-    Torch files are read with weights_only: a file from a stranger starts no code.
+
+def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
+    """The state dict in a .safetensors file or a torch file.
+
+    A dict under one of WRAPPERS is unwrapped, whatever else lies beside it, and the prefixes `module.` and `_orig_mod.`
+    are taken off. Of several state dicts in one file (`student` and `teacher`, `model_tiny` and `model_cnn`, ...) the
+    entries are returned together, each under `<its key>.`; a single one as it is.
+
+    Args:
+        trust: read objects of any type, which can run any code: for files from a source you trust. Otherwise torch
+            files hold tensors, plain values and the types in HARMLESS: a file from a stranger starts no code.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a weights file, or one that holds more than tensors and plain values.
+        ValueError: not a weights file, or one that holds other types and is not trusted.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            return _bare(load_file(path))
+        with torch.serialization.safe_globals(HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
+        named = re.search(r"(?:GLOBAL |<class ')([\w.]+)", str(error))
+        if named is None:
+            reason = str(error).partition("WeightsUnpickler error:")[2].strip() or str(error)
+            raise ValueError(f"{path} is no file of weights, or a damaged one ({reason.splitlines()[0]})") from error
         raise ValueError(
-            f"{path} holds more than tensors and plain values, or is no file of weights, and is not read because that "
-            f"could run code ({first_line(error)}); save its state dict alone and give that file"
+            f"{path} holds an object of the type {named[1]} and is not read because that could run code; save its "
+            "state dict alone, or give --trust-checkpoint if you trust where the file comes from"
         ) from error
     except Exception as error:  # a damaged file can fail in any way: IndexError, AssertionError, ...
         raise ValueError(f"{path} cannot be read as a file of weights (truncated?): {first_line(error)}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict: a dict of tensors, bare or under state_dict or model, is needed")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    state = _unwrapped(content)
+    if state is None:
+        raise ValueError(
+            f"{path} holds no state dict: a dict of tensors is needed, bare or under one of {', '.join(WRAPPERS)}"
+        )
+    return state
+
+
+def _unwrapped(content: object) -> dict[str, Tensor] | None:
+    """The state dict, or several in one, of what a file holds; None: there is none."""
+    while isinstance(content, dict) and not _is_state(content):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            states = {key: value for key, value in content.items() if _is_state(value)}
+            if len(states) > 1:
+                return {f"{key}.{name}": value for key, state in states.items() for name, value in _bare(state).items()}
+            inner = next(iter(states.values()), None)
+        content = inner
+    return _bare(content) if isinstance(content, dict) else None
+
+
+def _is_state(content: object) -> bool:
+    return isinstance(content, dict) and bool(content) and all(isinstance(value, Tensor) for value in content.values())
+
+
+def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {WRAPPED.sub("", key): value for key, value in state.items()}
 
 
 def first_line(error: Exception) -> str:
@@ -112,7 +166,7 @@ def load_backbone(backbone: nn.Module, pretrained: bool, file: str | None) -> No
 
     Args:
         pretrained: timm's ImageNet weights of `backbone.imagenet`.
-        file: a local file with timm's (for ResNets also torchvision's) keys instead.
+        file: a local file instead, with timm's keys or those of a code that models/_checkpoints.py knows.
 
     Raises:
         ValueError: both asked for, none published, or the file does not fit. FileNotFoundError: not to be had.
@@ -120,11 +174,25 @@ def load_backbone(backbone: nn.Module, pretrained: bool, file: str | None) -> No
     if pretrained and file is not None:
         raise ValueError(f"pretrained and backbone_weights ({file}) exclude each other: drop one of them")
     if file is not None:
-        fill(backbone, read_weights(file), str(file), dropped=backbone.dropped)
+        state, source = _for_backbone(backbone, read_weights(file)), str(file)
     elif pretrained:
         if backbone.imagenet is None:
             raise ValueError(
                 "timm has no ImageNet weights for this backbone with this stem; set pretrained: false, "
                 "or give a local file as backbone_weights"
             )
-        fill(backbone, imagenet_weights(backbone.imagenet), backbone.imagenet, dropped=backbone.dropped)
+        state, source = _for_backbone(backbone, imagenet_weights(backbone.imagenet)), backbone.imagenet
+    else:
+        return
+    fill(backbone, state, source, dropped=backbone.dropped)
+
+
+def _for_backbone(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A file's entries under the backbone's names: as they are, else as another code's.
+
+    A backbone with a method `fitted` fits them to the way it is built, such as tables of positions to its grid.
+    """
+    fitted = getattr(backbone, "fitted", dict)
+    own = {key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")}
+    as_it_is = fitted(state)
+    return as_it_is if own <= as_it_is.keys() else fitted(read_backbone(state))

@@ -1,35 +1,84 @@
 """DeepLabV3+: DeepLabV3 with a decoder that refines the result with a stride-4 map."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._backbones import BackboneName, DilationRule, Stem, build_backbone, head_width
-from ._heads import ASPP, ASPP_RATES, ConvBNReLU, FCNHead, conv3x3, init_heads
+from ._backbones import Backbone, DilationRule, Stem, build_backbone, head_width
+from ._heads import (
+    ASPP,
+    ASPP_RATES,
+    ConvBNReLU,
+    DropoutKind,
+    FCNHead,
+    HeadInit,
+    Projection,
+    conv3x3,
+    dropout_of,
+    init_heads,
+)
 from ._prediction import Normalize, Prediction, pick_features, refuse_prompt, resize
 from ._weights import load_backbone
 
 LOW_LEVEL_WIDTH = 48
 
 
+@dataclass(frozen=True)
+class _Arrangement:
+    """What one code makes of the paper: the arguments of DeepLabV3Plus that are not given, and what only it decides."""
+
+    width: int | None
+    separable: bool
+    projection: Projection
+    projection_dropout: float
+    decoder_dropout: float  # between the two 3x3
+    dropout: float
+    dropout_kind: DropoutKind
+    aux: bool
+    align_corners: bool
+    head_init: HeadInit
+
+
+ARRANGEMENTS = {
+    "mmseg": _Arrangement(None, True, "3x3", 0.0, 0.0, 0.1, "channels", True, False, "kaiming"),
+    "aicsd": _Arrangement(256, False, "1x1", 0.5, 0.5, 0.1, "elements", False, True, "fan_in"),
+    "unimatch": _Arrangement(256, False, "1x1", 0.0, 0.0, 0.0, "elements", False, True, "torch"),
+}
+
+
 class DeepLabV3Plus(nn.Module):
     """logits = classifier(dropout(decoder([resize(ASPP(stage4)), low_level(stage1)]))), in training also FCN(stage3).
 
     Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, ECCV 2018,
-    arXiv 1802.02611, in mmsegmentation's arrangement: low level 1x1 to 48 channels, decoder of two 3x3.
+    arXiv 1802.02611: low level 1x1 to 48 channels, decoder of two 3x3, in the arrangements of three codes:
+
+                 width         dilated and decoder 3x3   projection         between the 3x3   last dropout   aux
+        mmseg    see `width`   depthwise + pointwise     3x3                                  0.1            yes
+        aicsd    256           whole                     1x1, dropout 0.5   dropout 0.5       0.1            no
+        unimatch 256           whole                     1x1                                  0              no
+
+    mmseg (mmsegmentation) drops whole channels and resizes with align_corners false; aicsd (also its ancestors, Heo et
+    al.'s overhaul and pytorch-deeplab-xception) drops elements; it and unimatch resize with align_corners true.
+    AICSD's networks are those with dilation_rule aicsd, plain stem and output_stride 16; UniMatch's those with
+    stem v1s or the backbone xception65.
 
     Args:
         num_classes: K.
-        backbone: timm's name of the encoder.
-        output_stride: stride of stage4 (the logits have 4); rates 12, 24, 36 at 8 and 6, 12, 18 at 16.
+        arrangement: decides what is not given of width, separable, aux, the dropouts and align_corners.
+        backbone: name of the encoder.
+        output_stride: stride of stage4 (the logits have 4); rates 12, 24, 36 at 8, else 6, 12, 18.
         stem: the ResNet's first layers, one 7x7 (plain) or three 3x3 of 32-32-64 (v1c) or 64-64-128 (v1s) channels.
         dilation_rule: which convolutions of the backbone are dilated.
-        width: channels of each pyramid branch, the decoder and `head`; None: 512 on resnet50 and resnet101, else 128.
-        separable: dilated and decoder 3x3 as depthwise + pointwise (mmsegmentation), or whole (many other codes).
+        width: channels of each pyramid branch, the decoder and `head`; None with mmseg: 512 on resnet50 and
+            resnet101, else 128.
+        separable: dilated and decoder 3x3 as depthwise + pointwise, or whole.
         aux: with an auxiliary head on stage3, run in training or when `aux_wanted` is set.
         aux_width: channels of the auxiliary head; None: width / 2.
-        dropout: share of whole channels dropped right before each classifier.
+        projection_dropout: share dropped behind the pyramid. AICSD's distilled students run without theirs (0).
+        dropout: share dropped right before each classifier.
         align_corners: for every bilinear resize, inside and of the logits.
         pretrained: start the backbone from ImageNet weights that timm has or downloads.
         backbone_weights: start it from this local file (timm's or torchvision's keys) instead.
@@ -39,8 +88,9 @@ class DeepLabV3Plus(nn.Module):
         aux: (B, K, h, w) at the stride of stage3.
 
     Features (a prediction holds those named in the attribute `features_wanted`, at first none):
-        those of the backbone; `aspp`: the pyramid's output at stride `output_stride`; `low_level`: the 48 channels made
-        of stage1; `decoder`: the second 3x3's output; `head`: what the classifier reads, `decoder` after dropout.
+        those of the backbone; `aspp`: the pyramid's output at stride `output_stride`, before its dropout; `low_level`:
+        the 48 channels made of stage1; `decoder`: the second 3x3's output; `head`: what the classifier reads, `decoder`
+        after dropout; `aspp_pre`, `decoder_pre`: batch norm outputs of which `aspp` and `decoder` are the ReLU.
 
     Raises:
         ValueError: an impossible argument, unfitting weights, a wanted feature there is none of, a prompt,
@@ -51,54 +101,79 @@ class DeepLabV3Plus(nn.Module):
         self,
         num_classes: int,
         *,
-        backbone: BackboneName = "resnet18",
-        output_stride: Literal[8, 16] = 8,
+        arrangement: Literal["mmseg", "aicsd", "unimatch"] = "mmseg",
+        backbone: Backbone = "resnet18",
+        output_stride: Literal[8, 16, 32] = 8,
         stem: Stem = "plain",
         dilation_rule: DilationRule = "timm",
         width: int | None = None,
-        separable: bool = True,
-        aux: bool = True,
+        separable: bool | None = None,
+        aux: bool | None = None,
         aux_width: int | None = None,
-        dropout: float = 0.1,
-        align_corners: bool = False,
+        projection_dropout: float | None = None,
+        dropout: float | None = None,
+        align_corners: bool | None = None,
         pretrained: bool = False,
         backbone_weights: str | None = None,
     ):
         super().__init__()
-        width = width or head_width(backbone)
+        if arrangement not in ARRANGEMENTS:
+            raise ValueError(f"arrangement must be one of {', '.join(ARRANGEMENTS)}, got {arrangement!r}")
+        usual = ARRANGEMENTS[arrangement]
+        width = width or usual.width or head_width(backbone)
+        separable = usual.separable if separable is None else separable
+        aux = usual.aux if aux is None else aux
+        dropout = usual.dropout if dropout is None else dropout
+        if projection_dropout is None:
+            projection_dropout = usual.projection_dropout
         self.num_classes = num_classes
-        self.align_corners = align_corners
+        self.align_corners = usual.align_corners if align_corners is None else align_corners
         self.features_wanted: set[str] = set()
         self.aux_wanted = False
         self.normalize = Normalize.named("imagenet")
         self.backbone = build_backbone(backbone, output_stride, stem, dilation_rule)
         channels, strides = self.backbone.channels, self.backbone.strides
-        self.norms = self.backbone.norms
-        fine, coarse = strides["stage1"], strides["stage4"]
-        widths = {"aspp": width, "low_level": LOW_LEVEL_WIDTH, "decoder": width, "head": width}
-        self.channels: dict[str, int] = channels | widths
-        self.strides: dict[str, int] = strides | {"aspp": coarse, "low_level": fine, "decoder": fine, "head": fine}
 
-        self.aspp = ASPP(channels["stage4"], width, ASPP_RATES[output_stride], align_corners, separable)
-        self.low_level = ConvBNReLU(channels["stage1"], LOW_LEVEL_WIDTH, 1)
-        self.decoder = nn.Sequential(
-            conv3x3(width + LOW_LEVEL_WIDTH, width, separable=separable), conv3x3(width, width, separable=separable)
+        self.aspp = ASPP(
+            channels["stage4"], width, ASPP_RATES[output_stride], self.align_corners, separable, usual.projection
         )
-        self.dropout = nn.Dropout2d(dropout)
+        self.projection_dropout = dropout_of(usual.dropout_kind, projection_dropout)
+        self.low_level = ConvBNReLU(channels["stage1"], LOW_LEVEL_WIDTH, 1)
+        self.decoder = nn.ModuleList(
+            [conv3x3(width + LOW_LEVEL_WIDTH, width, separable=separable), conv3x3(width, width, separable=separable)]
+        )
+        self.decoder_dropout = dropout_of(usual.dropout_kind, usual.decoder_dropout)
+        self.dropout = dropout_of(usual.dropout_kind, dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.aux_head = FCNHead(channels["stage3"], aux_width or width // 2, num_classes, dropout) if aux else None
-        init_heads(self)
+        self.aux_head = None
+        if aux:
+            aux_width = aux_width or width // 2
+            self.aux_head = FCNHead(channels["stage3"], aux_width, num_classes, dropout, usual.dropout_kind)
+        init_heads(self, usual.head_init)
         load_backbone(self.backbone, pretrained, backbone_weights)
+
+        coarse = dict.fromkeys(("aspp_pre", "aspp"), strides["stage4"])
+        fine = dict.fromkeys(("low_level", "decoder_pre", "decoder", "head"), strides["stage1"])
+        self.strides: dict[str, int] = strides | coarse | fine
+        self.channels: dict[str, int] = channels | dict.fromkeys(coarse | fine, width) | {"low_level": LOW_LEVEL_WIDTH}
+        last = self.decoder[1].pointwise.bn if separable else self.decoder[1].bn
+        norms = {"aspp_pre": self.aspp.project.bn, "decoder_pre": last}
+        self.norms = self.backbone.norms | {name: (norm.weight, norm.bias) for name, norm in norms.items()}
 
     def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
         refuse_prompt(self, prompt)
-        found = self.backbone(self.normalize(images), self.features_wanted)
-        found["aspp"] = self.aspp(found["stage4"])
+        wanted = self.features_wanted
+        found = self.backbone(self.normalize(images), wanted)
+        # a ReLU overwrites the map before it unless that is wanted
+        found["aspp_pre"] = self.aspp.before_relu(found["stage4"])
+        found["aspp"] = F.relu(found["aspp_pre"], inplace="aspp_pre" not in wanted)
         found["low_level"] = self.low_level(found["stage1"])
-        context = resize(found["aspp"], found["low_level"].shape[-2:], self.align_corners)
-        found["decoder"] = self.decoder(torch.cat([context, found["low_level"]], dim=1))  # (B, width + 48, h, w) in
+        context = resize(self.projection_dropout(found["aspp"]), found["low_level"].shape[-2:], self.align_corners)
+        x = self.decoder[0](torch.cat([context, found["low_level"]], dim=1))  # (B, width + 48, h, w) in
+        found["decoder_pre"] = self.decoder[1].before_relu(self.decoder_dropout(x))
+        found["decoder"] = F.relu(found["decoder_pre"], inplace="decoder_pre" not in wanted)
         found["head"] = self.dropout(found["decoder"])
         logits = self.classifier(found["head"])  # (B, K, h, w)
         asked = self.aux_head is not None and (self.training or self.aux_wanted)
         aux = self.aux_head(found["stage3"]) if asked else None
-        return Prediction(logits, self.align_corners, aux, pick_features(found, self.features_wanted, self))
+        return Prediction(logits, self.align_corners, aux, pick_features(found, wanted, self))

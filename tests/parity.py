@@ -2,7 +2,8 @@
 
     python tests/parity.py DIR [--case PATTERN]
 
-DIR is a folder with a cases.json, or a folder of such folders. PATTERN selects cases by `<folder>/<case>` or by loss
+DIR is a folder with a cases.json (losses, transforms, metrics) or parity*.json (networks, see parity_networks.py), or a
+folder of such folders. PATTERN selects cases by `<folder>/<case>` or by loss
 name, as a wildcard pattern or a part of either. One line per failing case, one per loss name that no runner covers,
 a closing line `N passed, M failed`; exit status 1 when a case failed.
 
@@ -25,6 +26,7 @@ import parity_cirkd
 import parity_data
 import parity_interactive
 import parity_losses
+import parity_networks
 import parity_objectives
 import parity_rmrkd
 import parity_scores
@@ -56,15 +58,21 @@ NOT_REPRODUCED = {
 
 def find_cases(folder: Path, pattern: str | None) -> list[tuple[Path, dict]]:
     """The cases of a folder, or of its sub-folders, that match the pattern, each with its folder."""
-    folders = [folder] if (folder / "cases.json").is_file() else sorted(p.parent for p in folder.glob("*/cases.json"))
+    folders = [place for place in (folder, *sorted(folder.glob("*/"))) if _holds_cases(place)]
     if not folders:
-        raise FileNotFoundError(f"{folder}: neither it nor a folder in it holds a cases.json")
+        raise FileNotFoundError(f"{folder}: neither it nor a folder in it holds a cases.json or a parity.json")
     found = []
-    for place in folders:
-        for case in json.loads((place / "cases.json").read_text()):
+    for place in folders[:1] if folders[0] == folder else folders:
+        losses = json.loads((place / "cases.json").read_text()) if (place / "cases.json").is_file() else []
+        networks = [{**case, "loss": "network"} for case in parity_networks.find_cases(place)]
+        for case in losses + networks:
             if pattern is None or _matches(pattern, f"{place.resolve().name}/{case['case']}", case["loss"]):
                 found.append((place, case))
     return found
+
+
+def _holds_cases(folder: Path) -> bool:
+    return (folder / "cases.json").is_file() or any(folder.glob("parity*.json"))
 
 
 def _matches(pattern: str, *names: str) -> bool:
@@ -73,6 +81,8 @@ def _matches(pattern: str, *names: str) -> bool:
 
 def run_case(folder: Path, case: dict) -> list[str]:
     """Faults of one case, each as text; an empty list is a pass."""
+    if case["loss"] == "network":
+        return parity_networks.run_case(folder, case)
     with np.load(folder / f"{case['case']}.npz") as stored:
         arrays = dict(stored)
     expected = {key.removeprefix("expected:"): arrays.pop(key) for key in list(arrays) if key.startswith("expected:")}
@@ -119,7 +129,9 @@ def compare(name: str, ours: np.ndarray, wanted: np.ndarray, tolerance: float | 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compare this project's parts with recorded numbers.")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder with a cases.json, or of such folders")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="folder with cases.json, parity*.json, or of such folders"
+    )
     parser.add_argument("--case", metavar="PATTERN", help="only these: <folder>/<case>, a loss name, or part of one")
     options = parser.parse_args(arguments)
     try:
@@ -128,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     passed, failed, uncovered = 0, 0, {}
     for folder, case in cases:
-        if case["loss"] not in RUNNERS:
+        if case["loss"] not in RUNNERS and case["loss"] != "network":
             uncovered[case["loss"]] = uncovered.get(case["loss"], 0) + 1
             continue
         try:

@@ -57,6 +57,7 @@ def test_small_selection_covers_every_runner(parity):
     recorded = {case["loss"] for _, case in parity.find_cases(GOLDEN, None)}
     assert set(parity.RUNNERS) <= recorded
     assert set(parity.TOLERANCE) == set(parity.RUNNERS)
+    assert "network" in recorded
 
 
 def test_a_wrong_number_fails_with_one_line(parity, capsys, tmp_path):
@@ -110,4 +111,4 @@ def test_a_folder_without_cases_is_an_error(parity, capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         parity.main([str(tmp_path)])
     assert stopped.value.code == 2
-    assert f"{tmp_path}: neither it nor a folder in it holds a cases.json" in capsys.readouterr().err
+    assert f"{tmp_path}: neither it nor a folder in it holds a cases.json or a parity.json" in capsys.readouterr().err

@@ -26,12 +26,20 @@ class Renaming:
         return any(expression.fullmatch(key) for expression, _ in self._to_ours)
 
     def to_ours(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The same tensors under our names."""
-        return {_renamed(key, self._to_ours): value for key, value in state.items()}
+        """The same tensors under our names. ValueError where two of them get the same name."""
+        return _all_renamed(state, self._to_ours)
 
     def to_theirs(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The same tensors under their names."""
-        return {_renamed(key, self._to_theirs): value for key, value in state.items()}
+        """The same tensors under their names. ValueError where two of them get the same name."""
+        return _all_renamed(state, self._to_theirs)
+
+    def write(self, state: dict[str, Tensor], code: str) -> dict[str, Tensor]:
+        """`to_theirs` where all of it can be told in the other code, called `code` in the ValueError otherwise."""
+        nameless = [key for key in state if not any(expression.fullmatch(key) for expression, _ in self._to_theirs)]
+        if nameless:
+            more = f" and {len(nameless) - 3} more" if len(nameless) > 3 else ""
+            raise ValueError(f"{code} has no name for the entries {', '.join(nameless[:3])}{more} of this network")
+        return self.to_theirs(state)
 
 
 def _expression(pattern: str) -> re.Pattern:
@@ -41,6 +49,16 @@ def _expression(pattern: str) -> re.Pattern:
 
 def _template(pattern: str) -> str:
     return pattern.replace("#", "{}").replace("*", "{}")
+
+
+def _all_renamed(state: dict[str, Tensor], table: list[tuple[re.Pattern, str]]) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = _renamed(key, table)
+        if name in renamed:
+            raise ValueError(f"two entries of this checkpoint mean {name}; one of them is {key}")
+        renamed[name] = value
+    return renamed
 
 
 def _renamed(key: str, table: list[tuple[re.Pattern, str]]) -> str:

@@ -10,13 +10,15 @@ distillation: student forward and backward, teacher forward, cross entropy.
 Time is the median over repeats, after one that is not counted unless it is the only one. Memory is the peak resident
 size over what was there before the first one (networks, features, adapters), so that it includes the gradients.
 Features are random, of the channels and strides of the two networks; the label is a map of random regions with a part
-of them ignored.
+of them ignored. The networks are DeepLabV3 on some backbone, or those of other files in models/ (attention_kl, which
+reads attention maps: --student trikd_tinyvit --teacher trikd_deit).
 """
 
 import argparse
 import functools
 import importlib.util
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -31,7 +33,6 @@ from torch import Tensor, nn
 from segkd.losses._task import Features, Task
 from segkd.losses.cross_entropy import CrossEntropy
 from segkd.models._prediction import Prediction
-from segkd.models.deeplabv3 import DeepLabV3
 from segkd.runner import parts
 
 HERE = Path(__file__).parent
@@ -50,11 +51,15 @@ def transcriptions() -> dict[str, Callable]:
     return found
 
 
-def network(backbone: str, classes: int) -> DeepLabV3:
-    return DeepLabV3(classes, backbone=backbone, stem="v1c", dilation_rule="mmseg")
+def network(name: str, classes: int) -> nn.Module:
+    """A file in models/ with its defaults, or DeepLabV3 on the backbone of that name."""
+    if name in parts.names("models"):
+        return parts.build("models", name, {}, classes)
+    stem = {"stem": "v1c", "dilation_rule": "mmseg"} if name.startswith("resnet") else {}
+    return parts.build("models", "deeplabv3", {"backbone": name, **stem}, classes)
 
 
-def feature_table(role: str, net: DeepLabV3) -> Features:
+def feature_table(role: str, net: nn.Module) -> Features:
     norms = {name: (torch.ones(channels), torch.zeros(channels)) for name, channels in net.channels.items()}
     return Features(role, net.channels, net.strides, norms=norms)
 
@@ -67,15 +72,17 @@ def random_target(options: argparse.Namespace) -> Tensor:
     return regions.repeat_interleave(32, 1).repeat_interleave(32, 2)[:, :height, :width].contiguous()
 
 
-def random_prediction(net: DeepLabV3, features: Features, options: argparse.Namespace, learns: bool) -> Prediction:
+def random_prediction(net: nn.Module, features: Features, options: argparse.Namespace, learns: bool) -> Prediction:
     """A prediction of the network's sizes, with the features wanted of it; its maps collect a gradient if it learns."""
 
-    def random_map(channels: int, stride: int) -> Tensor:
-        height, width = (-(-side // stride) for side in options.crop)
-        return torch.randn(options.batch, channels, height, width).requires_grad_(learns)
+    def random_map(name: str, channels: int) -> Tensor:
+        size = [-(-side // features.strides[name]) for side in options.crop]
+        if name == "attention":  # of each token to each token
+            size = [math.prod(size)] * 2
+        return torch.randn(options.batch, channels, *size).requires_grad_(learns)
 
-    maps = {name: random_map(features.channels[name], features.strides[name]) for name in sorted(features.wanted)}
-    return Prediction(random_map(options.classes, net.strides["head"]), net.align_corners, features=maps)
+    maps = {name: random_map(name, features.channels[name]) for name in sorted(features.wanted)}
+    return Prediction(random_map("head", options.classes), net.align_corners, features=maps)
 
 
 def loss_arm(name: str, literal: bool, options: argparse.Namespace) -> Callable[[], None]:
@@ -179,7 +186,7 @@ def ratio(ours: dict, literal: dict | None, key: str) -> str:
 def report(names: list[str], options: argparse.Namespace) -> None:
     height, width = options.crop
     print(
-        f"crop {height} x {width}, batch {options.batch}, {options.classes} classes, DeepLabV3 {options.student} from "
+        f"crop {height} x {width}, batch {options.batch}, {options.classes} classes, {options.student} from "
         f"{options.teacher}, float32, {options.threads} threads, torch {torch.__version__}\n"
     )
     written = transcriptions()
@@ -206,8 +213,8 @@ def main() -> None:
     parser.add_argument("--crop", type=int, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"), help="in pixels")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--classes", type=int, default=19)
-    parser.add_argument("--student", default="resnet18", help="backbone of the student's DeepLabV3")
-    parser.add_argument("--teacher", default="resnet101", help="backbone of the teacher's DeepLabV3")
+    parser.add_argument("--student", default="resnet18", help="a file in models/, or a backbone of DeepLabV3")
+    parser.add_argument("--teacher", default="resnet101", help="likewise")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--patience", type=float, default=30.0, metavar="S", help="what takes longer is run once only")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -108,16 +108,21 @@ def test_mobilenet_keeps_relu6_when_norms_are_synchronised():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="no backbone 'vgg'; there are: resnet18, .*mobilenetv2_100"):
+    with pytest.raises(
+        ValueError, match="no backbone 'vgg'; there are: resnet18, .*mobilenetv2_100, .*mobilevit_s and timm/<name>"
+    ):
         build_backbone("vgg", 8)
     with pytest.raises(ValueError, match="stem must be one of plain, v1c, v1s, got 'v1d'"):
         build_backbone("resnet18", 8, "v1d")
-    with pytest.raises(ValueError, match="dilation_rule must be one of timm, mmseg, got 'none'"):
+    with pytest.raises(ValueError, match="dilation_rule must be one of timm, mmseg, cirkd, aicsd, got 'none'"):
         build_backbone("resnet18", 8, dilation_rule="none")
     with pytest.raises(ValueError, match="mobilenetv2_100 has the plain stem only, got stem 'v1c'"):
         build_backbone("mobilenetv2_100", 8, "v1c")
+    with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
+        build_backbone("resnet18", 4)
 
 
 def test_head_widths():
+    assert head_width("mobilenetv3_large_100") == head_width("mobilevit_s") == head_width("timm/convnext_tiny") == 128
     assert head_width("resnet18") == head_width("resnet34") == head_width("mobilenetv2_100") == 128
     assert head_width("resnet50") == head_width("resnet101") == 512

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segkd.models._heads import ASPP, FCNHead, PooledConv, PyramidPooling, SeparableConv, init_heads
+from segkd.models._heads import ASPP, ConvBNReLU, FCNHead, PooledConv, PyramidPooling, SeparableConv, init_heads
 
 
 def rand(*shape):
@@ -30,6 +30,25 @@ def test_aspp_is_its_five_branches():
     assert [branch.conv.dilation[0] for branch in aspp.branches] == [1, 2, 3, 5]
 
 
+def test_aspp_with_a_1x1_projection_has_the_pool_last():
+    aspp = ASPP(6, 4, (2, 3, 5), align_corners=True, projection="1x1").double().eval()
+    x = rand(2, 6, 7, 9)
+    pooled = block(x.mean(dim=(2, 3), keepdim=True), aspp.image_pool.conv).repeat(1, 1, 7, 9)
+    maps = torch.cat([block(x, branch) for branch in aspp.branches] + [pooled], 1)
+    assert aspp.project.conv.kernel_size == (1, 1)
+    assert torch.allclose(aspp(x), block(maps, aspp.project), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="projection must be 3x3 or 1x1, got '5x5'"):
+        ASPP(6, 4, (2, 3, 5), align_corners=True, projection="5x5")
+
+
+def test_before_relu():
+    x = rand(2, 6, 7, 9)
+    for part in (ConvBNReLU(6, 4, 3), SeparableConv(6, 4, 2), ASPP(6, 4, (2, 3, 5), align_corners=False)):
+        part.double().eval()
+        before = part.before_relu(x)
+        assert before.min() < 0 and torch.equal(part(x), before.clamp(min=0))
+
+
 def test_separable_aspp_keeps_its_1x1_whole():
     aspp = ASPP(6, 4, (2, 3, 5), align_corners=False, separable=True)
     assert [isinstance(branch, SeparableConv) for branch in aspp.branches] == [False, True, True, True]
@@ -46,6 +65,13 @@ def test_pyramid_is_x_beside_its_levels(align_corners):
         means = x.view(2, 6, bins, 12 // bins, bins, 18 // bins).mean(dim=(3, 5))
         maps.append(F.interpolate(block(means, level.conv), (12, 18), mode="bilinear", align_corners=align_corners))
     assert torch.allclose(pyramid(x), block(torch.cat(maps, 1), pyramid.project), rtol=1e-12, atol=1e-12)
+
+
+def test_levels_of_their_own_width():
+    pyramid = PyramidPooling(6, 4, align_corners=True, level_width=3)
+    assert [level.conv.conv.out_channels for level in pyramid.levels] == [3] * 4
+    assert pyramid.project.conv.in_channels == 6 + 4 * 3
+    assert pyramid(rand(2, 6, 7, 9).float()).shape == (2, 4, 7, 9)
 
 
 def test_global_pool_gradient_equals_the_resized_one():
@@ -72,6 +98,28 @@ def test_fcn_head_drops_whole_channels_in_training_only():
     x = torch.randn(2, 6, 5, 5)
     assert torch.equal(head.eval()(x), head.classifier(head.conv(x)))
     assert isinstance(head.dropout, nn.Dropout2d) and head.dropout.p == 0.5
+
+
+def test_kinds_of_dropout():
+    assert isinstance(FCNHead(6, 8, 3, 0.1, "elements").dropout, nn.Dropout)
+    with pytest.raises(ValueError, match="dropout_kind must be channels or elements, got 'pixels'"):
+        FCNHead(6, 8, 3, 0.1, "pixels")
+
+
+def test_other_initial_weights():
+    torch.manual_seed(0)
+    network = nn.Module()
+    network.head = FCNHead(64, 128, 50, dropout=0.1)
+    as_made = {key: value.clone() for key, value in network.state_dict().items()}
+    init_heads(network, "torch")
+    assert all(torch.equal(value, as_made[key]) for key, value in network.state_dict().items())
+    init_heads(network, "fan_in")
+    conv, classifier = network.head.conv.conv, network.head.classifier
+    assert conv.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+    assert classifier.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+    assert torch.equal(classifier.bias, as_made["head.classifier.bias"])
+    with pytest.raises(ValueError, match="head_init must be one of kaiming, fan_in, torch, got 'zeros'"):
+        init_heads(network, "zeros")
 
 
 def test_initial_weights():

@@ -7,12 +7,12 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
-from segkd.models._lora import LoRAQKV, add_lora, merge_lora
+from segkd.models._lora import LoRAQKV, add_lora, folded, merge_lora, wrapped
 
 
-def layer(width=6, rank=2, targets=("q", "v"), bias=True):
+def layer(width=6, rank=2, targets=("q", "v"), bias=True, alpha=None):
     torch.manual_seed(0)
-    made = LoRAQKV(nn.Linear(width, 3 * width, bias=bias), rank, targets).double()
+    made = LoRAQKV(nn.Linear(width, 3 * width, bias=bias), rank, targets, alpha).double()
     for name, weight in made.named_parameters():
         if "linear_b" in name:
             nn.init.normal_(weight)
@@ -61,9 +61,18 @@ def test_gradients():
     assert torch.autograd.gradcheck(output, (x, *(lora.get_parameter(name) for name in names)))
 
 
+def test_alpha_scales_the_update_by_alpha_over_rank():
+    plain, scaled = layer(), layer(alpha=5.0)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    base = plain.qkv(x)
+    assert torch.allclose(scaled(x) - base, 2.5 * (plain(x) - base), rtol=1e-12, atol=1e-12)
+    assert set(scaled.state_dict()) - set(plain.state_dict()) == {"factor"}
+
+
+@pytest.mark.parametrize("alpha", [None, 3.0])
 @pytest.mark.parametrize("bias", [True, False])
-def test_merged_is_the_same_map(bias):
-    lora = layer(targets=("q", "k"), bias=bias)
+def test_merged_is_the_same_map(bias, alpha):
+    lora = layer(targets=("q", "k"), bias=bias, alpha=alpha)
     before = lora.qkv.weight.clone()
     plain = lora.merged()
     x = torch.randn(4, 6, dtype=torch.float64)
@@ -74,6 +83,7 @@ def test_merged_is_the_same_map(bias):
 @pytest.mark.parametrize(
     "arguments, told",
     [
+        ({"alpha": 0.0}, "alpha must be above 0, got 0.0"),
         ({"rank": 0}, "rank must be at least 1, got 0"),
         ({"targets": ()}, r"some of q, k, v, each once, got \[\]"),
         ({"targets": ("q", "q")}, "each once"),
@@ -108,3 +118,22 @@ def test_into_an_encoder_and_out_of_it():
     merge_lora(encoder)
     assert list(encoder.state_dict()) == keys
     assert torch.allclose(encoder(images), changed, atol=1e-5) and not torch.allclose(plain, changed, atol=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [None, 6.0])
+def test_entries_are_folded_as_the_module_is_merged_and_wrapped_back(alpha):
+    torch.manual_seed(0)
+    encoder = ImageEncoderViT(32, 16, 3, 12, depth=2, num_heads=2, out_chans=4, window_size=2, global_attn_indexes=(1,))
+    plain = encoder.state_dict()
+    add_lora(encoder, 2, ("k", "v"), alpha)
+    for name, weight in encoder.named_parameters():
+        if "linear_b" in name:
+            nn.init.normal_(weight)
+    entries = dict(encoder.state_dict())
+    merge_lora(encoder)
+    merged, by_entries = encoder.state_dict(), folded(entries)
+    assert by_entries.keys() == merged.keys()
+    assert all(torch.allclose(by_entries[key], merged[key], atol=1e-6) for key in merged)
+    assert folded(by_entries) == by_entries
+    frozen = {key for key in entries if "linear_" not in key and not key.endswith(".factor")}
+    assert wrapped(plain).keys() == frozen and wrapped(entries) == entries

@@ -1,18 +1,13 @@
-"""The way from scores to SAM's masks against the package's own forward, image by image, and against recorded masks."""
+"""The way from scores to SAM's masks against the package's own forward, image by image, and what the masks do."""
 
-import importlib.util
-import json
-from pathlib import Path
+import math
 
-import numpy as np
 import pytest
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 
-from segkd.models._mask_prompt import PromptAttention, decode_masks, embed_mask, mask_prompt
+from segkd.models._mask_prompt import PromptAttention, decode_masks, embed_mask, freeze_unused, mask_prompt
 from segkd.models._prediction import Prediction
-
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 
 
 def sam_parts(width=16, heads=2, hidden=32, mask_channels=16):
@@ -47,7 +42,7 @@ def test_embeddings_are_the_packages_own_at_its_own_size():
     mask = torch.randint(0, 5, (3, 1, 24, 24)).float()
     sparse, dense, positions = embed_mask(encoder, mask, (6, 6))
     assert sparse.shape == (3, 0, 16) and dense.shape == (3, 16, 6, 6)
-    assert torch.equal(positions, encoder.get_dense_pe())
+    assert torch.allclose(positions, encoder.get_dense_pe(), atol=1e-6)
 
 
 @torch.no_grad()
@@ -125,21 +120,36 @@ def test_energy_is_each_channels_product_with_the_strongest_mask():
             assert torch.allclose(found[image, channel], wanted)
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden numbers are not here")
-@torch.no_grad()
-def test_recorded_masks():
-    spec = importlib.util.spec_from_file_location("fill", GOLDEN / "fill.py")
-    fill = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill)
-    name = "parity_sam_decoder_64x96"
-    case = next(c for c in json.loads((GOLDEN / "tsic/parity.json").read_text()) if c["case"] == name)
-    state = {key: torch.from_numpy(value) for key, value in fill.fill_state(case["entries"]).items()}
-    encoder, decoder = sam_parts(256, 8, 2048)
-    for module, prefix in ((encoder, "prompt_encoder."), (decoder, "mask_decoder.")):
-        module.load_state_dict({key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)})
-    with np.load(GOLDEN / f"tsic/{name}.npz") as arrays:
-        mask = torch.from_numpy(arrays["input:mask"]).float().reshape(-1, 1, *case["params"]["image_size"])
-        image_map = torch.from_numpy(arrays["input:image_embedding"])
-        expected = arrays["expected:low_res_masks"]
-    masks = decode_masks(decoder, image_map, *embed_mask(encoder, mask, tuple(case["params"]["dense_grid"])))
-    assert np.abs(masks[:, :, ::3, ::3].numpy() - expected).max() < 5e-5
+@pytest.mark.parametrize("guidance", ["channel", "spatial"])
+def test_working_forms_by_their_formulas_and_their_gradients(guidance):
+    torch.manual_seed(0)
+    attention = PromptAttention(3, guidance).double().eval()
+    features = torch.randn(2, 3, 2, 4, dtype=torch.float64, requires_grad=True)
+    prompts = torch.randn(2, 3, 4, 8, dtype=torch.float64, requires_grad=True)
+    found = attention(features, prompts)
+    small = torch.nn.functional.interpolate(prompts, (2, 4), mode="bilinear", align_corners=False)
+    for image in range(2):
+        energies = attention.energy(features, prompts)[image] if guidance == "channel" else None
+        for channel in range(3):
+            for y in range(2):
+                for x in range(4):
+                    if guidance == "spatial":
+                        strongest = max(small[image, mask, y, x].item() for mask in range(3))
+                        factor = 1 + 1 / (1 + math.exp(-strongest))
+                    else:
+                        shares = [math.exp(energy / 8) for energy in energies.tolist()]
+                        factor = 1 + 3 * shares[channel] / sum(shares)
+                    wanted = features[image, channel, y, x].item() * factor
+                    assert found[image, channel, y, x].item() == pytest.approx(wanted)
+    leaves = [features, prompts, *attention.parameters()]
+    gradients = torch.autograd.grad(found.square().sum(), leaves)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_what_a_mask_never_reaches_is_frozen_and_nothing_else():
+    encoder, decoder = sam_parts()
+    freeze_unused(encoder, decoder)
+    masks = decode_masks(decoder, torch.randn(2, 16, 3, 2), *embed_mask(encoder, torch.randn(2, 1, 24, 20), (6, 5)))
+    masks.square().sum().backward()
+    for name, weight in [*encoder.named_parameters(), *decoder.named_parameters()]:
+        assert weight.requires_grad == (weight.grad is not None and weight.grad.abs().sum() > 0), name

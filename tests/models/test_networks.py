@@ -28,8 +28,8 @@ def at_stride(stride):
     return math.ceil(HEIGHT / stride), math.ceil(WIDTH / stride)
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "mobilenetv2_035", "mobilenetv2_100"])
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenetv2_035"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_sizes_are_as_announced(network, backbone, output_stride):
     net = small(network, backbone=backbone, output_stride=output_stride).eval()
@@ -47,7 +47,7 @@ def test_sizes_are_as_announced(network, backbone, output_stride):
     assert torch.equal(net.classifier(prediction.features["head"]), prediction.logits)
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenetv2_035"])
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_035"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_parameter_gets_a_gradient(network, backbone):
     net = small(network, backbone=backbone).train()
@@ -182,8 +182,8 @@ def test_align_corners_reaches_every_resize(network):
 def test_errors(network):
     with pytest.raises(ValueError, match="no backbone 'resnet19'; there are: resnet18"):
         network(5, backbone="resnet19")
-    with pytest.raises(ValueError, match="output_stride must be 8 or 16, got 32"):
-        network(5, output_stride=32)
+    with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
+        network(5, output_stride=4)
     net = small(network)
     with pytest.raises(ValueError, match=f"{network.__name__} takes no prompt"):
         net(images(), prompt=torch.zeros(2, 1, 8, 8))
@@ -192,7 +192,7 @@ def test_errors(network):
     net.eval()(images(1))
 
 
-@pytest.mark.parametrize(("output_stride", "rates"), [(8, [12, 24, 36]), (16, [6, 12, 18])])
+@pytest.mark.parametrize(("output_stride", "rates"), [(8, [12, 24, 36]), (16, [6, 12, 18]), (32, [6, 12, 18])])
 def test_pyramid_rates_follow_the_output_stride(output_stride, rates):
     plain = small(DeepLabV3, output_stride=output_stride)
     assert [branch.conv.dilation[0] for branch in plain.aspp.branches[1:]] == rates

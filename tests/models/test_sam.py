@@ -1,205 +1,225 @@
-"""SAM's encoder on any size: position embeddings against bare loops, maps against the package's and recorded ones."""
+"""SAM as a teacher: sizes, what is trained, prompts, updates merged, files of other sizes and kinds taken in."""
 
-import importlib.util
-import json
-from pathlib import Path
+import logging
 
-import numpy as np
 import pytest
 import torch
-from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention
 from torch import nn
 
-from segkd.models._lora import add_lora
-from segkd.models._sam import (
-    GlobalAttention,
-    adapt_positions,
-    build_sam,
-    encode,
-    global_blocks,
-    relative_positions,
-    resize_pos_embed,
-    resize_rel_pos,
-    use_global_attention,
-)
+from segkd.models import _checkpoints
+from segkd.models._weights import fill
+from segkd.models.sam import SAM
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
+TINY = {"embed_dim": 32, "depth": 4, "num_heads": 2, "global_blocks": (0, 1, 2, 3), "window_size": 3,
+        "out_channels": 16, "image_size": 64, "neck_width": 8, "head_width": 8}  # fmt: skip
+HEIGHT, WIDTH = 65, 97
+IMAGES = torch.randint(0, 256, (2, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=torch.manual_seed(0))
+MASK = torch.randint(0, 5, (2, 1, HEIGHT, WIDTH), generator=torch.manual_seed(0))
 
 
-def encoder_of(size=64, width=24, depth=4, heads=3, out=8, window=3, whole=(1, 3)):
-    """A small encoder whose position embeddings are not zero, as they are at first."""
+def tiny(**args):
+    """A small network none of whose tables and updates is zero, as they are at first."""
     torch.manual_seed(0)
-    encoder = ImageEncoderViT(
-        size, 16, 3, width, depth, heads, 4, out, use_rel_pos=True, window_size=window, global_attn_indexes=whole
-    )
-    for name, weight in encoder.named_parameters():
-        if "pos" in name:
-            nn.init.normal_(weight)
-    return encoder.eval()
+    network = SAM(5, **(TINY | args))
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if "pos" in name or "linear_b" in name:
+                nn.init.normal_(weight)
+    return network
 
 
-def cubic_weights(length, target):
-    """(target, length) matrix of cubic convolution with a = -0.75, pixel centres at half, borders repeated."""
-    matrix = np.zeros((target, length))
-    for i in range(target):
-        centre = (i + 0.5) * length / target - 0.5
-        for j in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
-            x = abs(centre - j)
-            near, far = 1.25 * x**3 - 2.25 * x**2 + 1, -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
-            matrix[i, min(max(j, 0), length - 1)] += near if x <= 1 else far
-    return matrix
-
-
-@pytest.mark.parametrize("grid", [(3, 9), (8, 4), (5, 6)])
-def test_absolute_positions_are_resized_bicubically(grid):
-    table = torch.randn(1, 5, 7, 2, dtype=torch.float64)
-    rows, columns = cubic_weights(5, grid[0]), cubic_weights(7, grid[1])
-    expected = np.einsum("Yy,Xx,yxc->YXc", rows, columns, table[0].numpy())
-    assert np.allclose(resize_pos_embed(table, grid)[0].numpy(), expected, atol=1e-12)
-    assert resize_pos_embed(table, (5, 7)) is table
-
-
-@pytest.mark.parametrize("tokens", [2, 4, 9])
-def test_relative_positions_are_resized_linearly_and_looked_up_by_distance(tokens):
-    table = torch.randn(9, 2, dtype=torch.float64)
-    rows = 2 * tokens - 1
-    centres = (np.arange(rows) + 0.5) * 9 / rows - 0.5
-    resized = np.stack([np.interp(centres, np.arange(9), column) for column in table.numpy().T], axis=1)
-    assert np.allclose(resize_rel_pos(table, tokens).numpy(), resized, atol=1e-12)
-    found = relative_positions(table, tokens).numpy()
-    for i in range(tokens):
-        for j in range(tokens):
-            assert np.allclose(found[i, j], resized[i - j + tokens - 1], atol=1e-12)
-    assert resize_rel_pos(table, 5) is table
-
-
-def test_adapting_resizes_the_tables_of_global_blocks_only():
-    encoder = encoder_of()
-    encoder.requires_grad_(False)
-    window_tables = [encoder.blocks[i].attn.rel_pos_h for i in (0, 2)]
-    adapt_positions(encoder, 6)
-    assert encoder.pos_embed.shape == (1, 6, 6, 24) and not encoder.pos_embed.requires_grad
-    assert [len(block.attn.rel_pos_w) for block in encoder.blocks] == [5, 11, 5, 11]
-    assert all(encoder.blocks[i].attn.rel_pos_h is table for i, table in zip((0, 2), window_tables))
-    with pytest.raises(ValueError, match="sam: the grid of tokens must be at least 1 wide, got 0"):
-        adapt_positions(encoder, 0)
-
-
-def test_two_stages_equal_one_where_the_first_changes_nothing_and_differ_elsewhere():
-    images = torch.randn(1, 3, 48, 80)
-    plain = encode(encoder_of(), images, [3])[0]
-    for grid, same in ((4, True), (3, False)):
-        encoder = encoder_of()
-        adapt_positions(encoder, grid)
-        assert torch.allclose(encode(encoder, images, [3])[0], plain, atol=1e-5) == same
+def grid(factor):
+    """The grid of patches, of the padded image, times a factor."""
+    return int(5 * factor), int(7 * factor)
 
 
 @torch.no_grad()
-def test_the_last_map_is_the_packages_own_at_its_own_size():
-    encoder = encoder_of()
-    images = torch.randn(2, 3, 64, 64)
-    maps = encode(encoder, images, global_blocks(encoder))
-    assert [m.shape for m in maps] == [(2, 8, 4, 4)] * 2
-    assert torch.equal(maps[1], encoder(images)) and not torch.equal(maps[0], maps[1])
+def test_sizes_are_as_announced():
+    network = tiny(prompt_guidance="released").eval()
+    assert list(network.channels) == [
+        *(f"block{i}" for i in range(4)), *(f"neck{j}" for j in range(1, 5)), "sam",
+        *(f"level{j}" for j in range(1, 5)), "decoder", "head", "masks",
+    ]  # fmt: skip
+    network.features_wanted = set(network.channels)
+    prediction = network(IMAGES, MASK)
+    assert prediction.logits.shape == (2, 5, *grid(4)) and prediction.aux is None
+    assert list(prediction.features) == list(network.channels)
+    for name, x in prediction.features.items():
+        size = (64, 96) if name == "masks" else grid(16 / network.strides[name])
+        assert x.shape == (2, network.channels[name], *size), name
+    features = prediction.features
+    assert torch.equal(network.classifier(features["head"]), prediction.logits)
+    assert torch.equal(features["sam"], features["neck4"])
+    assert torch.equal(network.backbone.neck(features["block1"]), features["neck2"])
 
 
 @torch.no_grad()
-def test_other_sizes_are_padded_to_whole_patches():
-    encoder = encoder_of()
-    images = torch.randn(2, 3, 40, 70)
-    padded = torch.zeros(2, 3, 48, 80)
-    padded[:, :, :40, :70] = images
-    (ours,) = encode(encoder, images, [2])
-    assert ours.shape == (2, 8, 3, 5) and torch.equal(ours, encode(encoder, padded, [2])[0])
+def test_without_a_head_features_only():
+    network = tiny(head=None, taps=(1, 3)).eval()
+    assert network.gives_logits is False and network(IMAGES).logits is None and network(IMAGES).features == {}
+    network.features_wanted = {"neck1", "sam"}
+    prediction = network(IMAGES)
+    assert list(prediction.features) == ["neck1", "sam"]
+    whole = tiny().eval()
+    whole.backbone.load_state_dict(network.backbone.state_dict())
+    whole.features_wanted = {"neck2", "neck4"}
+    assert all(torch.equal(a, b) for a, b in zip(prediction.features.values(), whole(IMAGES).features.values()))
+    network.features_wanted = {"head"}
+    with pytest.raises(ValueError, match="SAM has no feature 'head'; it has: block1, block3, neck1, neck2, sam"):
+        network(IMAGES)
 
 
-def test_blocks_behind_the_last_tap_do_not_run():
-    encoder = encoder_of()
-    encoder.blocks[2] = encoder.blocks[3] = None
-    assert len(encode(encoder, torch.randn(1, 3, 32, 32), [0, 1])) == 2
-
-
-@pytest.mark.parametrize("grid", [(4, 4), (3, 7)])
-def test_attention_from_factors_is_the_packages_own(grid):
-    torch.manual_seed(0)
-    theirs = Attention(12, 3, use_rel_pos=True, input_size=(4, 4)).double()
-    for table in (theirs.rel_pos_h, theirs.rel_pos_w):
-        nn.init.normal_(table)
-    ours = GlobalAttention(theirs)
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    x = torch.randn(2, *grid, 12, dtype=torch.float64, requires_grad=True)
-    draw = torch.randn_like(x)
-    found = []
-    for attention in (theirs, ours):
-        output = attention(x)
-        leaves = [x, *dict(theirs.named_parameters()).values()]
-        found.append([output, *torch.autograd.grad((output * draw).sum(), leaves)])
-    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(*found, strict=True))
-
-
-def test_global_blocks_get_it_and_adapt_and_take_lora_like_the_others():
-    plain, lean = encoder_of(), encoder_of()
-    keys = list(lean.state_dict())
-    use_global_attention(lean)
-    assert [type(block.attn) for block in lean.blocks] == [Attention, GlobalAttention] * 2
-    assert list(lean.state_dict()) == keys
-    images = torch.randn(1, 3, 48, 80)
-    for encoder in (plain, lean):
-        adapt_positions(encoder, 5)
-        add_lora(encoder, 2)
-    for (_, theirs), (_, ours) in zip(plain.named_parameters(), lean.named_parameters(), strict=True):
-        ours.data.copy_(theirs)
-    assert torch.allclose(encode(plain, images, [3])[0], encode(lean, images, [3])[0], atol=1e-5)
-
-
-def test_every_published_size_is_known():
-    with torch.device("meta"):
-        sam = build_sam("vit_b")
-    assert len(sam.state_dict()) == 314
-    assert global_blocks(sam.image_encoder) == [2, 5, 8, 11]
-
-
-def recorded(name):
-    """A case of the original's maps, its arrays, and its weights as a state dict without their common prefix."""
-    spec = importlib.util.spec_from_file_location("fill", GOLDEN / "fill.py")
-    fill = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill)
-    case = next(c for c in json.loads((GOLDEN / "tsic/parity.json").read_text()) if c["case"] == name)
-    state = fill.fill_state(case["entries"] + case["lora_entries"])
-    for key, change in case["overrides"].items():
-        state[key] = state[key] * np.float32(change["multiply"])
-    images = torch.from_numpy(fill.fill_input(case["input_shape"]))
-    weights = {key.removeprefix("image_encoder."): torch.from_numpy(value) for key, value in state.items()}
-    return case["params"], weights, images, np.load(GOLDEN / f"tsic/{name}.npz")
-
-
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden numbers are not here")
 @pytest.mark.parametrize(
-    "name", ["sam_tiny_one_stage", "sam_tiny_lora_two_stage", "sam_vitb_96x72_two_stage", "sam_vitb_64x96_plain"]
+    "args",
+    [
+        {},
+        {"lora_rank": 2},
+        {"lora_rank": 2, "lora_targets": ("k",), "lora_alpha": 4.0},
+        {"prompt_guidance": "released"},
+        {"prompt_guidance": "channel", "lora_rank": 2},
+        {"prompt_guidance": "spatial"},
+        {"depth": 5, "window_size": 2},
+    ],
 )
+def test_every_trained_parameter_gets_a_gradient_and_no_other(args):
+    network = tiny(dropout=0.0, **args).train()
+    prediction = network(IMAGES, MASK if "prompt_guidance" in args else None)
+    draw = torch.randn(prediction.logits.shape, generator=torch.manual_seed(1))
+    (prediction.logits * draw).sum().backward()
+    for name, weight in network.named_parameters():
+        assert weight.requires_grad == (weight.grad is not None), name
+        # of SAM's three masks the strongest counts, so one that is it nowhere learns nothing at that step
+        if weight.requires_grad and "output_hypernetworks_mlps" not in name:
+            assert weight.grad.abs().sum() > 0, name
+    trained = [name for name, weight in network.named_parameters() if weight.requires_grad]
+    if "lora_rank" in args:
+        assert all(".linear_" in name for name in trained if name.startswith("backbone."))
+    assert not any(name.startswith("backbone.blocks.4") for name in trained)
+
+
+def test_float64_autocast_and_checkpointing():
+    network = tiny(lora_rank=2, prompt_guidance="channel", dropout=0.0).eval()
+    plain = network(IMAGES, MASK).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (network(IMAGES, MASK).logits - plain).std() < 0.1 * plain.std()
+    exact = network.double()(IMAGES, MASK).logits
+    assert exact.dtype == torch.float64 and torch.allclose(exact.float(), plain, rtol=1e-3, atol=1e-4)
+    found = []
+    for network.checkpointing in (False, True):
+        network.zero_grad()
+        network(IMAGES, MASK).logits.square().sum().backward()
+        found.append([weight.grad for weight in network.parameters() if weight.requires_grad])
+    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(*found, strict=True))
+
+
 @torch.no_grad()
-def test_recorded_maps(name):
-    params, weights, images, expected = recorded(f"parity_{name}")
-    if "embed_dim" in params:
-        whole = params["global_attn_indexes"]
-        sizes = ("meta_img_size", "embed_dim", "depth", "num_heads", "out_chans", "window_size")
-        encoder = encoder_of(*(params[size] for size in sizes), whole)
-        use_global_attention(encoder)
-        for module in encoder.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = params["layer_norm_eps"]
-    else:
-        with torch.device("meta"):
-            encoder = build_sam("vit_b").image_encoder
-    lora = {key: value for key, value in weights.items() if ".linear_" in key}
-    encoder.load_state_dict({key: value for key, value in weights.items() if key not in lora}, assign=True)
-    adapt_positions(encoder, params["grid_at_load"][0])
-    if params["lora_rank"]:
-        add_lora(encoder, params["lora_rank"])
-        assert not encoder.load_state_dict(lora, strict=False).unexpected_keys
-    maps = encode(encoder, images, params["out_indices"])
-    for index, found in zip(params["out_indices"], maps, strict=True):
-        wanted = expected[f"expected:feat_{index}"]
-        step = found.shape[1] // wanted.shape[1]
-        assert np.abs(found[:, ::step].numpy() - wanted).max() < 2e-5
+def test_what_a_prompt_does(caplog):
+    caplog.set_level(logging.INFO)
+    base = tiny().eval()
+    plain = base(IMAGES).logits
+    for guidance in ("released", "channel", "spatial"):
+        network = tiny(prompt_guidance=guidance).eval()
+        fill(network, base.state_dict(), "the other", strict=False)
+        first, second = network(IMAGES, MASK).logits, network(IMAGES, 4 - MASK).logits
+        assert torch.equal(first, plain) == torch.equal(first, second) == (guidance == "released")
+    assert [record.message for record in caplog.records if "no influence on scores" in record.message]
+
+
+def test_released_masks_are_made_only_for_those_who_read_them():
+    network = tiny(prompt_guidance="released").eval()
+    network.mask_decoder.transformer = None
+    network(IMAGES, MASK)
+    network.features_wanted = {"masks"}
+    with pytest.raises(TypeError):
+        network(IMAGES, MASK)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "prompt", "told"),
+    [
+        ("none", MASK, "SAM takes no prompt: remove prompted_by"),
+        ("channel", None, "SAM: prompt_guidance channel needs a mask with the images; name .*prompted_by"),
+        ("released", MASK[:, :, :64], r"must be a mask of \(2, 1, 65, 97\) for these images, got \(2, 1, 64, 97\)"),
+    ],
+)
+def test_wrong_prompts(guidance, prompt, told):
+    with pytest.raises(ValueError, match=told):
+        tiny(prompt_guidance=guidance).eval()(IMAGES, prompt)
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ({"taps": (1, 0, 2, 3)}, r"taps must be rising numbers of its 4 blocks, got \[1, 0, 2, 3\]"),
+        ({"taps": (1, 2, 3, 4)}, "taps must be rising"),
+        ({"taps": (2, 3)}, r"the head reads 4 tapped blocks, got \[2, 3\]"),
+        ({"head": None, "prompt_guidance": "channel"}, "give head: uper or prompt_guidance: none"),
+        ({"lora_rank": -1}, "lora_rank must be 0 or more, got -1"),
+        ({"pretrained": True, "backbone_weights": "a.pth"}, "exclude each other"),
+    ],
+)
+def test_impossible_arguments(args, told):
+    with pytest.raises(ValueError, match=told):
+        tiny(**args)
+
+
+def test_merging_keeps_the_scores_and_leaves_a_plain_frozen_encoder():
+    network = tiny(lora_rank=3, lora_alpha=2.0, lora_targets=("q", "k", "v")).eval()
+    plain = tiny().eval()
+    before = network(IMAGES).logits
+    assert not torch.allclose(before, plain(IMAGES).logits, rtol=1e-2)
+    expected = plain.fitted(network.state_dict())
+    network.merge_lora()
+    assert torch.allclose(network(IMAGES).logits, before, rtol=1e-4, atol=1e-4)
+    assert network.state_dict().keys() == plain.state_dict().keys() and network.lora_rank == 0
+    assert not any(weight.requires_grad for weight in network.backbone.parameters())
+    fill(plain, expected, "the updated network")
+    assert torch.allclose(plain(IMAGES).logits, before, rtol=1e-4, atol=1e-4)
+    network.merge_lora()  # nothing more to merge
+
+
+def test_a_published_file_starts_the_encoder_and_what_makes_masks(tmp_path):
+    source = tiny(image_size=96, prompt_guidance="released")
+    meta = _checkpoints.write(
+        {
+            key: x
+            for key, x in source.state_dict().items()
+            if key.startswith(("backbone", "prompt_encoder", "mask_dec"))
+        },
+        "sam",
+    )
+    torch.save(meta, tmp_path / "sam.pth")
+    network = tiny(lora_rank=2, prompt_guidance="channel", backbone_weights=str(tmp_path / "sam.pth"))
+    expected = network.fitted(source.state_dict())
+    for name, value in network.state_dict().items():
+        is_published = name.startswith(("backbone", "prompt_encoder", "mask_dec")) and "linear" not in name
+        if is_published and not name.endswith((".pos_embed", "rel_pos_h", "rel_pos_w")):  # drawn anew by tiny
+            assert torch.equal(value, expected[name]), name
+    assert expected["backbone.pos_embed"].shape == (1, 4, 4, 32)
+
+    torch.save({key: x for key, x in meta.items() if key.startswith("image_encoder.")}, tmp_path / "sam.pth")
+    tiny(backbone_weights=str(tmp_path / "sam.pth"))
+    with pytest.raises(ValueError, match="prompt_encoder in .*sam.pth does not fit this network"):
+        tiny(prompt_guidance="channel", backbone_weights=str(tmp_path / "sam.pth"))
+
+
+def test_weights_nobody_can_fetch(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: (_ for _ in ()).throw(OSError("offline")))
+    with pytest.raises(FileNotFoundError, match="facebook/sam-vit-base are not in the hub's cache"):
+        tiny(pretrained=True)
+
+
+def test_published_counts():
+    """TSIC's trained parameters by part at 5 classes; the encoder has 89.7 million frozen ones."""
+    with torch.device("meta"):
+        network = SAM(5, lora_rank=4)
+
+    def trained(prefix):
+        own = [w for name, w in network.named_parameters() if name.startswith(prefix) and w.requires_grad]
+        return sum(weight.numel() for weight in own)
+
+    assert trained("neck.") == 22_026_240
+    assert trained(("head.", "classifier.")) == 32_258_565
+    assert trained("backbone.") == 147_456

@@ -2,7 +2,10 @@
 
 import argparse
 import logging
+import os
+from collections import OrderedDict
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -83,12 +86,87 @@ def test_unreadable_files(tmp_path):
         (tmp_path / name).write_bytes(b"no weights at all")
         with pytest.raises(ValueError, match=f"{name} .*file of weights"):
             read_weights(tmp_path / name)
-    torch.save({"state_dict": {"w": torch.ones(1)}, "args": argparse.Namespace(a=1)}, tmp_path / "objects.pth")
-    with pytest.raises(ValueError, match="objects.pth holds more than tensors and plain values"):
-        read_weights(tmp_path / "objects.pth")
     torch.save([torch.ones(1)], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="list.pth holds no state dict"):
         read_weights(tmp_path / "list.pth")
+
+
+def test_truncated_files(tmp_path):
+    for name in ("w.pth", "w.safetensors"):
+        state = {"w": torch.ones(5000)}
+        torch.save(state, tmp_path / name) if name == "w.pth" else save_file(state, tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a file of weights \\(truncated\\?\\)"):
+            read_weights(tmp_path / name)
+
+
+class Command:
+    """An object that runs a command when it is unpickled."""
+
+    def __init__(self, line):
+        self.line = line
+
+    def __reduce__(self):
+        return os.system, (self.line,)
+
+
+class Unknown:
+    pass
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_file_is_not_run(tmp_path, zipped):
+    ran = tmp_path / "ran"
+    file = tmp_path / "w.pth"
+    for place in ({"state_dict": {"w": torch.ones(1)}, "hook": Command(f"touch {ran}")}, [Command(f"touch {ran}")]):
+        torch.save(place, file, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ValueError, match=r"object of the type \w+\.system .* could run code; .*--trust-checkpoint"):
+            read_weights(file)
+        assert not ran.exists()
+    torch.save({"w": torch.ones(1), "x": Unknown()}, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"w.pth holds an object of the type \S+\.Unknown "):
+        read_weights(file)
+
+
+def test_a_trusted_file_may_hold_anything(tmp_path):
+    torch.save({"state_dict": {"w": torch.ones(1)}, "hook": Command(f"touch {tmp_path / 'ran'}")}, tmp_path / "w.pth")
+    assert read_weights(tmp_path / "w.pth", trust=True).keys() == {"w"}
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_harmless_company(tmp_path, zipped):
+    numbers = {"best": np.float64(0.5), "step": np.int64(3), "done": np.bool_(True), "per_class": np.arange(3.0)}
+    names = {"classes": np.array(["road", "car"]), "folder": tmp_path, "kind": np.dtype("float32")}
+    options = argparse.Namespace(lr=0.1, numbers=numbers, names=names)
+    about = {"meta": numbers | names, "args": options, "epoch": 3, "order": OrderedDict(a=1)}
+    torch.save({"state_dict": {"w": torch.ones(1)}} | about, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    assert read_weights(tmp_path / "w.pth").keys() == {"w"}
+
+
+def test_arrays_of_objects_are_refused(tmp_path):
+    torch.save({"w": torch.ones(1), "x": np.array([None, 1], dtype=object)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="w.pth holds an object of the type numpy.dtypes.ObjectDType"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "keys"),
+    [
+        ({"model_state": {"w": torch.ones(1)}, "optimizer": {"state": {}}}, {"w"}),
+        ({"checkpoint": {"module.w": torch.ones(1)}, "epoch": 3}, {"w"}),
+        ({"state_dict": {"module._orig_mod.a.module.w": torch.ones(1)}}, {"a.module.w"}),
+        ({"_orig_mod.module.w": torch.ones(1)}, {"w"}),
+        (
+            {"model_tiny": {"module.w": torch.ones(1)}, "model_cnn": {"module.w": torch.ones(2)}, "epoch": 3},
+            {"model_tiny.w", "model_cnn.w"},
+        ),
+    ],
+)
+def test_unwrapping(tmp_path, content, keys):
+    torch.save(content, tmp_path / "w.pth")
+    assert read_weights(tmp_path / "w.pth").keys() == keys
 
 
 def test_pretrained_is_loaded_last(monkeypatch):

@@ -1,0 +1,124 @@
+"""Checkpoints of other codes: whose a file is, which network it fits, and its entries under our names and back."""
+
+from types import ModuleType
+
+from torch import Tensor
+
+from ._layouts import aicsd, cirkd, huggingface, mmseg, sam, segkd, torchvision, trikd, tsic, unimatch
+from ._layouts._described import Described
+
+# a file is asked in this order whose it is; our own layout has no marks and comes last
+LAYOUTS = {
+    "tsic": tsic,
+    "sam": sam,
+    "trikd": trikd,
+    "huggingface": huggingface,
+    "mmseg": mmseg,
+    "cirkd": cirkd,
+    "aicsd": aicsd,
+    "unimatch": unimatch,
+    "torchvision": torchvision,
+    "segkd": segkd,
+}
+
+
+def guess(state: dict[str, Tensor], part: str | None = None) -> str:
+    """Name of the layout whose keys these are.
+
+    Raises:
+        ValueError: nobody's, or several networks in one file and no part.
+    """
+    state = one_network(state, part)
+    for name, layout in LAYOUTS.items():
+        if layout.fits(state):
+            return name
+    keys = ", ".join(list(state)[:3]) or "nothing"
+    raise ValueError(
+        f"these are the keys of no code known here (the first are {keys}); the layouts are {', '.join(LAYOUTS)}"
+    )
+
+
+def describe(state: dict[str, Tensor], layout: str, part: str | None = None) -> Described:
+    """The network that a checkpoint of this layout fits. See `read` for the arguments."""
+    module, state, chosen = _opened(state, layout, part)
+    return module.describe(state, **chosen)
+
+
+def read(state: dict[str, Tensor], layout: str, part: str | None = None) -> dict[str, Tensor]:
+    """The entries of a checkpoint under our names.
+
+    Args:
+        layout: a name in LAYOUTS.
+        part: which network of a file that holds several; None: the only one, or the student of a distillation.
+
+    Raises:
+        ValueError: no such layout or part, or not a file of this layout.
+    """
+    module, state, chosen = _opened(state, layout, part)
+    return module.read(state, **chosen)
+
+
+def write(state: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
+    """Our entries under the names of another code. ValueError: it has no such network."""
+    return _module(layout).write(state)
+
+
+def read_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of an encoder's ImageNet file under our names, as they are where no other code's are recognised."""
+    for layout in LAYOUTS.values():
+        found = layout.backbone(state) if hasattr(layout, "backbone") else None
+        if found is not None:
+            return found
+    return state
+
+
+def one_network(state: dict[str, Tensor], part: str | None = None) -> dict[str, Tensor]:
+    """The entries of one network out of a file that may hold several, without what stands before their names.
+
+    Several are the student and the teacher of mmsegmentation's distillers (`student.`, `teacher.`, of which None takes
+    the student), and networks trained together (`model_tiny.`, `model_cnn.`, ...; see read_weights).
+
+    Raises:
+        ValueError: no such part, or several networks trained together and None asked for.
+    """
+    heads = sorted({key.split(".")[0] for key in state})
+    together = [head for head in heads if head.startswith("model_")]
+    distilled = [head for head in ("student", "teacher") if head in heads]
+    if distilled:
+        return _behind(state, part or distilled[0], distilled)
+    if together:
+        if part is None and len(together) > 1:
+            names = ", ".join(head.removeprefix("model_") for head in together)
+            raise ValueError(f"this file holds several networks: say which part is meant, one of {names}")
+        return _behind(state, f"model_{part}" if part else together[0], together)
+    return state
+
+
+def _behind(state: dict[str, Tensor], head: str, heads: list[str]) -> dict[str, Tensor]:
+    if head not in heads:
+        names = ", ".join(name.removeprefix("model_") for name in heads)
+        raise ValueError(f"this file has no part {head.removeprefix('model_')!r}; it has: {names}")
+    return {key.removeprefix(f"{head}."): value for key, value in state.items() if key.startswith(f"{head}.")}
+
+
+def _module(layout: str) -> ModuleType:
+    if layout not in LAYOUTS:
+        raise ValueError(f"no layout {layout!r}; there are: {', '.join(LAYOUTS)}")
+    return LAYOUTS[layout]
+
+
+def _opened(
+    state: dict[str, Tensor], layout: str, part: str | None
+) -> tuple[ModuleType, dict[str, Tensor], dict[str, str]]:
+    """The layout's module, the entries of the part, and the part where the layout itself takes one."""
+    module, opened = _module(layout), one_network(state, part)
+    if part is None or opened is not state:
+        chosen = {}
+    elif part in getattr(module, "PARTS", ()):
+        chosen = {"part": part}
+    else:
+        known = ", ".join(getattr(module, "PARTS", ())) or "none"
+        raise ValueError(f"this file of the layout {layout} has no part {part!r}; its parts: {known}")
+    if not module.fits(opened):
+        raise ValueError(f"this is no file of the layout {layout}: its first keys are {', '.join(list(opened)[:3])}")
+    return module, opened, chosen

@@ -1,0 +1,136 @@
+"""Segmentation networks of Hugging Face's transformers from a hub id, a local folder or a configuration alone."""
+
+import logging
+from pathlib import Path
+
+import transformers
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ._prediction import CONSTANTS, Normalize
+from ._weights import first_line, shown
+
+logger = logging.getLogger(__name__)
+
+
+def read_config(name: str, revision: str | None, config: dict | None) -> PretrainedConfig:
+    """The configuration at `name`, or the one a dict with `model_type` describes.
+
+    Raises:
+        FileNotFoundError: no such folder or id. ValueError: a configuration transformers does not know.
+    """
+    if config is not None:
+        values = dict(config)
+        kind = values.pop("model_type", None)
+        if kind is None:
+            raise ValueError(
+                "config needs a model_type, such as segformer; config.json of any network of its kind has it"
+            )
+        try:
+            return AutoConfig.for_model(kind, **values)
+        except Exception as error:  # its checks are its own: KeyError, TypeError, StrictDataclassError, ...
+            raise ValueError(f"config: transformers refuses it: {first_line(error)}") from error
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise _absent(name, FileNotFoundError("a folder without config.json"))
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except OSError as error:
+        raise _absent(name, error) from error
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: transformers {transformers.__version__} has no network for its config.json, and code that comes "
+            f"with weights is never run: {first_line(error)}"
+        ) from error
+
+
+def architecture(config: PretrainedConfig, source: str) -> type[PreTrainedModel]:
+    """The class of transformers that makes class scores or masks of such a configuration.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for kind in (
+        transformers.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
+        transformers.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
+    ):
+        if type(config) in kind:
+            found = kind[type(config)]
+            return found[0] if isinstance(found, (tuple, list)) else found
+    raise ValueError(
+        f"{source}: transformers {transformers.__version__} has no segmentation network of type {config.model_type}"
+    )
+
+
+def build(kind: type[PreTrainedModel], config: PretrainedConfig, source: str) -> PreTrainedModel:
+    """The network with random weights. ValueError where transformers cannot build it from this configuration."""
+    try:
+        return kind(config).float()
+    except Exception as error:  # its networks check little: what is missing ends in any error
+        raise ValueError(f"{source}: {kind.__name__} cannot be built from it: {first_line(error)}") from error
+
+
+def load(
+    kind: type[PreTrainedModel], config: PretrainedConfig, name: str, revision: str | None
+) -> tuple[PreTrainedModel, list[str]]:
+    """The network with its published weights, and the names of the parameters they do not fit, which start at random.
+
+    Raises:
+        FileNotFoundError: no weights there. ValueError: a file that does not fit.
+    """
+    try:
+        network, report = kind.from_pretrained(
+            name, config=config, revision=revision, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except OSError as error:
+        raise _absent(name, error) from error
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{name}: its weights do not fit {kind.__name__}: {first_line(error)}") from error
+    parameters = dict(network.named_parameters())
+    other_shape = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    fresh = [key for key in parameters if key in {*report["missing_keys"], *other_shape}]
+    logger.info("%d of %d parameters loaded from %s", len(parameters) - len(fresh), len(parameters), name)
+    if fresh:
+        logger.warning(
+            "%s has no weights that fit %d parameters, which start at random: %s", name, len(fresh), shown(fresh)
+        )
+    # a file in half precision gives a network in half precision
+    return network.float(), fresh
+
+
+def read_normalize(name: str, revision: str | None) -> Normalize:
+    """The constants of the image processor saved beside the weights; ImageNet's where there is none.
+
+    Its rescaling factor and its normalisation become one mean and one std in grey levels. `do_reduce_labels` in it
+    concerns label files only: the class names of such a network have no background already.
+    """
+    try:
+        values, _ = BaseImageProcessor.get_image_processor_dict(name, revision=revision)
+    except (OSError, ValueError):
+        logger.info("%s has no preprocessor_config.json: images are normalised with ImageNet's constants", name)
+        return Normalize.named("imagenet")
+    # processors that never normalise (MobileViT's) know this switch, the others have mean and std
+    order = "bgr" if values.get("do_flip_channel_order", False) else "rgb"
+    unit = 1.0 / values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
+    known = "image_mean" in values or "do_flip_channel_order" in values
+    if not known:
+        mean, std, _ = CONSTANTS["imagenet"]
+        return Normalize(mean, std, order)
+    if not values.get("do_normalize", True) or values.get("image_mean") is None:
+        return Normalize((0.0, 0.0, 0.0), (unit, unit, unit), order)
+    mean, std = (_three(values[key], unit) for key in ("image_mean", "image_std"))
+    return Normalize(mean, std, order)
+
+
+def _three(values: float | list[float], unit: float) -> tuple[float, float, float]:
+    """A number or three in grey levels."""
+    first, second, third = values if isinstance(values, (list, tuple)) else (values, values, values)
+    return first * unit, second * unit, third * unit
+
+
+def _absent(name: str, error: Exception) -> FileNotFoundError:
+    """What to do where transformers finds nothing."""
+    return FileNotFoundError(
+        f"{name!r} is neither a local folder with config.json and weights nor a network the Hugging Face hub gives "
+        f"({first_line(error)}); check the id, the connection and HF_HUB_OFFLINE, log in (hf auth login) where its "
+        f"owner asks for it, or give a local folder"
+    )

@@ -1,0 +1,63 @@
+"""Names of the UPer head's entries in mmsegmentation and CIRKD."""
+
+from typing import Literal
+
+from torch import Tensor
+
+Code = Literal["mmseg", "cirkd"]
+
+# (theirs, ours) for Renaming; backbone and auxiliary head are named as in the code's other networks
+HEAD = {
+    "mmseg": [
+        ("decode_head.psp_modules.#.1.*", "head.pyramid.levels.#.conv.*"),
+        ("decode_head.bottleneck.*", "head.pyramid.project.*"),
+        ("decode_head.lateral_convs.#.*", "head.laterals.#.*"),
+        ("decode_head.fpn_convs.#.*", "head.outputs.#.*"),
+        ("decode_head.fpn_bottleneck.*", "head.fuse.*"),
+        ("decode_head.conv_seg.*", "classifier.*"),
+    ],
+    "cirkd": [
+        ("head.ppm_conv.#.0.*", "head.pyramid.levels.#.conv.*"),
+        ("head.ppm_conv.#.1.*", "head.pyramid.levels.#.bn.*"),
+        ("head.ppm_last_conv.0.*", "head.pyramid.project.conv.*"),
+        ("head.ppm_last_conv.1.*", "head.pyramid.project.bn.*"),
+        ("head.fpn_in.#.0.*", "head.laterals.#.conv.*"),
+        ("head.fpn_in.#.1.*", "head.laterals.#.bn.*"),
+        ("head.fpn_out.#.0.0.*", "head.outputs.#.conv.*"),
+        ("head.fpn_out.#.0.1.*", "head.outputs.#.bn.*"),
+        ("head.conv_last.0.0.*", "head.fuse.conv.*"),
+        ("head.conv_last.0.1.*", "head.fuse.bn.*"),
+        ("head.conv_last.1.*", "classifier.*"),
+    ],
+}
+# the width of the head is the output of this convolution
+FUSE = {"mmseg": "decode_head.fpn_bottleneck.conv.weight", "cirkd": "head.conv_last.0.0.weight"}
+
+# what a code's networks have beside their weights
+IMPLIED = {
+    "mmseg": {"arrangement": "mmseg", "output_stride": 32, "dilation_rule": "mmseg"},
+    "cirkd": {
+        "arrangement": "cirkd",
+        "output_stride": 8,
+        "dilation_rule": "cirkd",
+        "dropout_kind": "elements",
+        "head_init": "torch",
+        "align_corners": True,
+    },
+}
+
+
+def fits(state: dict[str, Tensor], code: Code) -> bool:
+    """Whether these are the entries of a UPerNet of this code."""
+    return FUSE[code] in state
+
+
+def is_ours(state: dict[str, Tensor], code: Code) -> bool:
+    """Whether these are the entries of our UPerNet in this code's arrangement."""
+    first = "head.pyramid.levels.0.conv.conv.weight" if code == "mmseg" else "head.pyramid.levels.0.bn.weight"
+    return "head.outputs.0.conv.weight" in state and first in state
+
+
+def arguments(state: dict[str, Tensor], code: Code) -> dict:
+    """Arguments of our UPerNet that these entries of a code tell or imply; backbone and auxiliary head left out."""
+    return {"width": state[FUSE[code]].shape[0]} | IMPLIED[code]

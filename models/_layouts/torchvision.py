@@ -1,0 +1,74 @@
+"""Checkpoints of torchvision's deeplabv3_resnet50 and deeplabv3_resnet101: backbone, classifier, aux_classifier."""
+
+from torch import Tensor
+
+from ._described import Described
+from ._mobilenetv2 import mobilenetv2_pairs
+from ._renaming import Renaming
+from ._resnet import resnet_name, resnet_pairs, stem_of
+
+CODE = "torchvision"
+
+HEADS = [
+    *[
+        (f"classifier.0.convs.{branch}.{index}.*", f"aspp.branches.{branch}.{layer}.*")
+        for branch in range(4)
+        for index, layer in enumerate(("conv", "bn"))
+    ],
+    ("classifier.0.convs.4.1.*", "aspp.image_pool.conv.conv.*"),
+    ("classifier.0.convs.4.2.*", "aspp.image_pool.conv.bn.*"),
+    ("classifier.0.project.0.*", "aspp.project.conv.*"),
+    ("classifier.0.project.1.*", "aspp.project.bn.*"),
+    ("classifier.1.*", "refine.conv.*"),
+    ("classifier.2.*", "refine.bn.*"),
+    ("classifier.4.*", "classifier.*"),
+    ("aux_classifier.0.*", "aux_head.conv.conv.*"),
+    ("aux_classifier.1.*", "aux_head.conv.bn.*"),
+    ("aux_classifier.4.*", "aux_head.classifier.*"),
+]
+RENAMING = Renaming(resnet_pairs("plain") + HEADS)
+
+
+def fits(state: dict[str, Tensor]) -> bool:
+    """Whether these are the keys of torchvision's DeepLabV3 on a ResNet."""
+    return "classifier.0.convs.0.0.weight" in state and "backbone.layer1.0.conv1.weight" in state
+
+
+def describe(state: dict[str, Tensor]) -> Described:
+    """The network at torchvision's output stride of 8.
+
+    torchvision has dropout in the auxiliary head (0.1 of the elements) and after the projection, none before the
+    classifier: 0.1 before both stands for it in training.
+    """
+    args = {"backbone": resnet_name(state), "stem": stem_of(state), "dilation_rule": "timm", "output_stride": 8}
+    args |= {"align_corners": False, "projection": "1x1", "width": state["classifier.1.weight"].shape[0]}
+    args |= {"dropout": 0.1, "dropout_kind": "elements", "head_init": "torch"}
+    args["aux"] = "aux_classifier.0.weight" in state
+    if args["aux"]:
+        args["aux_width"] = state["aux_classifier.0.weight"].shape[0]
+    return Described("deeplabv3", state["classifier.4.weight"].shape[0], args, normalize="imagenet")
+
+
+def read(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Their entries under our names."""
+    return RENAMING.to_ours(state)
+
+
+def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our entries under their names. ValueError: a network torchvision does not have.
+
+    Dilations and align_corners are no entries: only networks built as `describe` says compute the same there.
+    """
+    if "refine.conv.weight" not in state or stem_of(state) != "plain":
+        raise ValueError(f"{CODE} has DeepLabV3 with projection: 1x1 on ResNets with stem: plain only")
+    return RENAMING.write(state, CODE)
+
+
+def backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """torchvision's ImageNet weights: resnet18 to resnet101, mobilenet_v2."""
+    state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier.", "features.18."))}
+    if "features.2.conv.1.0.weight" in state:
+        return Renaming(mobilenetv2_pairs("nested", "", "")).to_ours(state)
+    if "conv1.weight" in state and "layer1.0.conv1.weight" in state and "conv2.weight" not in state:
+        return state  # timm's names
+    return None

@@ -1,0 +1,94 @@
+"""DeepLabV3+ files of UniMatch, which TriKD's code carries too."""
+
+import torch
+from torch import Tensor
+
+from ._described import Described
+from ._renaming import Renaming
+from ._resnet import resnet_name
+
+LOW_LEVEL_WIDTH = 48
+HEAD = [
+    *((f"head.b{i}.0.*", f"aspp.branches.{i}.conv.*") for i in range(4)),
+    *((f"head.b{i}.1.*", f"aspp.branches.{i}.bn.*") for i in range(4)),
+    ("head.b4.gap.1.*", "aspp.image_pool.conv.conv.*"),
+    ("head.b4.gap.2.*", "aspp.image_pool.conv.bn.*"),
+    ("head.project.0.*", "aspp.project.conv.*"),
+    ("head.project.1.*", "aspp.project.bn.*"),
+    ("reduce.0.*", "low_level.conv.*"),
+    ("reduce.1.*", "low_level.bn.*"),
+    ("fuse.0.*", "decoder.0.conv.*"),
+    ("fuse.1.*", "decoder.0.bn.*"),
+    ("fuse.3.*", "decoder.1.conv.*"),
+    ("fuse.4.*", "decoder.1.bn.*"),
+    ("classifier.*", "classifier.*"),
+]
+# timm's names are theirs
+RESNET = Renaming([*HEAD, *((f"backbone.{key}", f"backbone.{key}") for key in ("conv1.#.*", "bn1.*", "layer#.*"))])
+XCEPTION_PAIRS = [("conv#.*", "conv#.*"), ("bn#.*", "bn#.*")]
+XCEPTION_PAIRS += [(f"block{i + 1}.*", f"blocks.{i}.*") for i in range(20)]
+XCEPTION = Renaming([*HEAD, *((f"backbone.{theirs}", f"backbone.{ours}") for theirs, ours in XCEPTION_PAIRS)])
+
+# what tells their networks from others with the same keys
+SHAPES = {
+    "backbone.conv1.0.weight": (64, 3, 3, 3),
+    "head.project.0.weight": (256, 5 * 256, 1, 1),
+    "reduce.0.weight": (LOW_LEVEL_WIDTH, 256, 1, 1),
+}
+
+
+def fits(state: dict[str, Tensor]) -> bool:
+    """Whether a file has these heads."""
+    return {"head.b4.gap.1.weight", "reduce.0.weight", "fuse.0.weight"} <= state.keys()
+
+
+def describe(state: dict[str, Tensor]) -> Described:
+    """The network of a file; the published output stride is 16 (8 has the same tensors).
+
+    Raises:
+        ValueError: a backbone other than ResNet and Xception-65.
+    """
+    args = {"arrangement": "unimatch", "output_stride": 16, "dilation_rule": "timm"}
+    if "backbone.block20.sepconv1.depthwise.weight" in state:
+        args |= {"backbone": "xception65"}
+    elif "backbone.layer1.0.conv1.weight" in state:
+        args |= {"backbone": resnet_name(state, "backbone."), "stem": "v1s"}
+    else:
+        raise ValueError("a file of the layout unimatch can be read with a ResNet or Xception-65 backbone only")
+    return Described("deeplabv3plus", len(state["classifier.weight"]), args)
+
+
+def read(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Their keys as ours; their decoder reads the low level first, ours last."""
+    table = XCEPTION if "backbone.block20.sepconv1.depthwise.weight" in state else RESNET
+    ours = table.to_ours(state)
+    ours["decoder.0.conv.weight"] = torch.roll(ours["decoder.0.conv.weight"], -LOW_LEVEL_WIDTH, dims=1)
+    return ours
+
+
+def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our keys as theirs.
+
+    Raises:
+        ValueError: no DeepLabV3+ as theirs.
+    """
+    table = XCEPTION if "backbone.blocks.19.sepconv1.depthwise.weight" in state else RESNET
+    theirs = table.to_theirs(state)
+    unknown = [key for key in theirs if not table.knows(key)]
+    if unknown or any(key in theirs and theirs[key].shape != shape for key, shape in SHAPES.items()):
+        raise ValueError(
+            "the layout unimatch has keys for DeepLabV3+ in the arrangement unimatch alone, 256 wide, with an "
+            "Xception-65 or a ResNet-50 or ResNet-101 with stem v1s for a backbone and no auxiliary head"
+            f"{f'; none for {unknown[0]}' if unknown else ''}"
+        )
+    theirs["fuse.0.weight"] = torch.roll(theirs["fuse.0.weight"], LOW_LEVEL_WIDTH, dims=1)
+    return theirs
+
+
+def backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """Their Xception-65 file, which carries counters of its making beside the weights."""
+    if "block20.sepconv1.depthwise.weight" not in state:
+        return None
+    kept = {key: value for key, value in state.items() if not any(part in key for part in ("itr", "tmp", "track"))}
+    ours = Renaming(XCEPTION_PAIRS).to_ours(kept)
+    return {key: value for key, value in ours.items() if not key.startswith("fc.")}

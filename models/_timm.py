@@ -1,0 +1,149 @@
+"""Any timm network as an encoder: four of its feature levels under the names the heads read."""
+
+import difflib
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# what makes a network of fixed image size take others; one has at most one of them
+ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+
+
+class TimmBackbone(nn.Module):
+    """A network of timm's collection without its classifier; state-dict keys are timm's behind `net.`.
+
+    stage1..stage4 are its last four feature levels as timm lists them (for CNNs and hierarchical transformers the
+    usual pyramid), or, where all levels have one stride (plain vision transformers), the outputs after each quarter
+    of its depth. No norm is added to them. An image whose sides are no multiples of the largest stride is padded with
+    zeros below and to the right, and the maps are cut to ceil(side / stride).
+    Parameters none of the four maps depends on are removed or do not train. Where only the last layers tell the maps
+    apart (HRNet), take a head that reads all four: the others leave some parameters without a gradient.
+
+    Args:
+        name: timm's name of the network, with or without the tag of its weights.
+        output_stride: stride of stage4. Dilates the network where timm can; must be the network's own otherwise.
+
+    Features:
+        stage1..stage4: channels and strides as `channels` and `strides` tell; channels first whatever the network.
+
+    Raises:
+        ValueError: a name timm does not have, a stride the network does not have, fewer than four levels,
+            or a network made for images of one size.
+    """
+
+    dropped = ()  # `fitted` leaves out what was removed
+
+    def __init__(self, name: str, output_stride: int):
+        super().__init__()
+        _check_name(name)
+        self.net, levels = _built(name, output_stride)
+        if not hasattr(self.net, "forward_intermediates") or len(levels) < 4:
+            raise ValueError(f"timm/{name} does not give the four feature levels a backbone needs")
+        own = levels[-1]["reduction"]
+        if own != output_stride:
+            raise ValueError(f"timm/{name} has the output stride {own} and takes no other, got {output_stride!r}")
+
+        count = len(levels)
+        is_flat = len({level["reduction"] for level in levels}) == 1
+        self.indices = [count * (i + 1) // 4 - 1 if is_flat else count - 4 + i for i in range(4)]
+        stages = {f"stage{number}": levels[index] for number, index in enumerate(self.indices, start=1)}
+        self.channels: dict[str, int] = {stage: level["num_chs"] for stage, level in stages.items()}
+        self.strides: dict[str, int] = {stage: level["reduction"] for stage, level in stages.items()}
+        self.norms: dict[str, tuple[Tensor, Tensor]] = {}
+        self.imagenet = name if timm.models.is_model_pretrained(name) else None
+
+        keys = list(self.net.state_dict())
+        if hasattr(self.net, "prune_intermediate_layers"):
+            self.indices = self.net.prune_intermediate_layers(self.indices, prune_norm=True)
+        kept = self.net.state_dict().keys()
+        self.removed = {key for key in keys if key not in kept}
+        self._check_and_freeze(name)
+
+    def _check_and_freeze(self, name: str) -> None:
+        """One small forward: are the sizes as promised, and which parameters do the maps depend on?"""
+        largest, weight = max(self.strides.values()), next(self.net.parameters())
+        height, width = 2 * largest, 3 * largest
+        self.eval()  # batch norms and dropout stay as they are
+        try:
+            with torch.enable_grad():
+                maps = self(weight.new_zeros(1, 3, height, width), set())
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"timm/{name} does not take images of any size ({error}): it cannot be a backbone"
+            ) from None
+        self.train()
+        for stage, x in maps.items():
+            stride = self.strides[stage]
+            promised = (self.channels[stage], height // stride, width // stride)
+            if tuple(x.shape[1:]) != promised:
+                raise ValueError(
+                    f"timm/{name} gives a {stage} of {tuple(x.shape[1:])} where timm promises {promised}: "
+                    "it cannot be a backbone"
+                )
+        reached = _reached(list(maps.values()))
+        for parameter in self.net.parameters():
+            if parameter not in reached:
+                parameter.requires_grad = False
+
+    def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under timm's keys as they stand in this backbone, without those of the layers it has removed."""
+        return {f"net.{key}": value for key, value in state.items() if key not in self.removed}
+
+    def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
+        height, width = x.shape[-2:]
+        multiple = max(self.strides.values())
+        x = F.pad(x, (0, -width % multiple, 0, -height % multiple))
+        maps = self.net.forward_intermediates(
+            x, indices=self.indices, norm=False, output_fmt="NCHW", intermediates_only=True
+        )
+        return {
+            stage: level[..., : -(-height // stride), : -(-width // stride)]
+            for (stage, stride), level in zip(self.strides.items(), maps)
+        }
+
+
+def _check_name(name: str) -> None:
+    """ValueError for a network, or a tag of weights, that timm does not list."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        known, wrong = timm.list_models(), architecture
+    elif tag and name not in timm.models.get_arch_pretrained_cfgs(architecture):
+        known, wrong = timm.models.get_arch_pretrained_cfgs(architecture), name
+    else:
+        return
+    close = difflib.get_close_matches(wrong, known, n=3, cutoff=0.4)
+    raise ValueError(f"timm has no network {wrong!r}" + (f"; did you mean {', '.join(close)}?" if close else ""))
+
+
+def _built(name: str, output_stride: int) -> tuple[nn.Module, list[dict]]:
+    """The network with random weights, dilated where timm can, and its feature levels."""
+    dilated = {"output_stride": output_stride}
+    for arguments in [size | dilated for size in ANY_SIZE] + list(ANY_SIZE):
+        try:
+            net = timm.create_model(name, **arguments)
+        except (TypeError, AssertionError, NotImplementedError):  # an argument it does not have, or a value
+            continue
+        levels = [dict(level) for level in net.feature_info]
+        if levels[-1]["reduction"] != output_stride and isinstance(net, timm.models.MobileNetV3):
+            # only timm's feature extractor of this class can be dilated; it differs in nothing else
+            extractor = timm.create_model(name, features_only=True, **dilated)
+            net.blocks, levels = extractor.blocks, list(extractor.feature_info.info)
+        return net, levels
+    raise AssertionError(name)
+
+
+def _reached(outputs: list[Tensor]) -> set[Tensor]:
+    """The leaves of the autograd graph behind some tensors."""
+    found, seen = set(), set()
+    nodes = [x.grad_fn for x in outputs]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        nodes += [following for following, _ in node.next_functions]
+    return found

@@ -1,0 +1,259 @@
+"""Any segmentation network of Hugging Face's transformers, per-pixel or by mask classification."""
+
+import logging
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+from ._hub import architecture, build, load, read_config, read_normalize
+from ._prediction import Normalize, Prediction, pick_features, refuse_prompt
+from ._taps import Form, Sizes, as_feature, as_in_inference, before_classifier, cropped, form_of, grid, reached, watched
+from ._universal import universal_scores
+from ._weights import first_line, shown
+
+logger = logging.getLogger(__name__)
+
+# what a network asks of the size of its images: whole patches; a square of whole patches; its config's image_size
+EXTENT = {
+    "beit": "patches",
+    "sapiens2": "patches",
+    "dpt": "square",
+    "data2vec-vision": "fixed",
+    "eomt": "fixed",
+    "eomt_dinov3": "fixed",
+}
+# where the encoder's parameters are, if not under transformers' own name for it
+ENCODERS = {
+    "upernet": ("backbone.",),
+    "mask2former": ("model.pixel_level_module.encoder.",),
+    "maskformer": ("model.pixel_level_module.encoder.",),
+    "oneformer": ("model.pixel_level_module.encoder.",),
+    "eomt": ("embeddings.", "layers.", "layernorm."),
+    "eomt_dinov3": ("embeddings.", "layers.", "layernorm."),
+    "detr": ("detr.model.backbone.",),
+}
+PROBES = ((64, 96), (96, 128))  # not square, so that (B, C, h, w) and (B, h, w, C) differ
+
+
+class HuggingFace(nn.Module):
+    """A network of transformers with a semantic segmentation head, or a universal one turned into class scores.
+
+    The former (SegFormer, UperNet, BEiT, Data2Vec, DPT, MobileViT, MobileNetV2, ...) give their own scores; UperNet's
+    at the decoder's stride, before its resize to the image. The latter (MaskFormer, Mask2Former, OneFormer, EoMT,
+    DETR) give logits = log(mass) at the stride of their masks, see `_universal.dense_logits`.
+
+    Args:
+        num_classes: K of the data set.
+        name: an id of the Hugging Face hub or a local folder; empty with `config`. No code is ever loaded.
+        revision: branch, tag or commit on the hub.
+        pretrained: with its published weights; false: its architecture with random ones. None: true with a `name`.
+        config: a configuration with `model_type` in place of a name, as in a config.json; random weights.
+        labels: `dataset`: K classes, a classifier that knows another number starts at random. `own`: the classes it
+            was published with, K or not, for a teacher seen through a class map. None: `own` if its published
+            weights have a segmentation head, else `dataset`.
+
+    Attributes:
+        class_names: its own classes' names, or None if they are the data set's.
+        normalize: the constants saved with the network, ImageNet's where there are none.
+        backbone_prefixes: what the names of the encoder's parameters begin with.
+        unreached: names of the parameters no score depends on (layers behind the last one a head reads, ...); they
+            are frozen.
+        network: transformers' own module.
+
+    Shapes:
+        images: (B, 3, H, W) uint8 RGB. logits: (B, K, h, w) at the network's own stride. Networks of whole patches
+            (BEiT), of squares (DPT) or of their image_size alone (Data2Vec, EoMT) read images with zeros, the mean
+            colour, added at the right and the bottom; scores and features are cut to ceil(H / s), ceil(W / s) again.
+        aux: (B, K, h', w') of its auxiliary head, in training or when `aux_wanted` is set.
+
+    Features: `hidden0`, `hidden1`, ... its encoder's hidden states; `head`: what its classifier reads (by mask
+        classification: the map the masks are products with); `module:<path>`: the output of any of its submodules
+        that is a map, by its path in `network`. Sequences of tokens are maps without the class token and its like.
+
+    Raises:
+        FileNotFoundError: nothing of that name. ValueError: an impossible argument, a network without a segmentation
+            head, weights without one with labels own, an image too large for it, a feature it does not have.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        name: str = "",
+        revision: str | None = None,
+        pretrained: bool | None = None,
+        config: dict | None = None,
+        labels: Literal["own", "dataset"] | None = None,
+    ):
+        super().__init__()
+        if (config is None) == (not name):
+            raise ValueError("huggingface: give a name (a hub id or a local folder) or a config, one of the two")
+        if config is not None and pretrained:
+            raise ValueError("huggingface: a config alone has no weights; give a name, or leave pretrained out")
+        pretrained = config is None and pretrained is not False
+        source = name or "config"
+        settings = read_config(name, revision, config)
+        kind = architecture(settings, source)
+        if labels is None:
+            labels = "own" if pretrained and kind.__name__ in (settings.architectures or ()) else "dataset"
+        if labels == "dataset" and settings.num_labels != num_classes:
+            settings.num_labels = num_classes
+        self.network, fresh = (
+            load(kind, settings, name, revision) if pretrained else (build(kind, settings, source), [])
+        )
+        if labels == "own" and fresh:
+            raise ValueError(f"{name} has no weights for {shown(fresh)}, so no classes of its own: set labels: dataset")
+
+        self.source = source
+        self.settings = settings
+        self.per_pixel = type(settings) in transformers.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
+        self.num_classes = settings.num_labels
+        self.class_names = [settings.id2label[i] for i in range(settings.num_labels)] if labels == "own" else None
+        self.align_corners = False
+        self.norms: dict[str, tuple[Tensor, Tensor]] = {}
+        self.features_wanted: set[str] = set()
+        self.aux_wanted = False
+        self.normalize = read_normalize(name, revision) if name else Normalize.named("imagenet")
+        self.extent = "fixed" if getattr(settings, "is_hybrid", False) else EXTENT.get(settings.model_type)
+        patch = getattr(settings, "patch_size", None) if self.extent else None
+        self.patch: int | None = patch if isinstance(patch, (int, type(None))) else patch[0]
+        base = self.network.base_model_prefix
+        inner = ENCODERS.get(settings.model_type) or ((f"{base}.",) if base and hasattr(self.network, base) else ())
+        self.backbone_prefixes = tuple(f"network.{prefix}" for prefix in inner)
+        self.head_tap = before_classifier(self.network, self.num_classes) if self.per_pixel else None
+        if hasattr(self.network, "upscale_block"):  # EoMT's, whose last output the masks are products with
+            self.head_tap = ("upscale_block", "output")
+        self.forms: dict[str, Form] = {}
+        self.unreached = self._probe()
+        self.channels = Sizes({name: form.channels for name, form in self.forms.items()}, self._measure)
+        self.strides = Sizes({name: form.stride for name, form in self.forms.items()}, self._measure)
+        self.network.train()
+
+    @property
+    def aux_head(self) -> nn.Module | None:
+        """The network's auxiliary head, if it has one."""
+        return getattr(self.network, "auxiliary_head", None)
+
+    def arguments_without_files(self) -> dict:
+        """Arguments that build this network, with random weights, without the folder or the hub it came from."""
+        return {"config": self.settings.to_dict()}
+
+    def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
+        refuse_prompt(self, prompt)
+        size = (images.shape[-2], images.shape[-1])
+        padded = self._read_size(size)
+        pixels = self.normalize(images)
+        if padded != size:
+            pixels = F.pad(pixels, (0, padded[1] - size[1], 0, padded[0] - size[0]))
+        wanted = {name for name in self.features_wanted if name in self.channels}
+        asked = self.aux_head is not None and (self.training or self.aux_wanted)
+        logits, aux, seen = self._run(pixels, wanted, asked)
+        found = {name: as_feature(seen[name], self.forms[name], padded, size) for name in wanted}
+        logits, aux = (self._cut(scores, padded, size) for scores in (logits, aux))
+        return Prediction(logits, self.align_corners, aux, pick_features(found, self.features_wanted, self))
+
+    def _read_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of the image the network reads for one of `size`."""
+        if self.extent is None:
+            return size
+        if self.extent == "fixed":
+            height, width = self._only_size()
+            if size[0] > height or size[1] > width:
+                raise ValueError(
+                    f"{self.source} reads images of {height} x {width} pixels, got {size[0]} x {size[1]}: train with "
+                    f"crops of that size at most and evaluate with mode: slide and window: [{height}, {width}]"
+                )
+            return height, width
+        # DPT halves its map of patches once and doubles it back
+        step = self.patch * 2 if self.extent == "square" else self.patch
+        height, width = (cells * step for cells in grid(size, step))
+        return (max(height, width),) * 2 if self.extent == "square" else (height, width)
+
+    def _only_size(self) -> tuple[int, int]:
+        """(H, W) of a network that reads images of one size."""
+        side = self.settings.image_size
+        return (side, side) if isinstance(side, int) else tuple(side)
+
+    def _probe_sizes(self) -> list[tuple[int, int]]:
+        """(H, W) of images that show what the features are."""
+        return [self._only_size()] if self.extent == "fixed" else [self._read_size(size) for size in PROBES]
+
+    def _cut(self, scores: Tensor | None, padded: tuple[int, int], size: tuple[int, int]) -> Tensor | None:
+        """Scores of a padded image without the padding's."""
+        return None if scores is None else cropped(scores, padded[0] // scores.shape[-2], padded, size)
+
+    def _run(self, pixels: Tensor, wanted: set[str], with_aux: bool) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """Scores, scores of the auxiliary head, and the wanted tensors as the network leaves them."""
+        taps = {name: (name.removeprefix("module:"), "output") for name in wanted if name.startswith("module:")}
+        if "head" in wanted and self.head_tap is not None:
+            taps["head"] = self.head_tap
+        if with_aux and self.settings.model_type != "upernet":
+            taps["aux"] = ("auxiliary_head", "output")
+        keep = any(name.startswith("hidden") for name in wanted)
+        with watched(self.network, taps) as seen:
+            if self.settings.model_type == "upernet":
+                logits, hidden = self._upernet(pixels, keep, with_aux, seen)
+            elif self.per_pixel:
+                output = self.network(pixels, output_hidden_states=keep)
+                logits, hidden = output.logits, output.get("hidden_states")
+            else:
+                logits, hidden, head = universal_scores(self.network, pixels, keep)
+                seen |= {} if head is None else {"head": head}
+        found = {f"hidden{i}": tensor for i, tensor in enumerate(hidden or ())} | seen
+        return logits, found.pop("aux", None), found
+
+    def _upernet(self, pixels: Tensor, keep: bool, with_aux: bool, seen: dict) -> tuple[Tensor, tuple | None]:
+        """Its parts one by one: as a whole it resizes both heads' scores to the image, K full maps a copy."""
+        output = self.network.backbone.forward_with_filtered_kwargs(pixels, output_hidden_states=keep)
+        if with_aux:
+            seen["aux"] = self.network.auxiliary_head(output.feature_maps)
+        return self.network.decode_head(output.feature_maps), output.hidden_states
+
+    def _probe(self) -> list[str]:
+        """One look at a small empty image: the forms of the named features, and the parameters no score needs."""
+        size = self._probe_sizes()[0]
+        pixels = torch.zeros(1, 3, *size)
+        with as_in_inference(self.network), torch.enable_grad():
+            try:
+                logits, aux, seen = self._run(pixels, {"hidden", "head"}, self.aux_head is not None)
+            except Exception as error:  # whatever transformers' own code stumbles on
+                raise ValueError(
+                    f"{self.source}: {type(self.network).__name__} does not run on an image of {size[0]} x {size[1]}: "
+                    f"{first_line(error)}"
+                ) from error
+        for name in (*sorted((name for name in seen if name != "head"), key=lambda name: int(name[6:])), "head"):
+            form = form_of(seen.get(name), size, self.patch)
+            if form is not None:
+                self.forms[name] = form
+        used = reached([logits] if aux is None else [logits, aux])
+        unused = [
+            name
+            for name, parameter in self.network.named_parameters()
+            if parameter.requires_grad and parameter not in used
+        ]
+        for name in unused:
+            self.network.get_parameter(name).requires_grad_(False)
+        if unused:
+            logger.info("%s: %d parameters no score depends on are frozen: %s", self.source, len(unused), shown(unused))
+        return [f"network.{name}" for name in unused]
+
+    def _measure(self, name: str) -> None:
+        """Finds out what the feature `module:<path>` is by forwards of empty images."""
+        path = name.removeprefix("module:")
+        if path not in dict(self.network.named_modules()) or not path:
+            parts = ", ".join(child for child, _ in self.network.named_children())
+            raise ValueError(f"{self.source} has no module {path!r}; its outermost ones are {parts}")
+        parameter, forms = next(self.network.parameters()), set()
+        with as_in_inference(self.network), torch.no_grad():
+            for size in self._probe_sizes():  # two, for a list of queries can have as many entries as one of them cells
+                pixels = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
+                forms.add(form_of(self._run(pixels, {name}, False)[2].get(name), size, self.patch))
+        form = forms.pop()
+        if forms or form is None:
+            raise ValueError(f"{self.source}: the output of module {path!r} is no feature map; name another module")
+        self.forms[name] = form
+        self.channels[name] = form.channels
+        self.strides[name] = form.stride

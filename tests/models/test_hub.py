@@ -1,0 +1,126 @@
+"""Networks of transformers from folders: weights, classes and normalisation they come with, and what is refused."""
+
+import json
+import logging
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerForSemanticSegmentation,
+)
+
+from segkd.models._prediction import Normalize
+from segkd.models.huggingface import HuggingFace
+
+K = 5
+SEGFORMER = dict(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 3, 4],
+                 decoder_hidden_size=16)  # fmt: skip
+
+
+def images():
+    return torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def saved(tmp_path, half=False, **settings):
+    """A published ADE20K-like SegFormer with a processor of its own."""
+    torch.manual_seed(0)
+    labels = {0: "wall", 1: "building, edifice", 2: "sky"}
+    config = SegformerConfig(**SEGFORMER, id2label=labels, label2id={v: k for k, v in labels.items()})
+    published = SegformerForSemanticSegmentation(config)
+    (published.half() if half else published).save_pretrained(tmp_path / "published")
+    processor = {"do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1]} | settings
+    (tmp_path / "published/preprocessor_config.json").write_text(json.dumps(processor))
+    return str(tmp_path / "published"), published
+
+
+def test_a_published_network_keeps_its_own_classes(tmp_path):
+    folder, published = saved(tmp_path)
+    net = HuggingFace(K, name=folder)
+    assert net.num_classes == 3 and net.class_names == ["wall", "building, edifice", "sky"] and net.training
+    torch.testing.assert_close(net.normalize.mean.flatten(), torch.tensor([127.5, 102.0, 76.5]))
+    torch.testing.assert_close(net.normalize.std.flatten(), torch.tensor([51.0, 51.0, 25.5]))
+    pixels = (images() / 255 - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.2, 0.1]).view(
+        3, 1, 1
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(images()).logits, published.eval()(pixels).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_gets_the_data_sets_classes(tmp_path, caplog):
+    folder, published = saved(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        net = HuggingFace(K, name=folder, labels="dataset")
+    assert "no weights that fit 2 parameters, which start at random: decode_head.classifier" in caplog.text
+    assert net.num_classes == K and net.class_names is None
+    assert torch.equal(net.network.decode_head.batch_norm.weight, published.decode_head.batch_norm.weight)
+    same = HuggingFace(3, name=folder, labels="dataset")  # nothing to rebuild
+    assert torch.equal(same.network.decode_head.classifier.weight, published.decode_head.classifier.weight)
+    bare = HuggingFace(K, name=folder, pretrained=False)
+    assert bare.num_classes == K and not torch.equal(
+        bare.network.decode_head.linear_fuse.weight, published.decode_head.linear_fuse.weight
+    )
+
+
+def test_a_classifier_of_images_gives_the_encoder(tmp_path):
+    torch.manual_seed(0)
+    backbone = SegformerForImageClassification(SegformerConfig(**SEGFORMER, num_labels=7))
+    backbone.save_pretrained(tmp_path)
+    net = HuggingFace(K, name=str(tmp_path))
+    assert net.num_classes == K and net.normalize.mean.flatten()[0] == Normalize.named("imagenet").mean.flatten()[0]
+    assert all(torch.equal(value, net.network.segformer.state_dict()[key])
+               for key, value in backbone.segformer.state_dict().items())  # fmt: skip
+    with pytest.raises(ValueError, match="has no weights for decode_head.* set labels: dataset"):
+        HuggingFace(K, name=str(tmp_path), labels="own")
+
+
+@pytest.mark.parametrize(("settings", "mean", "std", "order"), [
+    ({"rescale_factor": 1 / 127.5}, 63.75, 25.5, "rgb"),
+    ({"do_rescale": False}, 0.5, 0.2, "rgb"),
+    ({"do_normalize": False}, 0, 255, "rgb"),
+    ({"image_mean": None, "image_std": None, "do_flip_channel_order": True}, 0, 255, "bgr"),
+    ({"image_mean": 0.5, "image_std": 0.5}, 127.5, 127.5, "rgb"),
+])  # fmt: skip
+def test_what_the_processor_does_becomes_the_normalisation(tmp_path, settings, mean, std, order):
+    normalize = HuggingFace(K, name=saved(tmp_path, **settings)[0]).normalize
+    assert normalize.mean.flatten()[0].item() == pytest.approx(mean)
+    assert normalize.std.flatten()[0].item() == pytest.approx(std) and normalize.order == order
+
+
+def test_half_precision_files_give_float32(tmp_path):
+    net = HuggingFace(K, name=saved(tmp_path, half=True)[0])
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("settings", "error", "text"), [
+    ({}, ValueError, "give a name .* or a config, one of the two"),
+    ({"name": "x", "config": {}}, ValueError, "one of the two"),
+    ({"config": {"model_type": "segformer"}, "pretrained": True}, ValueError, "a config alone has no weights"),
+    ({"config": {"hidden_size": 3}}, ValueError, "config needs a model_type"),
+    ({"config": {"model_type": "segfromer"}}, ValueError, "transformers refuses it"),
+    ({"config": {"model_type": "bert"}}, ValueError, "has no segmentation network of type bert"),
+    ({"config": {"model_type": "beit"}}, ValueError, "BeitForSemanticSegmentation cannot be built from it"),
+])  # fmt: skip
+def test_impossible_arguments(settings, error, text):
+    with pytest.raises(error, match=text):
+        HuggingFace(K, **settings)
+
+
+def test_nothing_there(tmp_path):
+    for name in (str(tmp_path / "missing"), str(tmp_path)):
+        with pytest.raises(FileNotFoundError, match="neither a local folder .* log in"):
+            HuggingFace(K, name=name)
+    AutoConfig.for_model("segformer", **SEGFORMER).save_pretrained(tmp_path)  # no weights beside it
+    with pytest.raises(FileNotFoundError, match="neither a local folder"):
+        HuggingFace(K, name=str(tmp_path))
+    HuggingFace(K, name=str(tmp_path), pretrained=False)
+
+
+def test_code_beside_weights_is_not_run(tmp_path):
+    config = {"model_type": "strange", "auto_map": {"AutoConfig": "strange.StrangeConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "strange.py").write_text("raise SystemExit('code was run')")
+    with pytest.raises(ValueError, match="code that comes with weights is never run"):
+        HuggingFace(K, name=str(tmp_path))

@@ -1,0 +1,197 @@
+"""TriKD's three views: what every network promises, and one step of distillation between them."""
+
+import functools
+import math
+
+import pytest
+import torch
+
+from segkd.losses._task import Task
+from segkd.losses.attention_kl import AttentionKL
+from segkd.losses.cross_entropy import CrossEntropy
+from segkd.losses.fitnet import FitNet
+from segkd.models.trikd_deit import TriKDDeiT
+from segkd.models.trikd_resnet import TriKDResNet
+from segkd.models.trikd_tinyvit import TriKDTinyViT
+from segkd.runner.graph import Graph, Term, features_of
+
+HEIGHT, WIDTH = 65, 97
+WIDTHS = (4, 6, 8, 10)
+
+tinyvit = functools.partial(TriKDTinyViT, variant="5m", widths=WIDTHS)
+heads = functools.partial(TriKDTinyViT, variant="5m", widths=WIDTHS, distill_heads=True)
+resnet = functools.partial(TriKDResNet, backbone="resnet50", widths=WIDTHS)
+deit = functools.partial(TriKDDeiT, variant="tiny", image_size=(64, 96), neck_width=12, widths=WIDTHS)
+VIEWS = [tinyvit, heads, resnet, deit]
+
+
+def small(view, **args):
+    torch.manual_seed(0)
+    net = view(5, **args)
+    for block in net.backbone.stages[0].blocks if view in (tinyvit, heads) else []:
+        torch.nn.init.ones_(block.conv3.bn.weight)  # starts at 0, and so do gradients behind it
+    return net
+
+
+def images(batch=2, size=(HEIGHT, WIDTH)):
+    return torch.randint(256, (batch, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def at_stride(stride):
+    return math.ceil(HEIGHT / stride), math.ceil(WIDTH / stride)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_sizes_are_as_announced(view):
+    net = small(view).eval()
+    channels, strides = dict(net.channels), dict(net.strides)
+    assert channels.keys() == strides.keys()
+    plain = net(images()).logits
+    net.features_wanted = set(channels)
+    with torch.no_grad():
+        prediction = net(images())
+    assert list(prediction.features) == list(channels) and prediction.aux is None and prediction.align_corners
+    assert torch.equal(prediction.logits, plain)
+    for name, feature in prediction.features.items():
+        if name == "attention":
+            tokens = math.prod(at_stride(strides[name]))
+            assert feature.shape == (2, channels[name], tokens, tokens)
+        elif view is deit and name == "head":  # half of the grid, rounded down
+            assert strides[name] == 32 and feature.shape == (2, channels[name], 2, 3)
+        else:
+            assert feature.shape == (2, channels[name], *at_stride(strides[name])), name
+    assert prediction.logits.shape == (2, 5, *prediction.features["head"].shape[-2:])
+    assert torch.equal(net.decoder.cls_seg(prediction.features["head"]), prediction.logits)
+    assert torch.equal(prediction.features.get("low", plain), prediction.features["stage1"]) == (view is resnet)
+
+
+def without_gradient(net, wanted=()):
+    net = net.train()
+    net.features_wanted = set(wanted)
+    prediction = net(images())
+    maps = [prediction.logits, *prediction.features.values()]
+    generator = torch.Generator().manual_seed(1)
+    sum((x * torch.randn(x.shape, generator=generator)).sum() for x in maps).backward()
+    return {n for n, p in net.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_parameter_gets_a_gradient(view):
+    unread = {f"{head}.{kind}" for head in ("low_head", "high_head") for kind in ("weight", "bias")}
+    assert without_gradient(small(view)) == (unread if view is heads else set())
+    if view is heads:
+        assert without_gradient(small(view), {"low", "attention"}) == set()
+
+
+def test_frozen_for_checkpoints_alone():
+    frozen = [{name for name, p in small(view).named_parameters() if not p.requires_grad} for view in VIEWS]
+    table = {"backbone.stages.3.blocks.1.attn.attention_biases"}
+    assert frozen == [table, table, set(), {"backbone.cls_token"}]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_float64(view):
+    net = small(view).double().eval()
+    net.features_wanted = set(net.channels)
+    with torch.no_grad():
+        exact, rough = net(images()), net.float()(images())
+    assert exact.logits.dtype == torch.float64
+    assert (rough.logits - exact.logits).abs().max() < 1e-4 * exact.logits.std()
+    for name in exact.features:
+        assert (rough.features[name] - exact.features[name]).abs().max() < 1e-4 * exact.features[name].std(), name
+
+
+@pytest.mark.parametrize("view", [heads, deit])
+def test_bfloat16(view):
+    net = small(view).train()
+    net.features_wanted = set(net.channels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        prediction = net(images())
+    assert prediction.logits.dtype == torch.bfloat16
+    assert prediction.features.get("attention", torch.zeros(1)).dtype == torch.float32
+    sum(x.float().square().mean() for x in (prediction.logits, *prediction.features.values())).backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
+
+
+def test_neck_the_right_way_up():
+    net = small(deit, neck_scales=(4.0, 2.0, 1.0, 0.5)).eval()
+    assert net.strides["head"] == 4
+    assert net(images(1, (64, 96))).logits.shape == (1, 5, 16, 24)
+
+
+@pytest.mark.parametrize("view", [tinyvit, deit])
+def test_any_size(view):
+    net = small(view).eval()
+    with torch.no_grad():
+        for size in ((32, 32), (17, 40), (97, 33)):
+            assert net(images(1, size)).resized(size).shape == (1, 5, *size)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_same_seed_same_weights_and_errors(view):
+    one, two = small(view), small(view)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    one.features_wanted = {"stage9"}
+    with pytest.raises(ValueError, match="has no feature 'stage9'; it has: stage1,"):
+        one(images())
+    with pytest.raises(ValueError, match="takes no prompt"):
+        two(images(), prompt=torch.zeros(2, 1, 8, 8))
+    with pytest.raises(ValueError, match="batch of 1 in training"):
+        two.train()(images(1))
+
+
+@pytest.mark.parametrize(
+    ("network", "args", "parameters"),
+    [
+        (TriKDTinyViT, {"distill_heads": True}, 18_305_467),
+        (TriKDTinyViT, {"distill_heads": True, "variant": "21m"}, 29.13e6),
+        (TriKDResNet, {}, 71_717_971),
+        (TriKDDeiT, {"image_size": (128, 128)}, 100_787_971),
+        (TriKDDeiT, {}, 101.53e6),
+    ],
+)
+def test_sizes_of_the_published_networks(network, args, parameters):
+    with torch.device("meta"):
+        net = network(19, **args)
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(parameters, abs=5e3 * (parameters % 10 == 0))
+
+
+def test_arguments_follow_the_variant():
+    with torch.device("meta"):
+        nets = [TriKDTinyViT(5, variant="21m"), TriKDTinyViT(5, variant="21m", windows=(7, 14, 7))]
+    rates = [net.backbone.stages[3].blocks[1].drop_path2.drop_prob for net in nets]
+    assert rates == pytest.approx([0.1, 0.2])
+    assert nets[0].backbone.stages[2].blocks[0].attn.attention_biases.shape == (12, 32 * 32)
+    with pytest.raises(ValueError, match="variant must be one of 5m, 11m, 21m, got '1m'"):
+        TriKDTinyViT(5, variant="1m")
+
+
+def test_checkpoints_of_other_sizes():
+    net, other = (small(deit, image_size=size).eval() for size in ((64, 64), (112, 160)))
+    other.load_state_dict(other.fitted(net.state_dict()))
+    # between aligned corners a grid of 4 x 4 lies on one of 7 x 10, which is read resized back to it
+    torch.testing.assert_close(other(images(1, (64, 64))).logits, net(images(1, (64, 64))).logits)
+    net, other = small(heads), small(tinyvit, windows=(5, 7, 5))
+    other.load_state_dict(other.fitted(net.state_dict()))
+
+
+def test_distillation_between_views():
+    """The student's terms of TriKD with tiny views: a step of the graph reaches all of the student and no teacher."""
+    views = {"student": small(tinyvit), "cnn": small(resnet), "vit": small(deit)}
+    features = {name: features_of(name, net) for name, net in views.items()}
+    losses = {
+        "cross_entropy": CrossEntropy(Task(5, 255, features["student"])),
+        "low": FitNet(Task(5, 255, features["student"], features["cnn"]), feature="stage1", projection="affine"),
+        "attention": AttentionKL(Task(5, 255, features["student"], features["vit"]), stretch="grid"),
+    }
+    for name, net in views.items():
+        net.features_wanted = features[name].wanted
+    terms = [Term("cross_entropy", "student", None, 1.0), Term("low", "student", "cnn", 0.9)]
+    terms.append(Term("attention", "student", "vit", 0.5))
+    frozen = {name: net for name, net in views.items() if name != "student"}
+    graph = Graph({"student": views["student"]}, frozen, terms, losses)
+    values = graph(images(size=(64, 64)), torch.zeros(2, 64, 64, dtype=torch.int64), 0)
+    assert values.keys() == losses.keys() and all(value.item() > 0 for value in values.values())
+    sum(values.values()).backward()
+    assert all(p.grad is not None for p in graph.parameters() if p.requires_grad)
+    assert all(p.grad is None for net in frozen.values() for p in net.parameters())

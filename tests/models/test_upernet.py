@@ -1,0 +1,206 @@
+"""The UPer head in both arrangements, against transformers' and against its definition written out; the network."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import UperNetConfig
+from transformers.models.upernet.modeling_upernet import UperNetHead
+
+from segkd.models._layouts._renaming import Renaming
+from segkd.models._uperhead import UPerHead
+from segkd.models.upernet import UPerNet
+
+HEIGHT, WIDTH = 65, 97
+CHANNELS = (3, 4, 5, 6)
+SIZES = ((17, 25), (9, 13), (9, 13), (5, 7))
+
+
+def images(batch=2, seed=0):
+    return torch.randint(0, 256, (batch, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=torch.manual_seed(seed))
+
+
+def maps():
+    generator = torch.manual_seed(3)
+    return [torch.randn(2, c, *s, dtype=torch.float64, generator=generator) for c, s in zip(CHANNELS, SIZES)]
+
+
+def filled(module):
+    """In double precision, with no parameter or buffer left at a special value."""
+    generator = torch.manual_seed(1)
+    for tensor in (*module.double().parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = 0.1 + torch.rand(tensor.shape, dtype=torch.float64, generator=generator)
+            if tensor.ndim == 4:
+                tensor.data -= 0.6
+    return module.eval()
+
+
+def small(**args):
+    torch.manual_seed(0)
+    return UPerNet(5, **({"width": 16} | args))
+
+
+def at_stride(stride):
+    return math.ceil(HEIGHT / stride), math.ceil(WIDTH / stride)
+
+
+def test_head_is_that_of_transformers():
+    head = filled(UPerHead(CHANNELS, 8))
+    theirs = UperNetHead(UperNetConfig(hidden_size=8, num_labels=2, backbone_config={"model_type": "resnet"}), CHANNELS)
+    names = [
+        ("psp_modules.#.1.batch_norm.*", "pyramid.levels.#.conv.bn.*"),
+        ("psp_modules.#.1.*", "pyramid.levels.#.conv.*"),
+        ("bottleneck.batch_norm.*", "pyramid.project.bn.*"),
+        ("bottleneck.*", "pyramid.project.*"),
+        ("lateral_convs.#.batch_norm.*", "laterals.#.bn.*"),
+        ("lateral_convs.#.*", "laterals.#.*"),
+        ("fpn_convs.#.batch_norm.*", "outputs.#.bn.*"),
+        ("fpn_convs.#.*", "outputs.#.*"),
+        ("fpn_bottleneck.batch_norm.*", "fuse.bn.*"),
+        ("fpn_bottleneck.*", "fuse.*"),
+    ]
+    theirs.classifier = torch.nn.Identity()
+    theirs.double().eval().load_state_dict(Renaming(names).to_theirs(head.state_dict()))
+    expected, found = theirs(maps()), head(maps())
+    assert (expected - found).abs().max() < 1e-12 * expected.std()
+
+
+def test_head_in_cirkds_arrangement():
+    """Pool, resize, then 1x1; the last 3x3 with stride 2: step by step with plain functions."""
+    head = filled(UPerHead(CHANNELS, 8, arrangement="cirkd", align_corners=True))
+    state = head.state_dict()
+
+    def cbr(x, conv, bn, stride=1):
+        weight = state[f"{conv}.weight"]
+        x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+        norm = [state[f"{bn}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+        return F.relu(F.batch_norm(x, *norm))
+
+    def to(x, size):
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+    f1, f2, f3, f4 = maps()
+    pooled = [f4]
+    for i, bins in enumerate((1, 2, 3, 6)):
+        level = to(F.adaptive_avg_pool2d(f4, bins), SIZES[3])
+        pooled.append(cbr(level, f"pyramid.levels.{i}.conv", f"pyramid.levels.{i}.bn"))
+        assert pooled[-1].shape[1] == 512
+    level = cbr(torch.cat(pooled, 1), "pyramid.project.conv", "pyramid.project.bn")
+    levels = [to(level, SIZES[0])]
+    for i, x in ((2, f3), (1, f2), (0, f1)):
+        level = cbr(x, f"laterals.{i}.conv", f"laterals.{i}.bn") + to(level, SIZES[i])
+        levels = [to(cbr(level, f"outputs.{i}.conv", f"outputs.{i}.bn"), SIZES[0])] + levels
+    expected = cbr(torch.cat(levels, 1), "fuse.conv", "fuse.bn", stride=2)
+    found = head(maps())
+    assert found.shape == (2, 8, 9, 13)
+    assert (expected - found).abs().max() < 1e-12 * expected.std()
+
+
+@pytest.mark.parametrize("arrangement", ["mmseg", "cirkd"])
+@pytest.mark.parametrize(
+    ("backbone", "output_stride"),
+    [("resnet18", 8), ("resnet18", 16), ("resnet18", 32), ("resnet50", 32), ("mobilenetv2_035", 8)],
+)
+def test_sizes_are_as_announced(backbone, output_stride, arrangement):
+    net = small(backbone=backbone, output_stride=output_stride, arrangement=arrangement).eval()
+    net.features_wanted = set(net.channels)
+    assert net.strides["stage4"] == output_stride
+    assert net.strides["head"] == (4 if arrangement == "mmseg" else 8)
+    with torch.no_grad():
+        prediction = net(images(1))
+    assert prediction.logits.shape == (1, 5, *at_stride(net.strides["head"]))
+    assert prediction.aux is None
+    assert list(prediction.features) == list(net.channels) == list(net.strides)
+    for name, feature in prediction.features.items():
+        assert feature.shape == (1, net.channels[name], *at_stride(net.strides[name])), name
+    assert torch.equal(net.classifier(prediction.features["head"]), prediction.logits)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_035"])
+@pytest.mark.parametrize("arrangement", ["mmseg", "cirkd"])
+def test_every_parameter_gets_a_gradient(arrangement, backbone):
+    net = small(arrangement=arrangement, backbone=backbone).train()
+    prediction = net(images())
+    assert prediction.aux.shape == (2, 5, *at_stride(net.strides["stage3"]))
+    generator = torch.manual_seed(1)
+    loss = sum((x * torch.randn(x.shape, generator=generator)).sum() for x in (prediction.logits, prediction.aux))
+    loss.backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_dropout_stands_before_the_classifier_in_mmsegmentation_only():
+    net = small(dropout=0.5).train()
+    net.features_wanted = {"decoder", "head"}
+    features = net(images()).features
+    kept = features["head"].flatten(2).any(dim=2)  # (B, C)
+    assert 0 < kept.sum() < kept.numel()
+    assert torch.equal(features["head"][kept], 2 * features["decoder"][kept])
+    net = small(dropout=0.5, arrangement="cirkd", dropout_kind="elements").train()
+    net.features_wanted = {"decoder", "head"}
+    features = net(images()).features
+    assert torch.equal(features["head"], features["decoder"])
+    assert isinstance(net.aux_head.dropout, torch.nn.Dropout) and net.aux_head.dropout.p == 0.5
+
+
+def test_align_corners_inside_is_mmsegmentations_alone():
+    for arrangement, equal in (("mmseg", False), ("cirkd", True)):
+        net = small(arrangement=arrangement).eval()
+        corners = small(arrangement=arrangement, align_corners=True).eval()
+        one, two = net(images()), corners(images())
+        assert (one.align_corners, two.align_corners) == (False, True)
+        assert torch.equal(one.logits, two.logits) == equal
+
+
+@pytest.mark.parametrize("arrangement", ["mmseg", "cirkd"])
+def test_float64_and_bfloat16(arrangement):
+    net = small(arrangement=arrangement, head_init="torch").eval()
+    with torch.no_grad():
+        exact = net.double()(images()).logits
+        rough = net.float()(images()).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            half = net(images()).logits
+    assert (rough - exact).abs().max() < 1e-4 * exact.std()
+    assert half.dtype == torch.bfloat16
+    assert (half - exact).abs().max() < 0.2 * exact.std()
+
+
+def test_auxiliary_head_and_batch_of_one():
+    net = small().eval()
+    assert net(images(1)).aux is None
+    net.aux_wanted = True
+    assert net(images(1)).aux.shape == (1, 5, *at_stride(16))
+    with pytest.raises(ValueError, match="batch of 1 in training"):
+        net.train()(images(1))
+    net = small(arrangement="cirkd", aux=False).train()
+    assert net(images(1)).aux is None
+    assert not any(key.startswith("aux_head") for key in net.state_dict())
+
+
+def test_published_widths():
+    """ResNet-50 as in mmsegmentation, layer by layer, and CIRKD's lite network."""
+    with torch.device("meta"):
+        net = UPerNet(19, backbone="resnet50", stem="v1c")
+        lite = UPerNet(19, output_stride=8, stem="v1s", arrangement="cirkd", width=128)
+    pyramid = 4 * 2048 * 512 + 9 * (2048 + 4 * 512) * 512
+    levels = (256 + 512 + 1024) * 512 + 3 * 9 * 512 * 512
+    norms = 2 * 512 * (4 + 1 + 3 + 3 + 1)
+    assert sum(p.numel() for p in net.head.parameters()) == pyramid + levels + 9 * 2048 * 512 + norms
+    assert net.aux_head.conv.conv.out_channels == 256
+    assert lite.aux_head.conv.conv.out_channels == 64 and lite.channels["head"] == 128
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="arrangement must be one of mmseg, cirkd, got 'hf'"):
+        UPerNet(5, arrangement="hf")
+    with pytest.raises(ValueError, match="reads four maps, got channels of 3"):
+        UPerHead((1, 2, 3), 8)
+    with pytest.raises(ValueError, match="reads four maps, got 3"):
+        UPerHead(CHANNELS, 8)(maps()[:3])
+    net = small()
+    with pytest.raises(ValueError, match="UPerNet takes no prompt"):
+        net(images(), prompt=torch.zeros(2, 1, 8, 8))
+    net.features_wanted = {"aspp"}
+    with pytest.raises(ValueError, match="UPerNet has no feature 'aspp'; it has: stage1, .*decoder, head"):
+        net(images())
