@@ -3,7 +3,8 @@
 A backbone is called as `backbone(x, wanted)` with x (B, 3, H, W) normalised, and returns name -> map for stage1..stage4
 and for those of its other names that are in `wanted`. Its `channels` and `strides` list all names; `norms` tells the
 batch norms behind some. `imagenet` is the timm name of its published weights (None: there are none), `dropped` the key
-prefixes of such a file it has no use for, `fitted(state)`, where a backbone has it, makes such weights fit.
+prefixes of such a file it has no use for, `fitted(state)`, where a backbone has it, makes such weights fit,
+`published_file()`, where it has that, is a file of published weights that are not timm's.
 """
 
 from typing import Literal, get_args
@@ -11,14 +12,21 @@ from typing import Literal, get_args
 from torch import nn
 
 from ._dilation import DilationRule
+from ._mit import MiT, MiTName
 from ._mobilenetv2 import MobileNetV2, MobileNetV2Name
 from ._mobilenetv3 import MobileNetV3, MobileNetV3Name
 from ._mobilevit import MobileViT, MobileViTName
 from ._resnet import ResNet, ResNetName, Stem
 from ._timm import TimmBackbone
+from ._xception import Xception, XceptionName
 
-BackboneName = Literal[ResNetName, MobileNetV2Name, MobileNetV3Name, MobileViTName]
-PLAIN_STEMMED = {MobileNetV2: MobileNetV2Name, MobileNetV3: MobileNetV3Name, MobileViT: MobileViTName}
+BackboneName = Literal[ResNetName, MobileNetV2Name, MobileNetV3Name, MobileViTName, XceptionName, MiTName]
+PLAIN_STEMMED = {
+    MobileNetV2: MobileNetV2Name,
+    MobileNetV3: MobileNetV3Name,
+    MobileViT: MobileViTName,
+    Xception: XceptionName,
+}
 
 
 class TimmName(str):
@@ -61,10 +69,14 @@ def build_backbone(
         return ResNet(name, output_stride, stem, dilation_rule)
     if stem != "plain":
         raise ValueError(f"backbone {name} has the plain stem only, got stem {stem!r}")
-    if name.startswith("timm/"):
+    if name.startswith("timm/") or name in get_args(MiTName):
         if dilation_rule != "timm":
             raise ValueError(f"backbone {name} has the dilation rule timm only, got {dilation_rule!r}")
-        return TimmBackbone(name.removeprefix("timm/"), output_stride)
+        if name.startswith("timm/"):
+            return TimmBackbone(name.removeprefix("timm/"), output_stride)
+        if output_stride != 32:
+            raise ValueError(f"backbone {name} has the output stride 32 and takes no other, got {output_stride!r}")
+        return MiT(name)
     for family, names in PLAIN_STEMMED.items():
         if name in get_args(names):
             return family(name, output_stride, dilation_rule)

@@ -160,7 +160,7 @@ class MiT(nn.Module):
         ValueError: an unknown name.
     """
 
-    # timm has no weights of it, see `published_file`; an ImageNet file ends in a classifier
+    # timm has no weights of it; an ImageNet file ends in a classifier
     imagenet = None
     dropped = ("head.",)
 
@@ -169,6 +169,7 @@ class MiT(nn.Module):
         if name not in SIZES:
             raise ValueError(f"no Mix Transformer {name!r}; there are: {', '.join(get_args(MiTName))}")
         widths, depths = SIZES[name]
+        self.name = name
         self.channels = {f"stage{i + 1}": width for i, width in enumerate(widths)}
         self.strides = {"stage1": 4, "stage2": 8, "stage3": 16, "stage4": 32}
         self.norms: dict[str, tuple[Tensor, Tensor]] = {}
@@ -188,23 +189,22 @@ class MiT(nn.Module):
             found[name] = x = stage(x)
         return found
 
+    def published_file(self) -> str:
+        """The authors' ImageNet weights of this size, from the hub's cache or its download.
 
-def published_file(name: MiTName) -> str:
-    """The authors' ImageNet weights of this size, from the hub's cache or its download.
+        Raises:
+            FileNotFoundError: they are not here and cannot be fetched.
+        """
+        import huggingface_hub  # asked only for weights that are not given as a file
 
-    Raises:
-        FileNotFoundError: they are not here and cannot be fetched.
-    """
-    import huggingface_hub  # asked only for weights that are not given as a file
-
-    repository = f"nvidia/{name.replace('_', '-')}"
-    try:
-        return huggingface_hub.hf_hub_download(repository, "pytorch_model.bin")
-    except Exception as error:  # which one depends on the connection and the client's version
-        raise FileNotFoundError(
-            f"the ImageNet weights {repository} are not in the Hugging Face cache and could not be downloaded; "
-            "set pretrained: false, or give a local file as backbone_weights"
-        ) from error
+        repository = f"nvidia/{self.name.replace('_', '-')}"
+        try:
+            return huggingface_hub.hf_hub_download(repository, "pytorch_model.bin")
+        except Exception as error:  # which one depends on the connection and the client's version
+            raise FileNotFoundError(
+                f"the ImageNet weights {repository} are not in the Hugging Face cache and could not be downloaded; "
+                "set pretrained: false, or give a local file as backbone_weights"
+            ) from error
 
 
 def init_transformer(module: nn.Module) -> None:

@@ -21,9 +21,15 @@ WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "ne
 # what DataParallel and torch.compile put before the names
 WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
 
+
+class _HistoryBuffer:
+    """Stands for the log that mmengine keeps beside its tensors, which is read and thrown away."""
+
+
 # types research code saves beside its tensors; none of them starts anything when it is read
 HARMLESS = [
     argparse.Namespace,
+    (_HistoryBuffer, "mmengine.logging.history_buffer.HistoryBuffer"),
     (PosixPath, "pathlib.PosixPath"),
     np.dtype,
     np.ndarray,
@@ -165,7 +171,7 @@ def load_backbone(backbone: nn.Module, pretrained: bool, file: str | None) -> No
     """Gives a built backbone its published weights, if any are asked for, and logs how many tensors fitted.
 
     Args:
-        pretrained: timm's ImageNet weights of `backbone.imagenet`.
+        pretrained: its `published_file()` where it has one, else timm's ImageNet weights of `backbone.imagenet`.
         file: a local file instead, with timm's keys or those of a code that models/_checkpoints.py knows.
 
     Raises:
@@ -173,6 +179,8 @@ def load_backbone(backbone: nn.Module, pretrained: bool, file: str | None) -> No
     """
     if pretrained and file is not None:
         raise ValueError(f"pretrained and backbone_weights ({file}) exclude each other: drop one of them")
+    if pretrained and hasattr(backbone, "published_file"):
+        pretrained, file = False, backbone.published_file()
     if file is not None:
         state, source = _for_backbone(backbone, read_weights(file)), str(file)
     elif pretrained:

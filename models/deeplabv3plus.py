@@ -68,8 +68,8 @@ class DeepLabV3Plus(nn.Module):
     Args:
         num_classes: K.
         arrangement: decides what is not given of width, separable, aux, the dropouts and align_corners.
-        backbone: name of the encoder.
-        output_stride: stride of stage4 (the logits have 4); rates 12, 24, 36 at 8, else 6, 12, 18.
+        backbone: the encoder, see models/_backbones.py.
+        output_stride: stride of stage4 (the logits have stage1's); rates 12, 24, 36 at 8, else 6, 12, 18.
         stem: the ResNet's first layers, one 7x7 (plain) or three 3x3 of 32-32-64 (v1c) or 64-64-128 (v1s) channels.
         dilation_rule: which convolutions of the backbone are dilated.
         width: channels of each pyramid branch, the decoder and `head`; None with mmseg: 512 on resnet50 and
@@ -81,10 +81,11 @@ class DeepLabV3Plus(nn.Module):
         dropout: share dropped right before each classifier.
         align_corners: for every bilinear resize, inside and of the logits.
         pretrained: start the backbone from ImageNet weights that timm has or downloads.
-        backbone_weights: start it from this local file (timm's or torchvision's keys) instead.
+        backbone_weights: start it from this local file instead, with timm's keys or another code's.
 
     Shapes:
-        images: (B, 3, H, W) uint8 RGB. logits: (B, K, ceil(H / 4), ceil(W / 4)).
+        images: (B, 3, H, W) uint8 RGB. logits: (B, K, ceil(H / s), ceil(W / s)), s = 4 unless a timm backbone's stage1
+        has another stride.
         aux: (B, K, h, w) at the stride of stage3.
 
     Features (a prediction holds those named in the attribute `features_wanted`, at first none):

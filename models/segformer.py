@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ._mit import MiT, MiTName, published_file
+from ._mit import MiT, MiTName
 from ._mlp_decoder import Branches, MLPDecoder
 from ._prediction import Normalize, Prediction, pick_features, refuse_prompt
 from ._weights import load_backbone
@@ -78,8 +78,6 @@ class SegFormer(nn.Module):
         self.classifier = nn.Conv2d(width, num_classes, 1)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
-        if pretrained and backbone_weights is None:
-            pretrained, backbone_weights = False, published_file(backbone)
         load_backbone(self.backbone, pretrained, backbone_weights)
 
     def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:

@@ -18,7 +18,8 @@ from segkd.runner.batch import Batch
 from segkd.runner.graph import Graph, Term, features_of
 from segkd.runner.networks import build_networks
 from segkd.runner.recipe import Ramp, Recipe
-from segkd.runner.sampler import training_batches
+from segkd.runner.recipe import Term as TermEntry
+from segkd.runner.sampler import images_per_part, training_batches
 from segkd.runner.seeds import seed_for
 
 
@@ -79,6 +80,7 @@ def build_training_batches(
     if unlabelled_set is None:
         return labelled
     settings = recipe.data.unlabelled
+    images_per_part(settings.batch_size, shared["parts"], shared["world"], "data.unlabelled.batch_size")
     others = training_batches(
         unlabelled_set,
         build_transform(recipe, settings.transform),
@@ -107,6 +109,21 @@ def rehearse(recipe: Recipe) -> None:
     build_graph(recipe, build_networks(recipe, train_set, untrained=True), train_set.ignore_index)
 
 
+def trains(term: Term | TermEntry, name: str) -> bool:
+    """Whether a term gives a network gradients."""
+    return term.of == name or (term.source == name and not term.detach)
+
+
+def refuse_untrained(recipe: Recipe) -> None:
+    """ValueError for a network to be trained that no term trains: it would stay as it is but for its statistics."""
+    for name, network in recipe.networks.items():
+        if network.train and not any(trains(term, name) for term in recipe.losses):
+            raise ValueError(
+                f"networks.{name}: no term trains it; write train: false to use it as it is, or give it a term with "
+                f"of: {name}"
+            )
+
+
 def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: int) -> Graph:
     """The recipe's terms over its networks; terms whose weight is 0 throughout are left out.
 
@@ -129,14 +146,23 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
         if not term.is_ever_active():
             continue
         torch.manual_seed(seed_for(recipe.seed, "loss", term.label))
-        task = Task(student.num_classes, ignore_index, features[term.of], features.get(term.source))
+        theirs = features.get(term.source)
+        if theirs is not None and term.on == "strong":
+            theirs = features_of(term.source, source)  # its own table, which shows what this loss asks for
+        task = Task(student.num_classes, ignore_index, features[term.of], theirs)
         try:
             losses[term.label] = parts.build("losses", entry.loss, entry.args, task)
         except ValueError as error:
             raise ValueError(f"losses.{index} ({term.label}): {error}") from None
+        if theirs is not None and term.on == "strong" and theirs.wanted:
+            raise ValueError(
+                f"losses.{index} ({term.label}): with on: strong only the scores of networks.{term.source} can be "
+                f"read, not {', '.join(sorted(theirs.wanted))}; use on: unlabelled"
+            )
         terms.append(term)
     if not terms:
         raise ValueError("losses: every term has weight 0, so there is nothing to train; give one a weight")
+    refuse_untrained(recipe)
     idle = next((i for i in range(recipe.schedule.iterations) if not any(term.weight_at(i) for term in terms)), None)
     if idle is not None:
         raise ValueError(
@@ -144,6 +170,9 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
             f"change a term's after, until or weight"
         )
     trained = {name: network for name, network in networks.items() if recipe.networks[name].train}
+    for name, network in trained.items():
+        if not any(trains(term, name) for term in terms):
+            network.requires_grad_(False)  # all its terms have weight 0: several processes would wait for its gradients
     frozen = {name: networks[name] for name in networks if name not in trained and name not in followed}
     graph = Graph(
         trained,

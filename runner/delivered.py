@@ -65,7 +65,7 @@ def find(source: str, name: str = "student") -> Delivered:
     if not Path(source).exists():
         raise FileNotFoundError(f"there is no folder {source}; give a run folder or a student folder")
     folder = delivered_folder(source)
-    run = next((place for place in (Path(source), folder.parent) if (place / "recipe.yaml").is_file()), None)
+    run = folder.parent if folder.name == "student" and (folder.parent / "recipe.yaml").is_file() else None
     if name == "student":
         return Delivered(from_pretrained(folder), read_config(folder), run)
     if run is None:

@@ -30,6 +30,7 @@ TIMED = 10  # forward passes behind a latency
 
 # target -> what is added to the network's name for the default output
 ENDINGS = {"segkd": "-segkd", "hf": "-hf", "onnx": ".onnx", "torch": ".pt2", "timm": ".timm.safetensors"}
+FOLDERS = ("segkd", "hf")
 KEYS = [name for name in LAYOUTS if name not in ("segkd", "huggingface")]
 
 
@@ -55,11 +56,12 @@ def main() -> None:
     delivered = find(options.source, options.network)
     size = tuple(options.input_size or delivered.size)
     ending = ENDINGS.get(options.to, f".{options.to}.pth")
-    default = Path(options.source) / "export" / f"{options.network}{ending}"
-    path = options.output or default
-    if options.output and path.is_dir() and any(path.iterdir()):
-        raise ValueError(f"--output {path} is a folder that is not empty; delete it or name another")
-    with replacing(path) as new:
+    path = options.output or Path(options.source) / "export" / f"{options.network}{ending}"
+    is_folder = options.to in FOLDERS
+    if options.output and path.exists() and (path.is_dir() and any(path.iterdir()) or path.is_dir() != is_folder):
+        wanted = "a new folder" if is_folder else "a file"
+        raise ValueError(f"--output {path} is there already, as something else than this export; name {wanted}")
+    with replacing(path, is_folder) as new:
         written = write(options, delivered, new, size)
         line = cost(delivered, written, size)
         if options.to == "segkd":
@@ -143,12 +145,12 @@ def disk_size(path: Path) -> str:
 
 
 @contextmanager
-def replacing(final: Path) -> Iterator[Path]:
+def replacing(final: Path, is_folder: bool) -> Iterator[Path]:
     """A path beside `final` to write a file or a folder to; it takes its place at the end, and is gone on an error."""
     partial = final.with_name(f".partial-{final.name}")  # the ending decides how some files are written
     remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    if not final.suffix:
+    if is_folder:
         partial.mkdir()
     try:
         yield partial

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segkd.models._checkpoints import Described, describe, read, write
@@ -199,10 +199,14 @@ def write_huggingface(delivered: Delivered, folder: Path, size: tuple[int, int])
         there.normalize = network.normalize
         agreement = compare(network, Scores(there), shapes_for(network, size))
         return Written(Scores(network), agreement, f"transformers' {type(network.network).__name__} loads it")
-    there = _segformer(write(network.state_dict(), "huggingface"), delivered.config)
-    there.save_pretrained(folder)
+    state = write(network.state_dict(), "huggingface")
+    _segformer_config(state, delivered.config).save_pretrained(folder)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     processor.save_pretrained(folder)
-    there = AutoModelForSemanticSegmentation.from_pretrained(folder).eval()
+    there, report = AutoModelForSemanticSegmentation.from_pretrained(folder, output_loading_info=True)
+    wrong = [key for keys in report.values() for key in keys]
+    if wrong:
+        raise ValueError(f"transformers' SegFormer does not fit these weights: {shown([str(key) for key in wrong])}")
     processor = AutoImageProcessor.from_pretrained(folder)
 
     def scores(images: Tensor) -> Tensor:
@@ -218,9 +222,9 @@ def write_huggingface(delivered: Delivered, folder: Path, size: tuple[int, int])
     return Written(Scores(network), agreement, "AutoModelForSemanticSegmentation and AutoImageProcessor load it")
 
 
-def _segformer(state: dict[str, Tensor], config: dict) -> nn.Module:
-    """transformers' SegFormer around these entries, its sizes read off them."""
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+def _segformer_config(state: dict[str, Tensor], config: dict):
+    """The configuration of transformers' SegFormer around these entries, its sizes read off them."""
+    from transformers import SegformerConfig
 
     depths, widths, ratios = [], [], []
     for stage in range(4):
@@ -230,20 +234,17 @@ def _segformer(state: dict[str, Tensor], config: dict) -> nn.Module:
         reduction = state.get(f"{prefix}.0.attention.self.sr.weight")
         ratios.append(1 if reduction is None else reduction.shape[-1])
     names = config.get("class_names") or [str(index) for index in range(config["num_classes"])]
-    network = SegformerForSemanticSegmentation(
-        SegformerConfig(
-            depths=depths,
-            hidden_sizes=widths,
-            sr_ratios=ratios,
-            num_attention_heads=[1, 2, 5, 8],  # in all sizes of the Mix Transformer
-            decoder_hidden_size=state["decode_head.linear_fuse.weight"].shape[0],
-            semantic_loss_ignore_index=config.get("ignore_index", 255),
-            id2label=dict(enumerate(names)),
-            label2id={name: index for index, name in enumerate(names)},
-        )
+    return SegformerConfig(
+        architectures=["SegformerForSemanticSegmentation"],
+        depths=depths,
+        hidden_sizes=widths,
+        sr_ratios=ratios,
+        num_attention_heads=[1, 2, 5, 8],  # in all sizes of the Mix Transformer
+        decoder_hidden_size=state["decode_head.linear_fuse.weight"].shape[0],
+        semantic_loss_ignore_index=config.get("ignore_index", 255),
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
     )
-    fill(network, state, "the SegFormer in Hugging Face's form")
-    return network.eval()
 
 
 def _image_processor(network: nn.Module):

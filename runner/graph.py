@@ -65,20 +65,17 @@ class Term:
 
     def is_ever_active(self) -> bool:
         """False where the weight is 0 throughout."""
-        return (
-            self.weight != 0
-            if not isinstance(self.weight, dict)
-            else (self.weight["start"], self.weight["end"]) != (0, 0)
-        )
+        if isinstance(self.weight, dict):
+            return (self.weight["start"], self.weight["end"]) != (0, 0)
+        return self.weight != 0
 
 
 class Graph(nn.Module):
     """forward(images, target, iteration, ...) -> {term label: unweighted loss} of the terms active at that iteration.
 
     A network runs at most once on each part of a batch (labelled images, unlabelled ones, their strong views), and
-    only if an active term reads it there. Frozen networks are kept out of the
-    module tree, hence out of DDP, the optimizer and checkpoints; they run in eval mode and without gradients, under
-    whatever autocast the graph runs under.
+    only if an active term reads it there. Frozen networks are kept out of the module tree, hence out of DDP, the
+    optimizer and checkpoints; they run in eval mode and without gradients, under the autocast the graph runs under.
 
     Args:
         networks: the trained networks.
@@ -202,19 +199,14 @@ class Graph(nn.Module):
                 if term.detach and term.source in self.networks:
                     source = detached(source)
                 sources.append(mixed(source, views.mixed) if term.on == "strong" else source)
-        labels = {"labelled": target}
-        if term.on != "labelled":
-            labels |= {"unlabelled": views.target, "both": torch.cat([target, views.target]), "strong": views.target}
-        return joined(students), joined(sources) if sources else None, labels[term.on]
+        return joined(students), joined(sources) if sources else None, labels_seen(term.on, target, views)
 
     def loss(self, term: Term, student: Prediction, source: Prediction | None, target: Tensor) -> dict[str, Tensor]:
         """One term's unweighted value under its label; a loss of several sub-terms gives each as label/sub-term."""
         value = self.losses[term.label](student, source, target)
-        return (
-            {f"{term.label}/{part}": loss for part, loss in value.items()}
-            if isinstance(value, dict)
-            else {term.label: value}
-        )
+        if isinstance(value, dict):
+            return {f"{term.label}/{part}": loss for part, loss in value.items()}
+        return {term.label: value}
 
     def adversary_loss(self, label: str) -> Tensor:
         """What a loss's own adversary learns from the kept predictions of the last forward."""
@@ -242,14 +234,22 @@ def joined(predictions: list[Prediction]) -> Prediction:
     return predictions[0] if len(predictions) == 1 else _combined(predictions, torch.cat)
 
 
-def mixed(prediction: Prediction, mask: Tensor) -> Prediction:
-    """A prediction on weak views, put together as their strong views are: scores at the images' size, no features.
+def labels_seen(on: str, target: Tensor, views: Views | None) -> Tensor:
+    """The labels beside what a term sees; those of unlabelled images only say what is padding."""
+    if on in ("labelled", "both"):
+        return target if on == "labelled" else torch.cat([target, views.target])
+    return with_partners(views.target, views.mixed) if on == "strong" else views.target
 
-    Args:
-        mask: (B, H, W) bool, see Views.mixed.
-    """
-    logits = prediction.resized(mask.shape[-2:])
-    return Prediction(torch.where(mask[:, None], logits[partners(len(logits))], logits), prediction.align_corners)
+
+def with_partners(maps: Tensor, mask: Tensor) -> Tensor:
+    """Maps of weak views put together as their strong views are, (B, ..., H, W); mask: (B, H, W), see Views.mixed."""
+    mask = mask if maps.ndim == mask.ndim else mask[:, None]
+    return torch.where(mask, maps[partners(len(maps))], maps)
+
+
+def mixed(prediction: Prediction, mask: Tensor) -> Prediction:
+    """A prediction on weak views, put together as their strong views are: scores at the images' size, no features."""
+    return Prediction(with_partners(prediction.resized(mask.shape[-2:]), mask), prediction.align_corners)
 
 
 def _combined(predictions: list[Prediction], combine: Callable[[list[Tensor]], Tensor]) -> Prediction:

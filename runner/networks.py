@@ -77,7 +77,7 @@ def mapped(
     theirs = names or [str(index) for index in range(built.num_classes)]
     try:
         groups = read_class_map(network.class_map, theirs, class_names)
-        return ClassMapped(built, groups, class_names)
+        return ClassMapped(built, groups, theirs, class_names, name=owner)
     except ValueError as error:
         raise ValueError(f"{owner}.{error}") from None
 

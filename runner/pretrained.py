@@ -107,9 +107,8 @@ def description(network: nn.Module, source: str, model: str, args: dict) -> dict
         source, model, args: of its entry in the recipe.
     """
     file, arguments = parts.network_part(source, model, args)
-    if file == "huggingface":
-        labels = "own" if network.class_names else "dataset"
-        arguments = {"config": network.settings.to_dict(), "labels": labels}
+    if hasattr(network, "arguments_without_files"):
+        arguments = network.arguments_without_files()
     return {
         "model": file,
         "args": arguments,

@@ -147,14 +147,13 @@ def _wrong_relations(recipe: Recipe) -> list[Mistake]:
                 mistakes.append((here, f"there is no network {name!r}; there are: {networks} (joined by +)"))
     if recipe.schedule.name == "step" and recipe.schedule.drop_every is None:
         mistakes.append((("schedule", "drop_every"), "is missing; name: step needs the iterations between two drops"))
-    if recipe.data.batch_size % recipe.loop.accumulate:
-        mistakes.append(
-            (
-                ("loop", "accumulate"),
-                f"{recipe.loop.accumulate} parts do not divide data.batch_size, "
-                f"which is {recipe.data.batch_size} in total",
-            )
-        )
+    batches = {"data.batch_size": recipe.data.batch_size}
+    if recipe.data.unlabelled is not None and recipe.data.unlabelled.batch_size is not None:
+        batches["data.unlabelled.batch_size"] = recipe.data.unlabelled.batch_size
+    for field, batch_size in batches.items():
+        if batch_size % recipe.loop.accumulate:
+            text = f"{recipe.loop.accumulate} parts do not divide {field}, which is {batch_size} in total"
+            mistakes.append((("loop", "accumulate"), text))
     return mistakes
 
 

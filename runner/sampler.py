@@ -28,12 +28,12 @@ def samples_of_step(step: int, batch_size: int, length: int, seed: int) -> list[
     return samples
 
 
-def images_per_part(batch_size: int, parts: int, world: int) -> int:
-    """Images one process computes at a time. ValueError where processes and parts do not divide the batch."""
+def images_per_part(batch_size: int, parts: int, world: int, field: str = "data.batch_size") -> int:
+    """Images one process computes at a time. ValueError where processes and parts do not divide `field`."""
     if batch_size % (parts * world):
         raise ValueError(
-            f"data.batch_size is {batch_size} images in total, which {world} processes times {parts} accumulated "
-            f"parts do not divide; change data.batch_size, loop.accumulate or the number of processes"
+            f"{field} is {batch_size} images in total, which {world} processes times {parts} accumulated "
+            f"parts do not divide; change {field}, loop.accumulate or the number of processes"
         )
     return batch_size // (parts * world)
 

@@ -48,6 +48,7 @@ def write_onnx(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_s
         raise ValueError(f'ONNX needs {error.name}, which is not installed: pip install -e ".[export]"') from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what it would print comes as an exception too
 
     def save(program: torch.export.ExportedProgram, dynamic: bool) -> Run:
         axes = {axis: name for axis, name in AXES.items() if dynamic or name == "batch"}

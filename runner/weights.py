@@ -58,9 +58,9 @@ class Weights:
         for key, here in (("model", model), ("normalize", normalize)):
             trained = self.config.get(key, here)
             if here is not None and trained != here:
+                remedy = f"write {key}: {trained}" if isinstance(trained, str) else f"leave {key} out"
                 raise ValueError(
-                    f"{owner}: {self.file.parent} was trained with {key}: {trained}, the recipe says {here}; "
-                    f"write {key}: {trained}"
+                    f"{owner}: {self.file.parent} was trained with {key}: {trained}, the recipe says {here}; {remedy}"
                 )
 
     def load(self, network: nn.Module, *, owner: str, strict: bool = True) -> None:
@@ -103,8 +103,9 @@ def find_weights(
     except ValueError as error:
         raise ValueError(f"{owner}.weights: {error}") from None
     configs = [file.with_name("config.json"), Path(path) / "student" / "config.json", Path(path) / "config.json"]
-    known = next((config for config in configs if config.is_file()), None)
-    return Weights(file, state, layout, part, json.loads(known.read_text()) if known else {})
+    known = (json.loads(config.read_text()) for config in configs if config.is_file())
+    # one without `model` is another library's, which lies beside weights of its own
+    return Weights(file, state, layout, part, next((config for config in known if "model" in config), {}))
 
 
 def weights_file(path: Path) -> Path:

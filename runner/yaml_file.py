@@ -32,6 +32,7 @@ for tag, pattern, first in (
 _PLAIN = {"scalar": {"null", "bool", "int", "float", "str"}, "sequence": {"seq"}, "mapping": {"map"}}
 _LARGEST = 10_000  # values in one file; aliases of aliases could ask for more than the memory holds
 _TOO_DEEP = "nested too deeply, or an alias stands inside of what it repeats"
+_UNDERSCORED = re.compile(r"\d+(_\d+)+")
 _AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words in YAML 1.2
 
 
@@ -75,7 +76,9 @@ def _read(path: Path, above: tuple[Path, ...], traps: list[str]) -> tuple[dict, 
     below, below_origins = _read(path.parent / base, (*above, path.resolve()), traps)
     for replaced in {key[:-1] for key in origins if key and isinstance(key[-1], int)}:
         below_origins.forget_inside(replaced)
-    return merged(below, values), Origins({**below_origins, **origins})
+    return merged(below, values), Origins(
+        {**below_origins, **{_numbered(key, below): at for key, at in origins.items()}}
+    )
 
 
 def _parse(text: str, path: Path, traps: list[str]) -> tuple[dict, Origins]:
@@ -109,6 +112,12 @@ def _parse(text: str, path: Path, traps: list[str]) -> tuple[dict, Origins]:
             traps.append(
                 f"{here}: {dotted(key)}: a bare `{node.value}` is read as true/false by some YAML readers "
                 f'and as a word by others; write true, false or "{node.value}"'
+            )
+            return None
+        if node.style is None and _UNDERSCORED.fullmatch(node.value):
+            traps.append(
+                f"{here}: {dotted(key)}: a bare `{node.value}` is read as the number {node.value.replace('_', '')} by some "
+                f'YAML readers and as a word by others; write "{node.value}" for the word'
             )
             return None
         try:
@@ -145,12 +154,45 @@ def _parse(text: str, path: Path, traps: list[str]) -> tuple[dict, Origins]:
 
 
 def merged(base: dict, over: dict) -> dict:
-    """`over` laid on `base`: mappings are merged key by key, everything else (lists too) is replaced."""
+    """`over` laid on `base`: mappings are merged key by key, everything else (lists too) is replaced.
+
+    A mapping laid on a list of loss terms, `losses: {soft: {weight: 2}}`, changes those it names by their labels.
+    """
     result = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both else value
+        below = result.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(below, list)
+            and all(term_index(below, word) is not None for word in value)
+        ):
+            result[key] = list(below)
+            for word, change in value.items():
+                index = term_index(below, word)
+                result[key][index] = merged(below[index], change) if isinstance(change, dict) else change
+        else:
+            both = isinstance(value, dict) and isinstance(below, dict)
+            result[key] = merged(below, value) if both else value
     return result
+
+
+def term_index(terms: list, word: str) -> int | None:
+    """Where a term stands in a list of losses: by its number, or by its label (the loss's name without one)."""
+    if word.isdecimal():
+        return int(word) if int(word) < len(terms) else None
+    labels = [term.get("label") or term.get("loss") if isinstance(term, dict) else None for term in terms]
+    return labels.index(word) if word in labels else None
+
+
+def _numbered(key: Key, values: dict) -> Key:
+    """The key with the label of a term replaced by its number."""
+    place: object = values
+    for depth, word in enumerate(key):
+        if isinstance(place, list) and isinstance(word, str):
+            index = term_index(place, word)
+            return key if index is None else (*key[:depth], index, *key[depth + 1 :])
+        place = place.get(word) if isinstance(place, dict) else None
+    return key
 
 
 def write(values: dict) -> str:
@@ -181,6 +223,7 @@ def override(values: dict, origins: Origins, assignments: list[str]) -> None:
         if mistake:
             mistakes.append(f"command line: {path}: {mistake}")
         key = tuple(int(word) if word.isdecimal() else word for word in path.split("."))
+        key = _numbered(key, values)
         origins.forget_inside(key)
         origins[key] = "command line"
     if mistakes:
@@ -193,9 +236,10 @@ def _assign(values: dict, words: list[str], value: object) -> str | None:
     for depth, word in enumerate(words):
         last = depth + 1 == len(words)
         if isinstance(place, list):
-            if not word.isdecimal() or int(word) >= len(place):
+            index = term_index(place, word)
+            if index is None:
                 return f"{'.'.join(words[:depth])} is a list of {len(place)}, numbered from 0; {word!r} is not in it"
-            word = int(word)
+            word = index
         elif not isinstance(place, dict):
             return f"{'.'.join(words[:depth])} is {place!r}, which has nothing inside"
         elif not last and place.get(word) is None:

@@ -5,12 +5,12 @@ import zlib
 
 import numpy as np
 import torch
-from mmsegmentation_keys import our_key
 from parity_baselines import filled
 from parity_losses import EPSILON, Arrays, prediction
 from torch import Tensor, nn
 
 from segkd.losses._task import resize
+from segkd.models._layouts import mmseg
 from segkd.models._prediction import Normalize
 from segkd.models.pspnet import PSPNet
 from segkd.runner.assembly import build_graph
@@ -18,6 +18,7 @@ from segkd.runner.graph import Graph, weighted
 from segkd.runner.recipe import Recipe
 
 IGNORED = 255
+PSPNET = mmseg.renaming("pspnet", "v1c")
 REGIONS = {"cross_sim": "cross_similarity", "euclidean": "region_distance", "cosine": "region_cosine"}
 # the original's module names inside a loss -> ours
 INSIDE = {"align": "align", "generation": "generation", "embed_s.proj": "embed"}
@@ -86,7 +87,8 @@ def own_entries(graph: Graph, recorded: list[str]) -> dict[str, Tensor]:
     for name in recorded:
         owner, key = name.split(".", 1)
         if owner in networks:
-            found[name] = networks[owner][our_key(key, "pyramid")]
+            (own,) = PSPNET.to_ours({key: None})
+            found[name] = networks[owner][own]
             continue
         label, key = key.split(".", 1)
         theirs = next((module for module in INSIDE if key.startswith(module + ".")), None)

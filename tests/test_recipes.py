@@ -1,12 +1,15 @@
 """Every recipe under recipes/ reads; what it builds on exists, its parts build, its terms find what they read."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 from segkd.runner import parts
-from segkd.runner.assembly import build_graph, build_optimizer, build_transform
+from segkd.runner.assembly import build_graph, build_transform
+from segkd.runner.graph import Views
+from segkd.runner.optimizers import build_optimizers
 from segkd.runner.reading import read
 from segkd.runner.recipe import OtherRecipe
 
@@ -26,10 +29,13 @@ def graph_of(recipe):
     networks = {}
     with torch.device("meta"):
         for name, network in recipe.networks.items():
+            if network.ema_of is not None:
+                continue
             arguments = network.args | {
                 key: value for key, value in (("pretrained", False), ("backbone_weights", None)) if key in network.args
             }
-            networks[name] = parts.build("models", network.model, arguments, num_classes)
+            model, arguments = parts.network_part(network.source, network.model, arguments)
+            networks[name] = parts.build("models", model, arguments, num_classes)
         return build_graph(recipe, networks, 255)
 
 
@@ -38,15 +44,18 @@ def test_there_are_recipes():
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_recipe(file):
+def test_recipe(file, monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for the meta device
     recipe = read(file)
     build_transform(recipe)
     graph = graph_of(recipe)
     assert [term.label for term in graph.terms] == [term.label for term in recipe.losses if term.weight != 0]
-    assert len(build_optimizer(recipe, graph).param_groups) >= 1
+    assert build_optimizers(recipe, graph)
     # every network makes the features that the losses have asked it for
     images = torch.zeros(2, 3, *recipe.data.crop_size, dtype=torch.uint8, device="meta")
-    for name, prediction in graph.train().predictions(images, recipe.schedule.iterations - 1).items():
+    views = Views(images, images[:, 0], images, images[:, 0] > 0)
+    found = graph.train().predictions(images, views, recipe.schedule.iterations - 1)
+    for (name, _), prediction in found.items():
         assert set(prediction.features) == graph.network(name).features_wanted
         assert prediction.logits.shape[:2] == (2, graph.network(name).num_classes)
 

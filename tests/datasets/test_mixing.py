@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segkd.datasets._mixing import class_paste, half_area_box
+from segkd.datasets._mixing import Mix, MixDraw, class_paste, half_area_box
 from segkd.datasets._strong import box_mask
 
 
@@ -70,3 +70,63 @@ def test_other_sizes_are_refused() -> None:
     base, donor = labelled(0, some_labels(1)), labelled(2, np.zeros((5, 6), np.uint8))
     with pytest.raises(ValueError, match=r"one size, got images \(5, 7, 3\) and \(5, 6, 3\)"):
         class_paste(base, donor, (1,))
+
+
+def test_a_rectangle_of_the_donor_by_hand() -> None:
+    base, donor = labelled(0, np.full((4, 6), 1, np.uint8)), labelled(1, np.full((4, 6), 2, np.uint8))
+    image, labels = Mix(kind="half_cutmix").apply(base, donor, MixDraw(box=(1, 2, 2, 3)))
+    np.testing.assert_array_equal(
+        labels, [[1, 1, 1, 1, 1, 1], [1, 1, 2, 2, 2, 1], [1, 1, 2, 2, 2, 1], [1, 1, 1, 1, 1, 1]]
+    )
+    np.testing.assert_array_equal(image[1:3, 2:5], donor[0][1:3, 2:5])
+    np.testing.assert_array_equal(image[labels == 1], base[0][labels == 1])
+    assert (base[1] == 1).all() and image.dtype == labels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("present, half", [((3,), 1), ((3, 5), 1), ((3, 5, 7), 2), ((0, 3, 5, 7), 2), ((3, 255), 1)])
+def test_half_of_the_donors_classes_rounded_up(present, half) -> None:
+    labels = np.resize(np.array(present, np.uint8), (4, 6))
+    base, donor = labelled(0, np.full((4, 6), 9, np.uint8)), labelled(1, labels)
+    pasted_over_seeds = set()
+    for seed in range(30):
+        image, mixed = Mix(kind="class_paste").apply(base, donor, MixDraw(seed=seed))
+        pasted = set(np.unique(mixed).tolist()) - {9}
+        assert len(pasted) == half and pasted <= set(present) - {255}
+        from_donor = np.isin(labels, list(pasted))
+        np.testing.assert_array_equal(image, np.where(from_donor[..., None], donor[0], base[0]))
+        np.testing.assert_array_equal(mixed, np.where(from_donor, labels, 9))
+        pasted_over_seeds |= pasted
+    assert pasted_over_seeds == set(present) - {255}, "which half is drawn"
+
+
+def test_a_donor_of_padding_alone_gives_nothing() -> None:
+    base, donor = labelled(0, some_labels(1)), labelled(2, np.full((5, 7), 255, np.uint8))
+    image, labels = Mix(kind="class_paste").apply(base, donor, MixDraw(seed=3))
+    np.testing.assert_array_equal(image, base[0])
+    np.testing.assert_array_equal(labels, base[1])
+
+
+@pytest.mark.parametrize("kind", ["half_cutmix", "class_paste"])
+def test_draws_are_repeatable_and_as_probable_as_asked(kind) -> None:
+    mix = Mix(kind=kind, probability=0.3, area=0.25)
+    draws = [mix.draw(np.random.default_rng(seed), (40, 60)) for seed in range(300)]
+    assert draws == [mix.draw(np.random.default_rng(seed), (40, 60)) for seed in range(300)]
+    some = [draw for draw in draws if draw is not None]
+    assert 60 < len(some) < 120
+    if kind == "half_cutmix":
+        shares = [draw.box[2] * draw.box[3] / 2400 for draw in some]
+        assert 0.24 < min(shares) and max(shares) < 0.26 and len({draw.box for draw in some}) > 50
+    else:
+        assert len({draw.seed for draw in some}) == len(some)
+
+
+def test_never_and_always() -> None:
+    for probability, mixed in ((0.0, False), (1.0, True)):
+        mix = Mix(probability=probability)
+        assert all((mix.draw(np.random.default_rng(seed), (8, 8)) is not None) == mixed for seed in range(20))
+
+
+@pytest.mark.parametrize("options", [{"probability": 1.5}, {"area": 0.0}, {"area": 1.5}])
+def test_options_out_of_range_are_refused(options) -> None:
+    with pytest.raises(ValueError, match="|".join(options)):
+        Mix(**options)

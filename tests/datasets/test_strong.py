@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segkd.datasets._strong import StrongView, box_mask, cutmix_box
+from segkd.datasets._strong import StrongView, box_mask, cutmix_box, partners
 
 
 def test_box_has_the_area_and_ratio_asked_for() -> None:
@@ -43,3 +43,31 @@ def test_view_is_repeatable_and_leaves_the_weak_one_alone() -> None:
 def test_options_that_no_box_can_meet_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="cutmix"):
         StrongView(**options)
+
+
+@pytest.mark.parametrize("count, wanted", [(0, []), (1, [0]), (2, [1, 0]), (3, [1, 0, 2]), (6, [1, 0, 3, 2, 5, 4])])
+def test_partners_are_neighbours(count: int, wanted: list[int]) -> None:
+    assert partners(count) == wanted
+
+
+def test_even_shares_pair_up_as_the_whole_batch_does() -> None:
+    whole = partners(8)
+    for share in (2, 4):
+        assert [first + other for first in range(0, 8, share) for other in partners(share)] == whole
+
+
+def test_nothing_asked_for_changes_nothing() -> None:
+    weak = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    plain = StrongView(jitter=0.0, grey=0.0, blur=0.0, cutmix=0.0)
+    for seed in range(5):
+        strong, box = plain(weak, np.random.default_rng(seed))
+        np.testing.assert_array_equal(strong, weak)
+        assert box.shape == (24, 32) and not box.any()
+
+
+def test_the_mask_is_the_drawn_box() -> None:
+    strong, weak = StrongView(cutmix=1.0), np.zeros((40, 60, 3), np.uint8)
+    for seed in range(20):
+        top, left, height, width = strong.draw(np.random.default_rng(seed), (40, 60)).box
+        box = strong(weak, np.random.default_rng(seed))[1]
+        assert box.sum() == height * width and box[top : top + height, left : left + width].all()

@@ -109,7 +109,7 @@ def test_mobilenet_keeps_relu6_when_norms_are_synchronised():
 
 def test_errors():
     with pytest.raises(
-        ValueError, match="no backbone 'vgg'; there are: resnet18, .*mobilenetv2_100, .*mobilevit_s and timm/<name>"
+        ValueError, match="no backbone 'vgg'; there are: resnet18, .*mobilenetv2_100, .*mobilevit_s, .*mit_b5 and timm/<name>"
     ):
         build_backbone("vgg", 8)
     with pytest.raises(ValueError, match="stem must be one of plain, v1c, v1s, got 'v1d'"):

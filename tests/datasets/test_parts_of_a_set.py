@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkd.datasets._files import published_split
+from segkd.datasets._parts_of_a_set import Chosen, ImagesBelow, WithoutLabels, labelled_indices
+from segkd.datasets.cityscapes import Cityscapes
+from segkd.datasets.synthetic import Synthetic
+
+
+class Named:
+    """Item i is an image and a label of the grey level i, called by the i-th name."""
+
+    num_classes, ignore_index, class_names, palette = 3, 255, ["a", "b", "c"], [(0, 0, 0)] * 3
+
+    def __init__(self, names):
+        self.names = list(names)
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        return Image.new("RGB", (4, 3), (index,) * 3), Image.new("L", (4, 3), index)
+
+    def name(self, index):
+        return self.names[index]
+
+
+def numbered(length):
+    return Named(f"frame_{index:03d}" for index in range(length))
+
+
+@pytest.mark.parametrize("which, length, count", [
+    ("1/8", 2975, 372), ("1/2", 7, 4), ("1/2", 5, 2), ("1/30", 10, 1), ("1/1000", 5, 1), ("3/4", 8, 6), ("1/1", 5, 5),
+    ("7/7", 3, 3),
+])  # fmt: skip
+def test_a_fraction_of_the_images(which, length, count):
+    chosen = labelled_indices(numbered(length), which, "camvid", seed=0)
+    assert len(chosen) == len(set(chosen)) == count
+    assert chosen == sorted(chosen) and 0 <= chosen[0] <= chosen[-1] < length
+
+
+def test_the_draw_is_the_seeds():
+    first, again, other = (labelled_indices(numbered(100), "1/4", "camvid", seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert first == sorted(np.random.default_rng(1).permutation(100)[:25].tolist())
+    # a smaller fraction of the same seed is a part of the larger one: more labels, never others
+    assert set(labelled_indices(numbered(100), "1/10", "camvid", 1)) < set(first)
+
+
+@pytest.mark.parametrize("which", ["0/8", "9/8", "1/0"])
+def test_fractions_that_are_none(which):
+    with pytest.raises(ValueError, match=f"data.labelled: {which} is no fraction above 0 and at most 1"):
+        labelled_indices(numbered(8), which, "camvid", 0)
+
+
+@pytest.fixture
+def cityscapes(tmp_path: Path) -> Cityscapes:
+    """Three frames of the published list 1_30 and two that are not on it, as files under their published names."""
+    listed = published_split("cityscapes", "1_30")
+    others = sorted(set(published_split("cityscapes", "1_2")) - set(listed))
+    for name in [*listed[:2], listed[-1], others[0], others[-1]]:
+        city = name.split("_")[0]
+        for folder, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelTrainIds")):
+            file = tmp_path / folder / "train" / city / f"{name}_{ending}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB" if folder == "leftImg8bit" else "L", (4, 2)).save(file)
+    return Cityscapes(str(tmp_path), "train", labels="labelTrainIds")
+
+
+def test_a_published_list_by_its_name(cityscapes):
+    listed = published_split("cityscapes", "1_30")
+    whole = Named(sorted({*listed, *published_split("cityscapes", "1_16")}))
+    chosen = labelled_indices(whole, "1_30", "cityscapes", seed=0)
+    assert {whole.name(index) for index in chosen} == set(listed) and chosen == sorted(chosen)
+    # the names are those the data set's own files have
+    assert {cityscapes.name(index) for index in range(5)} & set(listed) == {*listed[:2], listed[-1]}
+
+
+def test_a_published_list_of_images_that_are_not_there(cityscapes):
+    missing = len(published_split("cityscapes", "1_30")) - 3
+    with pytest.raises(ValueError, match=rf"1_30 names 'aachen_\d+_000019' \({missing} such names\).*like 'aachen_"):
+        labelled_indices(cityscapes, "1_30", "cityscapes", 0)
+
+
+def test_a_file_of_names(cityscapes, tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text(f"{cityscapes.name(3)}\n\n  {cityscapes.name(1)}\n{cityscapes.name(3)}\n")
+    assert labelled_indices(cityscapes, str(file), "cityscapes", 0) == [1, 3]
+    file.write_text(f"{cityscapes.name(0)}\nlindau_000000_000019\n")
+    with pytest.raises(ValueError, match=r"mine.txt names 'lindau_000000_000019' \(1 such names\), which is not among"):
+        labelled_indices(cityscapes, str(file), "cityscapes", 0)
+    file.write_text("\n")
+    with pytest.raises(ValueError, match="mine.txt: the list is empty"):
+        labelled_indices(cityscapes, str(file), "cityscapes", 0)
+
+
+@pytest.mark.parametrize("folder, lists", [("cityscapes", "1_16, 1_2, 1_30, 1_4, 1_8"), ("camvid", "none")])
+def test_an_unknown_list(folder, lists):
+    told = f"data.labelled: '1_7' is no fraction such as 1/8 and no file of image names; {folder}: .*there are: {lists}"
+    with pytest.raises(ValueError, match=told):
+        labelled_indices(numbered(8), "1_7", folder, 0)
+
+
+def test_some_images_of_a_set_keep_its_names_and_classes():
+    whole = Synthetic("", "val", size=(24, 32), length=6)
+    some = Chosen(whole, [4, 1])
+    assert len(some) == 2 and [some.name(index) for index in range(2)] == [whole.name(4), whole.name(1)]
+    for ours, theirs in zip(some[0], whole[4], strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    for name in ("num_classes", "ignore_index", "class_names", "palette"):
+        assert getattr(some, name) == getattr(whole, name)
+
+
+def test_no_label_gets_through():
+    bare = WithoutLabels(Chosen(numbered(9), [7, 2]))
+    assert len(bare) == 2
+    for position, level in enumerate((7, 2)):
+        image, target = bare[position]
+        assert image.getpixel((0, 0)) == (level,) * 3
+        assert target.mode == "L" and target.size == image.size and not np.asarray(target).any()
+
+
+def test_images_at_any_depth_below_a_folder(tmp_path):
+    (tmp_path / "b/deep").mkdir(parents=True)
+    for level, name in enumerate(("b/deep/z.png", "a.png", "b/c.JPG")):
+        Image.new("RGB", (5, 3 + level), (10 * level,) * 3).save(tmp_path / name)
+    Image.new("L", (2, 2), 77).save(tmp_path / "grey.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    images = ImagesBelow(str(tmp_path))
+    assert [Path(file).name for file in images.files] == ["a.png", "c.JPG", "z.png", "grey.png"]
+    for position, size in enumerate([(5, 4), (5, 5), (5, 3), (2, 2)]):
+        image, target = images[position]
+        assert image.mode == "RGB" and image.size == target.size == size and not np.asarray(target).any()
+    assert images[3][0].getpixel((0, 0)) == (77, 77, 77) and len(images) == 4
+
+
+def test_folders_without_images(tmp_path):
+    with pytest.raises(FileNotFoundError, match="data.unlabelled.images: there is no folder .*/nowhere"):
+        ImagesBelow(str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="data.unlabelled.images: no images below"):
+        ImagesBelow(str(tmp_path))
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match="broken.png: cannot be decoded"):
+        ImagesBelow(str(tmp_path))[0]
