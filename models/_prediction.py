@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 def resize(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """Bilinear resize of (B, C, h, w) to `size` = (H, W); a map that has the size already is returned as it is."""
-    if tuple(x.shape[-2:]) == tuple(size):
+    # a graph traced for any size must not ask which size it has
+    if not torch.compiler.is_exporting() and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 

@@ -56,10 +56,16 @@ def write_layout(
         key: config["args"][key] for key in SET_THERE if key in found.args and config["args"].get(key) is not None
     }
     args = found.args | chosen
-    remark = _to_be_set(config["args"], args, chosen)
+    settings = ", ".join(f"{key} {value}" for key, value in chosen.items())
+    remark = f"to be set there: {settings}" if settings else "nothing to be set there"
+    differs = ", ".join(
+        f"{key} ({config['args'][key]} here, {value} there)"
+        for key, value in args.items()
+        if config["args"].get(key) not in (None, value)
+    )
     if keys_only:
         found, args = Described(config["model"], config["num_classes"]), config["args"]
-        remark += "; its keys were compared, not what that code computes"
+        remark += f"; its keys were compared, not what that code computes; differs in {differs or 'nothing'}"
     rebuilt = parts.build("models", found.model, args, found.num_classes).eval()
     rebuilt.normalize = delivered.network.normalize
     fill(rebuilt, read(theirs, layout), str(file))
@@ -67,19 +73,10 @@ def write_layout(
         agreement = compare(delivered.network, Scores(rebuilt), shapes_for(delivered.network, size))
     except ValueError as error:
         raise ValueError(
-            f"{layout} makes another network of this file ({remark}): {error}; --keys-only writes it all the same"
+            f"{layout} makes another network of this file, which differs in {differs or 'what no argument tells'}: "
+            f"{error}; --keys-only writes it all the same"
         ) from None
     return Written(Scores(delivered.network), agreement, remark)
-
-
-def _to_be_set(ours: dict, theirs: dict, chosen: dict) -> str:
-    """What has to be chosen in the other code, and in what the network it makes differs from ours all the same."""
-    differs = [
-        f"{key} ({ours[key]} here, {theirs[key]} there)" for key in theirs if ours.get(key) not in (None, theirs[key])
-    ]
-    settings = [f"{key} {value}" for key, value in chosen.items()]
-    told = [("to be set there: ", settings), ("differs in ", differs)]
-    return "; ".join(title + ", ".join(words) for title, words in told if words) or "nothing to be set there"
 
 
 def write_torchvision(delivered: Delivered, file: Path, size: tuple[int, int]) -> Written:
@@ -189,7 +186,9 @@ def write_huggingface(delivered: Delivered, folder: Path, size: tuple[int, int])
         ValueError: transformers has no such network, or one that computes something else.
     """
     from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     network = delivered.network
     processor = _image_processor(network)
     if delivered.config["model"] == "huggingface":

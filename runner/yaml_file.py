@@ -116,7 +116,7 @@ def _parse(text: str, path: Path, traps: list[str]) -> tuple[dict, Origins]:
             return None
         if node.style is None and _UNDERSCORED.fullmatch(node.value):
             traps.append(
-                f"{here}: {dotted(key)}: a bare `{node.value}` is read as the number {node.value.replace('_', '')} by some "
+                f"{here}: {dotted(key)}: a bare `{node.value}` is read as a number by some "
                 f'YAML readers and as a word by others; write "{node.value}" for the word'
             )
             return None

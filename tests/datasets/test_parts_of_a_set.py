@@ -105,7 +105,7 @@ def test_an_unknown_list(folder, lists):
 
 
 def test_some_images_of_a_set_keep_its_names_and_classes():
-    whole = Synthetic("", "val", size=(24, 32), length=6)
+    whole = Synthetic("", "val", size=(32, 40), length=6)
     some = Chosen(whole, [4, 1])
     assert len(some) == 2 and [some.name(index) for index in range(2)] == [whole.name(4), whole.name(1)]
     for ours, theirs in zip(some[0], whole[4], strict=True):

@@ -109,7 +109,8 @@ def test_mobilenet_keeps_relu6_when_norms_are_synchronised():
 
 def test_errors():
     with pytest.raises(
-        ValueError, match="no backbone 'vgg'; there are: resnet18, .*mobilenetv2_100, .*mobilevit_s, .*mit_b5 and timm/<name>"
+        ValueError,
+        match="no backbone 'vgg'; there are: resnet18, .*mobilenetv2_100, .*mobilevit_s, .*mit_b5 and timm/<name>",
     ):
         build_backbone("vgg", 8)
     with pytest.raises(ValueError, match="stem must be one of plain, v1c, v1s, got 'v1d'"):
@@ -118,6 +119,12 @@ def test_errors():
         build_backbone("resnet18", 8, dilation_rule="none")
     with pytest.raises(ValueError, match="mobilenetv2_100 has the plain stem only, got stem 'v1c'"):
         build_backbone("mobilenetv2_100", 8, "v1c")
+    with pytest.raises(ValueError, match="mit_b0 has the plain stem only, got stem 'v1s'"):
+        build_backbone("mit_b0", 32, "v1s")
+    with pytest.raises(ValueError, match="mit_b0 has the dilation rule timm only, got 'mmseg'"):
+        build_backbone("mit_b0", 32, dilation_rule="mmseg")
+    with pytest.raises(ValueError, match="mit_b0 has the output stride 32 and takes no other, got 8"):
+        build_backbone("mit_b0", 8)
     with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
         build_backbone("resnet18", 4)
 

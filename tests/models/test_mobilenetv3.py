@@ -86,13 +86,6 @@ def test_norms_are_those_the_linear_maps_come_from(name):
     assert name != "mobilenetv3_small_100" or bool((maps["stage1"] == 3.0).all())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_gets_a_gradient(name):
-    backbone = build_backbone(name, 8, dilation_rule="cirkd").double().train()
-    backbone(torch.randn(2, 3, 65, 97, dtype=torch.float64), set())["stage4"].square().mean().backward()
-    assert [key for key, value in backbone.named_parameters() if value.grad is None] == []
-
-
 def test_unknown_rule():
     with pytest.raises(
         ValueError, match="mobilenetv3_small_100 has the dilation rules timm, cirkd and mmseg, got 'aicsd'"

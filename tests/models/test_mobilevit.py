@@ -73,15 +73,6 @@ def test_cirkds_transformer_block():
         assert torch.allclose(block(x), expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("rule", ["timm", "cirkd"])
-def test_every_parameter_gets_a_gradient(rule):
-    backbone = build_backbone("mobilevit_xxs", 8, dilation_rule=rule).double().train()
-    backbone(torch.randn(2, 3, 65, 97, dtype=torch.float64), set())["stage4"].square().mean().backward()
-    assert [key for key, value in backbone.named_parameters() if value.grad is None] == []
-    weight, bias = backbone.norms["stage1"]
-    assert len(weight) == len(bias) == backbone.channels["stage1"]
-
-
 def test_unknown_rule():
     with pytest.raises(ValueError, match="mobilevit_xxs has the dilation rules timm and cirkd, got 'mmseg'"):
         build_backbone("mobilevit_xxs", 8, dilation_rule="mmseg")

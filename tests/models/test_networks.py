@@ -1,11 +1,10 @@
-"""What every network promises, on every kind of backbone."""
+"""The three dilated networks: strides, dropout, initial weights, arguments. See also test_every_network.py."""
 
 import math
 
 import pytest
 import torch
 
-from segkd.models._prediction import Normalize
 from segkd.models.deeplabv3 import DeepLabV3
 from segkd.models.deeplabv3plus import DeepLabV3Plus
 from segkd.models.pspnet import PSPNet
@@ -29,35 +28,27 @@ def at_stride(stride):
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenetv2_035"])
-@pytest.mark.parametrize("network", NETWORKS)
-def test_sizes_are_as_announced(network, backbone, output_stride):
-    net = small(network, backbone=backbone, output_stride=output_stride).eval()
-    channels, strides = dict(net.channels), dict(net.strides)
-    assert channels.keys() == strides.keys()
-    assert strides["stage4"] == output_stride and strides["stage1"] == 4
-    net.features_wanted = set(channels)
-    with torch.no_grad():
-        prediction = net(images(1))
-    assert prediction.logits.shape == (1, 5, *at_stride(strides["head"]))
-    assert prediction.aux is None
-    assert list(prediction.features) == list(channels)
-    for name, feature in prediction.features.items():
-        assert feature.shape == (1, channels[name], *at_stride(strides[name])), name
-    assert torch.equal(net.classifier(prediction.features["head"]), prediction.logits)
-
-
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_035"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_parameter_gets_a_gradient(network, backbone):
-    net = small(network, backbone=backbone).train()
-    prediction = net(images())
+def test_sizes_at_every_stride(network, backbone, output_stride):
+    with torch.device("meta"):  # sizes need no numbers
+        net = small(network, backbone=backbone, output_stride=output_stride)
+        net.features_wanted = set(net.channels)
+        prediction = net(torch.empty(2, 3, HEIGHT, WIDTH, dtype=torch.uint8))
+    assert net.strides["stage4"] == output_stride and net.strides["stage1"] == 4
+    assert prediction.logits.shape == (2, 5, *at_stride(net.strides["head"]))
     assert prediction.aux.shape == (2, 5, *at_stride(net.strides["stage3"]))
-    generator = torch.manual_seed(1)
-    loss = sum((x * torch.randn(x.shape, generator=generator)).sum() for x in (prediction.logits, prediction.aux))
-    loss.backward()
-    without = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert without == []
+    for name, feature in prediction.features.items():
+        assert feature.shape == (2, net.channels[name], *at_stride(net.strides[name])), name
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_classifier_reads_the_head(network):
+    net = small(network).eval()
+    net.features_wanted = {"head"}
+    prediction = net(images())
+    assert list(prediction.features) == ["head"]
+    assert torch.equal(net.classifier(prediction.features["head"]), prediction.logits)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -82,17 +73,6 @@ def test_stage_is_relu_of_its_sum_and_wanting_it_changes_nothing(network):
     assert torch.equal(prediction.logits, plain)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_only_wanted_features(network):
-    net = small(network)
-    assert net.features_wanted == set() and net(images()).features == {}
-    net.features_wanted = {"head", "stage3"}
-    assert list(net(images()).features) == ["stage3", "head"]
-    net.features_wanted = {"stage9"}
-    with pytest.raises(ValueError, match=f"{network.__name__} has no feature 'stage9'; it has: stage1, .*head"):
-        net(images())
-
-
 def test_mobilenet_stages_are_linear():
     net = small(PSPNet, backbone="mobilenetv2_035").eval()
     assert not any(name.endswith("_pre") for name in net.channels)
@@ -112,50 +92,6 @@ def test_head_is_read_after_dropout(network):
     assert 0 < kept.sum() < kept.numel()
     # kept channels are doubled: whole channels are dropped, not single values
     assert torch.equal(features["head"][kept], 2 * features[before][kept])
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_float64(network):
-    net = small(network).double().eval()
-    exact = net(images()).logits
-    assert exact.dtype == torch.float64
-    rough = net.float()(images()).logits
-    assert (rough - exact).abs().max() < 1e-4 * exact.std()
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_normalisation_is_the_first_step(network):
-    net = small(network).eval()
-    plain = images()
-    logits = net(plain).logits
-    assert torch.equal(net(plain.float()).logits, logits)
-    mean, std = net.normalize.mean, net.normalize.std
-    net.normalize = Normalize.named("none")
-    assert torch.equal(net((plain.float() - mean) / std).logits, logits)
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_channels_last_gives_the_same(network):
-    net = small(network).eval()
-    logits = net(images()).logits
-    turned = net.to(memory_format=torch.channels_last)(images().contiguous(memory_format=torch.channels_last)).logits
-    assert (turned - logits).abs().max() < 1e-4 * logits.std()
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_state_dict_round_trip(network):
-    net = small(network, backbone="mobilenetv2_035").eval()
-    torch.manual_seed(1)
-    other = network(5, backbone="mobilenetv2_035", width=16).eval()
-    assert not torch.equal(net(images()).logits, other(images()).logits)
-    other.load_state_dict(net.state_dict())
-    assert torch.equal(net(images()).logits, other(images()).logits)
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_same_seed_same_weights(network):
-    one, two = small(network).state_dict(), small(network).state_dict()
-    assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -185,8 +121,6 @@ def test_errors(network):
     with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
         network(5, output_stride=4)
     net = small(network)
-    with pytest.raises(ValueError, match=f"{network.__name__} takes no prompt"):
-        net(images(), prompt=torch.zeros(2, 1, 8, 8))
     with pytest.raises(ValueError, match="batch of 1 in training"):
         net.train()(images(1))
     net.eval()(images(1))
@@ -220,15 +154,6 @@ def test_sizes_of_the_published_networks(network, args, parameters, entries):
         net = network(19, **args)
     assert sum(p.numel() for p in net.parameters()) == parameters
     assert len(net.state_dict()) == entries
-
-
-def test_resnet101_runs():
-    net = DeepLabV3(19, backbone="resnet101", width=16).eval()
-    net.features_wanted = {"stage4_pre"}
-    with torch.no_grad():
-        prediction = net(images(1))
-    assert prediction.logits.shape == (1, 19, *at_stride(8))
-    assert prediction.features["stage4_pre"].shape == (1, 2048, *at_stride(8))
 
 
 @pytest.mark.parametrize(

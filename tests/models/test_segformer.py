@@ -1,14 +1,11 @@
 """The Mix Transformer, its decoder and SegFormer, against their definitions written out."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from segkd.models._mit import SIZES, MiT, ReducedAttention, to_map, to_tokens
 from segkd.models._mlp_decoder import MLPDecoder
-from segkd.models._prediction import Normalize
 from segkd.models.segformer import SegFormer
 
 HEIGHT, WIDTH = 65, 97
@@ -23,26 +20,15 @@ def small(**args):
     return SegFormer(5, **({"width": 16} | args))
 
 
-def at_stride(stride):
-    return math.ceil(HEIGHT / stride), math.ceil(WIDTH / stride)
-
-
 def parameters(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("branches", ["linear", "conv"])
-@pytest.mark.parametrize("backbone", ["mit_b0", "mit_b1"])
-def test_sizes_are_as_announced(backbone, branches):
-    net = small(backbone=backbone, branches=branches).eval()
-    net.features_wanted = set(net.channels)
-    with torch.no_grad():
-        prediction = net(images(1))
-    assert prediction.aux is None
-    assert prediction.logits.shape == (1, 5, *at_stride(4))
-    assert list(prediction.features) == list(net.channels) == list(net.strides)
-    for name, feature in prediction.features.items():
-        assert feature.shape == (1, net.channels[name], *at_stride(net.strides[name])), name
+def test_the_classifier_reads_the_head():
+    net = small().eval()
+    net.features_wanted = {"head"}
+    prediction = net(images(1))
+    assert prediction.logits.shape == (1, 5, 17, 25)
     assert torch.equal(net.classifier(prediction.features["head"]), prediction.logits)
 
 
@@ -63,14 +49,6 @@ def test_sizes_of_the_published_networks(backbone, encoder, whole):
         net = SegFormer(150, backbone=backbone)
     assert parameters(net.backbone) / 1e6 == pytest.approx(encoder, abs=0.1)
     assert parameters(net) / 1e6 == pytest.approx(whole, abs=0.1)
-
-
-@pytest.mark.parametrize("args", [{}, {"branches": "conv"}, {"fuse_bias": True}])
-def test_every_parameter_gets_a_gradient(args):
-    net = small(drop_path=0.0, **args).train()
-    logits = net(images()).logits
-    (logits * torch.randn(logits.shape, generator=torch.manual_seed(1))).sum().backward()
-    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
 @pytest.mark.parametrize("fuse_bias", [False, True])
@@ -162,48 +140,10 @@ def test_layer_norm_constants_reach_every_norm():
     assert {norms[name] for name in norms.keys() - after_convolution} == {1e-3}
 
 
-def test_float64_and_bfloat16():
-    net = small().eval()
-    with torch.no_grad():
-        exact = net.double()(images()).logits
-        rough = net.float()(images()).logits
-        with torch.autocast("cpu", torch.bfloat16):
-            half = net(images()).logits
-    assert exact.dtype == torch.float64
-    assert (rough - exact).abs().max() < 1e-4 * exact.std()
-    assert half.dtype == torch.bfloat16
-    assert (half - exact).abs().max() < 0.1 * exact.std()
-
-
-def test_normalisation_is_the_first_step():
-    net = small().eval()
-    logits = net(images()).logits
-    mean, std = net.normalize.mean, net.normalize.std
-    net.normalize = Normalize.named("none")
-    assert torch.equal(net((images().float() - mean) / std).logits, logits)
-
-
-def test_channels_last_gives_the_same():
-    net = small().eval()
-    logits = net(images()).logits
-    turned = net.to(memory_format=torch.channels_last)(images().contiguous(memory_format=torch.channels_last)).logits
-    assert (turned - logits).abs().max() < 1e-4 * logits.std()
-
-
-def test_same_seed_same_weights():
-    one, two = small().state_dict(), small().state_dict()
-    assert all(torch.equal(one[key], two[key]) for key in one)
-
-
 def test_errors():
     with pytest.raises(ValueError, match="no Mix Transformer 'mit_b6'; there are: mit_b0, .*mit_b5"):
         SegFormer(5, backbone="mit_b6")
     net = small().eval()
-    with pytest.raises(ValueError, match="SegFormer takes no prompt"):
-        net(images(), prompt=torch.zeros(2, 1, 8, 8))
     with pytest.raises(ValueError, match="the map is only 4 x 8; give images of 32 x 32 pixels or more"):
         net(torch.zeros(1, 3, 16, 32, dtype=torch.uint8))
     net(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-    net.features_wanted = {"aspp"}
-    with pytest.raises(ValueError, match="SegFormer has no feature 'aspp'; it has: stage1, .*decoder, head"):
-        net(images())

@@ -101,33 +101,27 @@ def test_head_in_cirkds_arrangement():
 @pytest.mark.parametrize("arrangement", ["mmseg", "cirkd"])
 @pytest.mark.parametrize(
     ("backbone", "output_stride"),
-    [("resnet18", 8), ("resnet18", 16), ("resnet18", 32), ("resnet50", 32), ("mobilenetv2_035", 8)],
+    [
+        ("resnet18", 8),
+        ("resnet18", 16),
+        ("resnet50", 32),
+        ("mobilenetv2_035", 8),
+        ("xception65", 16),
+        ("mit_b2", 32),
+        ("timm/test_convnext", 32),
+    ],
 )
-def test_sizes_are_as_announced(backbone, output_stride, arrangement):
-    net = small(backbone=backbone, output_stride=output_stride, arrangement=arrangement).eval()
-    net.features_wanted = set(net.channels)
+def test_sizes_on_every_kind_of_backbone(backbone, output_stride, arrangement):
+    with torch.device("meta"):  # sizes need no numbers
+        net = small(backbone=backbone, output_stride=output_stride, arrangement=arrangement)
+        net.features_wanted = set(net.channels)
+        prediction = net(torch.empty(2, 3, HEIGHT, WIDTH, dtype=torch.uint8))
     assert net.strides["stage4"] == output_stride
     assert net.strides["head"] == (4 if arrangement == "mmseg" else 8)
-    with torch.no_grad():
-        prediction = net(images(1))
-    assert prediction.logits.shape == (1, 5, *at_stride(net.strides["head"]))
-    assert prediction.aux is None
-    assert list(prediction.features) == list(net.channels) == list(net.strides)
-    for name, feature in prediction.features.items():
-        assert feature.shape == (1, net.channels[name], *at_stride(net.strides[name])), name
-    assert torch.equal(net.classifier(prediction.features["head"]), prediction.logits)
-
-
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_035"])
-@pytest.mark.parametrize("arrangement", ["mmseg", "cirkd"])
-def test_every_parameter_gets_a_gradient(arrangement, backbone):
-    net = small(arrangement=arrangement, backbone=backbone).train()
-    prediction = net(images())
+    assert prediction.logits.shape == (2, 5, *at_stride(net.strides["head"]))
     assert prediction.aux.shape == (2, 5, *at_stride(net.strides["stage3"]))
-    generator = torch.manual_seed(1)
-    loss = sum((x * torch.randn(x.shape, generator=generator)).sum() for x in (prediction.logits, prediction.aux))
-    loss.backward()
-    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    for name, feature in prediction.features.items():
+        assert feature.shape == (2, net.channels[name], *at_stride(net.strides[name])), name
 
 
 def test_dropout_stands_before_the_classifier_in_mmsegmentation_only():
@@ -151,19 +145,6 @@ def test_align_corners_inside_is_mmsegmentations_alone():
         one, two = net(images()), corners(images())
         assert (one.align_corners, two.align_corners) == (False, True)
         assert torch.equal(one.logits, two.logits) == equal
-
-
-@pytest.mark.parametrize("arrangement", ["mmseg", "cirkd"])
-def test_float64_and_bfloat16(arrangement):
-    net = small(arrangement=arrangement, head_init="torch").eval()
-    with torch.no_grad():
-        exact = net.double()(images()).logits
-        rough = net.float()(images()).logits
-        with torch.autocast("cpu", torch.bfloat16):
-            half = net(images()).logits
-    assert (rough - exact).abs().max() < 1e-4 * exact.std()
-    assert half.dtype == torch.bfloat16
-    assert (half - exact).abs().max() < 0.2 * exact.std()
 
 
 def test_auxiliary_head_and_batch_of_one():
@@ -198,9 +179,3 @@ def test_errors():
         UPerHead((1, 2, 3), 8)
     with pytest.raises(ValueError, match="reads four maps, got 3"):
         UPerHead(CHANNELS, 8)(maps()[:3])
-    net = small()
-    with pytest.raises(ValueError, match="UPerNet takes no prompt"):
-        net(images(), prompt=torch.zeros(2, 1, 8, 8))
-    net.features_wanted = {"aspp"}
-    with pytest.raises(ValueError, match="UPerNet has no feature 'aspp'; it has: stage1, .*decoder, head"):
-        net(images())

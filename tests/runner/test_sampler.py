@@ -1,12 +1,15 @@
 """Which sample comes when, against bare loops; over processes, parts, workers and resumes."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from segkd.runner.assembly import build_training_batches, build_training_sets
+from segkd.runner.reading import read
 from segkd.runner.sampler import evaluation_batches, samples_of_step, training_batches
 
 
@@ -142,3 +145,132 @@ def test_batches_that_cannot_be_shared_out():
         take(1, world=3)
     with pytest.raises(ValueError, match="2 processes times 4 accumulated"):
         take(1, world=2, parts=4)
+
+
+SEMI = """\
+name: semi
+data:
+  dataset: synthetic
+  args: {size: [32, 40], length: 14}
+  crop_size: [24, 32]
+  batch_size: 4
+  labelled: 5/14
+  unlabelled: {strong: {}, batch_size: 8}
+  mix: {kind: class_paste}
+  workers: 0
+networks: {student: {model: pspnet}}
+losses: [{loss: cross_entropy}]
+schedule: {iterations: 9}
+"""
+
+
+def semi(folder, count, *assignments, start=0, rank=0, world=1):
+    """The first batches of the recipe with both streams, as one of several processes gets them."""
+    (folder / "semi.yaml").write_text(SEMI)
+    recipe = read(folder / "semi.yaml", assignments)
+    here = SimpleNamespace(process_index=rank, num_processes=world, device=torch.device("cpu"))
+    sets = build_training_sets(recipe)
+    return list(itertools.islice(build_training_batches(recipe, *sets, here, start=start), count))
+
+
+def maps_of(batch):
+    """Every map of a batch, those of its unlabelled images included."""
+    own = [batch.images, batch.target, batch.strong, batch.mixed]
+    return [maps for maps in own if maps is not None] + (maps_of(batch.unlabelled) if batch.unlabelled else [])
+
+
+def assert_same(batches, others):
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.indices == other.indices and batch.unlabelled.indices == other.unlabelled.indices
+        assert len(maps_of(batch)) == 6
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(maps_of(batch), maps_of(other), strict=True))
+
+
+def test_each_step_has_images_of_both_streams(tmp_path):
+    (tmp_path / "semi.yaml").write_text(SEMI)
+    labelled, rest = build_training_sets(read(tmp_path / "semi.yaml"))
+    assert len(labelled) == 5 and len(rest) == 9
+    batches = semi(tmp_path, 9)
+    # each stream is an endless list of its own epochs: 36 of 5 images, 72 of 9
+    seen = [index for batch in batches for index in batch.indices]
+    assert all(sorted(seen[first : first + 5]) == list(range(5)) for first in range(0, 35, 5))
+    seen = [index for batch in batches for index in batch.unlabelled.indices]
+    assert all(sorted(seen[first : first + 9]) == list(range(9)) for first in range(0, 72, 9))
+    for batch in batches:
+        other = batch.unlabelled
+        assert set(other.target.unique().tolist()) <= {0, 255} and other.strong.shape == other.images.shape
+        assert len(set(batch.target.unique().tolist()) - {255}) > 1
+
+
+def test_the_streams_do_not_touch_each_other(tmp_path):
+    both = semi(tmp_path, 6)
+    alone = semi(tmp_path, 6, "data.unlabelled=null")
+    for batch, other in zip(both, alone, strict=True):
+        assert other.unlabelled is None
+        assert batch.indices == other.indices and torch.equal(batch.images, other.images)
+        assert torch.equal(batch.target, other.target)
+    # nor does what is done to the one reach the other, but for the seed
+    changed = semi(tmp_path, 6, "data.mix=null", "data.batch_size=2", "data.transform={flip: 0}",
+                   "data.unlabelled.transform={flip: 0.5}")  # fmt: skip
+    for batch, other in zip(both, changed, strict=True):
+        assert batch.unlabelled.indices == other.unlabelled.indices
+        assert torch.equal(batch.unlabelled.images, other.unlabelled.images)
+        assert torch.equal(batch.unlabelled.strong, other.unlabelled.strong)
+    reseeded = semi(tmp_path, 6, "seed=1")
+    assert [batch.unlabelled.indices for batch in both] != [batch.unlabelled.indices for batch in reseeded]
+    # without strong views the weak ones are the same
+    weak = semi(tmp_path, 2, "data.unlabelled.strong=null")
+    assert torch.equal(weak[1].unlabelled.images, both[1].unlabelled.images) and weak[1].unlabelled.strong is None
+
+
+def test_strong_views_of_a_batch_show_partners(tmp_path):
+    plain = "data.unlabelled.strong={jitter: 0, grey: 0, blur: 0, cutmix: 1.0}"
+    for batch in semi(tmp_path, 4, plain):
+        other, boxes = batch.unlabelled, batch.unlabelled.mixed
+        assert boxes.flatten(1).any(1).all()
+        for image in range(8):
+            partner = image + 1 if image % 2 == 0 else image - 1
+            wanted = torch.where(boxes[image], other.images[partner], other.images[image])
+            assert torch.equal(other.strong[image], wanted)
+
+
+@pytest.mark.parametrize("world, parts", [(2, 1), (1, 2)])
+def test_both_streams_are_shared_out_to_the_pixel(tmp_path, world, parts):
+    alone = semi(tmp_path, 4)
+    split = f"loop.accumulate={parts}"
+    shares = [semi(tmp_path, 4 * parts, split, rank=rank, world=world) for rank in range(world)]
+    for step, batch in enumerate(alone):
+        pieces = [shares[rank][step * parts + part] for part in range(parts) for rank in range(world)]
+        for whole, each in (
+            (batch, pieces), (batch.unlabelled, [piece.unlabelled for piece in pieces])
+        ):  # fmt: skip
+            assert [index for piece in each for index in piece.indices] == whole.indices
+            for number, maps in enumerate(maps_of(whole)[:4]):
+                assert torch.equal(torch.cat([maps_of(piece)[number] for piece in each]), maps)
+
+
+def test_both_streams_restart_at_any_step(tmp_path):
+    plain = semi(tmp_path, 9)
+    for start in (1, 4, 8):
+        assert_same(semi(tmp_path, 9 - start, start=start), plain[start:])
+
+
+def test_workers_change_neither_stream(tmp_path):
+    assert_same(semi(tmp_path, 5, "data.workers=2"), semi(tmp_path, 5))
+
+
+def test_unlabelled_images_that_cannot_be_shared_out(tmp_path):
+    with pytest.raises(ValueError, match="data.unlabelled.batch_size is 3 images .* change data.unlabelled.batch_size"):
+        semi(tmp_path, 1, "data.unlabelled.batch_size=3", world=2)
+
+
+def test_where_unlabelled_images_come_from(tmp_path):
+    with pytest.raises(ValueError, match="data.unlabelled: every training image is labelled; say which .*1/8"):
+        semi(tmp_path, 1, "data.labelled=null")
+    with pytest.raises(ValueError, match="every training image is labelled"):
+        semi(tmp_path, 1, "data.labelled=1/1")
+    for level in range(3):
+        Image.new("RGB", (48, 40), (level, 0, 0)).save(tmp_path / f"{level}.png")
+    folder = f"data.unlabelled={{images: {tmp_path}, batch_size: 3, transform: {{flip: 0}}}}"
+    (batch,) = semi(tmp_path, 1, "data.labelled=null", folder)
+    assert sorted(batch.unlabelled.images[:, 0].flatten(1).amax(1).tolist()) == [0, 1, 2]

@@ -14,6 +14,7 @@ from segkd.models._checkpoints import describe, guess, read, read_backbone, writ
 from segkd.models._layouts import _segformer
 from segkd.models._prediction import Normalize
 from segkd.models.segformer import SegFormer
+from segkd.models.upernet import UPerNet
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden"
 # arguments of the networks each code has
@@ -204,6 +205,8 @@ def test_pretrained_comes_from_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, file: str(tmp_path / file))
     network = SegFormer(5, pretrained=True)
     assert same(network.backbone.state_dict(), read_backbone(state))
+    other = UPerNet(5, backbone="mit_b0", width=8, pretrained=True)
+    assert same(other.backbone.state_dict(), read_backbone(state))
     with pytest.raises(ValueError, match="exclude each other"):
         SegFormer(5, pretrained=True, backbone_weights="mit_b0.pth")
 

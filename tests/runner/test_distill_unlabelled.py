@@ -1,0 +1,229 @@
+"""Whole runs with images without labels, several trained networks, a moving average and an optimizer of a peer's own."""
+
+import json
+import signal
+import time
+
+import pytest
+import torch
+
+from segkd.runner.mistakes import RecipeError
+from segkd.runner.reading import read
+
+SEMI = """
+extends: tiny.yaml
+name: semi
+data:
+  args: {size: [32, 48], length: 14}
+  labelled: 5/14
+  unlabelled: {strong: {}, batch_size: 8}
+  mix: {kind: class_paste}
+networks:
+  student: {args: {aux: false}}
+  peer:
+    model: deeplabv3
+    args: {backbone: mobilenetv2_035, output_stride: 16, width: 8, aux: false}
+    optimizer: {name: adamw, lr: 0.001}
+    schedule: {name: cosine, warmup: 2}
+  average: {ema_of: student, train: false, ema_decay: 0.8}
+losses:
+  - {loss: cross_entropy}
+  - {loss: cross_entropy, of: peer, label: peer_ce}
+  - {loss: cross_pseudo, from: average, on: strong, weight: {start: 0, end: 1, over: [0, 6]}}
+  - {loss: kl, from: peer, on: both, weight: 0.5, after: 1}
+  - {loss: cross_pseudo, of: peer, from: student, on: unlabelled, until: 4, label: back}
+schedule: {iterations: 8}
+evaluate: {every: 4}
+tracking: {images: 0, every: 1}
+"""
+MEASURED = {"images_per_second", "seconds_waited", "memory_gib"}
+
+# runs distill.py and notes the samples each process has seen, and the state it has in the end
+SPY = """
+import json, os, torch
+from segkd.runner import distill
+from segkd.runner.command import run_command
+
+rank, seen = os.environ.get("RANK", "0"), []
+batches, deliver = distill.build_training_batches, distill.deliver
+
+def watched(*given, **settings):
+    for batch in batches(*given, **settings):
+        seen.append([batch.indices, batch.unlabelled.indices, batch.unlabelled.strong.sum().item()])
+        yield batch
+
+def last(state, val_set, recipe, accelerator):
+    averages = {f"{name}.{key}": value for name, average in state.averages.items()
+                for key, value in average.state_dict().items()}
+    torch.save({"seen": seen, "state": {**state.graph.state_dict(), **averages}}, f"{recipe.name}-{rank}.pt")
+    deliver(state, val_set, recipe, accelerator)
+
+distill.build_training_batches, distill.deliver = watched, last
+run_command(distill.main)
+"""
+
+
+@pytest.fixture
+def semi(folder):
+    """The folder with semi.yaml beside tiny.yaml."""
+    (folder / "semi.yaml").write_text(SEMI)
+    return folder
+
+
+def rows(run):
+    """The log, without what differs between any two runs."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in MEASURED} for row in lines]
+
+
+def state_of(run):
+    return torch.load(run / "checkpoints/last/training_state/state.pt", weights_only=True)
+
+
+def assert_equal(one, two):
+    """Nested states, to the last bit."""
+    assert type(one) is type(two)
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_equal(one[key], two[key])
+    elif isinstance(one, (list, tuple)):
+        for left, right in zip(one, two, strict=True):
+            assert_equal(left, right)
+    else:
+        assert one.equal(two) if isinstance(one, torch.Tensor) else one == two
+
+
+def test_terms_of_weight_zero_on_unlabelled_images_change_no_bit(distill, semi):
+    short = ["schedule.iterations=3", "evaluate.every=3"]
+    zero = [f"losses.{index}.weight=0" for index in (2, 3, 4)]
+    assert distill("semi.yaml", "name=zero", *short, *zero).code == 0
+    result = distill("tiny.yaml", "name=plain", "data.args.length=14", "data.labelled=5/14",
+                     "data.mix={kind: class_paste}", "networks.student.args.aux=false", *short)  # fmt: skip
+    assert result.code == 0, result.err
+    zero, plain = (semi / "runs" / name / "student/model.safetensors" for name in ("zero", "plain"))
+    assert zero.read_bytes() == plain.read_bytes()
+
+
+def test_the_log_of_gates_ramps_and_everybodys_scores(distill, semi):
+    words = ["student", "peer", "average", "student+peer"]
+    result = distill("semi.yaml", f"evaluate.also={json.dumps(words)}", "tracking.gradients=4")
+    assert result.code == 0, result.err
+    log = rows(semi / "runs/semi")
+    weights = [{key[9:]: row[key] / row[f"loss/{key[9:]}"] for key in row if key.startswith("weighted/")} for row in log]
+    for iteration, found in enumerate(weights):
+        wanted = {"cross_entropy": 1, "peer_ce": 1}
+        wanted |= {"cross_pseudo": min(iteration / 6, 1)} if iteration > 0 else {}
+        wanted |= {"kl": 0.5} if iteration > 1 else {}
+        wanted |= {"back": 1} if iteration <= 4 else {}
+        assert found == pytest.approx(wanted), iteration
+        assert log[iteration]["total"] == pytest.approx(
+            sum(value for key, value in log[iteration].items() if key.startswith("weighted/"))
+        )
+    for row in log:
+        scored = row["iteration"] in (4, 8)
+        assert {f"miou/{name}" in row for name in words} == {scored} == {"miou" in row}
+        assert ("gradient/cross_pseudo" in row, "cosine/kl" in row) == (scored, False)
+    assert all(row["miou/student"] == row["miou"] for row in (log[3], log[7]))
+    assert len({log[7][f"miou/{name}"] for name in words}) == 4
+    assert f"| student+peer {100 * log[7]['miou/student+peer']:.2f} %" in result.out
+    state = state_of(semi / "runs/semi")
+    assert list(state["averages"]) == ["average"] and not any("average" in key for key in state["graph"])
+    assert any(key.startswith("networks.peer.") for key in state["graph"]) and len(state["optimizers"]) == 2
+
+
+def test_killed_and_resumed_with_both_streams_it_ends_bit_for_bit_the_same(distill, server, semi):
+    settings = ["loop.save_every=1", "data.workers=1"]
+    assert distill("semi.yaml", "name=whole", *settings).code == 0
+    run, kills = semi / "runs/killed", 0
+    for goal in (2, 4, 6):
+        server.start(semi, "distill", "semi.yaml", "name=killed", *settings, "--resume")
+        deadline = time.monotonic() + 120
+        while not list((run / "checkpoints").glob(f"step-*{goal}")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(0.02 * goal)  # some way into the step after it
+        server.signal(signal.SIGKILL)
+        kills += server.wait().codes == [-signal.SIGKILL]
+    assert kills == 3
+    result = distill("semi.yaml", "name=killed", *settings, "--resume")
+    assert result.code == 0, result.err
+    assert rows(run) == rows(semi / "runs/whole")
+    ends = [state_of(semi / "runs" / name) for name in ("whole", "killed")]
+    assert len(ends[0]["optimizers"]) == 2 and ends[0]["averages"]["average"]["n_averaged"] == 8
+    assert_equal(*ends)
+
+
+def test_two_processes_see_what_one_sees_and_end_alike(server, semi):
+    (semi / "spy.py").write_text(SPY)
+    short = ["schedule.iterations=3", "evaluate.every=3"]
+    # a peer that only terms of weight 0 train has no gradients: nobody may wait for them
+    for name, more in (("full", []), ("idle", ["losses.1.weight=0", "losses.3.weight=0", "losses.4.weight=0"])):
+        one = server(semi, "spy.py", "semi.yaml", *short, *more, f"name={name}1")
+        two = server(semi, "spy.py", "semi.yaml", *short, *more, f"name={name}2", processes=2)
+        assert one.code == 0 and two.code == 0, one.err + two.err
+        alone, first, second = (torch.load(semi / f"{file}.pt") for file in (f"{name}1-0", f"{name}2-0", f"{name}2-1"))
+        for whole, left, right in zip(alone["seen"][:3], first["seen"][:3], second["seen"][:3], strict=True):
+            assert [left[0] + right[0], left[1] + right[1], left[2] + right[2]] == whole, "indices, and the pixels' sum"
+        assert_equal(dict(first["state"]), dict(second["state"]))
+        # before the first step nothing differs but which images a batch norm averages over
+        assert rows(semi / f"runs/{name}2")[0]["total"] == pytest.approx(rows(semi / f"runs/{name}1")[0]["total"], rel=0.1)
+
+
+def test_what_cannot_be_trained_on_is_one_sentence_and_leaves_no_run(distill, semi):
+    for settings, told in (
+        (["data.unlabelled.images=nowhere"], "data.unlabelled.images: there is no folder nowhere"),
+        (["data.labelled=1_8"], "no published list called '1_8'; there are: none"),
+        (["losses=[{loss: cross_entropy}]"], "networks.peer: no term trains it; write train: false"),
+    ):
+        result = distill("semi.yaml", *settings)
+        assert result.code == 2 and told in result.err and "Traceback" not in result.err
+    assert not (semi / "runs/semi").exists()
+
+
+@pytest.mark.parametrize("assignment, place, told", [
+    ("data.unlabelled=null", "losses.2.on",
+     "strong needs unlabelled images; add data.unlabelled, and data.labelled to leave some over for it"),
+    ("data.unlabelled.strong=null", "losses.2.on",
+     "strong views are not made; add data.unlabelled.strong ({} for its defaults)"),
+    ("losses.0.on=both", "losses.0.on",
+     "cross_entropy reads labels, which these images do not have; only on: labelled"),
+    ("data.unlabelled.strong={cutmx: 1}", "data.unlabelled.strong.cutmx", "unknown key, did you mean 'cutmix'?"),
+    ("data.unlabelled.transform={flp: 1}", "data.unlabelled.transform.flp", "unknown key, did you mean 'flip'?"),
+    ("data.mix={kind: cutmix}", "data.mix.kind", "must be 'half_cutmix' or 'class_paste'; got 'cutmix'"),
+    ("data.unlabelled.batch_size=0", "data.unlabelled.batch_size", "must be greater than 0"),
+    ("networks.average.ema_of=studnet", "networks.average.ema_of",
+     "there is no other network 'studnet', did you mean 'student'?; there are: student, peer"),
+    ("networks.average.ema_of=average", "networks.average.ema_of", "there is no other network 'average'"),
+    ("networks.average.train=true", "networks.average.train",
+     "a moving average is not trained by losses; write train: false"),
+    ("networks.average.ema_decay=1", "networks.average.ema_decay", "must be less than 1"),
+    ("networks.average.model=pspnet", "networks.average", "must name either a model: or the network it is"),
+    ("networks.peer={train: false}", "networks.peer", "must name either a model: or the network it is"),
+    ("networks.peer.train=false", "losses.1.of", "peer is frozen (train: false), so no loss can train it"),
+    ("networks.second={ema_of: average, train: false}", "networks.second.ema_of",
+     "average is frozen (train: false), so its average never moves"),
+    ("networks.peer.prompted_by=peer", "networks.peer.prompted_by", "there is no other network 'peer'"),
+    ("networks.peer.train=lora", "networks.peer.train", "lora is for model: sam"),
+    ("networks.peer.optimizer={name: adamw, momentun: 0}", "networks.peer.optimizer.momentun", "did you mean 'momentum'"),
+    ("networks.peer.schedule={iterations: 3}", "networks.peer.schedule.iterations", "unknown key"),
+    ("evaluate.also=[peer, student+peeer]", "evaluate.also.1",
+     "there is no network 'peeer'; there are: student, peer, average (joined by +)"),
+    ("loop.accumulate=8", "loop.accumulate", "8 parts do not divide data.batch_size, which is 4 in total"),
+    ("data={batch_size: 12, unlabelled: {batch_size: 8}}", "loop.accumulate",
+     "3 parts do not divide data.unlabelled.batch_size, which is 8 in total"),
+])  # fmt: skip
+def test_mistakes_in_a_recipe(semi, assignment, place, told):
+    assignments = [assignment]
+    if assignment.startswith("data={"):
+        assignments = ["data.batch_size=12", "data.unlabelled.batch_size=8", "loop.accumulate=3"]
+    with pytest.raises(RecipeError) as caught:
+        read(semi / "semi.yaml", assignments)
+    found = caught.value.mistakes
+    assert any(f": {place}: " in mistake and told in mistake for mistake in found), found
+    assert all(mistake.count("\n") == 0 for mistake in found)
+
+
+def test_prompts_go_one_step(semi):
+    chain = ["networks.peer.prompted_by=student", "networks.student.prompted_by=peer"]
+    with pytest.raises(RecipeError, match="networks.peer.prompted_by: student is prompted itself; prompts go one step"):
+        read(semi / "semi.yaml", chain)
