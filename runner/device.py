@@ -57,6 +57,9 @@ def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -
     """Moves networks to the device in the recipe's memory format; synchronises batch norms and compiles as it says."""
     loop, on_gpu = recipe.loop, accelerator.device.type == "cuda"
     share = images_per_part(recipe.data.batch_size, loop.accumulate, accelerator.num_processes)
+    if recipe.data.unlabelled is not None:
+        unlabelled = recipe.data.unlabelled.batch_size
+        images_per_part(unlabelled, loop.accumulate, accelerator.num_processes, "data.unlabelled.batch_size")
     synchronise = loop.sync_batchnorm
     if synchronise == "auto":
         synchronise = on_gpu and share <= 8

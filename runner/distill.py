@@ -24,7 +24,7 @@ from segkd.runner.diagnostics import gradient_report
 from segkd.runner.evaluation import evaluate, evaluate_also
 from segkd.runner.graph import weighted
 from segkd.runner.networks import build_networks
-from segkd.runner.optimizers import build_optimizers, set_rates
+from segkd.runner.optimizers import build_optimizers, set_rates, take_step
 from segkd.runner.reading import read
 from segkd.runner.recipe import OtherRecipe, Recipe
 from segkd.runner.report import deliver, record_evaluation, score_teachers
@@ -85,9 +85,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         norm = None
         if writes or recipe.loop.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(state.parameters(), recipe.loop.clip_norm or float("inf"))
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        take_step(optimizers, accelerator.scaler)
         for label in state.rivals.keys() & weights:
             average_gradients(graph.losses[label].adversary, accelerator)
             state.rivals[label].step()

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import types
 import typing
 
 import pydantic
@@ -96,6 +97,7 @@ def _path(location: tuple, schema: type[pydantic.BaseModel]) -> Key:
     for word in location:
         if word == "[key]":  # pydantic's word for: the key itself is wrong
             break
+        here = _present(here)
         fields = _fields(here)
         if word in fields:
             here = fields[word]
@@ -108,6 +110,13 @@ def _path(location: tuple, schema: type[pydantic.BaseModel]) -> Key:
             continue
         key.append(word)
     return tuple(key)
+
+
+def _present(here: object) -> object:
+    """The type behind `... | None`, which pydantic's locations pass over; a union of several it names."""
+    members = [part for part in typing.get_args(here) if part is not type(None)]
+    optional = typing.get_origin(here) in (typing.Union, types.UnionType)
+    return members[0] if optional and len(members) == 1 else here
 
 
 def _allowed_at(key: Key, schema: type[pydantic.BaseModel]) -> list[str]:

@@ -82,6 +82,11 @@ def mapped(
         raise ValueError(f"{owner}.{error}") from None
 
 
+def gives_scores(network: nn.Module) -> bool:
+    """Whether a network predicts classes; one without a head, such as SAM's encoder, has features to learn from only."""
+    return getattr(network, "gives_logits", True)
+
+
 def weights_are_there(network: Network) -> bool:
     """Whether the run that a network's weights come from has delivered them."""
     return (Path(weights_path(network)) / "student" / "model.safetensors").is_file()

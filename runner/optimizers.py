@@ -43,6 +43,24 @@ def set_rates(optimizers: list[torch.optim.Optimizer], iteration: int) -> None:
             group["lr"] = learning_rate(iteration, **group["curve"]) * group["lr_scale"]
 
 
+def take_step(optimizers: list[torch.optim.Optimizer], scaler: torch.amp.GradScaler | None) -> None:
+    """One step of all optimizers, which leaves no gradients behind.
+
+    The fp16 scale is updated once, behind them all: Accelerate's own step() updates it after each optimizer, and the
+    later ones would divide their gradients by another scale than the losses were multiplied by, or a second time. An
+    optimizer of a network that no term reaches yet has nothing to do.
+    """
+    for optimizer in optimizers:
+        if scaler is None:
+            optimizer.step()
+        elif any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"]):
+            scaler.step(getattr(optimizer, "optimizer", optimizer))  # the one inside Accelerate's
+    if scaler is not None:
+        scaler.update()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+
+
 def _groups(module: nn.Module, settings: Optimizer, network: Network | None, curve: dict) -> list[dict]:
     """A module's trained parameters by factor on the rate and by decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}

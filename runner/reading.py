@@ -176,6 +176,9 @@ def _wrong_networks(recipe: Recipe) -> Iterator[Mistake]:
             yield (*here, "train"), "a moving average is not trained by losses; write train: false"
         if network.prompted_by in recipe.networks and recipe.networks[network.prompted_by].prompted_by is not None:
             yield (*here, "prompted_by"), f"{network.prompted_by} is prompted itself; prompts go one step only"
+        if name == "student" and network.class_map is not None:
+            text = "the student is delivered with the data set's own classes; a class map is for who it learns from"
+            yield (*here, "class_map"), text
         if network.train == "lora" and network.model != "sam":
             yield (*here, "train"), "lora is for model: sam; other networks are trained whole (true) or frozen (false)"
 

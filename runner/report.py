@@ -17,7 +17,7 @@ from segkd.runner.evaluation import evaluate
 from segkd.runner.graph import Graph
 from segkd.runner.metrics import Scores
 from segkd.runner.metrics_file import plain, read_rows
-from segkd.runner.networks import build_network
+from segkd.runner.networks import build_network, gives_scores
 from segkd.runner.pictures import curves, panels
 from segkd.runner.pretrained import description
 from segkd.runner.reading import read
@@ -35,9 +35,10 @@ def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Datas
     file = recipe.folder / "teachers.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     for name, network in recipe.networks.items():
-        if network.train or network.ema_of is not None or name in known:
+        built = graph.network(name)
+        if network.train or network.ema_of is not None or name in known or not gives_scores(built):
             continue
-        result = evaluate(graph.network(name), val_set, recipe, accelerator, title=f"scoring {name}")
+        result = evaluate(built, val_set, recipe, accelerator, title=f"scoring {name}")
         known[name] = plain(asdict(result))
         if accelerator.is_main_process:
             checkpoint.write_text(file, json.dumps(known, indent=2) + "\n")
@@ -63,7 +64,9 @@ def record_evaluation(
         f"pixel accuracy {percent(result.pixel_accuracy)}"
         + "".join(f" | {words} {percent(other.miou)}" for words, other in others.items())
     )
+    tracking.dashboard.summarize({"best_miou": state.best_miou, "best_iteration": state.best_iteration})
     frozen = {name: state.graph.network(name) for name, network in recipe.networks.items() if not network.train}
+    frozen = {name: network for name, network in frozen.items() if gives_scores(network)}
     files = panels(
         {**frozen, "student": state.student},
         val_set,
@@ -110,7 +113,7 @@ def closing_rows(
     """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed in turn here and now."""
     rows = []
     for name, network in recipe.networks.items():
-        if not network.train and network.ema_of is None:
+        if not network.train and network.ema_of is None and gives_scores(state.graph.network(name)):
             score = json.loads((recipe.folder / "teachers.json").read_text())[name]["miou"]
             rows.append(row(name, recipe, name, state.graph.network(name), score, val_set, accelerator))
     if isinstance(recipe.baseline, OtherRecipe):

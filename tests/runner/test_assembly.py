@@ -64,7 +64,9 @@ def test_who_is_trained_who_is_frozen_who_is_an_average(built):
 
 
 def test_an_average_gives_the_features_that_are_read_of_it_only(built):
-    graph = built("losses.2={loss: fitnet, from: average, on: unlabelled, args: {feature: stage4, teacher_feature: head}}")
+    graph = built(
+        "losses.2={loss: fitnet, from: average, on: unlabelled, args: {feature: stage4, teacher_feature: head}}"
+    )
     assert graph.network("student").features_wanted == {"stage4"}
     assert graph.network("average").features_wanted == {"head"}
 

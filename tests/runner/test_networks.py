@@ -195,8 +195,8 @@ def test_the_flag_of_the_command_line_reaches_every_network(built, tmp_path):
 
 def test_a_networks_start_is_its_names_and_moving_averages_are_none(built, tmp_path):
     built(args=CIRKD)
-    recipe = read("recipe.yaml", ["networks.copy={model: pspnet, args: {backbone: mobilenetv2_035, width: 8}, train: false}",
-                                  "networks.average={ema_of: student, train: false}"])  # fmt: skip
+    copy = f"networks.copy={json.dumps({**SMALL, 'train': False})}"
+    recipe = read("recipe.yaml", [copy, "networks.average={ema_of: student, train: false}"])
     networks = build_networks(recipe, Named)
     assert list(networks) == ["student", "teacher", "copy"]
     weights = [network.state_dict()["classifier.weight"] for network in networks.values()]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from segkd.runner.graph import Graph, Term
-from segkd.runner.optimizers import build_optimizers, set_rates
+from segkd.runner.optimizers import build_optimizers, set_rates, take_step
 from segkd.runner.reading import read
 
 RECIPE = """\
@@ -198,3 +198,20 @@ def test_settings_survive_a_checkpoint(made, tmp_path):
     for optimizer, state in zip(again, torch.load(tmp_path / "state.pt", weights_only=True), strict=True):
         optimizer.load_state_dict(state)
     assert [rates(again, graph, i) for i in range(10)] == before
+
+
+@pytest.mark.parametrize("unscaled_before", [False, True])
+@pytest.mark.parametrize("overflow", [False, True])
+def test_fp16_steps_of_several_optimizers_share_one_scale(unscaled_before, overflow):
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(3)]  # no loss reads the third
+    optimizers = [torch.optim.SGD([weight], lr=0.1) for weight in weights]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1)
+    scaler.scale((2 * weights[0] + 2 * weights[1]).sum()).backward()
+    if overflow:
+        weights[0].grad.fill_(torch.inf)
+    for optimizer in optimizers if unscaled_before else ():
+        scaler.unscale_(optimizer)
+    take_step(optimizers, scaler)
+    assert [weight.item() for weight in weights] == pytest.approx([1.0 if overflow else 0.8, 0.8, 1.0])
+    assert scaler.get_scale() == (512 if overflow else 2048)
+    assert all(weight.grad is None for weight in weights)
