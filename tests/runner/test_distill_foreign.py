@@ -1,0 +1,94 @@
+"""Whole runs with other people's networks: transformers' as teacher and as student, timm's encoders, SAM."""
+
+import json
+
+import pytest
+import torch
+
+from segkd.runner.pretrained import from_pretrained
+
+SEGFORMER = (
+    "{model: huggingface, args: {config: {model_type: segformer, hidden_sizes: [8, 16, 24, 32], depths: [1, 1, 1, 1], "
+    "num_attention_heads: [1, 2, 3, 4], decoder_hidden_size: 16}}"
+)
+SWIN = (
+    "{model_type: swin, embed_dim: 8, depths: [1, 1, 1, 1], num_heads: [1, 1, 2, 2], window_size: 4, "
+    "out_features: [stage1, stage2, stage3, stage4]}"
+)
+MASK2FORMER = (
+    f"{{model: huggingface, args: {{config: {{model_type: mask2former, backbone_config: {SWIN}, feature_size: 32, "
+    "mask_feature_size: 32, hidden_dim: 32, encoder_layers: 1, encoder_feedforward_dim: 16, dim_feedforward: 32, "
+    "num_attention_heads: 2, num_queries: 6, decoder_layers: 2, use_auxiliary_loss: false}}"
+)
+SAM = (
+    "{model: sam, args: {embed_dim: 16, depth: 4, num_heads: 2, global_blocks: [1, 3], taps: [0, 1, 2, 3], "
+    "window_size: 2, out_channels: %d, neck_width: 8, head_width: 8, image_size: 32%s}"
+)
+TWO_STEPS = ("schedule.iterations=2", "evaluate.every=2", "data.batch_size=2", "evaluate.batch_size=1")
+
+
+def rows(folder, name):
+    return [json.loads(line) for line in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("student, teacher", [(SEGFORMER, MASK2FORMER), (MASK2FORMER, SEGFORMER)])
+def test_transformers_networks_as_student_and_teacher(distill, folder, student, teacher):
+    names = ["sky", "building", "road", "pavement", "tree", "car", "person", "pole"]
+    class_map = "{" + ", ".join(f'"{index}": {name}' for index, name in enumerate(names)) + "}"
+    own = teacher.replace("config: {", "labels: own, config: {num_labels: 9, ")
+    result = distill(
+        "tiny.yaml",
+        *TWO_STEPS,
+        f"networks={{student: {student}}}, teacher: {own}, train: false, class_map: {class_map}}}}}",
+        "losses=[{loss: cross_entropy}, {loss: kl}, {loss: fitnet, args: {feature: hidden1}}]",
+    )
+    assert result.code == 0, result.err
+    log = rows(folder, "tiny")
+    assert {"loss/kl", "loss/fitnet"} <= log[0].keys() and log[-1]["miou"] >= 0
+    assert "1 classes of networks.teacher go to none of ours and are left out: 'LABEL_8'" in result.out
+    delivered = from_pretrained(folder / "runs/tiny")
+    assert delivered(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).logits.shape[1] == 8
+
+
+def test_a_timm_encoder_under_a_head_of_ours(distill, folder):
+    result = distill(
+        "tiny.yaml",
+        *TWO_STEPS,
+        "networks={student: {source: timm, model: mobilenetv3_small_050, "
+        "args: {head: pspnet, output_stride: 16, width: 8}}}",
+    )
+    assert result.code == 0, result.err
+    config = json.loads((folder / "runs/tiny/student/config.json").read_text())
+    assert config["model"] == "pspnet" and config["args"]["backbone"] == "timm/mobilenetv3_small_050"
+    assert "head: pspnet" in (folder / "runs/tiny/recipe.yaml").read_text()
+
+
+def test_sam_as_a_teacher_of_features(distill, folder):
+    teacher = SAM % (8, ", head: null") + ", train: false}"
+    result = distill(
+        "tiny.yaml",
+        *TWO_STEPS,
+        f"networks.teacher={teacher}",
+        "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage4, teacher_feature: sam}}]",
+    )
+    assert result.code == 0, result.err
+    assert not (folder / "runs/tiny/teachers.json").exists()  # it has no scores
+    assert all(row["loss/fitnet"] > 0 for row in rows(folder, "tiny"))
+
+
+def test_sam_prompted_by_the_student_learns_with_it(distill, folder):
+    teacher = SAM % (256, ", prompt_guidance: channel") + ", train: lora, prompted_by: student}"
+    result = distill(
+        "tiny.yaml",
+        *TWO_STEPS,
+        "evaluate.also=[teacher, student+teacher]",
+        f"networks.teacher={teacher}",
+        "losses=[{loss: cross_entropy}, {loss: cross_entropy, of: teacher, label: teacher_ce, after: 0}, "
+        "{loss: kl, from: teacher, after: 0, detach: false}]",
+    )
+    assert result.code == 0, result.err
+    log = rows(folder, "tiny")
+    assert "loss/kl" not in log[0] and "loss/kl" in log[1]
+    assert {"miou/teacher", "miou/student+teacher"} <= log[1].keys()
+    state = torch.load(folder / "runs/tiny/checkpoints/last/training_state/state.pt", weights_only=True)
+    assert any("linear_a_q" in key for key in state["graph"])
