@@ -4,7 +4,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from ._layouts import aicsd, cirkd, huggingface, mmseg, sam, segkd, torchvision, trikd, tsic, unimatch
+from ._layouts import aicsd, cirkd, huggingface, mmseg, nvidia, sam, segkd, torchvision, trikd, tsic, unimatch
 from ._layouts._described import Described
 
 # a file is asked in this order whose it is; our own layout has no marks and comes last
@@ -13,6 +13,7 @@ LAYOUTS = {
     "sam": sam,
     "trikd": trikd,
     "huggingface": huggingface,
+    "nvidia": nvidia,
     "mmseg": mmseg,
     "cirkd": cirkd,
     "aicsd": aicsd,

@@ -113,31 +113,54 @@ def fitted_tables(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str,
 
 
 class FactoredAttention(nn.Module):
-    """The package's attention, without ever holding a weight for every two tokens.
+    """The package's attention, of the whole image or within windows, never holding a weight for every two tokens.
 
         a_ij = s q_i . k_j + q_i . Rh[y_i - y_j] + q_i . Rw[x_i - x_j]
              = [s q_i, q_i Rh[y_i - .], q_i Rw[x_i - .]] . [k_j, onehot(y_j), onehot(x_j)],    s = 1 / sqrt(C / heads)
 
-    (y, x) is a token's place in the grid. The second line is plain dot-product attention with h + w channels more per
+    (y, x) is a token's place in its window. The second line is plain dot-product attention with h + w channels more per
     head, which torch's fused kernels compute from the factors: more arithmetic, but no pass over a (hw, hw) map per
-    head and none kept for backward. tests/benchmarks/sam.py measures it against the package's.
+    head and none kept for backward. Image edges are filled up to whole windows with zero tokens, which are attended to.
+    The package projects those too; here what the projection makes of zeros is put in instead, and what is attended at
+    their places is dropped before the second projection; 32 x 64 tokens in windows of 14 need 30 % less of both.
 
-    Takes over the parameters of the attention given, under their names.
+    Takes over the parameters of the attention given, under their names. tests/benchmarks/sam.py measures it.
+
+    Args:
+        window_size: side of the square windows in tokens; 0: the whole image is one.
 
     Shapes:
         x: (B, h, w, C) -> (B, h, w, C).
     """
 
-    def __init__(self, attention: nn.Module):
+    def __init__(self, attention: nn.Module, window_size: int = 0):
         super().__init__()
+        self.window_size = window_size
         self.num_heads, self.scale = attention.num_heads, attention.scale
         self.qkv, self.proj = attention.qkv, attention.proj
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, h, w, _ = x.shape
-        qkv = self.qkv(x).view(batch, h, w, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(3, 0, 4, 1, 2, 5)  # each (B, heads, h, w, c)
+        batch, height, width, _ = x.shape
+        h, w = (self.window_size, self.window_size) if self.window_size else (height, width)
+        qkv = self.qkv(x)
+        down, right = -height % h, -width % w
+        if down or right:
+            empty = self.qkv(x.new_zeros(x.shape[-1]))  # (3C,)
+            qkv = torch.cat([qkv, empty.expand(batch, height, right, -1)], dim=2)
+            qkv = torch.cat([qkv, empty.expand(batch, down, width + right, -1)], dim=1)
+        windows = (height + down) // h, (width + right) // w
+        parts = qkv.view(batch, windows[0], h, windows[1], w, 3, self.num_heads, -1)
+        # (3, B, windows, windows, heads, h, w, c) -> each (B * windows^2, heads, h, w, c)
+        q, k, v = parts.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 3)
+        seen = self.attend(q, k, v)  # (B * windows^2, heads, hw, c)
+        seen = seen.view(batch, *windows, self.num_heads, h, w, -1).permute(0, 1, 4, 2, 5, 3, 6)
+        seen = seen.reshape(batch, height + down, width + right, -1)  # (B, H, W, C)
+        return self.proj(seen[:, :height, :width])
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention within windows. q, k, v: (B, heads, h, w, c) -> (B, heads, h * w, c)."""
+        h, w, channels = q.shape[-3:]
         by_row = torch.einsum("bnhwc,hkc->bnhwk", q, relative_positions(self.rel_pos_h, h).to(q.dtype))
         by_column = torch.einsum("bnhwc,wkc->bnhwk", q, relative_positions(self.rel_pos_w, w).to(q.dtype))
         rows = torch.eye(h, dtype=k.dtype, device=k.device)[:, None].expand(h, w, h)
@@ -146,11 +169,9 @@ class FactoredAttention(nn.Module):
         queries = torch.cat([self.scale * q, by_row, by_column], dim=-1)
         keys = torch.cat([k, place], dim=-1)
         # the kernels want one width for all three, and a multiple of 8 of it
-        channels = v.shape[-1]
-        width = -(-keys.shape[-1] // 8) * 8
-        padded = [F.pad(part, (0, width - part.shape[-1])).flatten(2, 3) for part in (queries, keys, v)]
-        seen = F.scaled_dot_product_attention(*padded, scale=1.0)[..., :channels]  # (B, heads, hw, c)
-        return self.proj(seen.transpose(1, 2).reshape(batch, h, w, -1))
+        full = -(-keys.shape[-1] // 8) * 8
+        padded = [F.pad(part, (0, full - part.shape[-1])).flatten(2, 3) for part in (queries, keys, v)]
+        return F.scaled_dot_product_attention(*padded, scale=1.0)[..., :channels]
 
 
 def build_encoder(sizes: Sizes, image_size: int) -> ImageEncoderViT:
@@ -179,7 +200,8 @@ def build_encoder(sizes: Sizes, image_size: int) -> ImageEncoderViT:
         global_attn_indexes=sizes.global_blocks,
     )
     for block in encoder.blocks:
-        block.attn = FactoredAttention(block.attn)
+        # the attention makes its windows itself
+        block.attn, block.window_size = FactoredAttention(block.attn, block.window_size), 0
     return encoder
 
 

@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 from segkd.datasets._parts_of_a_set import Chosen, ImagesBelow, WithoutLabels, labelled_indices
 from segkd.datasets._resample import resize_pair, short_side_pair
 from segkd.datasets._transforms import Transform
-from segkd.losses._task import Task
+from segkd.losses._task import Features, Task
 from segkd.runner import parts
 from segkd.runner.batch import Batch
 from segkd.runner.graph import Graph, Term, features_of
-from segkd.runner.networks import build_networks
+from segkd.runner.networks import build_networks, gives_scores
 from segkd.runner.recipe import Ramp, Recipe
 from segkd.runner.recipe import Term as TermEntry
 from segkd.runner.sampler import images_per_part, training_batches
@@ -124,6 +124,45 @@ def refuse_untrained(recipe: Recipe) -> None:
             )
 
 
+def refuse_other_classes(term: Term, networks: dict[str, nn.Module]) -> None:
+    """ValueError for a term between networks of different class counts."""
+    student, source = networks[term.of], networks.get(term.source)
+    if source is not None and source.num_classes != student.num_classes:
+        raise ValueError(
+            f"networks.{term.source} has {source.num_classes} classes and networks.{term.of} has "
+            f"{student.num_classes}; both must have the data set's, or say with class_map which of its classes are which"
+        )
+
+
+def build_loss(
+    entry: TermEntry, term: Term, networks: dict[str, nn.Module], features: dict[str, Features], ignore_index: int
+) -> nn.Module:
+    """The loss of a term, for the sizes of its networks; notes in `features` what it asks them for.
+
+    Raises:
+        ValueError: an argument or a feature that is not there, or one that its source cannot give in this place.
+    """
+    source = networks.get(term.source)
+    # a table of its own shows what this loss asks for
+    theirs = None if source is None else features_of(term.source, source)
+    task = Task(networks[term.of].num_classes, ignore_index, features[term.of], theirs)
+    loss = parts.build("losses", entry.loss, entry.args, task)
+    if theirs is None:
+        return loss
+    if term.on == "strong" and theirs.wanted:
+        raise ValueError(
+            f"with on: strong only the scores of networks.{term.source} can be read, not "
+            f"{', '.join(sorted(theirs.wanted))}; use on: unlabelled"
+        )
+    if not gives_scores(source) and not theirs.wanted:
+        raise ValueError(
+            f"networks.{term.source} has no head, so no scores for {entry.loss} to read; give it one, or use a loss of "
+            f"features ({', '.join(theirs.channels)})"
+        )
+    features[term.source].wanted.update(theirs.wanted)
+    return loss
+
+
 def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: int) -> Graph:
     """The recipe's terms over its networks; terms whose weight is 0 throughout are left out.
 
@@ -137,29 +176,14 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
     for index, entry in enumerate(recipe.losses):
         weight = entry.weight.model_dump() if isinstance(entry.weight, Ramp) else entry.weight
         term = Term(entry.label, entry.of, entry.source, weight, entry.after, entry.until, entry.detach, entry.on)
-        student, source = networks[term.of], networks.get(term.source)
-        if source is not None and source.num_classes != student.num_classes:
-            raise ValueError(
-                f"losses.{index} ({term.label}): networks.{term.source} has {source.num_classes} classes and "
-                f"networks.{term.of} has {student.num_classes}; both must have the data set's"
-            )
-        if not term.is_ever_active():
-            continue
-        torch.manual_seed(seed_for(recipe.seed, "loss", term.label))
-        theirs = features.get(term.source)
-        if theirs is not None and term.on == "strong":
-            theirs = features_of(term.source, source)  # its own table, which shows what this loss asks for
-        task = Task(student.num_classes, ignore_index, features[term.of], theirs)
         try:
-            losses[term.label] = parts.build("losses", entry.loss, entry.args, task)
+            refuse_other_classes(term, networks)
+            if term.is_ever_active():
+                torch.manual_seed(seed_for(recipe.seed, "loss", term.label))
+                losses[term.label] = build_loss(entry, term, networks, features, ignore_index)
+                terms.append(term)
         except ValueError as error:
             raise ValueError(f"losses.{index} ({term.label}): {error}") from None
-        if theirs is not None and term.on == "strong" and theirs.wanted:
-            raise ValueError(
-                f"losses.{index} ({term.label}): with on: strong only the scores of networks.{term.source} can be "
-                f"read, not {', '.join(sorted(theirs.wanted))}; use on: unlabelled"
-            )
-        terms.append(term)
     if not terms:
         raise ValueError("losses: every term has weight 0, so there is nothing to train; give one a weight")
     refuse_untrained(recipe)

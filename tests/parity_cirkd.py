@@ -5,15 +5,14 @@ import re
 import torch
 from parity_baselines import head_task, on_heads, parameters, restore, states
 from parity_losses import NEAR, Arrays, build, prediction, results, tensors
+from parity_recorded import Recorded, graph_of, losses_of, recipe_of
 from torch import Tensor, nn
 
 from segkd.losses._gcn import GCN
 from segkd.losses.cirkd_channel import CIRKDChannel
 from segkd.losses.cirkd_memory import CIRKDMemory
 from segkd.losses.cirkd_minibatch import CIRKDMinibatch
-from segkd.losses.cirkd_v2 import CIRKDv2
-from segkd.losses.cross_entropy import CrossEntropy
-from segkd.losses.kl import KL
+from segkd.runner.graph import weighted
 
 
 def cirkd_minibatch(case: dict, arrays: Arrays) -> Arrays:
@@ -128,16 +127,37 @@ def gcn(case: dict, arrays: Arrays) -> Arrays:
     return results((output * weight).sum(), leaves, output=output)
 
 
+CIRKD_V2 = """
+name: cirkd-v2
+data: {dataset: synthetic, crop_size: [64, 64]}
+networks:
+  student: {model: deeplabv3, args: {backbone: resnet18}}
+  teacher: {model: deeplabv3, args: {backbone: resnet101}, train: false}
+losses:
+  - {loss: cross_entropy, label: task}
+  - {loss: kl, label: kd}
+  - {loss: cirkd_v2, label: relations, args: {gather: true}}     # of one process: only silences a warning
+schedule: {iterations: 40000}
+"""
+
+
 def cirkdv2_objective(case: dict, arrays: Arrays) -> Arrays:
     params, inputs, state = case["params"], tensors(arrays), states(arrays)
     weights = dict(params["lambdas"])
     kd, channel_mse = weights.pop("kd"), weights.pop("channel_kd")
-    student, teacher = inputs["student_feature"], inputs["teacher_feature"]
-    task = head_task(student, teacher, params["num_classes"], params["ignore_index"])
-    options = memory_options(params) | channel_options(params)
     use_gcn = params["use_gcn"] and weights["fitnet"] != 0
-    loss = build(CIRKDv2, task, gcn=use_gcn, channel_mse=channel_mse, gather=True, **weights, **options)
-    leaves = dict(inputs)
+    options = {"gcn": use_gcn, "channel_mse": channel_mse} | weights
+    options |= memory_options(params) | channel_options(params)
+    overrides = {f"losses.relations.args.{name}": value for name, value in options.items()}
+    overrides |= {"losses.task.args.aux_weight": params["aux_weight"]}
+    overrides |= {"losses.kd.weight": kd, "losses.kd.args.temperature": params["kd_temperature"]}
+    networks = {}
+    for owner in ("student", "teacher"):
+        kinds = {"logits": f"{owner}_logits", "head": f"{owner}_feature", "aux": f"{owner}_aux"}
+        maps = {kind: inputs[name] for kind, name in kinds.items() if name in inputs}
+        networks[owner] = Recorded({"labelled": maps}, align_corners=True)
+    graph = graph_of(recipe_of(CIRKD_V2, overrides), networks, params["ignore_index"])
+    loss, leaves = graph.losses["relations"], dict(inputs)
     if loss.memory is not None:
         set_memory(loss.memory, params, arrays, state, "memory.", "memory_")
         leaves |= parameters(loss.memory.head, "memory.project_head.")
@@ -150,15 +170,9 @@ def cirkdv2_objective(case: dict, arrays: Arrays) -> Arrays:
     if loss.gcn is not None:
         restore(loss.gcn, state, "gcn.", GCN_NAMES)
         leaves |= parameters(loss.gcn, "gcn.", GCN_NAMES)
-    guess = prediction(inputs["student_logits"], True, head=student)
-    guess.aux = inputs.get("student_aux")
-    goal = prediction(inputs["teacher_logits"], True, head=teacher)
-    terms = {
-        "task": build(CrossEntropy, task, aux_weight=params["aux_weight"])(guess, None, inputs["target"]),
-        "kd": kd * build(KL, task, temperature=params["kd_temperature"])(guess, goal, None),
-        **loss(guess, goal, inputs["target"]),
-    }
-    return results(sum(terms.values()), leaves, **{f"term:{name}": term for name, term in terms.items()})
+    terms = weighted(losses_of(graph, inputs["target"]), graph.weights_at(0))
+    named = {f"term:{label.removeprefix('relations/')}": term for label, term in terms.items()}
+    return results(sum(terms.values()), leaves, **named)
 
 
 RUNNERS = {

@@ -1,83 +1,139 @@
-"""Golden cases of whole objectives, term by term as a recipe lists them, and of the terms only TSIC and TriKD have."""
-
-from dataclasses import dataclass, field
+"""Golden cases of whole objectives, each run as a recipe's graph, and of the terms only TSIC and TriKD have."""
 
 import torch
 from parity_losses import EPSILON, Arrays, build, prediction, results, task_for, tensors
-from parity_similarity import dist_loss, ics_loss
+from parity_recorded import RECIPES, Recorded, objective_of, recipe_of
+from parity_similarity import ICS_VARIANTS
 from torch import Tensor, nn
 
 from segkd.losses.attention_kl import AttentionKL
 from segkd.losses.channel_mean import ChannelMean
-from segkd.losses.cross_entropy import CrossEntropy
-from segkd.losses.cross_pseudo import CrossPseudo, pseudo_labels
+from segkd.losses.cross_pseudo import pseudo_labels
 from segkd.losses.fitnet import FitNet
 from segkd.losses.kl import KL
-from segkd.runner.schedule import weight_at
+
+# DIST's objective; of the two networks only the roles count, which maps they make is recorded
+DIST = """
+name: dist
+data: {dataset: synthetic, crop_size: [64, 64]}
+networks:
+  student: {model: deeplabv3, args: {backbone: resnet18}}
+  teacher: {model: deeplabv3, args: {backbone: resnet101}, train: false}
+losses:
+  - {loss: cross_entropy, label: task}
+  - {loss: dist, label: kd}
+schedule: {iterations: 40000}
+"""
+
+# AICSD's three terms, their weights moving from epoch to epoch; an epoch is one iteration here
+AICSD = """
+name: aicsd
+data: {dataset: synthetic, crop_size: [64, 64]}
+networks:
+  student: {model: deeplabv3plus, args: {backbone: resnet18}}
+  teacher: {model: deeplabv3plus, args: {backbone: resnet101}, train: false}
+losses:
+  - loss: cross_entropy
+    label: seg_ce
+    weight: {start: 0.0, end: 1.0, over: [0, 120]}
+    args: {divisor: valid_x_batch}
+  - loss: kl
+    label: kd_code
+    weight: {start: 10.0, end: 0.0, over: [0, 120]}
+    args: {reduction: element, temperature_squared: false, size: target}
+  - loss: ics
+    label: ics
+    weight: {start: 0.0, end: 9500.0, over: [0, 120]}
+    args: {variant: released, eps: 1.0e-12}
+schedule: {iterations: 120}
+"""
+
+TSIC = RECIPES / "cityscapes" / "tsic_samvitb_dv3r18_released.yaml"
+TRIKD = RECIPES / "cityscapes" / "trikd_tiny11m_1_8_released.yaml"
 
 
-@dataclass
-class Term:
-    """One line of a recipe's losses, over the predictions of a case."""
-
-    loss: nn.Module
-    of: object
-    source: object = None
-    target: Tensor | None = None
-    weight: float | dict = 1.0
-    gates: dict = field(default_factory=dict)
-
-    def values(self, iteration: int) -> tuple[Tensor, Tensor] | None:
-        """Raw and weighted; None while the term is not active."""
-        weight = weight_at(self.weight, iteration, **self.gates)
-        # a weight that a ramp has brought to 0 still has a recorded value, a closed gate has none
-        if weight == 0 and self.gates:
-            return None
-        raw = self.loss(self.of, self.source, self.target)
-        return raw, weight * raw
-
-
-def total(terms: dict[str, Term], iteration: int = 0) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """The objective, and the active terms raw and weighted."""
-    values = {name: term.values(iteration) for name, term in terms.items()}
-    values = {name: value for name, value in values.items() if value is not None}
-    weighted = {name: value[1] for name, value in values.items()}
-    return sum(weighted.values()), {name: value[0] for name, value in values.items()}, weighted
+def offline_pair(inputs: dict[str, Tensor]) -> dict[str, Recorded]:
+    """A student and its teacher with their recorded scores, and those of their auxiliary heads."""
+    networks = {}
+    for owner in ("student", "teacher"):
+        kinds = {"logits": f"{owner}_logits", "aux": f"{owner}_aux"}
+        maps = {kind: inputs[name] for kind, name in kinds.items() if name in inputs}
+        networks[owner] = Recorded({"labelled": maps}, align_corners=True)
+    return networks
 
 
 def dist_objective(case: dict, arrays: Arrays) -> Arrays:
     params, inputs = case["params"], tensors(arrays)
-    student, teacher = (prediction(inputs[f"{owner}_logits"], True) for owner in ("student", "teacher"))
-    if params["aux"]:
-        student.aux, teacher.aux = inputs["student_aux"], inputs["teacher_aux"]
-    task = task_for(student.logits.shape[1], params["ignore_index"])
-    supervised = build(CrossEntropy, task, aux_weight=params["aux_weight"])
-    terms = {
-        "term:task": Term(supervised, student, None, inputs["target"]),
-        "term:kd": Term(dist_loss(params, task.num_classes), student, teacher, weight=params["lambda_kd"]),
-    }
-    value, _, weighted = total(terms)
-    return results(value, inputs, **weighted)
+    if not params["aux"]:
+        inputs = {name: x for name, x in inputs.items() if not name.endswith("_aux")}
+    recipe = recipe_of(
+        DIST,
+        {
+            "losses.task.args.aux_weight": params["aux_weight"],
+            "losses.kd.weight": params["lambda_kd"],
+            "losses.kd.args": {
+                "inter": params["beta"], "intra": params["gamma"], "aux_weight": params["aux_weight"],
+            },
+        },
+    )  # fmt: skip
+    found = objective_of(recipe, offline_pair(inputs), inputs["target"], ignore_index=params["ignore_index"])
+    return results(found.total, inputs, **{f"term:{label}": term for label, term in found.terms.items()})
 
 
 def adaptive(case: dict, arrays: Arrays) -> Arrays:
-    """AICSD's three terms, their weights moving from epoch to epoch; an epoch is one iteration here."""
     params, inputs = case["params"], tensors(arrays)
-    student, teacher = (prediction(inputs[f"{owner}_logits"], True) for owner in ("student", "teacher"))
-    task = task_for(student.logits.shape[1], params.get("ignore_index", 255))
-    over = [0, params["total_epochs"]]
-    pixelwise = build(KL, task, reduction="element", temperature_squared=False)
-    similar = ics_loss(params["ics"], params, task.num_classes)
-    ics_weight, kd_weight = params["ics_weight"], params["kd_weight"]
-    terms = {
-        "seg_ce": Term(build(CrossEntropy, task, divisor="valid_x_batch"), student, None, inputs["target"],
-                       {"start": 0.0, "end": 1.0, "over": over}),
-        "kd_code": Term(pixelwise, student, teacher, weight={"start": kd_weight, "end": 0.0, "over": over}),
-        params["ics"]: Term(similar, student, teacher, weight={"start": 0.0, "end": ics_weight, "over": over}),
-    }  # fmt: skip
-    value, raw, _ = total(terms, params["epoch"])
-    raw["kd_code"], raw[params["ics"]] = kd_weight * raw["kd_code"], ics_weight * raw[params["ics"]]
-    return results(value, inputs, **raw)
+    epochs, factors = params["total_epochs"], {"kd_code": params["kd_weight"], "ics": params["ics_weight"]}
+    overrides = {f"losses.{label}.weight.over": [0, epochs] for label in ("seg_ce", "kd_code", "ics")}
+    recipe = recipe_of(
+        AICSD,
+        overrides
+        | {
+            "losses.kd_code.weight.start": factors["kd_code"],
+            "losses.ics.weight.end": factors["ics"],
+            "losses.ics.args.variant": ICS_VARIANTS[params["ics"]],
+            "schedule.iterations": epochs,
+        },
+    )
+    how = {"ignore_index": params.get("ignore_index", 255), "iteration": params["epoch"]}
+    found = objective_of(recipe, offline_pair(inputs), inputs["target"], **how)
+    recorded = {label: factors.get(label, 1.0) * value for label, value in found.raw.items()}
+    recorded[params["ics"]] = recorded.pop("ics")
+    return results(found.total, inputs, **recorded)
+
+
+def interactive(case: dict, arrays: Arrays) -> Arrays:
+    """TSIC as its recipe for Cityscapes lists it."""
+    params, inputs = case["params"], tensors(arrays)
+    labels, gate = inputs["labels"], params["teacher_starts_after_iteration"]
+    # the original's pixel count has the smallest float32 step added
+    counted = labels.numel() / (labels.numel() + EPSILON)
+    overrides = {"losses.student_ce.args.aux_weight": params["aux_weight"]}
+    for label in ("student_ce", "teacher_ce"):
+        overrides[f"losses.{label}.weight"] = counted
+        overrides[f"losses.{label}.args.ohem_min_kept"] = params["ohem_min_kept_per_image"]
+        overrides[f"losses.{label}.args.ohem_threshold"] = params["ohem_thresh"]
+    for label in ("ts_kl", "ets_kl", "ts_mse"):
+        overrides[f"losses.{label}.weight"] = params[f"{label}_ratio"]
+    for label in ("ts_kl", "ets_kl"):
+        overrides[f"losses.{label}.args.temperature"] = params["temperature"]
+    for label in ("teacher_ce", "ts_kl", "ets_kl", "ts_mse"):
+        overrides[f"losses.{label}.after"] = gate
+    student = {"logits": inputs["student_logits"], "stage4": inputs["student_feature"]}
+    if params["with_aux"]:
+        student["aux"] = inputs["aux_logits"]
+    networks = {
+        "student": Recorded({"labelled": student}),
+        "teacher": Recorded({"labelled": {"logits": inputs["teacher_logits"], "sam": inputs["teacher_feature"]}}),
+    }
+    how = {"ignore_index": params["ignore_index"], "iteration": params["iteration"]}
+    found = objective_of(recipe_of(TSIC, overrides), networks, labels, **how)
+    terms = {f"term:{label}": term for label, term in found.terms.items()}
+    if params["with_aux"]:  # recorded apart
+        loss, (seen, _) = found.graph.losses["student_ce"], found.graph.kept["student_ce"]
+        auxiliary = counted * loss.aux_weight * loss.of_head(seen.aux, labels, seen.align_corners)
+        terms["term:student_aux_ce"] = auxiliary
+        terms["term:student_ce"] = terms["term:student_ce"] - auxiliary
+    return results(found.total, inputs, **terms)
 
 
 def ensemble_kl(case: dict, arrays: Arrays) -> Arrays:
@@ -101,119 +157,80 @@ def channel_mean(case: dict, arrays: Arrays) -> Arrays:
     return results(params["ratio"] * build(ChannelMean, task, feature="map")(*maps, None), inputs)
 
 
-def interactive(case: dict, arrays: Arrays) -> Arrays:
-    """TSIC: the large network is trained beside the student from one iteration on, and nothing is detached."""
-    params, inputs = case["params"], tensors(arrays)
-    student = prediction(inputs["student_logits"], map=inputs["student_feature"])
-    teacher = prediction(inputs["teacher_logits"], map=inputs["teacher_feature"])
-    auxiliary = prediction(inputs.get("aux_logits"))
-    labels = inputs["labels"]
-    widths = [{"map": owner.features["map"].shape[1]} for owner in (student, teacher)]
-    task = task_for(student.logits.shape[1], params["ignore_index"], *widths)
-    backwards = task_for(task.num_classes, params["ignore_index"], *reversed(widths))
-    kept = {"ohem_min_kept": params["ohem_min_kept_per_image"], "ohem_threshold": params["ohem_thresh"]}
-    supervised = build(CrossEntropy, task, divisor="all", ohem_rule="image", **kept)
-    softened = {"temperature": params["temperature"], "reduction": "element"}
-    gates = {"after": params["teacher_starts_after_iteration"]}
-    # the original's pixel count has the smallest float32 step added
-    counted = labels.numel() / (labels.numel() + EPSILON)
-    towards_teacher = build(KL, task, size="teacher", **softened)
-    towards_mean = build(KL, backwards, guide="mean", **softened)
-    means = build(ChannelMean, task, feature="map")
-    terms = {
-        "term:student_ce": Term(supervised, student, None, labels, counted),
-        "term:teacher_ce": Term(supervised, teacher, None, labels, counted, gates),
-        "term:ts_kl": Term(towards_teacher, student, teacher, None, params["ts_kl_ratio"], gates),
-        "term:ets_kl": Term(towards_mean, teacher, student, None, params["ets_kl_ratio"], gates),
-        "term:ts_mse": Term(means, student, teacher, None, params["ts_mse_ratio"], gates),
-    }
-    if params["with_aux"]:
-        terms["term:student_aux_ce"] = Term(supervised, auxiliary, None, labels, counted * params["aux_weight"])
-    value, _, weighted = total(terms, params["iteration"])
-    return results(value, inputs, **weighted)
-
-
-VIEWS = ("tiny", "cnn", "vit")
+# the originals' names of TriKD's networks -> ours
+VIEWS = {"tiny": "student", "cnn": "cnn", "vit": "vit"}
+PSEUDO = [f"cps_{view}_from_{other}" for view in VIEWS for other in VIEWS if other != view]
 
 
 def cross_pseudo(case: dict, arrays: Arrays) -> Arrays:
+    """The six terms on unlabelled images of TriKD's recipe, each of weight 1."""
     inputs = tensors(arrays)
-    views = {view: prediction(inputs[f"logits_{view}"], True) for view in VIEWS}
-    sums = {f"loss_{view}": sum(term.loss(term.of, term.source, term.target) for term in terms)
-            for view, terms in pseudo_terms(views).items()}  # fmt: skip
-    labels = {f"pseudo_{view}": pseudo_labels(p, p.logits.shape[-2:]) for view, p in views.items()}
-    return results(sum(sums.values()), inputs, **sums, **labels)
-
-
-def pseudo_terms(views: dict[str, object], weight: float = 1.0) -> dict[str, list[Term]]:
-    """For each view, the terms in which it learns from the others."""
-    logits = views["tiny"].logits
-    loss = build(CrossPseudo, task_for(logits.shape[1], 255))
-    target = torch.zeros(len(logits), *logits.shape[-2:], dtype=torch.int64)
-    return {
-        view: [Term(loss, p, other, target, weight) for name, other in views.items() if name != view]
-        for view, p in views.items()
+    recipe = recipe_of(TRIKD, {f"losses.{label}.weight": 1.0 for label in PSEUDO})
+    recipe = recipe.model_copy(update={"losses": [term for term in recipe.losses if term.label in PSEUDO]})
+    networks = {
+        name: Recorded({"unlabelled": {"logits": inputs[f"logits_{view}"]}}, align_corners=True)
+        for view, name in VIEWS.items()
     }
+    target = torch.zeros_like(inputs["logits_tiny"][:, 0], dtype=torch.int64)  # (B, H, W)
+    found = objective_of(recipe, networks, target)
+    sums = {
+        f"loss_{view}": sum(value for label, value in found.raw.items() if label.startswith(f"cps_{view}_"))
+        for view in VIEWS
+    }
+    labels = {
+        f"pseudo_{view}": pseudo_labels(prediction(inputs[f"logits_{view}"]), target.shape[-2:]) for view in VIEWS
+    }
+    return results(found.total, inputs, **sums, **labels)
 
 
-def both(inputs: dict[str, Tensor], labelled: str, unlabelled: str) -> Tensor:
+def both(inputs: dict[str, Tensor], owner: str) -> Tensor:
     """The labelled and the unlabelled half of a batch, one behind the other."""
-    return torch.cat([inputs[labelled], inputs[unlabelled]])
+    return torch.cat([inputs[f"{owner}_labeled"], inputs[f"{owner}_unlabeled"]])
 
 
 def low_level(case: dict, arrays: Arrays) -> Arrays:
-    inputs = tensors(arrays)
-    student, teacher = (both(inputs, f"{owner}_labeled", f"{owner}_unlabeled") for owner in ("student", "teacher"))
-    return results(low_level_term(student, teacher).values(0)[0], inputs)
-
-
-def low_level_term(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Term:
-    task = task_for(2, 255, {"map": student.shape[1]}, {"map": teacher.shape[1]})
-    loss = build(FitNet, task, feature="map", projection="none")
-    return Term(loss, prediction(None, True, map=student), prediction(None, True, map=teacher.detach()), weight=weight)
+    return feature_term(FitNet, tensors(arrays))
 
 
 def high_level(case: dict, arrays: Arrays) -> Arrays:
-    inputs = tensors(arrays)
-    student, teacher = (both(inputs, f"{owner}_labeled", f"{owner}_unlabeled") for owner in ("student", "teacher"))
-    return results(high_level_term(student, teacher).values(0)[0], inputs)
+    return feature_term(AttentionKL, tensors(arrays))
 
 
-def high_level_term(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Term:
+def feature_term(kind: type[nn.Module], inputs: dict[str, Tensor]) -> Arrays:
+    student, teacher = both(inputs, "student"), both(inputs, "teacher").detach()
     task = task_for(2, 255, {"map": student.shape[1]}, {"map": teacher.shape[1]})
-    loss = build(AttentionKL, task, feature="map", projection="none")
-    return Term(loss, prediction(map=student), prediction(map=teacher), weight=weight)
+    loss = build(kind, task, feature="map", projection="none")
+    return results(loss(prediction(None, True, map=student), prediction(None, True, map=teacher), None), inputs)
 
 
 def triple_view(case: dict, arrays: Arrays) -> Arrays:
-    """TriKD: the ViT never has hard-pixel mining; two terms see labelled and unlabelled images as one batch."""
+    """TriKD as its recipe for Cityscapes lists it."""
     params, inputs = case["params"], tensors(arrays)
-    task = task_for(params["num_classes"], params["ignore_index"])
-    options = {}
-    if params["sup_loss"] == "OHEM":
-        options = {"ohem_min_kept": params["ohem_min_kept"], "ohem_threshold": params["ohem_thresh"]}
-        if params["ohem_class_weights"]:
-            options["class_weights"] = "cityscapes"
+    overrides = {f"losses.{label}.weight": params["weight_cps"] for label in PSEUDO}
+    overrides |= {f"losses.sup_{view}.weight": params[f"weight_{view}"] for view in VIEWS}
+    overrides |= {f"losses.{level}.weight": params[f"weight_{level}"] for level in ("low", "high")}
+    for view in ("tiny", "cnn"):
+        mined = params["sup_loss"] == "OHEM"
+        overrides |= {
+            f"losses.sup_{view}.args.ohem_min_kept": params["ohem_min_kept"] if mined else None,
+            f"losses.sup_{view}.args.ohem_threshold": params["ohem_thresh"],
+            f"losses.sup_{view}.args.class_weights": "cityscapes" if mined and params["ohem_class_weights"] else None,
+        }
+    kinds = {"tiny": {"logits": "logits", "low": "low", "attention": "attn"}}
+    kinds |= {"cnn": {"logits": "logits", "low": "low"}, "vit": {"logits": "logits", "attention": "attn"}}
+    networks = {}
+    for view, name in VIEWS.items():
+        maps = {
+            ours: {kind: inputs[f"{theirs}_{part}_{view}"] for kind, theirs in kinds[view].items()}
+            for ours, part in (("labelled", "labeled"), ("unlabelled", "unlabeled"))
+        }
+        networks[name] = Recorded(maps, align_corners=True)
     # not in float64: the original keeps its class weights in float32
-    plain, mined = CrossEntropy(task), CrossEntropy(task, **options)
-    terms = {}
-    for view in VIEWS:
-        labelled = prediction(inputs[f"logits_labeled_{view}"], True)
-        terms[f"loss_sup_{view}"] = Term(
-            plain if view == "vit" else mined, labelled, None, inputs["labels"], params[f"weight_{view}"]
-        )
-    unlabelled = {view: prediction(inputs[f"logits_unlabeled_{view}"], True) for view in VIEWS}
-    pseudo = [term for some in pseudo_terms(unlabelled, params["weight_cps"]).values() for term in some]
-    terms |= {f"pseudo{index}": term for index, term in enumerate(pseudo)}
-    low, high = (
-        [both(inputs, f"{kind}_labeled_{view}", f"{kind}_unlabeled_{view}") for view in ("tiny", source)]
-        for kind, source in (("low", "cnn"), ("attn", "vit"))
-    )
-    terms["loss_low"] = low_level_term(*low, params["weight_low"])
-    terms["loss_high"] = high_level_term(*high, params["weight_high"])
-    value, raw, _ = total(terms)
-    raw["loss_cps"] = sum(raw.pop(f"pseudo{index}") for index in range(len(pseudo)))
-    return results(value, inputs, **raw)
+    how = {"ignore_index": params["ignore_index"], "dtype": torch.float32}
+    found = objective_of(recipe_of(TRIKD, overrides), networks, inputs["labels"], **how)
+    recorded = {f"loss_{label}": value for label, value in found.raw.items() if label not in PSEUDO}
+    recorded["loss_cps"] = sum(found.raw[label] for label in PSEUDO)
+    return results(found.total, inputs, **recorded)
 
 
 RUNNERS = {

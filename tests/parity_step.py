@@ -153,7 +153,7 @@ def with_draw(error, drawn: Tensor, features: Tensor, goal: Tensor, uniform: Ten
 
 def head_terms(graph: Graph, target: Tensor) -> dict[str, Tensor]:
     """Cross entropy and share of right pixels, in percent, of the student's two heads apart."""
-    seen, loss = graph.kept["student"], graph.losses["ce"]
+    (seen, _), loss = graph.kept["ce"], graph.losses["ce"]
     counted = target != IGNORED
     found = {}
     for name, logits, weight in (("decode", seen.logits, 1.0), ("aux", seen.aux, loss.aux_weight)):

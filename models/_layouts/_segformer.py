@@ -1,7 +1,7 @@
 """Names of SegFormer's entries in the codes that have it, and the few tensors they store in another form.
 
-Codes: `cirkd` (the encoder's names are those of the paper's code, nothing has a prefix), `mmseg` and `huggingface` (the
-names in its files; transformers 5 has others in memory).
+Codes: `nvidia` (the paper's own), `cirkd` (the encoder's names are those of the paper's code, nothing has a prefix),
+`mmseg` and `huggingface` (the names in its files; transformers 5 has others in memory).
 """
 
 import re
@@ -14,9 +14,9 @@ from .._mit import SIZES
 from ._described import Described
 from ._renaming import Renaming
 
-Code = Literal["cirkd", "mmseg", "huggingface"]
+Code = Literal["cirkd", "mmseg", "huggingface", "nvidia"]
 
-# one row per layer of the encoder, i a stage from 0, n from 1: ours, then the codes in the order of Code
+# one row per layer of the encoder, i a stage from 0, n from 1: ours, then the codes as COLUMNS tells
 ENCODER = [
     ("embed.conv", "patch_embed{n}.proj", "layers.{i}.0.projection", "patch_embeddings.{i}.proj"),
     ("embed.norm", "patch_embed{n}.norm", "layers.{i}.0.norm", "patch_embeddings.{i}.layer_norm"),
@@ -47,8 +47,8 @@ ENCODER = [
     ("blocks.#.mlp.project", "block{n}.#.mlp.fc2", "layers.{i}.1.#.ffn.layers.4", "block.{i}.#.mlp.dense2"),
     ("norm", "norm{n}", "layers.{i}.2", "layer_norm.{i}"),
 ]
-COLUMNS = {"cirkd": 1, "mmseg": 2, "huggingface": 3}
-PREFIXES = {"cirkd": "", "mmseg": "backbone.", "huggingface": "segformer.encoder."}
+COLUMNS = {"cirkd": 1, "nvidia": 1, "mmseg": 2, "huggingface": 3}
+PREFIXES = {"cirkd": "", "nvidia": "backbone.", "mmseg": "backbone.", "huggingface": "segformer.encoder."}
 
 DECODER = {
     "cirkd": [(f"linear_c{i + 1}.proj.*", f"decoder.branches.{i}.*") for i in range(4)]
@@ -69,13 +69,22 @@ DECODER = {
         ("decode_head.batch_norm.*", "decoder.norm.*"),
         ("decode_head.classifier.*", "classifier.*"),
     ],
+    "nvidia": [(f"decode_head.linear_c{i + 1}.proj.*", f"decoder.branches.{i}.*") for i in range(4)]
+    + [
+        ("decode_head.linear_fuse.conv.*", "decoder.fuse.*"),
+        ("decode_head.linear_fuse.bn.*", "decoder.norm.*"),
+        ("decode_head.linear_pred.*", "classifier.*"),
+    ],
 }
+# a classifier that nvidia's head has from the class it extends and never reads: its width, its names
+UNREAD_WIDTH, UNREAD = 128, ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias")
 
 # an entry only the whole network has, one only its encoder has
 SIGNS = {
     "cirkd": ("linear_fuse.0.weight", "patch_embed1.proj.weight"),
     "mmseg": ("decode_head.fusion_conv.conv.weight", "layers.0.0.projection.weight"),
     "huggingface": ("decode_head.linear_fuse.weight", "encoder.patch_embeddings.0.proj.weight"),
+    "nvidia": ("decode_head.linear_fuse.conv.weight", "patch_embed1.proj.weight"),
 }
 
 # what a code's networks have beside their weights
@@ -83,6 +92,7 @@ IMPLIED = {
     "cirkd": {"dropout": 0.0, "norm_eps": 1e-6, "reduction_eps": 1e-5, "align_corners": True},
     "mmseg": {"dropout": 0.1, "norm_eps": 1e-6, "reduction_eps": 1e-6, "align_corners": False},
     "huggingface": {"dropout": 0.1, "norm_eps": 1e-5, "reduction_eps": 1e-5, "align_corners": False},
+    "nvidia": {"dropout": 0.1, "norm_eps": 1e-6, "reduction_eps": 1e-5, "align_corners": False},
 }
 
 
@@ -98,7 +108,7 @@ def encoder_pairs(code: Code, theirs: str, ours: str) -> list[tuple[str, str]]:
 def fits(state: dict[str, Tensor], code: Code) -> bool:
     """Whether these are the entries of a whole SegFormer of this code."""
     decoder, encoder = SIGNS[code]
-    prefix = {"cirkd": "", "mmseg": "backbone.", "huggingface": "segformer."}[code]
+    prefix = PREFIXES[code].removesuffix("encoder.")
     return decoder in state and prefix + encoder in state
 
 
@@ -127,13 +137,18 @@ def write(state: dict[str, Tensor], code: Code) -> dict[str, Tensor]:
     if (branches, bias) != (("conv", False) if code == "mmseg" else ("linear", code == "cirkd")):
         raise ValueError(
             f"the layout {code} has no entries for a SegFormer with branches: {branches} and fuse_bias: "
-            f"{str(bias).lower()}; mmseg takes conv and false, huggingface linear and false, cirkd linear and true"
+            f"{str(bias).lower()}; mmseg takes conv and false, cirkd linear and true, the others linear and false"
         )
     state = dict(state)
     if code != "mmseg":
         state["decoder.fuse.weight"] = turned(state["decoder.fuse.weight"])
     pairs = encoder_pairs(code, PREFIXES[code], "backbone.") + DECODER[code]
-    return their_form(Renaming(pairs).write(state, code), code)
+    theirs = their_form(Renaming(pairs).write(state, code), code)
+    if code == "nvidia":
+        classifier = state["classifier.weight"]
+        weight = classifier.new_zeros(len(classifier), UNREAD_WIDTH, 1, 1)
+        theirs |= zip(UNREAD, (weight, weight.new_zeros(len(weight))), strict=True)
+    return theirs
 
 
 def describe(state: dict[str, Tensor], code: Code) -> Described:
@@ -182,6 +197,8 @@ def our_form(state: dict[str, Tensor], code: Code) -> dict[str, Tensor]:
     """Their entries in our form: one matrix for query, one for keys and values; linear layers as matrices."""
     found = {}
     for key, value in state.items():
+        if code == "nvidia" and key in UNREAD:
+            continue
         if code == "mmseg" and ".attn.attn.in_proj_" in key:
             place, kind = key.split("attn.in_proj_")
             channels = value.shape[0] // 3

@@ -48,7 +48,8 @@ MARKS = {
 
 def fits(state: dict[str, Tensor]) -> bool:
     """Whether these are the keys of a segmentor of mmsegmentation."""
-    return "decode_head.conv_seg.weight" in state and any(key.startswith("backbone.") for key in state)
+    has_keys = "decode_head.conv_seg.weight" in state and any(key.startswith("backbone.") for key in state)
+    return has_keys and not _segformer.fits(state, "nvidia")
 
 
 def describe(state: dict[str, Tensor]) -> Described:

@@ -20,9 +20,9 @@ import torch
 
 from segkd.losses._task import Task
 from segkd.runner import distill, parts
-from segkd.runner.networks import build_network
 from segkd.runner.device import start_accelerator
 from segkd.runner.graph import features_of
+from segkd.runner.networks import build_network
 from segkd.runner.reading import read
 from segkd.runner.recipe import Recipe
 from segkd.runner.tracking import Tracking

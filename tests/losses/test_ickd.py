@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from segkd.losses._relations import row_gram
 from segkd.losses._task import Features, Task
 from segkd.losses.ickd import ICKD
 

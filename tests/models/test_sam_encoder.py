@@ -99,14 +99,18 @@ def test_two_stages_equal_one_where_the_first_changes_nothing_and_differ_elsewhe
         assert torch.allclose(encode(two, images, (3,))[3], plain, atol=1e-5) == same
 
 
-@torch.no_grad()
-def test_the_last_map_is_the_packages_own_at_its_own_size():
+def test_the_last_map_and_its_gradients_are_the_packages_own_at_its_own_size():
     encoder = encoder_of().double()
     images = torch.randn(2, 3, 64, 64).double()
     maps = encode(encoder, images, (0, 3))
     assert [x.shape for x in maps.values()] == [(2, 24, 4, 4)] * 2
     theirs = packages_own(encoder, 64).double()
-    assert torch.allclose(encoder.neck(maps[3]), theirs(images), rtol=1e-10, atol=1e-10)
+    ours, wanted = encoder.neck(maps[3]), theirs(images)
+    assert torch.allclose(ours, wanted, rtol=1e-10, atol=1e-10)
+    for x in (ours, wanted):
+        x.pow(3).sum().backward()
+    for (name, mine), its in zip(encoder.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(mine.grad, its.grad, rtol=1e-9, atol=1e-9 * its.grad.abs().max()), name
 
 
 @torch.no_grad()

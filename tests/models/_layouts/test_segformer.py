@@ -1,4 +1,4 @@
-"""SegFormer's entries in CIRKD, mmsegmentation and Hugging Face: recorded logits, transformers' network, both ways."""
+"""SegFormer's entries in four codes: recorded logits, transformers' network, both ways."""
 
 import json
 import runpy
@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
 
 from segkd.models._checkpoints import describe, guess, read, read_backbone, write
-from segkd.models._layouts import _segformer
+from segkd.models._layouts import _segformer, mmseg
 from segkd.models._prediction import Normalize
 from segkd.models.segformer import SegFormer
 from segkd.models.upernet import UPerNet
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden"
 # arguments of the networks each code has
-OWN = {"cirkd": {"fuse_bias": True}, "mmseg": {"branches": "conv"}, "huggingface": {}}
+OWN = {"cirkd": {"fuse_bias": True}, "mmseg": {"branches": "conv"}, "huggingface": {}, "nvidia": {}}
 
 
 def built(layout, num_classes=5, **args):
@@ -125,7 +125,7 @@ def test_both_ways_and_described(layout, backbone):
     assert {key: value.shape for key, value in again.state_dict().items()} == {
         key: value.shape for key, value in state.items()
     }
-    eps = {"cirkd": (1e-6, 1e-5), "mmseg": (1e-6, 1e-6), "huggingface": (1e-5, 1e-5)}[layout]
+    eps = {"cirkd": (1e-6, 1e-5), "mmseg": (1e-6, 1e-6), "huggingface": (1e-5, 1e-5), "nvidia": (1e-6, 1e-5)}[layout]
     assert (found.args["norm_eps"], found.args["reduction_eps"]) == eps
 
 
@@ -164,6 +164,34 @@ def test_entries_of_mmsegmentation():
     assert {key: tuple(state[key].shape) for key in shapes} == shapes
     places = ("attn.q.", "attn.kv.", "decode_head.fusion_conv.conv.bias")
     assert not any(place in key for key in state for place in places)
+
+
+def test_entries_of_the_papers_code():
+    """Names as transformers' own conversion of its files reads them, and the classifier that is never read."""
+    network = built("nvidia", width=256, num_classes=19)
+    state = write(network.state_dict(), "nvidia")
+    shapes = {
+        "backbone.patch_embed1.proj.weight": (32, 3, 7, 7),
+        "backbone.block1.1.attn.kv.weight": (64, 32),
+        "backbone.block3.0.attn.sr.weight": (160, 160, 2, 2),
+        "backbone.block4.1.mlp.dwconv.dwconv.weight": (1024, 1, 3, 3),
+        "backbone.norm4.bias": (256,),
+        "decode_head.linear_c4.proj.weight": (256, 256),
+        "decode_head.linear_c1.proj.weight": (256, 32),
+        "decode_head.linear_fuse.conv.weight": (256, 1024, 1, 1),
+        "decode_head.linear_fuse.bn.running_mean": (256,),
+        "decode_head.linear_pred.weight": (19, 256, 1, 1),
+        "decode_head.conv_seg.weight": (19, 128, 1, 1),
+        "decode_head.conv_seg.bias": (19,),
+    }
+    assert {key: tuple(state[key].shape) for key in shapes} == shapes
+    assert "decode_head.linear_fuse.conv.bias" not in state
+    drawn = state | {"decode_head.conv_seg.weight": torch.randn(19, 128, 1, 1)}
+    assert guess(drawn) == "nvidia" and not mmseg.fits(drawn)
+    assert same(read(drawn, "nvidia"), network.state_dict())
+    # stage4 comes first in their concatenation
+    fuse = network.decoder.fuse.weight
+    assert torch.equal(state["decode_head.linear_fuse.conv.weight"][:, :256], fuse[:, 768:])
 
 
 @pytest.mark.parametrize("code", list(OWN))
@@ -224,7 +252,7 @@ def test_errors():
     state = built("huggingface").state_dict()
     with pytest.raises(ValueError, match="layout mmseg has no entries for a SegFormer with branches: linear and fuse_"):
         write(state, "mmseg")
-    with pytest.raises(ValueError, match="fuse_bias: false; mmseg takes conv and false, .* cirkd linear and true"):
+    with pytest.raises(ValueError, match="fuse_bias: false; mmseg takes conv and false, cirkd linear and true"):
         write(state, "cirkd")
     with pytest.raises(ValueError, match="the layout huggingface has entries for SegFormer only"):
         write({"classifier.weight": torch.zeros(1)}, "huggingface")

@@ -1,0 +1,147 @@
+"""What the graph makes of a frozen teacher's forward: `python tests/benchmarks/frozen_teacher.py [--crop 512 512] ...`
+
+The teacher is DeepLabV3 on ResNet-101 at output stride 8. Arms: `bare` is the module as it is built, in eval mode and
+under no_grad; `graph` is the same network as a recipe's frozen teacher, run by the graph of a training step, in the
+recipe's memory format. Each in float32 and under bfloat16 autocast.
+
+Time: all arms turn by turn in one process, so that they see the same machine; the median over turns. Memory: each arm
+in a process of its own, the peak of a forward over what lay there before it. Targets: the graph takes at most 1.05 of
+the bare module's time and memory, and on a GPU bfloat16 is at least 1.6 times as fast as float32.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from segkd.models._prediction import Prediction
+from segkd.runner import parts
+from segkd.runner.assembly import build_graph
+from segkd.runner.device import prepare_for_device, start_accelerator
+from segkd.runner.networks import build_network
+from segkd.runner.recipe import Recipe
+
+CLASSES = 19
+TEACHER = {"backbone": "resnet101", "stem": "v1c", "dilation_rule": "mmseg"}
+STUDENT = {"backbone": "mobilenetv2_035", "width": 8}
+ARMS = ("bare", "graph")
+PRECISIONS = ("fp32", "bf16")
+MIB = 2**20
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """A student and a frozen teacher whose scores one term reads."""
+    return Recipe(
+        name="frozen-teacher",
+        data={"dataset": "synthetic", "crop_size": tuple(options.crop), "batch_size": options.batch},
+        networks={
+            "student": {"model": "deeplabv3", "args": STUDENT},
+            "teacher": {"model": "deeplabv3", "args": TEACHER, "train": False},
+        },
+        losses=[{"loss": "kl", "label": "kl", "from": "teacher"}],
+        schedule={"iterations": 1},
+    )
+
+
+def forward_of(arm: str, options: argparse.Namespace) -> Callable[[str], Prediction]:
+    """precision -> the teacher's prediction, gradients on as in a training step."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    generator = torch.Generator().manual_seed(0)
+    shape = (options.batch, 3, *options.crop)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(device)
+    if arm == "graph":
+        recipe = recipe_of(options)
+        networks = {name: build_network(name, entry, CLASSES, 0) for name, entry in recipe.networks.items()}
+        graph = build_graph(recipe, networks, ignore_index=255)
+        prepare_for_device(graph, recipe, start_accelerator(recipe))
+        graph.train()
+
+        def run() -> Prediction:
+            return graph.predict(["teacher"], images)[0]
+    else:
+        network = parts.build("models", "deeplabv3", TEACHER, CLASSES).eval().to(device)
+
+        def run() -> Prediction:
+            with torch.no_grad():
+                return network(images)
+
+    def forward(precision: str) -> Prediction:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return run()
+
+    return forward
+
+
+def seconds(forward: Callable[[str], Prediction], precision: str) -> float:
+    """One forward, until the device has done all that was asked of it."""
+    torch.cuda.synchronize() if torch.cuda.is_available() else None
+    begin = time.perf_counter()
+    forward(precision)
+    torch.cuda.synchronize() if torch.cuda.is_available() else None
+    return time.perf_counter() - begin
+
+
+def resident(field: str) -> float:
+    """MiB of this process: VmRSS, what it holds now, or VmHWM, the most it has held."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def peak(forward: Callable[[str], Prediction], precision: str) -> float:
+    """MiB that a forward needs over what is there before it; the first one, which libraries set up in, is left out."""
+    forward(precision)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        forward(precision)
+        return (torch.cuda.max_memory_allocated() - before) / MIB
+    Path("/proc/self/clear_refs").write_text("5")  # the most it has held, from now on
+    before = resident("VmRSS")
+    forward(precision)
+    return resident("VmHWM") - before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the graph makes of a frozen teacher's forward.")
+    parser.add_argument("--crop", type=int, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3, help="turns that are counted; one goes before them")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", nargs=2, metavar=("ARM", "PRECISION"), help="only print the memory of this arm")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory:
+        arm, precision = options.memory
+        print(peak(forward_of(arm, options), precision))
+        return
+    forwards = {arm: forward_of(arm, options) for arm in ARMS}
+    times: dict[tuple[str, str], list[float]] = {(arm, precision): [] for precision in PRECISIONS for arm in ARMS}
+    for turn in range(options.repeats + 1):
+        for arm, precision in times:
+            times[arm, precision].append(seconds(forwards[arm], precision))
+    found = {key: statistics.median(values[1:]) for key, values in times.items()}
+    print(f"{'':8}{'bare s':>10}{'graph s':>10}{'ratio':>8}{'bare MiB':>11}{'graph MiB':>11}{'ratio':>8}")
+    for precision in PRECISIONS:
+        peaks = [memory_of(arm, precision) for arm in ARMS]
+        bare, graph = (found[arm, precision] for arm in ARMS)
+        print(
+            f"{precision:8}{bare:10.4f}{graph:10.4f}{graph / bare:8.3f}"
+            f"{peaks[0]:11.0f}{peaks[1]:11.0f}{peaks[1] / peaks[0]:8.3f}"
+        )
+    speeds = ", ".join(f"{arm} {found[arm, 'fp32'] / found[arm, 'bf16']:.2f}" for arm in ARMS)
+    print(f"bf16 is faster by a factor of: {speeds}")
+
+
+def memory_of(arm: str, precision: str) -> float:
+    """The peak of one arm, in a process that runs nothing else."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--memory", arm, precision]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()

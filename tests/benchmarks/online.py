@@ -1,0 +1,253 @@
+"""What training networks together costs beside what each of them costs alone: TSIC and TriKD, or any recipe.
+
+    python tests/benchmarks/online.py [RECIPE ...] [--set key=value ...] [--full-size] [--supervised] ...
+
+The whole step is forward and backward of all active terms and the optimizers' update. A network alone has a forward on
+each part of the batch it sees in that step (no gradient where it is frozen), a backward from the mean of its scores,
+without any feature, and its update. With --supervised its own cross entropy takes the place of the mean where it has
+one, so that it is trained alone as plain training does. Images and labels are random, weights too.
+
+Time: one process makes a step and every network alone in turn, so that all see the same machine; medians over the
+rounds, of the ratio too. On a machine that has other work, the ratio of processor times is the steadier one.
+Memory: each in a process of its own, the peak over what was there before the first step.
+Where the first iteration has fewer terms than the busiest, it is measured as well: a network behind a gate is not run.
+Target: at most 1.1 times the networks' time.
+"""
+
+import argparse
+import functools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from segkd.losses.cross_entropy import CrossEntropy
+from segkd.runner import parts
+from segkd.runner.assembly import build_graph
+from segkd.runner.check import busiest_iteration
+from segkd.runner.device import prepare_for_device, start_accelerator
+from segkd.runner.graph import PARTS, Graph, weighted
+from segkd.runner.optimizers import build_optimizers, take_step
+from segkd.runner.reading import read
+from segkd.runner.recipe import Recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = ("camvid/tsic_sam_dv3mnv2_180x240.yaml", "camvid/trikd_tiny5m_1_8_128.yaml")
+FULL_SIZE = ("cityscapes/tsic_samvitb_dv3r18.yaml", "cityscapes/trikd_tiny11m_1_8_fixed.yaml")
+IGNORED = 255
+MIB = 2**20
+
+
+@dataclass
+class Setup:
+    """A recipe ready for its steps: everything on the device, a batch held there."""
+
+    names: list[str]
+    graph: Graph
+    optimizers: list[torch.optim.Optimizer]
+    accelerator: Accelerator
+    images: dict[str, Tensor]  # part of the batch -> (B, 3, H, W) uint8
+    target: Tensor
+    views: dict[str, Tensor] | None
+    iteration: int
+    supervised: dict[str, nn.Module]  # network -> the loss it has alone, in place of the mean of its scores
+
+    def whole_step(self) -> None:
+        weights = self.graph.weights_at(self.iteration)
+        with self.accelerator.autocast():
+            losses = self.graph(self.images["labelled"], self.target, self.iteration, self.views)
+        self.accelerator.backward(sum(weighted(losses, weights).values()))
+        take_step(self.optimizers, self.accelerator.scaler)
+
+    def alone(self, name: str) -> None:
+        """One network as it would be without the others; those without gradients are left as they are."""
+        network, trained, scores = self.graph.network(name), name in self.graph.networks, []
+        wanted, network.features_wanted = network.features_wanted, set()
+        with self.accelerator.autocast(), torch.set_grad_enabled(trained):
+            for part in sorted(parts_seen(self.graph, self.iteration)[name]):
+                images = self.images[part]
+                prompt = (images[:, :1].float() % network.num_classes,) if name in self.graph.prompted_by else ()
+                prediction = network(images, *prompt)
+                if name in self.supervised and part == "labelled":
+                    scores.append(self.supervised[name](prediction, None, self.target))
+                else:
+                    scores += [x.float().mean() for x in (prediction.logits, prediction.aux) if x is not None]
+        network.features_wanted = wanted
+        if trained:
+            self.accelerator.backward(sum(scores))
+            take_step(self.optimizers, self.accelerator.scaler)
+
+
+def parts_seen(graph: Graph, iteration: int) -> dict[str, set[str]]:
+    """Network -> the parts of a batch that the active terms read it on, or its prompts need it on."""
+    seen: dict[str, set[str]] = {}
+    for term in graph.active_terms(iteration):
+        for of_part, source_part in PARTS[term.on]:
+            for name, part in ((term.of, of_part), (term.source, source_part)):
+                if name is not None:
+                    seen.setdefault(name, set()).add(part)
+    for name, prompter in graph.prompted_by.items():
+        if name in seen:
+            seen.setdefault(prompter, set()).update(seen[name])
+    return seen
+
+
+def set_up(recipe: Recipe, iteration: int | None, supervised: bool) -> Setup:
+    """The recipe with random weights and a random batch; at its busiest iteration without another."""
+    torch.manual_seed(0)
+    num_classes = getattr(parts.find("datasets", recipe.data.dataset), "num_classes", 19)
+    networks = {}
+    for name, network in recipe.networks.items():
+        if network.ema_of is None:
+            files = {key: value for key, value in NO_FILES.items() if key in network.args}
+            file, arguments = parts.network_part(network.source, network.model, network.args | files)
+            networks[name] = parts.build("models", file, arguments, num_classes)
+    accelerator = start_accelerator(recipe)
+    graph = build_graph(recipe, networks, IGNORED).train()
+    prepare_for_device(graph, recipe, accelerator)
+    optimizers = build_optimizers(recipe, graph)
+    images, target = random_batch(recipe, recipe.data.batch_size, num_classes, accelerator.device)
+    found, views = {"labelled": images}, None
+    if recipe.data.unlabelled is not None:
+        others, padding = random_batch(recipe, recipe.data.unlabelled.batch_size, 1, accelerator.device)
+        views = {"images": others, "target": padding, "strong": others, "mixed": padding == IGNORED}
+        found |= {"unlabelled": others, "strong": others}
+    at = busiest_iteration(graph, recipe) if iteration is None else iteration
+    terms = [term for term in graph.active_terms(at) if isinstance(graph.losses[term.label], CrossEntropy)]
+    alone = {term.of: graph.losses[term.label] for term in terms} if supervised else {}
+    return Setup([*recipe.networks], graph, optimizers, accelerator, found, target, views, at, alone)
+
+
+# nothing is downloaded for a measurement
+NO_FILES = {"pretrained": False, "backbone_weights": None}
+
+
+def random_batch(recipe: Recipe, count: int, num_classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Noise, and labels in squares of 16 pixels, a tenth of them ignored."""
+    height, width = recipe.data.crop_size
+    squares = torch.randint(num_classes, (count, -(-height // 16), -(-width // 16)))
+    squares[torch.rand(squares.shape) < 0.1] = IGNORED
+    target = squares.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width]
+    return torch.randint(256, (count, 3, height, width), dtype=torch.uint8).to(device), target.contiguous().to(device)
+
+
+def seconds(step: Callable[[], None]) -> list[float]:
+    """By the clock, and of this process's processor time."""
+    start, used = time.perf_counter(), time.process_time()
+    step()
+    torch.cuda.synchronize() if torch.cuda.is_available() else None
+    return [time.perf_counter() - start, time.process_time() - used]
+
+
+def measure_times(setup: Setup, rounds: int) -> dict[str, object]:
+    """Median seconds of a step and of each network alone, and the ratio of the step to their sum, round by round."""
+    names = sorted(parts_seen(setup.graph, setup.iteration))
+    arms = [setup.whole_step, *(functools.partial(setup.alone, name) for name in names)]
+    for arm in arms:
+        arm()
+    table = np.array([[seconds(arm) for arm in arms] for _ in range(rounds)])  # (rounds, arms, clock and processor)
+    ratios = table[:, 0] / table[:, 1:].sum(1)  # (rounds, 2)
+    return {"seconds": dict(zip(("step", *names), np.median(table[..., 0], 0))), "ratios": ratios.tolist()}
+
+
+def measure_memory(setup: Setup, arm: str) -> dict[str, float]:
+    """MiB over what the networks and the batch take, of a few steps of one arm."""
+    on_gpu = setup.accelerator.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew here
+        before = resident("VmRSS")
+    for _ in range(3):
+        setup.whole_step() if arm == "step" else setup.alone(arm)
+    return {"mib": ((torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM")) - before) / MIB}
+
+
+def resident(field: str) -> int:
+    """Bytes of this process: VmRSS now, VmHWM at its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def networks_run(setup: Setup) -> list[str]:
+    """The networks that a step does run."""
+    run: set[str] = set()
+    hooks = [
+        setup.graph.network(name).register_forward_hook(lambda *_, name=name: run.add(name)) for name in setup.names
+    ]
+    setup.whole_step()
+    for hook in hooks:
+        hook.remove()
+    return [name for name in setup.names if name in run]
+
+
+def in_child(file: str, arm: str, options: argparse.Namespace, iteration: int | None) -> dict:
+    """What another process prints for one arm; its error ends this one."""
+    command = [sys.executable, __file__, file, "--arm", arm, "--rounds", str(options.rounds)]
+    command += ["--threads", str(options.threads), "--set", *options.set]
+    command += ["--supervised"] if options.supervised else []
+    command += [] if iteration is None else ["--iteration", str(iteration)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{file}, {arm}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def report(file: str, options: argparse.Namespace, iteration: int | None = None) -> None:
+    """Measures a recipe at its busiest iteration, or at another, and prints the table."""
+    found = in_child(file, "times", options, iteration)
+    names = [name for name in found["seconds"] if name != "step"]
+    memory = {arm: in_child(file, arm, options, found["iteration"])["mib"] for arm in (*names, "step")}
+    print(f"{Path(file).stem}, iteration {found['iteration']}; runs {', '.join(found['run'])}")
+    print(f"  {'':24}{'s':>9}{'MiB':>9}")
+    for arm, peak in memory.items():
+        print(f"  {arm if arm == 'step' else arm + ' alone':24}{found['seconds'][arm]:9.3f}{peak:9.0f}")
+    clock, processor = np.median(found["ratios"], 0)
+    low, high = np.quantile(found["ratios"], (0.25, 0.75), axis=0)[:, 0]
+    share = memory["step"] / sum(memory[name] for name in names)
+    print(f"  {'step / sum of networks':24}{clock:9.3f}{share:9.3f}", end="  ")
+    print(f"(quartiles {low:.3f} to {high:.3f}; processor time {processor:.3f}; {options.rounds} rounds)\n", flush=True)
+    if iteration is None and found["fewer_at_first"]:
+        report(file, options, 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A step of several networks beside each of them alone.")
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="the small TSIC and TriKD recipes when left out")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="laid over each recipe")
+    parser.add_argument(
+        "--full-size", action="store_true", help="the recipes for Cityscapes in place of the small ones"
+    )
+    parser.add_argument("--supervised", action="store_true", help="networks alone learn from labels")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    parser.add_argument("--iteration", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    files = options.recipes or [str(RECIPES / file) for file in (FULL_SIZE if options.full_size else SMALL)]
+    if not options.arm:
+        for file in files:
+            report(file, options)
+        return
+    torch.set_num_threads(options.threads)
+    setup = set_up(read(files[0], options.set), options.iteration, options.supervised)
+    if options.arm == "times":
+        active = [len(setup.graph.active_terms(at)) for at in (0, setup.iteration)]
+        found = {"iteration": setup.iteration, "fewer_at_first": active[0] < active[1], "run": networks_run(setup)}
+        found |= measure_times(setup, options.rounds)
+    else:
+        found = measure_memory(setup, options.arm)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Recorded scores and features in the place of a recipe's networks: an objective as the loop computes it."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from segkd.models._prediction import Prediction, pick_features
+from segkd.runner.assembly import build_graph
+from segkd.runner.graph import Graph, weighted
+from segkd.runner.reading import read
+from segkd.runner.recipe import Recipe
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+PARTS = ("labelled", "unlabelled")
+
+
+class Recorded(nn.Module):
+    """A network that answers a part of a batch with what was recorded for it.
+
+    Args:
+        maps: part of the batch -> `logits`, maybe `aux`, and features under their names, each (B, C, h, w).
+        align_corners: how the maps are resized.
+    """
+
+    def __init__(self, maps: dict[str, dict[str, Tensor]], align_corners: bool = False):
+        super().__init__()
+        first = next(iter(maps.values()))
+        self.maps, self.align_corners = maps, align_corners
+        self.num_classes = first["logits"].shape[1]
+        self.channels = {name: x.shape[1] for name, x in first.items() if name not in ("logits", "aux")}
+        self.strides = dict.fromkeys(self.channels, 8)  # no loss of these objectives reads them
+        self.aux_head = nn.Identity() if "aux" in first else None
+        self.features_wanted: set[str] = set()
+        self.aux_wanted = False
+
+    def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
+        # cloned: what a frozen network makes has no gradient behind it
+        maps = {name: x.clone() for name, x in self.maps[PARTS[int(images.max())]].items()}
+        logits, aux = maps.pop("logits"), maps.pop("aux", None)
+        features = pick_features(maps, self.features_wanted, self)
+        return Prediction(logits, self.align_corners, aux if self.training or self.aux_wanted else None, features)
+
+
+def images_of(part: str, target: Tensor) -> Tensor:
+    """Images that say nothing but which part of a batch they are, (B, 3, H, W) uint8 for (B, H, W) labels."""
+    return torch.full((len(target), 3, *target.shape[-2:]), PARTS.index(part), dtype=torch.uint8)
+
+
+def recipe_of(recipe: str | Path, overrides: dict[str, object]) -> Recipe:
+    """A recipe file, or a recipe's text, with the recorded parameters laid over it."""
+    assignments = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    if isinstance(recipe, Path):
+        return read(recipe, assignments)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "recipe.yaml"
+        file.write_text(recipe)
+        return read(file, assignments)
+
+
+def graph_of(
+    recipe: Recipe, networks: dict[str, nn.Module], ignore_index: int, dtype: torch.dtype = torch.float64
+) -> Graph:
+    """The recipe's graph, weights and constants of its losses made at this precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return build_graph(recipe, dict(networks), ignore_index).train()
+    finally:
+        torch.set_default_dtype(before)
+
+
+@dataclass
+class Objective:
+    """What one step minimises.
+
+    Attributes:
+        total: the sum of the weighted terms. terms: the same apart, by label. raw: unweighted. In both stand also
+            terms whose weight is 0 at this iteration, but none behind a closed gate.
+        graph: with what each active term saw in its `kept`.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    raw: dict[str, Tensor]
+    graph: Graph
+
+
+def objective_of(
+    recipe: Recipe,
+    networks: dict[str, Recorded],
+    target: Tensor,
+    *,
+    ignore_index: int = 255,
+    iteration: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> Objective:
+    """One step of a recipe over recorded networks."""
+    # a graph leaves out what has no weight, which was recorded all the same
+    losses = [term.model_copy(update={"weight": 1.0}) for term in recipe.losses]
+    alike = graph_of(recipe.model_copy(update={"losses": losses}), networks, ignore_index, dtype)
+    idle = losses_of(alike, target, iteration)
+    graph = graph_of(recipe, networks, ignore_index, dtype)
+    graph.keep_predictions = True
+    raw = losses_of(graph, target, iteration)
+    terms = weighted(raw, graph.weights_at(iteration))
+    without = {label: 0 * value for label, value in idle.items()}
+    return Objective(sum(terms.values()), without | terms, idle | raw, graph)
+
+
+def losses_of(graph: Graph, target: Tensor, iteration: int = 0) -> dict[str, Tensor]:
+    """The active terms, unweighted; with as many images without labels as with, where something is recorded of them."""
+    unlabelled = None
+    if any("unlabelled" in network.maps for network in graph.networks.values()):
+        unlabelled = {"images": images_of("unlabelled", target), "target": torch.zeros_like(target)}
+    return graph(images_of("labelled", target), target, iteration, unlabelled)
