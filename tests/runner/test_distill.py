@@ -224,7 +224,7 @@ def test_compiled_training_follows_the_plain_one_with_every_kind_of_loss(distill
             "tiny.yaml",
             TEACHER,
             "networks.student.args.dropout=0",  # a compiled network draws its own numbers
-            "optimizer.lr=1.0e-5",  # so many terms at once would magnify the last digits step by step
+            "optimizer.lr=1.0e-12",  # the same weights at every step: training would magnify the last digits
             f"losses=[{', '.join(f'{{loss: {loss}}}' for loss in losses)}]",
             f"name=compile-{name}",
             f"loop.compile={name}",
@@ -232,8 +232,10 @@ def test_compiled_training_follows_the_plain_one_with_every_kind_of_loss(distill
         )
         assert result.code == 0, result.err
     plain, compiled = (folder / "runs" / f"compile-{name}" for name in ("false", "true"))
+    terms = [key for key in rows(plain)[0] if key.startswith("loss/")]
+    assert len(terms) > len(losses)  # cirkd_v2 has several
     for ours, theirs in zip(rows(compiled), rows(plain), strict=True):
-        terms = [key for key in theirs if key.startswith("loss/")]
-        assert len(terms) > len(losses)  # cirkd_v2 has several
-        assert [ours[term] for term in terms] == pytest.approx([theirs[term] for term in terms], rel=2e-2, abs=1e-5)
+        assert [ours[term] for term in terms] == pytest.approx([theirs[term] for term in terms], rel=2e-3, abs=1e-5)
+        if "gradient_norm" in theirs:
+            assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-2)
     assert student(plain).keys() == student(compiled).keys()
