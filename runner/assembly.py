@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 
 from segkd.datasets._parts_of_a_set import Chosen, ImagesBelow, WithoutLabels, labelled_indices
 from segkd.datasets._resample import resize_pair, short_side_pair
-from segkd.datasets._transforms import Transform
 from segkd.losses._task import Features, Task
 from segkd.runner import parts
 from segkd.runner.batch import Batch
@@ -51,18 +50,37 @@ def build_training_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     return labelled, WithoutLabels(Chosen(whole, rest))
 
 
-def build_transform(recipe: Recipe, settings: dict | None = None) -> Transform:
-    """The recipe's random training view, or one with other settings."""
-    settings = recipe.data.transform if settings is None else settings
-    return parts.build("datasets", "_transforms", settings, recipe.data.crop_size)
+def build_views(recipe: Recipe) -> tuple[dict, dict]:
+    """What makes random views of labelled images and of unlabelled ones: transform, mix and strong view."""
+    data = recipe.data
+
+    def built(name: str, settings: dict | None, *given: object) -> object:
+        return None if settings is None else parts.build("datasets", name, settings, *given)
+
+    labelled = {
+        "transform": built("_transforms", data.transform, data.crop_size),
+        "mix": built("_mixing", data.mix),
+    }
+    if data.unlabelled is None:
+        return labelled, {}
+    return labelled, {
+        "transform": built("_transforms", data.unlabelled.transform, data.crop_size),
+        "strong": built("_strong", data.unlabelled.strong),
+    }
 
 
 def build_training_batches(
-    recipe: Recipe, train_set: Dataset, unlabelled_set: Dataset | None, accelerator: Accelerator, *, start: int
+    recipe: Recipe,
+    train_set: Dataset,
+    unlabelled_set: Dataset | None,
+    views: tuple[dict, dict],
+    accelerator: Accelerator,
+    *,
+    start: int,
 ) -> Iterator[Batch]:
     """This process' endless training batches from iteration `start` on, `loop.accumulate` of them a step.
 
-    With an unlabelled set each carries the batch of that stream that belongs to it.
+    With an unlabelled set each carries the batch of that stream that belongs to it. `views` are those of build_views.
     """
     shared = {
         "start": start,
@@ -73,20 +91,16 @@ def build_training_batches(
         "resize": fixed_resize(recipe, scoring=False),
         "pin_memory": accelerator.device.type == "cuda",
     }
-    mix = None if recipe.data.mix is None else parts.build("datasets", "_mixing", recipe.data.mix)
-    labelled = training_batches(
-        train_set, build_transform(recipe), seed=recipe.seed, batch_size=recipe.data.batch_size, mix=mix, **shared
-    )
+    labelled = training_batches(train_set, seed=recipe.seed, batch_size=recipe.data.batch_size, **views[0], **shared)
     if unlabelled_set is None:
         return labelled
     settings = recipe.data.unlabelled
     images_per_part(settings.batch_size, shared["parts"], shared["world"], "data.unlabelled.batch_size")
     others = training_batches(
         unlabelled_set,
-        build_transform(recipe, settings.transform),
         seed=seed_for(recipe.seed, "unlabelled"),
         batch_size=settings.batch_size,
-        strong=None if settings.strong is None else parts.build("datasets", "_strong", settings.strong),
+        **views[1],
         **shared,
     )
     return (replace(batch, unlabelled=other) for batch, other in zip(labelled, others))
@@ -105,7 +119,7 @@ def rehearse(recipe: Recipe) -> None:
     """Builds everything a recipe names and throws it away, for what may be wrong with it."""
     train_set, _ = build_training_sets(recipe)
     build_dataset(recipe, recipe.data.val_split)
-    build_transform(recipe)
+    build_views(recipe)
     build_graph(recipe, build_networks(recipe, train_set, untrained=True), train_set.ignore_index)
 
 
@@ -130,7 +144,7 @@ def refuse_other_classes(term: Term, networks: dict[str, nn.Module]) -> None:
     if source is not None and source.num_classes != student.num_classes:
         raise ValueError(
             f"networks.{term.source} has {source.num_classes} classes and networks.{term.of} has "
-            f"{student.num_classes}; both must have the data set's, or say with class_map which of its classes are which"
+            f"{student.num_classes}; both must have the data set's (class_map says which of its classes are which)"
         )
 
 

@@ -19,6 +19,7 @@ from segkd.runner.assembly import (
     build_graph,
     build_training_batches,
     build_training_sets,
+    build_views,
 )
 from segkd.runner.batch import Batch
 from segkd.runner.command import run_command
@@ -53,7 +54,7 @@ def main() -> None:
     train_set, unlabelled_set = check_data(recipe)
     graph = check_networks(recipe, train_set, accelerator)
     wrapped, *optimizers = accelerator.prepare(graph, *build_optimizers(recipe, graph))
-    batches = build_training_batches(recipe, train_set, unlabelled_set, accelerator, start=0)
+    batches = build_training_batches(recipe, train_set, unlabelled_set, build_views(recipe), accelerator, start=0)
     batch = next(batches).to(accelerator.device)
     iteration = busiest_iteration(graph, recipe)
     check_terms(graph.train(), batch, iteration, accelerator)

@@ -15,6 +15,7 @@ from segkd.runner.assembly import (
     build_graph,
     build_training_batches,
     build_training_sets,
+    build_views,
     rehearse,
 )
 from segkd.runner.command import StopSignal, run_command
@@ -38,6 +39,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
     """Trains one recipe, from its start or its last checkpoint, to its end; leaves the run folder behind."""
     train_set, unlabelled_set = build_training_sets(recipe)
     val_set = build_dataset(recipe, recipe.data.val_split)
+    views = build_views(recipe)
     graph = build_graph(recipe, build_networks(recipe, train_set), train_set.ignore_index)
     prepare_for_device(graph, recipe, accelerator)
     wrapped, *optimizers = accelerator.prepare(graph, *build_optimizers(recipe, graph))
@@ -51,7 +53,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             say(f"{recipe.name}: going on from iteration {state.iteration}")
 
     parts, iterations = recipe.loop.accumulate, recipe.schedule.iterations
-    batches = build_training_batches(recipe, train_set, unlabelled_set, accelerator, start=state.iteration)
+    batches = build_training_batches(recipe, train_set, unlabelled_set, views, accelerator, start=state.iteration)
     tracking = Tracking(recipe, accelerator, len(train_set), state)
     score_teachers(recipe, graph, val_set, accelerator)
     stop = StopSignal(accelerator)

@@ -83,7 +83,7 @@ def mapped(
 
 
 def gives_scores(network: nn.Module) -> bool:
-    """Whether a network predicts classes; one without a head, such as SAM's encoder, has features to learn from only."""
+    """Whether a network predicts classes; one without a head, such as SAM's encoder, has features only."""
     return getattr(network, "gives_logits", True)
 
 

@@ -48,9 +48,11 @@ def test_golden_cases(parity, capsys):
 
 
 @pytest.mark.skipif(not ALL.is_dir(), reason="the full recordings are not beside this checkout")
-def test_every_recorded_case(parity, capsys):
-    status = parity.main([str(ALL)])
-    assert status == 0, capsys.readouterr().out
+def test_every_recorded_case(parity):
+    # whole networks at their published sizes take minutes: parity.py runs them by hand
+    cases = [found for found in parity.find_cases(ALL, None) if found[1]["loss"] != "network"]
+    wrong = {f"{folder.name}/{case['case']}": parity.run_case(folder, case) for folder, case in cases}
+    assert {name: faults for name, faults in wrong.items() if faults} == {}
 
 
 def test_small_selection_covers_every_runner(parity):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segkd.runner import parts
-from segkd.runner.assembly import build_graph, build_transform
+from segkd.runner.assembly import build_graph, build_views
 from segkd.runner.graph import Views
 from segkd.runner.optimizers import build_optimizers
 from segkd.runner.reading import read
@@ -47,7 +47,7 @@ def test_there_are_recipes():
 def test_recipe(file, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for the meta device
     recipe = read(file)
-    build_transform(recipe)
+    build_views(recipe)
     graph = graph_of(recipe)
     assert [term.label for term in graph.terms] == [term.label for term in recipe.losses if term.weight != 0]
     assert build_optimizers(recipe, graph)

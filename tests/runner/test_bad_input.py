@@ -168,14 +168,15 @@ def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folde
     assert distill("tiny.yaml", "schedule.iterations=1").code == 0
     good = (folder / "runs/tiny/student/model.safetensors").read_bytes()
     (folder / "cut.safetensors").write_bytes(good[: len(good) // 2])
+    (folder / "copied.safetensors").write_bytes(good)
     (folder / "empty.pth").write_bytes(b"")
     (folder / "code.pth").write_bytes(pickle.dumps({"state_dict": Explosive()}))
     torch.save({"layer": Explosive()}, folder / "zipped.pth")
     (folder / "unfinished").mkdir()
     (folder / "unfinished/recipe.yaml").write_text("name: unfinished\n")
     for weights, words in (
-        ("runs/tiny", ["runs/tiny was trained with model: pspnet, the recipe says deeplabv3"]),
-        ("runs/tiny/student/model.safetensors", ["does not fit this network", "missing", "networks.student"]),
+        ("runs/tiny", ["runs/tiny/student was trained with model: pspnet, the recipe says deeplabv3"]),
+        ("copied.safetensors", ["does not fit this network", "missing", "networks.student"]),
         ("cut.safetensors", ["cut.safetensors", "truncated?"]),
         ("empty.pth", ["empty.pth", "truncated?"]),
         ("code.pth", ["code.pth", "could run code"]),

@@ -47,7 +47,7 @@ def test_transformers_networks_as_student_and_teacher(distill, folder, student, 
     assert {"loss/kl", "loss/fitnet"} <= log[0].keys() and log[-1]["miou"] >= 0
     assert "1 classes of networks.teacher go to none of ours and are left out: 'LABEL_8'" in result.out
     delivered = from_pretrained(folder / "runs/tiny")
-    assert delivered(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).logits.shape[1] == 8
+    assert delivered(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).logits.shape[1] == 8
 
 
 def test_a_timm_encoder_under_a_head_of_ours(distill, folder):

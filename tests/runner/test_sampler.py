@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segkd.runner.assembly import build_training_batches, build_training_sets
+from segkd.runner.assembly import build_training_batches, build_training_sets, build_views
 from segkd.runner.reading import read
 from segkd.runner.sampler import evaluation_batches, samples_of_step, training_batches
 
@@ -170,7 +170,7 @@ def semi(folder, count, *assignments, start=0, rank=0, world=1):
     recipe = read(folder / "semi.yaml", assignments)
     here = SimpleNamespace(process_index=rank, num_processes=world, device=torch.device("cpu"))
     sets = build_training_sets(recipe)
-    return list(itertools.islice(build_training_batches(recipe, *sets, here, start=start), count))
+    return list(itertools.islice(build_training_batches(recipe, *sets, build_views(recipe), here, start=start), count))
 
 
 def maps_of(batch):
