@@ -179,7 +179,7 @@ def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folde
         ("copied.safetensors", ["does not fit this network", "missing", "networks.student"]),
         ("cut.safetensors", ["cut.safetensors", "truncated?"]),
         ("empty.pth", ["empty.pth", "truncated?"]),
-        ("code.pth", ["code.pth", "could run code"]),
+        ("code.pth", ["code.pth", "no file of weights"]),
         ("zipped.pth", ["zipped.pth", "could run code"]),
         ("unfinished", ["unfinished", "has not"]),
     ):
