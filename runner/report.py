@@ -116,6 +116,14 @@ def closing_rows(
         if not network.train and network.ema_of is None and gives_scores(state.graph.network(name)):
             score = json.loads((recipe.folder / "teachers.json").read_text())[name]["miou"]
             rows.append(row(name, recipe, name, state.graph.network(name), score, val_set, accelerator))
+    log = read_rows(recipe.folder / "metrics.jsonl")
+    scored = next((entry for entry in log if entry["iteration"] == state.best_iteration), {})
+    for name in recipe.evaluate.also:
+        # one with a prompt cannot be timed alone, several networks together are no network
+        if f"miou/{name}" in scored and name in recipe.networks and name not in state.graph.prompted_by:
+            network = state.graph.network(name)
+            score = scored[f"miou/{name}"]
+            rows.append(row(f"{name}, at the same time", recipe, name, network, score, val_set, accelerator))
     if isinstance(recipe.baseline, OtherRecipe):
         other = read(recipe.baseline.recipe)
         delivered = other.networks["student"].model_copy(update={"weights": str(other.folder)})
@@ -152,7 +160,9 @@ def row(
     settings = recipe.networks[name]
     return {
         "network": title,
-        "model": " ".join([str(settings.model), str(settings.args.get("backbone", ""))]).strip(),
+        "model": " ".join(
+            [settings.model or f"average of {settings.ema_of}", str(settings.args.get("backbone", ""))]
+        ).strip(),
         "miou": miou,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "milliseconds": latency(network, val_set, recipe, accelerator.device),
