@@ -39,13 +39,13 @@ class VOC:
         root: the folder that holds `JPEGImages`, or one that holds `VOCdevkit/VOC2012` or `VOC2012`.
         split: train (1464), val (1449), trainval (2913), or train_aug: the 10582 images of train plus SBD.
         sbd: for train_aug only, SBD's folder (the one with `cls/*.mat`, or the one above `dataset/cls`). A mask is
-            looked for in SegmentationClassAug, SegmentationClass and sbd, in this order; .mat files need scipy.
+            looked for in SegmentationClassAug, SegmentationClass and sbd, in this order.
 
     Items: (image, target): RGB image and mode L target with train ids 0..20 (0 background), 255 on object borders.
 
     Raises:
         FileNotFoundError: a folder, list, image or mask is missing.
-        ValueError: unknown split, empty list, SBD masks without scipy; on access an unreadable file, wrong id or size.
+        ValueError: unknown split, empty list; on access an unreadable file, wrong id or size.
     """
 
     num_classes = 21
@@ -122,13 +122,10 @@ def _pairs(names: list[str], images: Path, mask_folders: list[tuple[Path, str]])
 
 def _read_sbd(path: str) -> Image.Image:
     """SBD's class mask: field Segmentation of GTcls, ids 0..20, no border pixels."""
-    try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError:
-        raise ValueError(
-            f"{path}: SBD's .mat masks are read with scipy; pip install scipy, or provide PNG masks"
-        ) from None
+    # here: half a second, for those who have such files
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
     try:
         mask = loadmat(path)["GTcls"]["Segmentation"][0, 0]  # a 1x1 struct
     except (OSError, ValueError, LookupError, TypeError, EOFError, MatReadError, zlib.error) as error:

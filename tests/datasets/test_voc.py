@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from segkd.datasets import voc
 from segkd.datasets.voc import VOC
@@ -47,10 +48,9 @@ def test_augmented_masks_come_first_then_voc_then_sbd(root: Path, monkeypatch: p
     with pytest.raises(FileNotFoundError, match=r"2008_000003\.jpg: no mask called 2008_000003 in .*SegmentationClass"):
         VOC(str(root), "train_aug")
     write_mask(root / "SegmentationClassAug" / "2007_000002.png", [5] * 22)
-    matlab = pytest.importorskip("scipy.io")
     masks = root / "sbd" / "dataset" / "cls"
     masks.mkdir(parents=True)
-    matlab.savemat(masks / "2008_000003.mat", {"GTcls": {"Segmentation": np.full((1, 22), 7, dtype=np.uint8)}})
+    savemat(masks / "2008_000003.mat", {"GTcls": {"Segmentation": np.full((1, 22), 7, dtype=np.uint8)}})
     dataset = VOC(str(root), "train_aug", sbd=str(root / "sbd"))
     assert [np.asarray(dataset[index][1])[0, 3] for index in range(3)] == [3, 5, 7]
     (masks / "2008_000003.mat").write_bytes(b"MATLAB 5.0")
