@@ -18,8 +18,7 @@ def build_optimizers(recipe: Recipe, graph: Graph) -> list[torch.optim.Optimizer
     groups: dict[str, list[dict]] = {}
     settings_of: dict[str, Optimizer] = {}
     for owner, module in [*graph.networks.items(), (None, graph.losses)]:
-        network = recipe.networks[owner] if owner else None
-        settings = network.optimizer if network and network.optimizer else recipe.optimizer
+        network, settings = _of(recipe, owner)
         key = settings.model_dump_json()
         settings_of[key] = settings
         groups.setdefault(key, []).extend(_groups(module, settings, network, curve_of(recipe, owner)))
@@ -29,8 +28,7 @@ def build_optimizers(recipe: Recipe, graph: Graph) -> list[torch.optim.Optimizer
 
 def curve_of(recipe: Recipe, owner: str | None) -> dict:
     """What learning_rate() needs for a network, or for the losses, beside the iteration."""
-    network = recipe.networks[owner] if owner else None
-    settings = network.optimizer if network and network.optimizer else recipe.optimizer
+    network, settings = _of(recipe, owner)
     curve = network.schedule if network and network.schedule else recipe.schedule
     values = {name: getattr(curve, name) for name in Curve.model_fields}
     return {"lr": settings.lr, "iterations": values.pop("end") or recipe.schedule.iterations, **values}
@@ -59,6 +57,12 @@ def take_step(optimizers: list[torch.optim.Optimizer], scaler: torch.amp.GradSca
         scaler.update()
     for optimizer in optimizers:
         optimizer.zero_grad()
+
+
+def _of(recipe: Recipe, owner: str | None) -> tuple[Network | None, Optimizer]:
+    """The entry of a network (None: the losses) and the optimizer settings that hold for it."""
+    network = recipe.networks[owner] if owner else None
+    return network, network.optimizer if network and network.optimizer else recipe.optimizer
 
 
 def _groups(module: nn.Module, settings: Optimizer, network: Network | None, curve: dict) -> list[dict]:

@@ -1,5 +1,6 @@
 """Weights of whole networks: which file a path in a recipe means, whose it is, and whether it fits."""
 
+import functools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ class Weights:
     part: str | None = None
     config: dict = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def described(self) -> _checkpoints.Described | None:
         """What the entries of another code's file tell of the network; None where they tell nothing, as our own."""
         if self.config:
