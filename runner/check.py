@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.utils.data import Dataset
-from torch.utils.flop_counter import FlopCounterMode
 
 from segkd.runner.assembly import (
     build_dataset,
@@ -24,6 +23,7 @@ from segkd.runner.assembly import (
 from segkd.runner.batch import Batch
 from segkd.runner.command import run_command
 from segkd.runner.console import clock
+from segkd.runner.cost import flops
 from segkd.runner.device import peak_memory, prepare_for_device, start_accelerator
 from segkd.runner.diagnostics import gradient_report
 from segkd.runner.graph import Graph, weighted
@@ -105,13 +105,10 @@ def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator)
     image = torch.zeros(1, 3, *recipe.data.crop_size, dtype=torch.uint8, device=accelerator.device)
     for name in networks:
         network = graph.network(name).eval()
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            network(image)
         size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
         print(
             f"network   {name}: {recipe.networks[name].model}, {'trained' if name in graph.networks else 'frozen'}, "
-            f"{size:.2f} M parameters, {counter.get_total_flops() / 1e9:.2f} GFLOP for one "
+            f"{size:.2f} M parameters, {flops(network, image) / 1e9:.2f} GFLOP for one "
             f"{'x'.join(map(str, recipe.data.crop_size))} crop (1 multiply-add = 2), "
             f"features {', '.join(network.channels)}"
         )

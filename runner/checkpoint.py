@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -16,11 +17,21 @@ from segkd.models._weights import first_line
 from segkd.runner.weights import weights_file
 
 
-def save(folder: Path, iteration: int, student: dict[str, Tensor], state: dict, *, keep_last: int, best: int) -> Path:
+def save(
+    folder: Path,
+    iteration: int,
+    student: dict[str, Tensor],
+    state: dict,
+    *,
+    images: dict[str, np.ndarray] | None = None,
+    keep_last: int,
+    best: int,
+) -> Path:
     """Writes checkpoints/step-<iteration>/{student.safetensors, training_state/state.pt} in one atomic step.
 
     Args:
         student: the weights that are scored and delivered. state: plain values and tensors, all a resume needs.
+        images: what the evaluation counted image by image, written as images.npz.
         keep_last: older checkpoints than this many are deleted after the new one is safe, except the best.
         best: iteration of the best checkpoint so far, which the `best` link points to; `last` points to this one.
 
@@ -33,6 +44,8 @@ def save(folder: Path, iteration: int, student: dict[str, Tensor], state: dict, 
         write_tensors(partial / "student.safetensors", student)
         (partial / "training_state").mkdir()
         torch.save(state, partial / "training_state" / "state.pt")
+        if images is not None:
+            np.savez_compressed(partial / "images.npz", **images)
     best_name = f"step-{best:08d}"
     _link(checkpoints / "last", final.name)
     if (checkpoints / best_name).is_dir():  # linked at each save: a kill may have come between a save and its link

@@ -96,19 +96,19 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         state.iteration = done
         tracking.end_step(done, optimizers[0].param_groups[0]["lr"], weights)
 
-        stopping, scores, others = stop.asked(at=writes), None, None
+        stopping, result, others = stop.asked(at=writes), None, None
         if evaluates or saves or stopping:
             share_running_statistics([graph, *state.averages.values()], accelerator)
         if evaluates:
-            scores = evaluate(state.student, val_set, recipe, accelerator, title="scoring the student")
+            result = evaluate(state.student, val_set, recipe, accelerator, title="scoring the student")
             others = evaluate_also(graph, val_set, recipe, accelerator)
-            state.note_score(scores.miou)
+            state.note_score(result.scores.miou)
         if writes or saves or stopping:
-            tracking.flush(norm, scores, others)
+            tracking.flush(norm, result and result.scores, others)
         if evaluates:
-            record_evaluation(state, scores, others, val_set, recipe, accelerator, tracking)
+            record_evaluation(state, result.scores, others, val_set, recipe, accelerator, tracking)
         if (saves or stopping) and accelerator.is_main_process:
-            state.save(recipe.folder, recipe.loop.keep_last)
+            state.save(recipe.folder, recipe.loop.keep_last, result)
         if stopping:
             tracking.close()
             stop.leave(f"{recipe.name}: stopped after iteration {done} and saved; go on with --resume")

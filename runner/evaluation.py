@@ -1,7 +1,9 @@
 """Scores a network on a whole split: every image once, over however many processes, into one confusion matrix."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -17,10 +19,30 @@ from segkd.runner.recipe import Recipe
 from segkd.runner.sampler import evaluation_batches
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What scoring a split gives.
+
+    Attributes:
+        scores: of the whole split.
+        names: N image names, in the data set's order.
+        counts: (N, K, 3) int64, for each image and class its intersection, label pixels and predicted pixels. Their
+            sums over the images, i, l and p, give the split's IoU, i / (l + p - i).
+    """
+
+    scores: Scores
+    names: list[str]
+    counts: torch.Tensor
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What images.npz holds, for comparisons of runs image by image."""
+        return {"names": np.array(self.names), "counts": self.counts.numpy()}
+
+
 def evaluate(
     network: nn.Module, dataset: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator, title: str
-) -> Scores:
-    """Scores of `network` on `dataset` by the recipe's `evaluate` section; the same on all processes.
+) -> Evaluation:
+    """Scores `network` on `dataset` by the recipe's `evaluate` section; the same on all processes.
 
     The network is put in eval mode and back. Scoring runs in float32 whatever the training precision.
     """
@@ -35,22 +57,27 @@ def evaluate(
         resize=fixed_resize(recipe, scoring=True),
         pin_memory=accelerator.device.type == "cuda",
     )
-    matrix = torch.zeros(network.num_classes, network.num_classes, dtype=torch.int64, device=accelerator.device)
-    steps = -(
-        -len(range(accelerator.process_index, len(dataset), accelerator.num_processes)) // recipe.evaluate.batch_size
-    )
+    integers = {"dtype": torch.int64, "device": accelerator.device}
+    matrix = torch.zeros(network.num_classes, network.num_classes, **integers)
+    counts = torch.zeros(len(dataset), network.num_classes, 3, **integers)
+    mine = range(accelerator.process_index, len(dataset), accelerator.num_processes)
+    steps, indices = -(-len(mine) // recipe.evaluate.batch_size), iter(mine)
     for batch in progress(batches, total=steps, title=title, shown=accelerator.is_main_process):
         batch = batch.to(accelerator.device)
-        prediction = label_map(network, batch, recipe)
-        matrix += confusion_matrix(prediction, batch.target, network.num_classes, dataset.ignore_index)
+        for prediction, target in zip(label_map(network, batch, recipe), batch.target):
+            found = confusion_matrix(prediction, target, network.num_classes, dataset.ignore_index)
+            counts[next(indices)] = torch.stack([found.diagonal(), found.sum(1), found.sum(0)], dim=1)  # (K, 3)
+            matrix += found
     network.train(was_training)
     matrix = accelerator.reduce(matrix, reduction="sum").cpu()
+    counts = accelerator.reduce(counts, reduction="sum").cpu()
     if matrix.sum() == 0:
         raise ValueError(
             f"no pixel of the {len(dataset)} images of {recipe.data.val_split} has a label that counts; check the "
             f"label folder and the ids (runner/check.py shows how they are spread)"
         )
-    return scores(matrix, recipe.evaluate.absent)
+    names = [dataset.name(index) for index in range(len(dataset))]
+    return Evaluation(scores(matrix, recipe.evaluate.absent), names, counts)
 
 
 class Together(nn.Module):
@@ -93,7 +120,7 @@ def evaluate_also(
             recipe,
             accelerator,
             title=f"scoring {words}",
-        )
+        ).scores
         for words in recipe.evaluate.also
     }
 

@@ -8,25 +8,21 @@ differs.
 
 import argparse
 import shutil
-import statistics
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from segkd.models._checkpoints import LAYOUTS
-from segkd.runner.agreement import Run, Written
+from segkd.runner.agreement import Written
 from segkd.runner.command import run_command
+from segkd.runner.cost import flops, latency
 from segkd.runner.delivered import Delivered, find
 from segkd.runner.foreign import write_huggingface, write_layout, write_segkd, write_timm, write_torchvision
 from segkd.runner.hub import card, push
 from segkd.runner.traced import write_onnx, write_program
 
-TIMED = 10  # forward passes behind a latency
 
 # target -> what is added to the network's name for the default output
 ENDINGS = {"segkd": "-segkd", "hf": "-hf", "onnx": ".onnx", "torch": ".pt2", "timm": ".timm.safetensors"}
@@ -109,9 +105,7 @@ def write(options: argparse.Namespace, delivered: Delivered, path: Path, size: t
 def cost(delivered: Delivered, written: Written, size: tuple[int, int]) -> str:
     """Parameters, FLOPs and the latency of what was written, for one image."""
     image = torch.zeros(1, 3, *size, dtype=torch.uint8)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        delivered.network(image)
+    operations = flops(delivered.network, image)
     parameters = sum(parameter.numel() for parameter in delivered.network.parameters())
     device = written.device
     if not device and torch.cuda.is_available():
@@ -119,23 +113,11 @@ def cost(delivered: Delivered, written: Written, size: tuple[int, int]) -> str:
         image, device = image.cuda(), torch.cuda.get_device_name()
     device = device or f"torch on cpu, {torch.get_num_threads()} threads"
     text = (
-        f"{parameters / 1e6:.2f} M parameters, {counter.get_total_flops() / 1e9:.2f} GFLOP (1 multiply-add = 2) and "
-        f"{milliseconds(written.run, image):.1f} ms for one {size[0]}x{size[1]} image ({device})."
+        f"{parameters / 1e6:.2f} M parameters, {operations / 1e9:.2f} GFLOP (1 multiply-add = 2) and "
+        f"{latency(written.run, image):.1f} ms for one {size[0]}x{size[1]} image ({device})."
     )
     delivered.network.cpu()
     return text
-
-
-def milliseconds(run: Run, image: Tensor) -> float:
-    """Median milliseconds of a run, scores at image size."""
-    times = []
-    for _ in range(TIMED + 2):
-        torch.cuda.synchronize() if image.is_cuda else None
-        since = time.perf_counter()
-        run(image)
-        torch.cuda.synchronize() if image.is_cuda else None
-        times.append(time.perf_counter() - since)
-    return 1000 * statistics.median(times[2:])
 
 
 def disk_size(path: Path) -> str:

@@ -34,6 +34,16 @@ def read_rows(file: Path) -> list[dict]:
     return rows
 
 
+def training_seconds(rows: list[dict], batch_size: int) -> float:
+    """Seconds the iterations took, from the speeds noted at each write: evaluations and saves are not in them."""
+    total, last = 0.0, 0
+    for row in rows:
+        if "images_per_second" in row:
+            total += (row["iteration"] - last) * batch_size / row["images_per_second"]
+            last = row["iteration"]
+    return total
+
+
 def keep_rows(file: Path, iteration: int) -> None:
     """Drops the rows after `iteration`, which a resume is about to compute again."""
     rows = [row for row in read_rows(file) if row["iteration"] <= iteration]

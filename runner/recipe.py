@@ -227,6 +227,9 @@ class Tracking(Section):
 
 class Recipe(Section):
     name: Name
+    method: str | None = Field(
+        None, description="what tables call the experiment; default: the losses with a source, joined by +, or none"
+    )
     seed: NonNegativeInt = 0
     data: Data
     networks: dict[Name, Network] = Field(min_length=1)
@@ -249,6 +252,12 @@ class Recipe(Section):
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.tracking.folder) / self.name
+
+    @property
+    def method_name(self) -> str:
+        """What tables call the experiment: `method`, else its losses that learn from another network, or `none`."""
+        learnt = dict.fromkeys(term.loss for term in self.losses if term.source is not None)
+        return self.method or " + ".join(learnt) or "none"
 
     def source_of(self, term: Term) -> str | None:
         """Network a term learns from: its `from`, or the only other network, or None."""

@@ -1,8 +1,7 @@
 """What a run leaves to read: the teachers' scores, a picture and a line at each evaluation, and the closing report."""
 
 import json
-import statistics
-import time
+import shutil
 from dataclasses import asdict
 
 import torch
@@ -12,22 +11,23 @@ from torch import nn
 from segkd.models._weights import read_weights
 from segkd.runner import checkpoint
 from segkd.runner.assembly import fixed_resize
+from segkd.runner.batch import Batch
 from segkd.runner.console import say
+from segkd.runner.cost import flops, latency
 from segkd.runner.evaluation import evaluate
 from segkd.runner.graph import Graph
 from segkd.runner.metrics import Scores
-from segkd.runner.metrics_file import plain, read_rows
+from segkd.runner.metrics_file import plain, read_rows, training_seconds
 from segkd.runner.networks import build_network, gives_scores
 from segkd.runner.pictures import curves, panels
 from segkd.runner.pretrained import description
+from segkd.runner.protocols import protocol_words
 from segkd.runner.reading import read
 from segkd.runner.recipe import OtherRecipe, Recipe
 from segkd.runner.sampler import evaluation_batches
 from segkd.runner.tracking import Tracking
 from segkd.runner.training_state import TrainingState
 from segkd.runner.weights import weights_file
-
-TIMED = 10  # forward passes behind a latency
 
 
 def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Dataset, accelerator: Accelerator) -> None:
@@ -38,7 +38,7 @@ def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Datas
         built = graph.network(name)
         if network.train or network.ema_of is not None or name in known or not gives_scores(built):
             continue
-        result = evaluate(built, val_set, recipe, accelerator, title=f"scoring {name}")
+        result = evaluate(built, val_set, recipe, accelerator, title=f"scoring {name}").scores
         known[name] = plain(asdict(result))
         if accelerator.is_main_process:
             checkpoint.write_text(file, json.dumps(known, indent=2) + "\n")
@@ -89,8 +89,8 @@ def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Rec
     student.load_state_dict(read_weights(weights_file(chosen)))
     rows = closing_rows(state, val_set, recipe, accelerator)
     checkpoint.write_text(folder / "report.md", report(recipe, rows, state, val_set))
-    summary = {"rows": rows, "miou": state.best_miou, "iteration": state.best_iteration}
-    checkpoint.write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    shutil.copyfile(chosen / "images.npz", folder / "images.npz")
+    checkpoint.write_text(folder / "summary.json", json.dumps(summary(state, rows, val_set, recipe), indent=2) + "\n")
     checkpoint.export_student(
         folder,
         chosen,
@@ -105,6 +105,20 @@ def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Rec
         },
     )
     say(f"\n{markdown(rows)}\n\n{recipe.name} is done: {folder}/report.md, {folder}/student")
+
+
+def summary(state: TrainingState, rows: list[dict], val_set: torch.utils.data.Dataset, recipe: Recipe) -> dict:
+    """What comparisons of runs read: the closing table's rows, and score, training seconds and size of the student."""
+    image = first_image(val_set, recipe).images.to(next(state.student.parameters()).device)
+    return {
+        "rows": rows,
+        "miou": state.best_miou,
+        "iteration": state.best_iteration,
+        "protocol": protocol_words(recipe),
+        "seconds": training_seconds(read_rows(recipe.folder / "metrics.jsonl"), recipe.data.batch_size),
+        "flops": flops(state.student, image),
+        **{key: rows[-1][key] for key in ("parameters", "milliseconds")},
+    }
 
 
 def closing_rows(
@@ -165,23 +179,13 @@ def row(
         ).strip(),
         "miou": miou,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "milliseconds": latency(network, val_set, recipe, accelerator.device),
+        "milliseconds": latency(network, first_image(val_set, recipe).to(accelerator.device).images),
     }
 
 
-@torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # what is delivered is not compiled
-def latency(network: nn.Module, val_set: torch.utils.data.Dataset, recipe: Recipe, device: torch.device) -> float:
-    """Median milliseconds of one forward of the first validation image, resizing of the logits not counted."""
-    image = next(evaluation_batches(val_set, resize=fixed_resize(recipe, scoring=True))).to(device).images
-    times = []
-    for _ in range(TIMED + 2):
-        torch.cuda.synchronize() if device.type == "cuda" else None
-        since = time.perf_counter()
-        network(image)
-        torch.cuda.synchronize() if device.type == "cuda" else None
-        times.append(time.perf_counter() - since)
-    return 1000 * statistics.median(times[2:])
+def first_image(val_set: torch.utils.data.Dataset, recipe: Recipe) -> Batch:
+    """The first validation image, as it is scored."""
+    return next(evaluation_batches(val_set, resize=fixed_resize(recipe, scoring=True)))
 
 
 def markdown(rows: list[dict]) -> str:

@@ -15,8 +15,8 @@ from segkd.runner.evaluation import evaluate
 from segkd.runner.metrics import table
 from segkd.runner.metrics_file import plain
 from segkd.runner.networks import build_network, weights_path
+from segkd.runner.protocols import protocol_words
 from segkd.runner.reading import read
-from segkd.runner.recipe import Recipe
 
 
 def main() -> None:
@@ -48,35 +48,19 @@ def main() -> None:
         dataset.class_names,
         trust=options.trust_checkpoint,
     )
-    result = evaluate(network.to(accelerator.device), dataset, recipe, accelerator, title=f"scoring {options.network}")
+    result = evaluate(
+        network.to(accelerator.device), dataset, recipe, accelerator, title=f"scoring {options.network}"
+    ).scores
     if accelerator.is_main_process:
         print(table(result, dataset.class_names))
         print(
             f"{options.network} of {recipe.name} from {path}, {len(dataset)} images of "
-            f"{recipe.data.val_split}, {protocol(recipe)}"
+            f"{recipe.data.val_split}, {protocol_words(recipe)}"
         )
         if options.output:
             with open(options.output, "w") as file:
-                json.dump({"protocol": protocol(recipe), **plain(asdict(result))}, file, indent=2)
+                json.dump({"protocol": protocol_words(recipe), **plain(asdict(result))}, file, indent=2)
     accelerator.end_training()
-
-
-def protocol(recipe: Recipe) -> str:
-    """How the numbers were made, in words: scores are comparable only where this is the same."""
-    settings = recipe.evaluate
-    if settings.short_side:
-        size = f"resized to a short side of {settings.short_side}"
-    elif recipe.data.resize:
-        size = f"resized to {' x '.join(map(str, recipe.data.resize))}"
-    else:
-        size = "at native size"
-    images = "whole images"
-    if settings.mode == "slide":
-        images = f"windows of {' x '.join(map(str, settings.window or recipe.data.crop_size))} of images"
-    scales = (
-        "scales " + ", ".join(f"{scale:g}" for scale in settings.scales) + (", mirrored too" if settings.flip else "")
-    )
-    return f"{images} {size}, {scales}, absent classes: {settings.absent}"
 
 
 if __name__ == "__main__":

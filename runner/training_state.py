@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from segkd.runner import checkpoint
+from segkd.runner.evaluation import Evaluation
 from segkd.runner.graph import Graph, moving_average
 from segkd.runner.recipe import Recipe
 
@@ -73,8 +74,8 @@ class TrainingState:
         if miou > self.best_miou:
             self.best_miou, self.best_iteration = miou, self.iteration
 
-    def save(self, folder: Path, keep_last: int) -> None:
-        """Writes the checkpoint of the finished iteration into a run folder.
+    def save(self, folder: Path, keep_last: int, evaluation: Evaluation | None = None) -> None:
+        """Writes the checkpoint of the finished iteration into a run folder, with its evaluation if it was scored.
 
         Raises:
             FloatingPointError: a weight is not finite. A resume would go on from it for ever.
@@ -94,7 +95,13 @@ class TrainingState:
             "progress": {name: getattr(self, name) for name in PROGRESS},
         }  # fmt: skip
         checkpoint.save(
-            folder, self.iteration, self.student.state_dict(), state, keep_last=keep_last, best=self.best_iteration
+            folder,
+            self.iteration,
+            self.student.state_dict(),
+            state,
+            images=evaluation and evaluation.arrays(),
+            keep_last=keep_last,
+            best=self.best_iteration,
         )
 
     def restore(self, path: Path) -> None:
