@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from ._published import published_file
+
 MiTName = Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
 
 NARROW, WIDE = (32, 64, 160, 256), (64, 128, 320, 512)
@@ -195,16 +197,7 @@ class MiT(nn.Module):
         Raises:
             FileNotFoundError: they are not here and cannot be fetched.
         """
-        import huggingface_hub  # asked only for weights that are not given as a file
-
-        repository = f"nvidia/{self.name.replace('_', '-')}"
-        try:
-            return huggingface_hub.hf_hub_download(repository, "pytorch_model.bin")
-        except Exception as error:  # which one depends on the connection and the client's version
-            raise FileNotFoundError(
-                f"the ImageNet weights {repository} are not in the Hugging Face cache and could not be downloaded; "
-                "set pretrained: false, or give a local file as backbone_weights"
-            ) from error
+        return published_file(f"nvidia/{self.name.replace('_', '-')}", "pytorch_model.bin")
 
 
 def init_transformer(module: nn.Module) -> None:

@@ -12,7 +12,8 @@ from ._lora import Third, add_lora, folded, merge_lora, wrapped
 from ._mask_prompt import PromptAttention, decode_masks, embed_mask, freeze_unused
 from ._multilevel import SCALES, MultiLevelNeck
 from ._prediction import Normalize, Prediction, pick_features, refuse_prompt
-from ._sam import PATCH, PUBLISHED, Arch, build_encoder, build_prompter, encode, fitted_tables, published_file
+from ._published import published_file
+from ._sam import PATCH, PUBLISHED, REPOSITORY, Arch, build_encoder, build_prompter, encode, fitted_tables
 from ._uperhead import UPerHead
 from ._weights import fill, read_weights
 
@@ -150,7 +151,7 @@ class SAM(nn.Module):
             raise ValueError(f"pretrained and backbone_weights ({file}) exclude each other: drop one of them")
         if not pretrained and file is None:
             return
-        source = file or published_file(arch)
+        source = file or published_file(REPOSITORY[arch], "model.safetensors")
         state = read_weights(source)
         state = self.fitted(read(state, guess(state)))
         for name in ("backbone", "prompt_encoder", "mask_decoder"):

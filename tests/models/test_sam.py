@@ -207,7 +207,7 @@ def test_weights_nobody_can_fetch(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: (_ for _ in ()).throw(OSError("offline")))
-    with pytest.raises(FileNotFoundError, match="facebook/sam-vit-base are not in the hub's cache"):
+    with pytest.raises(FileNotFoundError, match="facebook/sam-vit-base are not in the Hugging Face cache"):
         tiny(pretrained=True)
 
 
