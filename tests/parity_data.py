@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from segkd.datasets import ade20k, camvid, cityscapes, voc
+from segkd.datasets import ade20k, camvid, cityscapes, coco_stuff, voc
 from segkd.datasets._class_weights import class_histogram, class_weights
 from segkd.datasets._photometric import Recolor, recolor
 from segkd.datasets._resample import short_side_pair
@@ -20,13 +20,13 @@ from segkd.datasets._transforms import Draw, Transform, factor_size, side_size
 Case = dict
 Arrays = dict[str, np.ndarray]
 
-# raw label ids -> train ids; COCO-Stuff keeps its 182 ids
+# raw label ids -> train ids
 TABLES = {
     "cityscapes": cityscapes.TABLES["labelIds"],
     "camvid": camvid.TABLE,
     "voc": voc.TABLE,
     "ade20k": ade20k.TABLE,
-    "coco_stuff_164k": tuple(range(256)),
+    "coco_stuff_164k": coco_stuff.TABLES[182],
 }
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
