@@ -95,7 +95,13 @@ def lookup_table(mapping: Mapping[int, int], ignore: Iterable[int] = (IGNORE_IND
 
 def read_image(path: str) -> Image.Image:
     """The decoded image in mode RGB (grey, palette and CMYK files are converted)."""
-    image = _decode(path)
+    return as_rgb(_decode(path))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB; 16-bit grey keeps its upper 8 bits, which Pillow would clip to white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     # convert() copies even when there is nothing to do: 6 MB an image at 1024x2048
     return image if image.mode == "RGB" else image.convert("RGB")
 

@@ -3,13 +3,27 @@
 Source: Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017.
 """
 
+from pathlib import Path
+
 from PIL import Image
 
-from ._files import checked_folder, checked_pairs, checked_split, images_below, lookup_table, read_pair
+from ._files import (
+    checked_folder,
+    checked_pairs,
+    checked_split,
+    images_below,
+    lookup_table,
+    read_image,
+    read_pair,
+    void_target,
+)
 from ._palettes import bit_palette
 
-LAYOUT = "<root>/images/{training,validation}/<name>.jpg and <root>/annotations/{training,validation}/<name>.png"
-SPLITS = {"train": "training", "val": "validation"}
+LAYOUT = (
+    "<root>/images/{training,validation}/<name>.jpg and <root>/annotations/{training,validation}/<name>.png, "
+    "for test <root>/images/testing/<name>.jpg or <root>/release_test/testing/<name>.jpg"
+)
+SPLITS = {"train": "training", "val": "validation", "test": "testing"}
 # label files count from 1; 0 is everything outside the 150 classes
 TABLE = lookup_table({raw: raw - 1 for raw in range(1, 151)}, ignore=(0,))
 
@@ -34,7 +48,8 @@ class ADE20K:
 
     Args:
         root: the folder that holds `images` and `annotations`.
-        split: train or val.
+        split: train, val, or test (a download of its own, release_test). The test labels are not public: its targets
+            are 255 everywhere.
 
     Items: (image, target): RGB image and mode L target with train ids 0..149 (id - 1 of the file), 255 where it has 0.
     The palette is VOC's colour map from id 1 on, not the colours of the challenge.
@@ -51,19 +66,27 @@ class ADE20K:
 
     def __init__(self, root: str, split: str):
         part = SPLITS[checked_split(split, SPLITS)]
-        folder = checked_folder(f"{root}/images/{part}", LAYOUT)
-        labels = checked_folder(f"{root}/annotations/{part}", LAYOUT)
+        released = Path(root, "release_test", "testing")
+        folder = checked_folder(released if split == "test" and released.is_dir() else f"{root}/images/{part}", LAYOUT)
         images = images_below(folder)
         if not images:
             raise ValueError(f"{folder}: no images. Expected layout: {LAYOUT}")
         self.names = list(images)
+        if split == "test":
+            self.files = [(image, None) for image in images.values()]
+            return
+        labels = checked_folder(f"{root}/annotations/{part}", LAYOUT)
         self.files = checked_pairs(images, images_below(labels), f"{labels}/{{key}}.png")
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
-        return read_pair(*self.files[index], TABLE, "ADE20K's ids are 1..150 and 0 for everything else")
+        image_path, label_path = self.files[index]
+        if label_path is None:
+            image = read_image(image_path)
+            return image, void_target(image)
+        return read_pair(image_path, label_path, TABLE, "ADE20K's ids are 1..150 and 0 for everything else")
 
     def name(self, index: int) -> str:
         """The file stem, e.g. ADE_train_00000001."""

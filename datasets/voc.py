@@ -20,6 +20,7 @@ from ._files import (
     read_image,
     read_label,
     read_list,
+    void_target,
 )
 from ._palettes import bit_palette
 
@@ -27,7 +28,7 @@ LAYOUT = (
     "<root>/JPEGImages/<id>.jpg, <root>/SegmentationClass/<id>.png, <root>/ImageSets/Segmentation/<split>.txt, "
     "for train_aug also <root>/SegmentationClassAug/<id>.png or SBD's folder"
 )
-SPLITS = ("train", "val", "trainval", "train_aug")
+SPLITS = ("train", "val", "trainval", "train_aug", "test")
 TABLE = lookup_table({index: index for index in range(21)})
 RULE = "VOC's masks hold 0..20 and 255 for object borders"
 
@@ -37,9 +38,11 @@ class VOC:
 
     Args:
         root: the folder that holds `JPEGImages`, or one that holds `VOCdevkit/VOC2012` or `VOC2012`.
-        split: train (1464), val (1449), trainval (2913), or train_aug: the 10582 images of train plus SBD.
-        sbd: for train_aug only, SBD's folder (the one with `cls/*.mat`, or the one above `dataset/cls`). A mask is
-            looked for in SegmentationClassAug, SegmentationClass and sbd, in this order.
+        split: train (1464), val (1449), trainval (2913), train_aug: the 10582 images of train plus SBD, or test (1456;
+            a download of its own). The test labels are not public: its targets are 255 everywhere.
+        sbd: SBD's folder (the one with `cls/*.mat`, or the one above `dataset/cls`), read for train_aug only: a
+            recipe's arguments go to all its splits. A mask is looked for in SegmentationClassAug, SegmentationClass
+            and sbd, in this order.
 
     Items: (image, target): RGB image and mode L target with train ids 0..20 (0 background), 255 on object borders.
 
@@ -58,8 +61,6 @@ class VOC:
 
     def __init__(self, root: str, split: str, *, sbd: str | None = None):
         checked_split(split, SPLITS)
-        if sbd is not None and split != "train_aug":
-            raise ValueError(f"sbd: only the split train_aug reads SBD's masks, got split {split!r}")
         folder = _devkit(root)
         images = checked_folder(folder / "JPEGImages", LAYOUT)
         mask_folders = [(folder / "SegmentationClass", ".png")]
@@ -70,6 +71,9 @@ class VOC:
                 mask_folders.append((_sbd_masks(sbd), ".mat"))
         else:
             self.names = read_list(folder / "ImageSets" / "Segmentation" / f"{split}.txt", LAYOUT)
+        if split == "test":
+            self.files = [(image, None) for image in _listed(self.names, images)]
+            return
         self.files = _pairs(self.names, images, [entry for entry in mask_folders if entry[0].is_dir()])
 
     def __len__(self) -> int:
@@ -78,6 +82,8 @@ class VOC:
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
         image_path, mask_path = self.files[index]
         image = read_image(image_path)
+        if mask_path is None:
+            return image, void_target(image)
         target = _read_sbd(mask_path) if mask_path.endswith(".mat") else read_label(mask_path, TABLE, RULE)
         check_sizes(image, target, image_path, mask_path)
         return image, target
@@ -101,22 +107,27 @@ def _sbd_masks(sbd: str) -> Path:
     raise FileNotFoundError(f"{sbd}: no SBD masks here. Expected layout: <sbd>/cls/<id>.mat or dataset/cls below it")
 
 
+def _listed(names: list[str], images: Path) -> list[str]:
+    """Path of the image of each id."""
+    present = set(os.listdir(images))
+    for name in names:
+        if f"{name}.jpg" not in present:
+            raise FileNotFoundError(f"{images / name}.jpg: the image is on the list but does not exist")
+    return [str(images / f"{name}.jpg") for name in names]
+
+
 def _pairs(names: list[str], images: Path, mask_folders: list[tuple[Path, str]]) -> list[tuple[str, str]]:
     """Paths of image and mask per id; each folder is listed once, not asked about every id."""
-    present = set(os.listdir(images))
     listings = [(folder, suffix, set(os.listdir(folder))) for folder, suffix in mask_folders]
     files = []
-    for name in names:
-        image = f"{name}.jpg"
-        if image not in present:
-            raise FileNotFoundError(f"{images / image}: the image is on the list but does not exist")
+    for name, image in zip(names, _listed(names, images)):
         for folder, suffix, found in listings:
             if name + suffix in found:
-                files.append((str(images / image), str(folder / (name + suffix))))
+                files.append((image, str(folder / (name + suffix))))
                 break
         else:
             searched = ", ".join(str(folder) for folder, _ in mask_folders) or "no mask folder at all"
-            raise FileNotFoundError(f"{images / image}: no mask called {name} in {searched}. Expected layout: {LAYOUT}")
+            raise FileNotFoundError(f"{image}: no mask called {name} in {searched}. Expected layout: {LAYOUT}")
     return files
 
 

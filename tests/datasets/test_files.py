@@ -141,3 +141,9 @@ def test_unknown_list_shows_those_there_are() -> None:
 def test_lookup_ids_fit_a_byte() -> None:
     with pytest.raises(ValueError, match="0..255, got 256"):
         lookup_table({256: 0})
+
+
+def test_16_bit_grey_keeps_its_upper_bits(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)).save(tmp_path / "deep.png")
+    image = read_image(str(tmp_path / "deep.png"))
+    assert image.mode == "RGB" and np.asarray(image)[0, :, 1].tolist() == [0, 0, 1, 128, 255]

@@ -65,10 +65,17 @@ def test_what_can_be_wrong_is_said(root: Path) -> None:
         VOC(str(root), "val")
     with pytest.raises(FileNotFoundError, match="no JPEGImages"):
         VOC(str(root / "JPEGImages"), "train")
-    with pytest.raises(ValueError, match="only the split train_aug"):
-        VOC(str(root), "train", sbd="sbd")
+    assert len(VOC(str(root), "train", sbd="not there")) == len(VOC(str(root), "train"))
     with pytest.raises(FileNotFoundError, match="no SBD masks here"):
         VOC(str(root), "train_aug", sbd=str(root / "sbd"))
     (root / "JPEGImages" / "2007_000001.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"2007_000001\.jpg: the image is on the list"):
         VOC(str(root), "train")
+
+
+def test_test_images_have_nothing_to_count(root: Path) -> None:
+    (root / "ImageSets/Segmentation/test.txt").write_text("2008_000003\n")
+    dataset = VOC(str(root), "test")
+    image, target = dataset[0]
+    assert len(dataset) == 1 and dataset.name(0) == "2008_000003"
+    assert target.size == image.size == (22, 1) and (np.asarray(target) == 255).all()
