@@ -88,6 +88,18 @@ def short_side_pair(
     return resize_pair(image, target, short_side_size((image.height, image.width), short_side), resample)
 
 
+def fit_size(image_size: tuple[int, int], base_size: tuple[int, int], ratio: float = 1.0) -> tuple[int, int]:
+    """The largest size of the image's aspect inside ratio * base_size, long side along long side (mmseg)."""
+    sides = int(min(base_size) * ratio), int(max(base_size) * ratio)
+    factor = min(sides[0] / min(image_size), sides[1] / max(image_size))
+    return max(int(image_size[0] * factor + 0.5), 1), max(int(image_size[1] * factor + 0.5), 1)
+
+
+def fitted_pair(image: Image.Image, target: Image.Image, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The image resized to just fit into `size`, the target as it is: what mmsegmentation scores on."""
+    return resize_image(image, fit_size((image.height, image.width), size), "opencv"), np.asarray(target)
+
+
 def _steps(
     image_size: tuple[int, int], size: tuple[int, int], resample: Resample, factor: float | None
 ) -> tuple[float, float]:

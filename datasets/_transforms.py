@@ -15,7 +15,7 @@ from ._photometric import (
     draw_distortion,
     recolor,
 )
-from ._resample import resample_image, resample_label, short_side_size
+from ._resample import fit_size, resample_image, resample_label, short_side_size
 
 # mmseg tries a crop and up to ten more; the last one is taken as it comes
 CROP_REDRAWS = 10
@@ -187,13 +187,6 @@ class Transform:
 def factor_size(image_size: tuple[int, int], factor: float) -> tuple[int, int]:
     """factor * (height, width), halves rounded to even as OpenCV does."""
     return max(round(image_size[0] * factor), 1), max(round(image_size[1] * factor), 1)
-
-
-def fit_size(image_size: tuple[int, int], base_size: tuple[int, int], ratio: float) -> tuple[int, int]:
-    """The largest size of the image's aspect inside ratio * base_size, long side along long side (mmseg)."""
-    sides = int(min(base_size) * ratio), int(max(base_size) * ratio)
-    factor = min(sides[0] / min(image_size), sides[1] / max(image_size))
-    return max(int(image_size[0] * factor + 0.5), 1), max(int(image_size[1] * factor + 0.5), 1)
 
 
 def side_size(image_size: tuple[int, int], side: int, scale: Literal["short_side", "long_side"]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from segkd.datasets._parts_of_a_set import Chosen, ImagesBelow, WithoutLabels, labelled_indices
-from segkd.datasets._resample import resize_pair, short_side_pair
+from segkd.datasets._resample import fitted_pair, resize_pair, short_side_pair
 from segkd.losses._task import Features, Task
 from segkd.runner import parts
 from segkd.runner.batch import Batch
@@ -107,9 +107,11 @@ def build_training_batches(
 
 
 def fixed_resize(recipe: Recipe, scoring: bool):
-    """What brings image and label to data.resize (always) or evaluate.short_side (when scoring); None for nothing."""
+    """What resizes image and label as data.resize says, or when scoring evaluate.short_side or fit; None: nothing."""
     if scoring and recipe.evaluate.short_side is not None:
         return functools.partial(short_side_pair, short_side=recipe.evaluate.short_side)
+    if scoring and recipe.evaluate.fit is not None:
+        return functools.partial(fitted_pair, size=recipe.evaluate.fit)
     if recipe.data.resize is not None:
         return functools.partial(resize_pair, size=recipe.data.resize)
     return None

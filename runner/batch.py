@@ -127,10 +127,11 @@ def collate(views: list[View | Exception], mix=None) -> Batch | Exception:
         ]
     images, targets = zip(*pairs)
     indices = [view.index for view in views]
-    sizes = {image.shape[:2]: index for image, index in zip(images, indices)}
+    # a protocol may bring images of different labels to one size
+    sizes = {(image.shape[:2], target.shape): index for (image, target), index in zip(pairs, indices)}
     if len(sizes) > 1:
         shown = " and ".join(
-            f"number {index} has {height}x{width}" for (height, width), index in list(sizes.items())[:2]
+            f"number {index} has {height}x{width}" for (_, (height, width)), index in list(sizes.items())[:2]
         )
         return ValueError(
             f"images of different sizes cannot be scored in one batch ({shown} pixels); set evaluate.batch_size to 1, "

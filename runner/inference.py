@@ -1,4 +1,4 @@
-"""Class scores of whole images at label size: one pass or sliding windows, several scales, mirrored or not."""
+"""Class scores of whole images at label size: one pass, halves or sliding windows, several scales, mirrored or not."""
 
 import math
 from typing import Literal
@@ -16,20 +16,23 @@ def predict(
     images: Tensor,
     size: tuple[int, int],
     *,
-    mode: Literal["whole", "slide"] = "whole",
+    mode: Literal["whole", "slide", "halves"] = "whole",
     window: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
+    smaller: Literal["pad", "shrink"] = "pad",
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
     average: Literal["logits", "softmax"] = "logits",
+    resizes: Literal[1, 2] = 1,
+    align_corners: bool | None = None,
 ) -> Tensor:
     """Scores of a batch of equally sized images.
 
-    `whole` runs the network once per view and resizes its logits to `size`. `slide` lays
+    `whole` runs the network once per view and resizes its logits to `size`. `halves` runs it on the left and the
+    right half and puts their logits side by side before the resize, as CIRKD does with SegFormer. `slide` lays
     ceil((H - window) / stride) + 1 windows along each side, the last one shifted inside, resizes each window's
-    logits to the window, averages them where windows overlap, and resizes the result to `size`. An image smaller
-    than the window is padded evenly on both sides with the network's mean colour, zero after its normalisation.
-    Every resize of scores is bilinear by the family's own align_corners. Views (scales, flips) are averaged.
+    logits to the window, averages them where windows overlap, and resizes the result to `size`. Every resize of
+    scores is bilinear. Views (scales, flips) are averaged.
 
     Args:
         network: forward(images) -> Prediction; put it in eval mode first. Its `normalize` gives the mean colour; a
@@ -38,9 +41,13 @@ def predict(
         size: height and width of the result, usually the label's.
         window, stride: height and width in pixels of the scaled image, for `slide`; the stride defaults to
             ceil(2/3 of the window), as TriKD uses it.
+        smaller: an image smaller than the window is padded evenly on both sides with the network's mean colour, zero
+            after its normalisation; or the window is shrunk to it.
         scales: factors on the image size. The images are resized bilinearly, without antialiasing.
         flip: average with the mirrored image's scores.
         average: what windows and views are averaged as: raw logits, or probabilities.
+        resizes: of the logits of whole images: to `size` at once, or to the view's size and then to `size`.
+        align_corners: of every resize of scores; None takes the network family's own.
 
     Returns:
         (B, K, *size) float32.
@@ -58,9 +65,11 @@ def predict(
         view = _scaled(images, scale)
         view = view.flip(-1) if mirrored else view
         if mode == "slide":
-            result = _slide(network, view, size, window, stride, average)
+            inside = _shrunk(window, view) if smaller == "shrink" else window
+            result = _slide(network, view, size, inside, stride, average, align_corners)
         else:
-            result = _scores(network, view, size, average)[0]
+            sizes = [tuple(view.shape[-2:]), size] if resizes == 2 else [size]
+            result = _scores(network, view, sizes, average, align_corners, halves=mode == "halves")[0]
         result = result.flip(-1) if mirrored else result
         if len(views) == 1:
             return result
@@ -69,11 +78,27 @@ def predict(
     return total.div_(len(views))
 
 
-def _scores(network: nn.Module, images: Tensor, size: tuple[int, int], average: str) -> tuple[Tensor, bool]:
-    """(B, K, *size) float32 scores of one forward pass, and the family's align_corners."""
-    prediction = network(images)
-    scores = resize(prediction.logits.float(), size, prediction.align_corners)
-    return (scores.softmax(1) if average == "softmax" else scores), prediction.align_corners
+def _scores(
+    network: nn.Module,
+    images: Tensor,
+    sizes: list[tuple[int, int]],
+    average: str,
+    align_corners: bool | None,
+    *,
+    halves: bool = False,
+) -> tuple[Tensor, bool]:
+    """(B, K, *sizes[-1]) float32 scores of one forward pass, resized to each size in turn, and how they were resized.
+
+    `halves` makes two passes of it, one for each half of the image.
+    """
+    middle = images.shape[-1] // 2
+    parts = (images[..., :middle], images[..., middle:]) if halves else (images,)
+    predictions = [network(part) for part in parts]
+    aligned = predictions[0].align_corners if align_corners is None else align_corners
+    scores = torch.cat([prediction.logits.float() for prediction in predictions], dim=-1)  # (B, K, h, w)
+    for size in sizes:
+        scores = resize(scores, size, aligned)
+    return (scores.softmax(1) if average == "softmax" else scores), aligned
 
 
 def _slide(
@@ -83,26 +108,27 @@ def _slide(
     window: tuple[int, int],
     stride: tuple[int, int],
     average: str,
+    align_corners: bool | None,
 ) -> Tensor:
     height, width = images.shape[-2:]
     images, top, left = _padded(network, images, window)
     rows = _starts(images.shape[-2], window[0], stride[0])
     columns = _starts(images.shape[-1], window[1], stride[1])
-    total, align_corners = None, False
+    total, aligned = None, False
     # windows form a grid, so the overlap count is an outer product
     counts = [torch.zeros(length, device=images.device) for length in images.shape[-2:]]
     for y in rows:
         counts[0][y : y + window[0]] += 1
         for x in columns:
             tile = images[:, :, y : y + window[0], x : x + window[1]]
-            scores, align_corners = _scores(network, tile, window, average)
+            scores, aligned = _scores(network, tile, [window], average, align_corners)
             if total is None:
                 total = scores.new_zeros(*scores.shape[:2], *images.shape[-2:])
             total[:, :, y : y + window[0], x : x + window[1]] += scores
     for x in columns:
         counts[1][x : x + window[1]] += 1
     total.div_(counts[0][:, None] * counts[1])
-    return resize(total[:, :, top : top + height, left : left + width], size, align_corners)
+    return resize(total[:, :, top : top + height, left : left + width], size, aligned)
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
@@ -121,6 +147,10 @@ def _window_and_stride(
     if any(not 1 <= step <= side for step, side in zip(stride, window, strict=True)):
         raise ValueError(f"evaluate: stride {tuple(stride)} must lie in 1..window {tuple(window)}, or it leaves gaps")
     return tuple(window), tuple(stride)
+
+
+def _shrunk(window: tuple[int, int], images: Tensor) -> tuple[int, int]:
+    return min(window[0], images.shape[-2]), min(window[1], images.shape[-1])
 
 
 def _padded(network: nn.Module, images: Tensor, window: tuple[int, int]) -> tuple[Tensor, int, int]:

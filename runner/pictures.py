@@ -103,3 +103,38 @@ def curves(rows: list[dict], file: Path) -> Path:
     figure.savefig(file, dpi=80)
     pyplot.close(figure)
     return file
+
+
+def confusion_picture(matrix: torch.Tensor, class_names: tuple[str, ...] | list[str], file: Path) -> Path:
+    """Where the pixels of each class go, as one PNG.
+
+    Row = class of the label, column = predicted class, in percent of the row's pixels; a class that is never labelled
+    has an empty row. Up to 30 classes have the numbers in their cells, more classes get a larger picture.
+
+    Args:
+        matrix: (K, K) counts, rows = target, columns = prediction.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matrix = matrix.double().numpy()
+    pixels = matrix.sum(1, keepdims=True)
+    shares = 100 * np.divide(matrix, pixels, out=np.full_like(matrix, np.nan), where=pixels > 0)
+    count, cell = len(class_names), 0.4 if len(class_names) <= 30 else 0.16  # inches
+    figure, axes = pyplot.subplots(figsize=(count * cell + 3, count * cell + 2), constrained_layout=True)
+    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=100)
+    letters = 8 if count <= 30 else 6
+    axes.set_xticks(range(count), class_names, rotation=90, fontsize=letters)
+    axes.set_yticks(range(count), class_names, fontsize=letters)
+    axes.set(xlabel="predicted", ylabel="label")
+    for row, column in np.argwhere(np.isfinite(shares)) if count <= 30 else ():
+        share = shares[row, column]
+        axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color="wk"[int(share > 60)])
+    figure.colorbar(image, ax=axes, shrink=min(1.0, 6 / (count * cell)), label="% of the label's pixels")
+    with file.with_name(f".{file.name}.new").open("wb") as new:
+        figure.savefig(new, dpi=100, format="png")
+    Path(new.name).replace(file)
+    pyplot.close(figure)
+    return file

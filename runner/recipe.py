@@ -183,22 +183,25 @@ class Loop(Section):
 
 
 class Evaluate(Section):
-    every: PositiveInt = Field(
-        1000, description="iterations between evaluations; the last iteration is always evaluated"
+    every: PositiveInt = Field(1000, description="iterations between evaluations; the last one is always evaluated")
+    protocol: Literal["cirkd", "dist", "mmseg", "aicsd", "trikd", "tsic"] | None = Field(
+        None, description="whose way of scoring; it fixes most of the fields below, see runner/protocols.py"
     )
-    mode: Literal["whole", "slide"] = "whole"
-    window: tuple[PositiveInt, PositiveInt] | None = Field(
-        None, description="slide only: height, width; default: crop_size"
-    )
+    mode: Literal["whole", "slide", "halves"] = Field("whole", description="halves: left and right, put together")
+    window: tuple[PositiveInt, PositiveInt] | None = Field(None, description="slide: height, width; default: crop_size")
     stride: tuple[PositiveInt, PositiveInt] | None = Field(None, description="slide only; default: 2/3 of the window")
-    average: Literal["logits", "softmax"] = Field(
-        "logits", description="what windows, scales and flips are averaged in"
+    smaller: Literal["pad", "shrink"] = Field(
+        "pad", description="slide: an image smaller than the window is padded, or the window is shrunk to it"
     )
+    average: Literal["logits", "softmax"] = Field("logits", description="what windows and views are averaged in")
     scales: list[PositiveFloat] = Field([1.0], min_length=1, description="image sizes the scores are averaged over")
     flip: bool = Field(False, description="also average with the mirrored image")
-    short_side: PositiveInt | None = Field(
-        None, description="resize images and labels to this short side first (AICSD's protocol)"
+    fit: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="height, width images just fit into, whichever way round they lie; labels keep their size"
     )
+    short_side: PositiveInt | None = Field(None, description="short side that images and labels are resized to first")
+    resizes: Literal[1, 2] = Field(1, description="2: scores of whole images go to the image's size, then the label's")
+    align_corners: bool | None = Field(None, description="how scores are resized; default: the network family's way")
     absent: Literal["skip", "zero"] = Field(
         "skip", description="a class in neither labels nor predictions: left out of the mean, or 0 in it"
     )
@@ -269,6 +272,6 @@ class Recipe(Section):
         values = self.model_dump(mode="json", by_alias=True)
         others = [network["weights"] for network in values["networks"].values()] + [values["baseline"]]
         for other in others:
-            if isinstance(other, dict):
+            if isinstance(other, dict) and "://" not in other["recipe"]:
                 other["recipe"] = os.path.relpath(other["recipe"], self.folder)
         return write(values)

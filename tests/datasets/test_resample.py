@@ -3,7 +3,15 @@ import pytest
 from PIL import Image
 
 from segkd.datasets import _resample
-from segkd.datasets._resample import resample_image, resample_label, resize_pair, short_side_pair, short_side_size
+from segkd.datasets._resample import (
+    fitted_pair,
+    resample_image,
+    resample_label,
+    resize_image,
+    resize_pair,
+    short_side_pair,
+    short_side_size,
+)
 
 
 def random_pair(rng: np.random.Generator, height: int, width: int) -> tuple[Image.Image, Image.Image]:
@@ -94,3 +102,11 @@ def test_short_side_keeps_the_aspect_and_rounds_down() -> None:
     assert short_side_size((61, 24), 33) == (83, 33)
     assert short_side_size((30, 30), 33) == (33, 33)
     assert short_side_pair(*random_pair(np.random.default_rng(0), 61, 24), 33)[0].shape == (83, 33, 3)
+
+
+def test_a_fitted_image_keeps_its_aspect_and_its_label() -> None:
+    image, target = random_pair(np.random.default_rng(0), 60, 45)
+    pixels, labels = fitted_pair(image, target, (32, 64))
+    assert pixels.shape == (43, 32, 3)  # upright: the long side lies along the long one
+    np.testing.assert_array_equal(labels, np.asarray(target))
+    np.testing.assert_array_equal(pixels, resize_image(image, (43, 32), "opencv"))

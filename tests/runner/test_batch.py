@@ -100,6 +100,13 @@ def test_sizes_that_differ_are_one_sentence():
     assert "(number 3 has 3x4 and number 7 has 5x4 pixels); set evaluate.batch_size to 1" in str(found)
 
 
+def test_images_brought_to_one_size_need_labels_of_one_size():
+    other = view(22, 1)
+    other.target = np.zeros((6, 8), np.uint8)
+    error = collate([view(11), other])
+    assert isinstance(error, ValueError) and "number 0 has 3x4 and number 1 has 6x8" in str(error)
+
+
 def test_the_unlabelled_batch_travels_with_the_labelled_one():
     other = Batch(torch.full((2, 3, 4, 4), 7, dtype=torch.uint8), torch.zeros(2, 4, 4, dtype=torch.uint8), [8, 9])
     batch = Batch(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.ones(1, 4, 4, dtype=torch.uint8), [1])

@@ -124,6 +124,33 @@ def test_the_network_output_is_not_written_to():
     assert torch.equal(Constant.logits, torch.ones(1, 2, 8, 8))
 
 
+@pytest.mark.parametrize("align_corners", [False, True, None])
+def test_two_resizes_go_by_way_of_the_image_size(align_corners):
+    network, images = Strided(True), photo(17, 25)
+    aligned = True if align_corners is None else align_corners
+    wanted = resized(resized(network(images).logits, (17, 25), aligned), (40, 60), aligned).detach()
+    torch.testing.assert_close(predict(network, images, (40, 60), resizes=2, align_corners=align_corners), wanted)
+    once = predict(network, images, (40, 60), align_corners=align_corners)
+    torch.testing.assert_close(once, resized(network(images).logits, (40, 60), aligned).detach())
+    assert not torch.allclose(once, wanted)
+
+
+def test_halves_are_put_together_before_the_resize():
+    network, images = Strided(True), photo(16, 32)
+    halves = torch.cat([network(images[..., :16]).logits, network(images[..., 16:]).logits], dim=-1)
+    result = predict(network, images, (32, 64), mode="halves")
+    assert network.seen[2:] == [(16, 16)] * 2
+    torch.testing.assert_close(result, resized(halves, (32, 64), True).detach())
+    assert not torch.allclose(result, predict(network, images, (32, 64)))
+
+
+def test_windows_shrink_to_a_small_image():
+    network, images = Strided(normalize="imagenet"), photo(9, 20)
+    slide = {"mode": "slide", "window": (16, 12), "stride": (16, 8), "smaller": "shrink"}
+    wanted = slide_by_loop(network, images, (9, 12), (16, 8)).detach()
+    torch.testing.assert_close(predict(network, images, (9, 20), **slide), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_errors():
     network, images = Strided(), photo(16, 16)
     with pytest.raises(ValueError, match="mode slide needs a window"):

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from segkd.models._prediction import Normalize, Prediction
-from segkd.runner.pictures import LARGEST, beside, colored, curves, error_map, panels, shown_indices
+from segkd.runner.pictures import LARGEST, beside, colored, confusion_picture, curves, error_map, panels, shown_indices
 from segkd.runner.reading import read
 
 PALETTE = ((10, 20, 30), (40, 50, 60), (70, 80, 90))
@@ -140,3 +140,11 @@ def test_curves(tmp_path, length):
     file = curves(rows, tmp_path / "curves.png")
     assert Image.open(file).size == (1200, 320)
     assert (np.asarray(Image.open(file).convert("RGB")) != 255).any(-1).mean() > 0.01
+
+
+@pytest.mark.parametrize("count, side", [(3, 300), (150, 2500)])
+def test_the_confusion_picture_has_room_for_every_name(tmp_path, count, side):
+    matrix = torch.eye(count, dtype=torch.int64) * 5 + 1
+    matrix[1] = 0  # never labelled
+    file = confusion_picture(matrix, [f"class {index}" for index in range(count)], tmp_path / "confusion.png")
+    assert min(Image.open(file).size) >= side and list(tmp_path.iterdir()) == [file]

@@ -1,6 +1,9 @@
 """The score command on what a run has delivered."""
 
 import json
+import shutil
+
+import pytest
 
 
 def test_score_of_a_run_equals_the_score_it_logged(distill, server, folder):
@@ -29,6 +32,44 @@ def test_score_takes_other_weights_and_another_protocol(distill, server, folder)
     )
     assert result.code == 0, result.err
     assert "windows of 32 x 32" in result.out and "mirrored too" in result.out
+
+
+def test_two_processes_count_what_one_does(distill, server, folder):
+    assert distill("tiny.yaml").code == 0
+    asked = "--boundary", "--calibration", "--confusion", "confusion.png", "--output", "scores.json", "--overwrite"
+    found = []
+    for processes in (1, 2):
+        # one image: the second process has none
+        for images in ("data.args.length=15", "data.args.length=1"):
+            result = server(folder, "score", "runs/tiny", images, *asked, processes=processes)
+            assert result.code == 0, result.err
+            found.append(json.loads((folder / "scores.json").read_text()))
+            assert "boundary IoU" in result.out and "bands 2 % of the image's diagonal wide (1 pixels" in result.out
+            assert "expected calibration error" in result.out and (folder / "confusion.png").stat().st_size > 1000
+    for one, two in zip(found[:2], found[2:]):
+        assert {key: one[key] for key in one if "calibration" not in key} == {
+            key: two[key] for key in two if "calibration" not in key
+        }
+        assert two["calibration_error"] == pytest.approx(one["calibration_error"], rel=1e-6)
+    assert sum(pixels for pixels, _, _ in found[0]["calibration_bins"]) <= 15 * 32 * 48
+
+
+def test_what_cannot_be_scored_is_one_sentence(distill, server, folder):
+    assert distill("tiny.yaml").code == 0
+    shutil.copytree(folder / "runs/tiny/student", folder / "lone")
+    (folder / "there.json").write_text("kept")
+    for arguments, words in (
+        (("lone",), "lone holds no recipe.yaml, so nothing says on which data to score"),
+        (("runs/tiny", "--output", "there.json"), "there.json is there already"),
+        (("runs/tiny", "--confusion", "no/such.png"), "there is no folder no"),
+        (("runs/tiny", "--layout", "mmseg"), "name the file with --weights"),
+        (("runs/tiny", "--boundary", "0"), "a width is a whole number of pixels, got '0'"),
+        (("--boundary", "runs/tiny"), "a recipe goes before --boundary"),
+        (("runs/tiny", "evaluate.protocol=cirkd", "evaluate.mode=slide"), "the protocol cirkd has whole on synthetic"),
+    ):
+        result = server(folder, "score", *arguments)
+        assert result.code == 2 and words in result.err and "Traceback" not in result.err, result.err
+    assert (folder / "there.json").read_text() == "kept"
 
 
 def test_score_without_weights_or_with_an_unknown_network_is_one_sentence(server, folder):
