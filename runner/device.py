@@ -16,6 +16,13 @@ from segkd.runner.recipe import Ramp, Recipe
 from segkd.runner.sampler import images_per_part
 
 
+def find_device() -> torch.device:
+    """Where a command without a recipe computes: the accelerator of this machine if it has one, else its CPU."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
+
+
 def start_accelerator(recipe: Recipe) -> Accelerator:
     """Accelerate with the recipe's precision. DDP looks for unused parameters only where terms come and go.
 

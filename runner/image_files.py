@@ -1,0 +1,191 @@
+"""The images a command line names: files, folders, patterns, frames of animations and videos, decoded ahead of use."""
+
+import glob
+import importlib.util
+import itertools
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from segkd.datasets._files import IMAGE_SUFFIXES, UNDECODABLE, as_rgb
+
+SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
+ANIMATIONS = ("GIF", "TIFF", "WEBP", "PNG")  # a phone's JPEG may hold other pictures too, such as its depth map
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """path: where it lies. name: what comes of it is called, a path without an ending, such as berlin/0001."""
+
+    path: Path
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether Pillow cannot read it."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image or frame. name: as of its file, a frame's number behind it. pixels: (H, W, 3) uint8 RGB."""
+
+    name: str
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that cannot be decoded, or from some frame on not, and why."""
+
+    path: Path
+    reason: str
+
+
+def find_images(words: Iterable[str], leave_out: Path) -> list[ImageFile]:
+    """The image files that paths of files, folders (at any depth) and patterns (such as 'a/**/*.png') mean.
+
+    A file is named by its stem, those of a folder or a pattern by their path below it. Videos are found by their own
+    path or a pattern, not in folders.
+
+    Args:
+        leave_out: a folder whose files do not count, such as the one for the results.
+
+    Raises:
+        FileNotFoundError: no such path. ValueError: nothing found, no image, or two files of one name.
+    """
+    found: dict[str, Path] = {}
+    for word in words:
+        files = [(path, name) for path, name in _named(word) if leave_out.resolve() not in path.resolve().parents]
+        if not files:
+            raise ValueError(f"{word}: no images here ({', '.join(SUFFIXES)}); a video is named by its own path")
+        for path, name in files:
+            other = found.setdefault(name, path)
+            if other.resolve() != path.resolve():
+                raise ValueError(
+                    f"{other} and {path} would both become {name}.png; give them in two calls, or the folder above "
+                    f"them, which keeps their paths apart"
+                )
+    files = [ImageFile(path, name) for name, path in found.items()]
+    video = next((file.path for file in files if file.is_video), None)
+    if video is not None and importlib.util.find_spec("av") is None:
+        raise ValueError(f'{video}: videos need PyAV, which is not installed: pip install -e ".[video]"')
+    return files
+
+
+def _named(word: str) -> Iterator[tuple[Path, str]]:
+    """(path, name) of each file that one word of the command line means."""
+    path, known = Path(word), (*SUFFIXES, *VIDEO_SUFFIXES)
+    if path.is_dir():
+        for folder, folders, names in os.walk(path, followlinks=True):
+            folders.sort()
+            for name in sorted(names):
+                if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                    file = Path(folder, name)
+                    yield file, file.relative_to(path).with_suffix("").as_posix()
+    elif path.exists():
+        if path.suffix.lower() not in known:
+            raise ValueError(f"{word} is neither an image nor a video by its name; these are: {', '.join(known)}")
+        yield path, path.stem
+    elif glob.has_magic(word):
+        fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+        for match in sorted(Path(match) for match in glob.glob(word, recursive=True)):
+            if match.is_file() and match.suffix.lower() in known:
+                yield match, match.relative_to(fixed).with_suffix("").as_posix()
+    else:
+        raise FileNotFoundError(f"there is no file or folder {word}")
+
+
+def frames(file: ImageFile) -> Iterator[Picture | Unreadable]:
+    """What a file shows, upright by its EXIF orientation: one picture, or each frame as <name>/000000, 000001, ..."""
+    count = 0
+    try:
+        for pixels, alone in _video_frames(file.path) if file.is_video else _image_frames(file.path):
+            yield Picture(file.name if alone else f"{file.name}/{count:06d}", pixels)
+            count += 1
+    except UNDECODABLE as error:
+        yield Unreadable(file.path, " ".join(str(error).split()) + (f" (after {count} frames)" if count else ""))
+    else:
+        if not count:
+            yield Unreadable(file.path, "holds no frame")
+
+
+def _image_frames(path: Path) -> Iterator[tuple[np.ndarray, bool]]:
+    """((H, W, 3) uint8, whether it is the only one) of an image or each frame of an animation."""
+    with Image.open(path) as image:
+        count = getattr(image, "n_frames", 1) if image.format in ANIMATIONS else 1
+        for index in range(count):
+            image.seek(index)
+            yield np.asarray(as_rgb(ImageOps.exif_transpose(image))), count == 1
+
+
+def _video_frames(path: Path) -> Iterator[tuple[np.ndarray, bool]]:
+    """((H, W, 3) uint8, False) of each frame of a video."""
+    import av  # for those who have videos
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError("there is no video in it")
+            container.streams.video[0].thread_type = "AUTO"
+            for frame in container.decode(video=0):
+                pixels = frame.to_ndarray(format="rgb24")
+                # phones store how the camera was held; degrees counterclockwise
+                yield np.ascontiguousarray(np.rot90(pixels, round(getattr(frame, "rotation", 0) / 90))), False
+    except av.FFmpegError as error:
+        raise ValueError(str(error)) from error
+
+
+def decoded(files: Iterable[ImageFile], threads: int) -> Iterator[Picture | Unreadable]:
+    """All frames of all files in their order, decoded by threads that stay some images in front."""
+    taken: queue.Queue = queue.Queue(2 * threads)
+    end = object()
+
+    def started(file: ImageFile) -> Iterator[Picture | Unreadable]:
+        pictures = frames(file)
+        return itertools.chain([next(pictures)], pictures)  # further frames are decoded when it is their turn
+
+    def take() -> None:
+        waiting: deque = deque()
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                for file in files:
+                    waiting.append(pool.submit(started, file))
+                    if len(waiting) > threads:
+                        for item in waiting.popleft().result():
+                            taken.put(item)
+                for future in waiting:
+                    for item in future.result():
+                        taken.put(item)
+        except BaseException as error:  # raised where the images are wanted
+            taken.put(error)
+        taken.put(end)
+
+    # a daemon: a command that ends early does not wait for it
+    threading.Thread(target=take, daemon=True).start()
+    while (item := taken.get()) is not end:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+def batches(pictures: Iterable[Picture], batch_size: int) -> Iterator[list[Picture]]:
+    """Pictures of one size together, `batch_size` of them where there are as many."""
+    waiting: dict[tuple[int, ...], list[Picture]] = {}
+    for picture in pictures:
+        group = waiting.setdefault(picture.pixels.shape, [])
+        group.append(picture)
+        if len(group) == batch_size:
+            yield waiting.pop(picture.pixels.shape)
+        elif sum(map(len, waiting.values())) > 4 * batch_size:  # every image may have a size of its own
+            yield waiting.pop(next(iter(waiting)))
+    yield from waiting.values()

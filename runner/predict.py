@@ -1,0 +1,195 @@
+"""Predicts the classes of images: `python runner/predict.py NETWORK INPUT [INPUT ...] --to FOLDER`.
+
+NETWORK is a run folder, a student folder or a Hub id; INPUT an image, a folder, a quoted pattern, an animation or a
+video, whose frames are predicted. FOLDER gets labels/x.png (class ids, 8-bit grey), colored/x.png (the same with the
+data set's palette), overlays/x.png (image and colours blended) and legend.png; the folders of the inputs are kept.
+"""
+
+import argparse
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from segkd.datasets._palettes import bit_palette
+from segkd.runner.command import run_command
+from segkd.runner.console import say
+from segkd.runner.device import find_device
+from segkd.runner.image_files import ImageFile, Picture, Unreadable, batches, decoded, find_images
+from segkd.runner.inference import predict
+from segkd.runner.label_files import Palette, label_image, save_png
+from segkd.runner.pretrained import delivered_folder, from_pretrained, read_config
+
+KINDS = ("labels", "colored", "overlays")
+THREADS = 4  # that decode, and as many that write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Predict the classes of images.", allow_abbrev=False)
+    parser.add_argument("network", help="a run folder, a student folder or a Hub id user/name")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, a folder, a quoted pattern or a video")
+    parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="folder for what is written")
+    parser.add_argument("--write", nargs="+", choices=KINDS, default=KINDS, help="what is written (default: all)")
+    parser.add_argument("--alpha", type=float, default=0.5, help="share of the colours in an overlay (0.5)")
+    parser.add_argument("--batch-size", type=int, default=1, help="images of one size computed at a time (1)")
+    parser.add_argument("--mode", choices=("whole", "slide"), default="whole", help="whole images, or sliding windows")
+    parser.add_argument("--window", type=int, nargs=2, metavar=("H", "W"), help="slide: height and width in pixels")
+    parser.add_argument("--stride", type=int, nargs=2, metavar=("H", "W"), help="slide: default 2/3 of the window")
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0], help="image sizes the scores are averaged over"
+    )
+    parser.add_argument("--flip", action="store_true", help="also average with the mirrored image")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: on a GPU")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in FOLDER already")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args()
+    device = find_device()
+    refuse_wrong(options, device)
+    files = find_images(options.inputs, leave_out=options.to)
+    folder = delivered_folder(options.network)
+    config = read_config(folder)
+    if config["num_classes"] > 256:
+        raise ValueError(f"{folder}: {config['num_classes']} classes do not fit into 8-bit files")
+    palette = config.get("palette") or bit_palette(config["num_classes"])
+    picture = legend(config.get("class_names") or [str(index) for index in range(config["num_classes"])], palette)
+    if not options.overwrite:
+        refuse_existing(files, picture, options)
+    network = from_pretrained(folder).to(device)
+    count, seconds, failed = predict_all(network, files, palette, options, device)
+    if options.write != ["labels"]:
+        save_png(picture, options.to / "legend.png")
+    say(f"{options.to}: {count} images in {seconds:.1f} s, {count / seconds:.1f} images/s")
+    if failed:
+        lines = "\n".join(f"  {item.path}: {item.reason}" for item in failed)
+        print(f"segkd: {len(failed)} files could not be predicted:\n{lines}", file=sys.stderr)
+        sys.exit(1)
+
+
+def refuse_wrong(options: argparse.Namespace, device: torch.device) -> None:
+    """ValueError for values out of range and options that do not go together, before anything is loaded."""
+    if not 0 <= options.alpha <= 1:
+        raise ValueError(f"--alpha {options.alpha}: the share of the colours is between 0 and 1")
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size {options.batch_size}: at least one image")
+    if min(options.scales) <= 0:
+        raise ValueError(f"--scales {' '.join(map(str, options.scales))}: factors on the image size are above 0")
+    if (options.mode == "slide") != (options.window is not None) or (options.stride and not options.window):
+        raise ValueError("--mode slide needs --window H W (and may have --stride H W); whole images have neither")
+    if options.window and (min(options.window) < 1):
+        raise ValueError(f"--window {options.window}: height and width in pixels are at least 1")
+    if options.precision == "bf16" and device.type != "cuda":
+        raise ValueError(f"--precision bf16 is for GPUs, and this computes on {device.type}; leave it out")
+    if options.to.exists() and not options.to.is_dir():
+        raise ValueError(f"--to {options.to} is a file; name a folder")
+
+
+def refuse_existing(files: list[ImageFile], picture: Image.Image, options: argparse.Namespace) -> None:
+    """ValueError if something that would be written is there, or if the folder's legend is another network's."""
+    names = [name for file in files for name in (f"{file.name}.png", f"{file.name}/000000.png")]
+    there = [path for kind in options.write for name in names if (path := options.to / kind / name).exists()]
+    if there:
+        raise ValueError(
+            f"{there[0]} is there already ({len(there)} such files); name another folder with --to, or replace them "
+            f"with --overwrite"
+        )
+    known = options.to / "legend.png"
+    if known.exists():
+        with Image.open(known) as other:
+            if other.size != picture.size or other.convert("RGB").tobytes() != picture.tobytes():
+                raise ValueError(
+                    f"{known}: {options.to} holds another network's classes; name another folder with --to"
+                )
+
+
+def predict_all(
+    network: nn.Module, files: list[ImageFile], palette: Palette, options: argparse.Namespace, device: torch.device
+) -> tuple[int, float, list[Unreadable]]:
+    """Predicts and writes everything.
+
+    Returns:
+        How many images were predicted, the seconds it took, and the files that could not be.
+    """
+    failed: list[Unreadable] = []
+    names: set[str] = set()
+
+    def readable() -> Iterator[Picture]:
+        for item in decoded(files, THREADS):
+            if isinstance(item, Picture) and item.name in names:
+                item = Unreadable(Path(item.name), "a frame and an image of one name; predict them into two folders")
+            if isinstance(item, Picture):
+                names.add(item.name)
+                yield item
+            else:
+                failed.append(item)
+                say(f"{item.path}: cannot be predicted, {item.reason}")
+
+    since = time.perf_counter()
+    total = None if any(file.is_video for file in files) else len(files)
+    bar = tqdm(total=total, unit=" images", desc="predicting", leave=False, disable=None, dynamic_ncols=True)
+    with bar, ThreadPoolExecutor(THREADS) as writers:
+        unwritten: deque = deque()
+        for batch in batches(readable(), options.batch_size):
+            labels = label_maps(network, batch, options, device).cpu().numpy()
+            for picture, found in zip(batch, labels):
+                unwritten.append(writers.submit(write, picture, found, palette, options))
+            while len(unwritten) > 4 * THREADS:
+                unwritten.popleft().result()
+            bar.update(len(batch))
+        for future in unwritten:
+            future.result()
+    return len(names), time.perf_counter() - since, failed
+
+
+def label_maps(network: nn.Module, batch: list[Picture], options: argparse.Namespace, device: torch.device) -> Tensor:
+    """(B, H, W) uint8 predicted classes of pictures of one size."""
+    # (B, H, W, 3) -> (B, 3, H, W): a view in channels_last order, nothing is copied
+    images = torch.from_numpy(np.stack([picture.pixels for picture in batch])).permute(0, 3, 1, 2).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+        scores = predict(
+            network,
+            images,
+            tuple(images.shape[-2:]),
+            mode=options.mode,
+            window=options.window and tuple(options.window),
+            stride=options.stride and tuple(options.stride),
+            scales=tuple(options.scales),
+            flip=options.flip,
+        )
+    return scores.argmax(1).to(torch.uint8)
+
+
+def write(picture: Picture, labels: np.ndarray, palette: Palette, options: argparse.Namespace) -> None:
+    """The files of one picture."""
+    colored = label_image(labels, palette)
+    made = {"labels": lambda: label_image(labels), "colored": lambda: colored}
+    made["overlays"] = lambda: Image.blend(Image.fromarray(picture.pixels), colored.convert("RGB"), options.alpha)
+    for kind in options.write:
+        # photographs: more effort takes ten times as long for a tenth of the bytes
+        save_png(made[kind](), options.to / kind / f"{picture.name}.png", compress_level=1 if kind == "overlays" else 6)
+
+
+def legend(class_names: Iterable[str], palette: Palette) -> Image.Image:
+    """A picture of the classes' colours, ids and names, in columns of 20."""
+    entries = list(zip(class_names, palette))
+    widths = [ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(f"000 {name}") for name, _ in entries]
+    column, line = round(max(widths)) + 40, 18
+    rows = min(len(entries), 20)
+    picture = Image.new("RGB", (column * -(-len(entries) // rows), line * rows + 4), "white")
+    draw = ImageDraw.Draw(picture)
+    for index, (name, color) in enumerate(entries):
+        left, top = column * (index // rows), line * (index % rows) + 4
+        draw.rectangle((left + 4, top, left + 26, top + 13), fill=tuple(color), outline="black")
+        draw.text((left + 32, top), f"{index} {name}", fill="black")
+    return picture
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,188 @@
+"""Makes the files a test server scores: `python runner/submit.py cityscapes runs/<name> --root DATA --to FOLDER`.
+
+The scores are made as the run's recipe says under `evaluate`; evaluate.mode=slide evaluate.flip=true and so on change
+that. Every file is read back and checked before the archive is packed. A call that was stopped goes on where it was.
+runner/servers.py has the formats.
+"""
+
+import argparse
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from segkd.datasets._parts_of_a_set import Chosen
+from segkd.runner import parts
+from segkd.runner.assembly import fixed_resize
+from segkd.runner.checkpoint import write_text
+from segkd.runner.command import run_command
+from segkd.runner.console import say
+from segkd.runner.device import find_device
+from segkd.runner.evaluation import label_map, progress
+from segkd.runner.label_files import check_label_file, label_image, network_fingerprint, pack, save_png
+from segkd.runner.pretrained import delivered_folder, from_pretrained, read_config
+from segkd.runner.protocols import protocol_words
+from segkd.runner.reading import read
+from segkd.runner.recipe import Recipe
+from segkd.runner.sampler import evaluation_batches
+from segkd.runner.servers import SERVERS, Server
+
+CHANGEABLE = ("evaluate.", "data.resize", "data.workers")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the files of a test server.", allow_abbrev=False)
+    parser.add_argument("server", choices=SERVERS, help="whose test server")
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("overrides", nargs="*", help="key=value, such as evaluate.flip=true")
+    parser.add_argument("--root", help="folder the data set lies in (default: the recipe's)")
+    parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="folder for the files and the archive")
+    parser.add_argument("--split", default="test", help="which images (default: test)")
+    parser.add_argument(
+        "--competition", choices=("comp5", "comp6"), default="comp6",
+        help="voc: comp5 if nothing but VOC's data was trained on, not even ImageNet's (default: comp6)",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="start again if FOLDER holds other labels")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_intermixed_args()
+    recipe, folder = read_run(options.run, options.overrides), delivered_folder(options.run)
+    dataset = test_images(options, recipe, read_config(folder))
+    server, labels = SERVERS[options.server], options.to / "labels"
+    files = [
+        labels / server.path(dataset.name(index), options.split, options.competition) for index in range(len(dataset))
+    ]
+    begin(options.to, fingerprint(options, recipe, folder), overwrite=options.overwrite)
+    archive = options.to / server.archive
+    archive.unlink(missing_ok=True)  # one that is there has passed all checks
+    write_labels(folder, dataset, files, recipe, server)
+    sizes = check(dataset, files, labels, server)
+    pack(labels, archive)
+    megabytes = archive.stat().st_size / 1e6
+    say(f"{archive}: {len(files)} label files, each checked, {megabytes:.1f} MB; {protocol_words(recipe)}")
+    expected = server.images.get(options.split, len(files))
+    if len(files) != expected:
+        say(f"the {options.split} split has {expected} images and {len(files)} are here: the server will not take it")
+    if server.size and sizes != {server.size}:
+        say(f"not all images are {server.size[0]}x{server.size[1]} (height x width): the server will not take it")
+
+
+def read_run(run: Path, overrides: list[str]) -> Recipe:
+    """The recipe of a run, with other settings for scoring.
+
+    Raises:
+        FileNotFoundError: not a run folder. ValueError: a setting that does not change how scores are made.
+    """
+    for assignment in overrides:
+        if not assignment.startswith(CHANGEABLE):
+            raise ValueError(f"{assignment}: a trained network's scores depend on {', '.join(CHANGEABLE)} alone")
+    file = run / "recipe.yaml"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"there is no {file}; submit.py needs a run folder, whose recipe says how the network is scored "
+            f"(predict.py writes labels with a student folder alone)"
+        )
+    return read(file, overrides)
+
+
+def test_images(options: argparse.Namespace, recipe: Recipe, config: dict) -> Dataset:
+    """The split of the server's data set. ValueError where the network has other classes."""
+    root = options.root
+    if root is None:
+        if recipe.data.dataset != options.server:
+            raise ValueError(
+                f"{options.run} was trained on {recipe.data.dataset}; say where {options.server} lies with --root"
+            )
+        root = recipe.data.root
+    arguments = recipe.data.args if recipe.data.dataset == options.server and options.split != "test" else {}
+    dataset = parts.build("datasets", options.server, arguments, root, options.split)
+    if list(config.get("class_names") or []) != list(dataset.class_names):
+        raise ValueError(
+            f"{options.run} has other classes than {options.server}, or in another order: "
+            f"{', '.join(map(str, (config.get('class_names') or ['unnamed'])[:5]))}, ... "
+            f"and not {', '.join(dataset.class_names[:5])}, ..."
+        )
+    return dataset
+
+
+def fingerprint(options: argparse.Namespace, recipe: Recipe, folder: Path) -> dict:
+    """What the label files depend on besides the images."""
+    return {
+        "network": network_fingerprint(folder),
+        "server": options.server,
+        "split": options.split,
+        "competition": options.competition,
+        "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"every", "also", "absent", "batch_size"}),
+        "resize": recipe.data.resize and list(recipe.data.resize),
+        "crop_size": list(recipe.data.crop_size),
+    }
+
+
+def begin(folder: Path, wanted: dict, *, overwrite: bool) -> None:
+    """Makes the folder, or goes on with one begun in the same way. ValueError if it holds anything else."""
+    labels, file = folder / "labels", folder / "fingerprint.json"
+    if labels.exists() and not file.is_file():
+        raise ValueError(f"{labels} is there and was not written by submit.py; name another folder with --to")
+    if labels.exists() and json.loads(file.read_text()) != wanted:
+        if not overwrite:
+            raise ValueError(
+                f"{folder} holds labels of another network, split or way of scoring; name another folder with --to, "
+                f"or replace them with --overwrite"
+            )
+        shutil.rmtree(labels)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(wanted, indent=2) + "\n")
+    labels.mkdir(exist_ok=True)
+
+
+def write_labels(folder: Path, dataset: Dataset, files: list[Path], recipe: Recipe, server: Server) -> None:
+    """Predicts the images whose files are not there yet."""
+    missing = [index for index, file in enumerate(files) if not file.exists()]
+    if len(missing) < len(files):
+        say(f"{len(files) - len(missing)} of {len(files)} label files are there already")
+    if not missing:
+        return
+    device = find_device()
+    network, ids = from_pretrained(folder).to(device), np.array(server.ids, dtype=np.uint8)
+    batches = evaluation_batches(
+        Chosen(dataset, missing),
+        workers=recipe.data.workers,
+        resize=functools.partial(image_alone, resize=fixed_resize(recipe, scoring=True)),
+        pin_memory=device.type == "cuda",
+    )
+    for index, batch in zip(missing, progress(batches, total=len(missing), title="predicting", shown=True)):
+        classes = label_map(network, batch.to(device), recipe)[0].cpu().numpy()
+        save_png(label_image(ids[classes], server.palette), files[index])
+
+
+def image_alone(
+    image: Image.Image, target: Image.Image, resize: Callable | None
+) -> tuple[Image.Image | np.ndarray, Image.Image]:
+    """The image at the size it is scored at, beside a target that keeps its own: the size the server wants."""
+    return (image if resize is None else resize(image, target)[0]), target
+
+
+def check(dataset: Dataset, files: list[Path], labels: Path, server: Server) -> set[tuple[int, int]]:
+    """Reads every label file back. ValueError names the first that is not as it must be, or does not belong there.
+
+    Returns:
+        The sizes there are, height and width.
+    """
+    others = sorted({file for file in labels.rglob("*") if file.is_file()} - {*files})
+    if others:
+        raise ValueError(f"{others[0]} belongs to no image of the split ({len(others)} such files); move it away")
+    sizes = set()
+    for index, file in enumerate(progress(files, total=len(files), title="checking", shown=True)):
+        with Image.open(dataset.files[index][0]) as image:  # its header alone
+            size = image.height, image.width
+        check_label_file(file, size, server.ids, server.palette)
+        sizes.add(size)
+    return sizes
+
+
+if __name__ == "__main__":
+    run_command(main)

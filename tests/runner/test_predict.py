@@ -1,0 +1,171 @@
+"""Predictions of a delivered network on any images: the files, their names, what is refused and what goes on."""
+
+import json
+import struct
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segkd.runner import parts, predict
+from segkd.runner.delivered import Delivered, write_folder
+from segkd.runner.inference import predict as scores_of
+from segkd.runner.pretrained import description, from_pretrained
+
+PALETTE = [[128, 64, 128], [70, 70, 70], [220, 20, 60]]
+ARGUMENTS = {"backbone": "mobilenetv2_035", "output_stride": 16, "width": 8}
+
+
+@pytest.fixture
+def student(tmp_path):
+    """A student folder that stands alone, with random weights and no recipe near it."""
+    torch.manual_seed(0)
+    args = parts.completed_arguments("models", "pspnet", ARGUMENTS)
+    network = parts.build("models", "pspnet", args, 3).eval()
+    about = {"class_names": ["road", "building", "person"], "palette": PALETTE, "ignore_index": 255}
+    folder = tmp_path / "somewhere" / "else"
+    folder.mkdir(parents=True)
+    write_folder(Delivered(network, description(network, "segkd", "pspnet", args) | about, None), folder)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Images of three sizes in folders."""
+    rng = np.random.default_rng(0)
+    for name, size in {"a.png": (40, 56), "city/b.png": (33, 65), "city/c.png": (40, 56), "d.webp": (1, 7)}.items():
+        file = tmp_path / "images" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(file, lossless=True)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """command(student, images, "--flip") predicts into the folder it returns."""
+
+    def call(*words, to="out"):
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words), "--to", str(tmp_path / to)])
+        predict.main()
+        return tmp_path / to
+
+    return call
+
+
+def agrees(labels, scores):
+    """Whether labels are the highest scores, but where two are equal to the last digits (batches differ there)."""
+    highest = scores.max(0).values
+    return bool((scores.gather(0, torch.from_numpy(labels).long()[None])[0] > highest - 1e-4).all())
+
+
+def pixels(file):
+    return np.array(Image.open(file).convert("RGB"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_files_equal_a_bare_loop(command, student, images, batch_size, capsys):
+    out = command(student, images, "--batch-size", batch_size)
+    network, names = from_pretrained(student), ("a", "city/b", "city/c", "d")
+    for name in names:
+        image = pixels(next(images.glob(f"{name}.*")))
+        with torch.no_grad():
+            scores = network(torch.from_numpy(image).permute(2, 0, 1)[None]).resized(image.shape[:2])[0]
+        file = Image.open(out / f"labels/{name}.png")
+        labels = np.array(file)
+        assert file.mode == "L" and agrees(labels, scores)
+        colored = Image.open(out / f"colored/{name}.png")
+        assert colored.mode == "P" and np.array_equal(np.array(colored), labels)
+        assert np.array_equal(pixels(out / f"colored/{name}.png"), np.uint8(PALETTE)[labels])
+        blended = (image.astype(float) + np.uint8(PALETTE)[labels]) / 2
+        assert np.abs(pixels(out / f"overlays/{name}.png") - blended).max() <= 1
+        header = [struct.unpack(">BB", (out / f"{kind}/{name}.png").read_bytes()[24:26]) for kind in predict.KINDS]
+        assert header == [(8, 0), (8, 3), (8, 2)]  # grey, indexed, RGB
+    written = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
+    assert written == {f"{kind}/{name}.png" for kind in predict.KINDS for name in names} | {"legend.png"}
+    assert "4 images in" in capsys.readouterr().out
+
+
+def test_windows_scales_and_mirroring_are_those_of_scoring(command, student, images):
+    out = command(
+        student, images / "a.png", "--mode", "slide", "--window", 24, 32, "--stride", 16, 16, "--scales", 0.5, 1.5,
+        "--flip", "--write", "labels",
+    )  # fmt: skip
+    image = torch.from_numpy(pixels(images / "a.png")).permute(2, 0, 1)[None]
+    scores = scores_of(
+        from_pretrained(student), image, (40, 56), mode="slide", window=(24, 32), stride=(16, 16), scales=(0.5, 1.5),
+        flip=True,
+    )  # fmt: skip
+    assert agrees(np.array(Image.open(out / "labels/a.png")), scores[0])
+    assert sorted(path.name for path in out.iterdir()) == ["labels"]
+
+
+def test_an_animation_is_predicted_frame_by_frame(command, student, tmp_path):
+    frames = [Image.new("RGB", (20, 16), color) for color in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    out = command(student, tmp_path / "moving.gif", "--write", "overlays", "--alpha", 0)
+    shown = [pixels(out / f"overlays/moving/{index:06d}.png")[8, 8].tolist() for index in range(3)]
+    assert shown == [[255, 0, 0], [0, 128, 0], [0, 0, 255]]
+    assert Image.open(out / "legend.png").height > 3 * 15
+    with pytest.raises(ValueError, match="moving/000000.png is there already"):
+        command(student, tmp_path / "moving.gif")
+
+
+def test_what_is_there_is_replaced_only_when_told(command, student, images, tmp_path):
+    out = command(student, images / "a.png")
+    (out / "labels/a.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"labels/a\.png is there already \(3 such files\).*--overwrite"):
+        command(student, images)
+    assert (out / "labels/a.png").read_bytes() == b"mine" and not (out / "labels/d.png").exists()
+    command(student, images / "d.webp")  # others may be added
+    command(student, images, "--overwrite")
+    assert Image.open(out / "labels/a.png").size == (56, 40)
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps(config | {"class_names": ["sky", "tree", "car"]}))
+    (tmp_path / "other.png").write_bytes((images / "a.png").read_bytes())
+    with pytest.raises(ValueError, match="holds another network's classes"):
+        command(student, tmp_path / "other.png")
+
+
+def test_unreadable_images_are_named_and_the_rest_goes_on(command, student, images, capsys):
+    (images / "city/text.png").write_text("not an image")
+    (images / "cut.png").write_bytes((images / "a.png").read_bytes()[:300])
+    with pytest.raises(SystemExit) as end:
+        command(student, images, "--write", "labels")
+    told = capsys.readouterr()
+    assert end.value.code == 1 and "2 files could not be predicted" in told.err and "4 images in" in told.out
+    assert "city/text.png: " in told.err and "cut.png: " in told.err
+    assert len(list(images.parent.glob("out/labels/**/*.png"))) == 4
+
+
+def test_bad_input_is_one_sentence(server, student, images, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments, words in (
+        ((student, "empty"), "empty: no images here"),
+        ((student, "missing.png"), "there is no file or folder missing.png"),
+        ((student, "images/*.bmp"), "images/*.bmp: no images here"),
+        (("nowhere", "images"), "there is no folder nowhere"),
+        (("empty", "images"), "empty holds no delivered network"),
+        ((student, "images", "--mode", "slide"), "--mode slide needs --window H W"),
+        ((student, "images", "--mode", "slide", "--window", "8", "8", "--stride", "9", "8"), "leaves gaps"),
+        ((student, "images", "--alpha", "2"), "between 0 and 1"),
+        ((student, "images", "--batch-size", "0"), "at least one image"),
+        ((student, "images", "--scales", "0"), "above 0"),
+        ((student, "images", "--write", "masks"), "invalid choice: 'masks'"),
+    ):  # fmt: skip
+        result = server(tmp_path, "predict", *map(str, arguments), "--to", "out")
+        assert result.code == 2 and words in result.err and "Traceback" not in result.err, result.err
+        assert not (tmp_path / "out").exists()
+    if not torch.cuda.is_available():
+        result = server(tmp_path, "predict", str(student), "images", "--to", "out", "--precision", "bf16")
+        assert result.code == 2 and "computes on" in result.err
+    result = server(tmp_path, "predict", str(student), "images", "--to", "images/a.png")
+    assert result.code == 2 and "is a file" in result.err
+
+
+def test_more_classes_than_a_byte_holds_are_refused(command, student, images):
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps(config | {"num_classes": 300}))
+    with pytest.raises(ValueError, match="300 classes do not fit into 8-bit files"):
+        command(student, images)
