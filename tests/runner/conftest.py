@@ -11,7 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from segkd.runner.bootstrap import mean_iou
+from segkd.runner.reading import read
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 180  # seconds before a run counts as hanging
@@ -149,3 +153,35 @@ def folder(tmp_path: Path) -> Path:
 def distill(server: Commands, folder: Path) -> Callable[..., Result]:
     """distill("tiny.yaml", "seed=1", ..., processes=2) trains to the end and gives the result, whatever it is."""
     return lambda *arguments, **settings: server(folder, "distill", *arguments, **settings)
+
+
+@pytest.fixture
+def fabricate(folder: Path) -> Callable[..., Path]:
+    """fabricate("kd-s0", counts, "seed=0", ...) leaves the folder of a finished run with these (N, K, 3) counts."""
+
+    def made(
+        name: str,
+        counts: np.ndarray,
+        *assignments: str,
+        curve: tuple[tuple[int, float], ...] = ((2, 0.1), (4, 0.2)),
+        teachers: dict[str, float] | None = None,
+        device: str = "cpu, 1 threads",
+        seconds: float = 90.0,
+    ) -> Path:
+        recipe = read(folder / "tiny.yaml", [f"name={name}", *assignments])
+        run, miou = folder / recipe.folder, float(mean_iou(counts.sum(0), recipe.evaluate.absent))
+        (run / "student").mkdir(parents=True)
+        (run / "recipe.yaml").write_text(recipe.dump())
+        summary = {"miou": miou, "seconds": seconds, "parameters": 2_500_000, "flops": 3e9, "milliseconds": 8.0}
+        classes = {"class_names": [f"class {index}" for index in range(counts.shape[1])]}
+        files = {"summary": summary, "student/config": classes, "environment": {"device": device}}
+        for file, values in files.items():
+            (run / f"{file}.json").write_text(json.dumps(values))
+        if teachers:
+            (run / "teachers.json").write_text(json.dumps({name: {"miou": miou} for name, miou in teachers.items()}))
+        rows = [json.dumps({"iteration": iteration, "miou": miou}) + "\n" for iteration, miou in curve]
+        (run / "metrics.jsonl").write_text("".join(rows))
+        np.savez(run / "images.npz", names=np.array([f"{index}.png" for index in range(len(counts))]), counts=counts)
+        return run
+
+    return made

@@ -1,0 +1,39 @@
+"""Compares runs: `python runner/compare.py RUN [RUN ...] [--baseline METHOD_OR_RUN] [--output FOLDER] [--sort]`.
+
+A RUN is a run folder, a folder that holds some, or a pattern of either. Runs that differ in nothing but their seed are
+one row.
+"""
+
+import argparse
+from pathlib import Path
+
+from segkd.runner.command import run_command
+from segkd.runner.comparison import compare
+from segkd.runner.comparison_report import write_comparison
+from segkd.runner.console import say
+from segkd.runner.finished_runs import common_folder, find_runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare runs.", allow_abbrev=False)
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folders, folders that hold some, patterns of either"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="METHOD_OR_RUN",
+        help="what gains are over (default: the runs with the same student that learn from no other network)",
+    )
+    parser.add_argument("--output", type=Path, help="folder for the tables (default: comparison/ beside the runs)")
+    parser.add_argument("--sort", action="store_true", help="the best mIoU first")
+    parser.add_argument("--skip-unfinished", action="store_true", help="leave out runs that have not come to their end")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options = parser.parse_args()
+    runs = find_runs(options.runs, skip_unfinished=options.skip_unfinished)
+    folder = options.output or common_folder(runs) / "comparison"
+    say(write_comparison(compare(runs, baseline=options.baseline, sort=options.sort), folder))
+    say(f"\n{len(runs)} runs: {folder}/table.md, table.csv, table.png, curves.png")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,36 @@
+"""compare.py from the command line."""
+
+import numpy as np
+
+KL = (
+    "networks.teacher={model: deeplabv3, args: {backbone: resnet18}, weights: t, train: false}",
+    "losses=[{loss: cross_entropy}, {loss: kl}]",
+)
+COUNTS = np.array([[[5, 10, 5], [4, 8, 9]], [[9, 10, 9], [1, 8, 1]]])
+
+
+def test_the_tables_lie_beside_the_runs_or_where_asked(server, folder, fabricate):
+    fabricate("none", COUNTS)
+    fabricate("kl", COUNTS, *KL)
+    (fabricate("begun", COUNTS, "seed=1", *KL) / "student/config.json").unlink()
+    result = server(folder, "compare", "runs", "--skip-unfinished", "--baseline", "kl")
+    assert result.code == 0, result.err
+    assert "| none | 1 | 46.90 | +0.00 | +0.00 to +0.00 |" in result.out
+    assert "2 runs: runs/comparison/table.md" in result.out
+    assert server(folder, "compare", "runs/none", "runs/k*", "--output", "elsewhere", "--sort").code == 0
+    assert {path.name for path in (folder / "elsewhere").iterdir()} == {
+        path.name for path in (folder / "runs/comparison").iterdir()
+    }
+
+
+def test_what_cannot_be_compared_is_one_sentence(server, folder, fabricate):
+    fabricate("a", COUNTS)
+    fabricate("b", COUNTS, "evaluate.flip=true")
+    for arguments, told in (
+        (["runs"], "runs/a and runs/b cannot be compared, they differ in protocol: "),
+        (["runs/a", "elsewhere"], "elsewhere holds no run"),
+        (["runs/a", "--baseline", "b"], "--baseline b: no run and no method of that name is compared"),
+    ):
+        result = server(folder, "compare", *arguments)
+        assert result.code == 2 and told in result.err and "Traceback" not in result.err, result.err
+    assert not (folder / "runs/comparison").exists()

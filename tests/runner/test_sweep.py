@@ -1,0 +1,161 @@
+"""Sweeps: what runs when, what happens to runs that fail or are stopped, and one small sweep for real."""
+
+import fcntl
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from segkd.runner import sweep
+from segkd.runner.sweep_plan import Sweep, read_plan
+
+# in place of distill.py: leaves what a finished run leaves, unless its method is told to fail or to wait for a signal
+STAND_IN = """
+import os, pathlib, signal, sys, time
+folder, method = pathlib.Path(sys.argv[1]), sys.argv[2]
+def stop(number, frame):
+    print("saved", flush=True)
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, stop)
+with open("order", "a") as order:
+    order.write(f"{folder.name} {os.environ['OMP_NUM_THREADS']} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
+print("training", folder, flush=True)
+if method == "fails":
+    print("the disk is full", file=sys.stderr)
+    sys.exit(2)
+time.sleep(60 if method == "waits" else 0.2)
+(folder / "student").mkdir(parents=True)
+(folder / "student/config.json").write_text("{}")
+(folder / "summary.json").write_text('{"miou": 0.5}')
+(folder / "recipe.yaml").write_text(sys.argv[3])
+"""
+KL = """
+extends: tiny.yaml
+networks:
+  teacher: {model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false}
+losses: [{loss: cross_entropy}, {loss: kl}]
+"""
+
+
+@pytest.fixture
+def stand_in(folder, monkeypatch):
+    """Runs of tiny.yaml, for each method, trained by the stand-in: stand_in(at_once, "fails", "none", ...)."""
+    monkeypatch.chdir(folder)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(
+        sweep,
+        "command_of",
+        lambda run: [sys.executable, "-c", STAND_IN, str(run.recipe.folder), run.recipe.method_name, run.recipe.dump()],
+    )
+
+    def made(*methods: str, **settings) -> tuple[sweep.Runs, list]:
+        listed = "".join(f"  {method}: tiny.yaml\n" for method in methods)
+        (folder / "sweep.yaml").write_text(f"name: s\nmethods:\n{listed}")
+        return sweep.Runs(Sweep(name="s", methods={"x": "x"}, **settings)), read_plan("sweep.yaml").runs
+
+    yield made
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def order() -> list[list[str]]:
+    """What the stand-ins noted when they started."""
+    return [line.split() for line in Path("order").read_text().splitlines()]
+
+
+def test_runs_go_in_their_order_with_their_threads_and_gpus(stand_in, capsys):
+    runs, listed = stand_in("a", "b", "c", "d", threads=3, gpus=[4, 6])
+    runs.train(listed, at_once=1)
+    assert order() == [[f"s-{method}-s0", "3", "4"] for method in "abcd"]
+    assert not runs.failed
+    out = capsys.readouterr().out
+    assert "[2/4] s-b-s0: started, output in runs/s/s-b-s0.log" in out
+    assert re.search(r"s-b-s0: 50.00 % mIoU after 0:0\d; about 0:0\d left", out) and out.rstrip()[-4:-2] == "0:"
+    assert Path("runs/s/s-b-s0.log").read_text() == "training runs/s/s-b-s0\n"
+
+
+def test_runs_side_by_side_are_spread_over_the_gpus(stand_in):
+    runs, listed = stand_in("a", "b", "c", "d", gpus=[4, 6])
+    runs.train(listed, at_once=2)
+    assert sorted(gpu for _, _, gpu in order()[:2]) == ["4", "6"]
+    threads = str(max(1, os.cpu_count() // 2))
+    assert [count for _, count, _ in order()] == [threads] * 4
+
+
+def test_a_run_that_fails_does_not_stop_the_others(stand_in, capsys):
+    runs, (first, *others) = stand_in("fails", "a", "b")
+    needing = sweep.Run(others[1].recipe, others[1].path, needs=(first.recipe.folder,))
+    runs.train([first, others[0], needing], at_once=1)
+    out = capsys.readouterr().out
+    assert "s-fails-s0 failed with exit code 2; the end of runs/s/s-fails-s0.log:\n    training" in out
+    assert "    the disk is full\n" in out and "s-a-s0: 50.00 % mIoU" in out
+    assert "s-b-s0 is left out: it needs runs/s/s-fails-s0, which failed" in out
+    assert {folder.name for folder in runs.failed} == {"s-fails-s0", "s-b-s0"}
+
+
+def test_a_signal_is_passed_on_and_nothing_new_starts(stand_in, capsys):
+    runs, listed = stand_in("waits", "a")
+
+    def stop():
+        log = Path("runs/s/s-waits-s0.log")
+        while not log.is_file() or "training" not in log.read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    runs.train(listed, at_once=1)
+    assert runs.received == signal.SIGTERM and len(order()) == 1 and not runs.failed
+    out = capsys.readouterr().out
+    assert "waiting for the runs" in out and "s-waits-s0: stopped, will go on when the sweep is started again" in out
+    assert Path("runs/s/s-waits-s0.log").read_text().endswith("saved\n")
+
+
+def test_a_run_that_another_sweep_has_started_is_left_alone(stand_in, capsys):
+    runs, listed = stand_in("a", "b")
+    listed[0].log.parent.mkdir(parents=True)
+    with listed[0].log.open("ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        runs.train(listed, at_once=1)
+    assert "s-a-s0 is left out: it is still running" in capsys.readouterr().out
+    assert [line[0] for line in order()] == ["s-b-s0"] and len(runs.failed) == 1
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped_goes_on_and_ends_with_the_comparison(server, folder):
+    (folder / "kl.yaml").write_text(KL)
+    (folder / "sweep.yaml").write_text(
+        "name: small\nseeds: [0, 1]\nat_once: 2\nthreads: 1\nset: [schedule.iterations=2]\n"
+        "methods: {none: tiny.yaml, kd: {recipe: kl.yaml, set: [losses.kl.weight=2]}}\n"
+    )
+    listed = server(folder, "sweep", "sweep.yaml", "--dry-run")
+    assert listed.code == 0 and listed.out.count("new    runs/small/small-") == 4 and not (folder / "runs").exists()
+
+    server.start(folder, "sweep", "sweep.yaml")
+    while server.running() and not list((folder / "runs").glob("small/*/student")):
+        time.sleep(0.01)
+    server.signal(signal.SIGTERM)
+    stopped = server.wait()
+    assert stopped.code == 143 and "waiting for the runs" in stopped.out, stopped.err
+    assert not (folder / "runs/small/comparison").exists()
+
+    result = server(folder, "sweep", "sweep.yaml")
+    assert result.code == 0, result.out + result.err
+    assert "of 4 runs are done already" in result.out
+    assert (stopped.out + result.out).count(" % mIoU after") == 4  # each was trained to its end once
+    assert "| kd | 2 |" in result.out and (folder / "runs/small/comparison/table.csv").is_file()
+
+    again = server(folder, "sweep", "sweep.yaml", "--only", "kd")
+    assert again.code == 0 and "2 of 2 runs are done already" in again.out and "started" not in again.out
+    assert "| none | 2 |" in again.out  # what the sweep has done before is compared too
+
+
+def test_mistakes_start_nothing(server, folder):
+    (folder / "sweep.yaml").write_text("name: small\nmethods: {none: tiny.yaml, kd: nowhere.yaml}\nset: [seed=2]\n")
+    result = server(folder, "sweep", "sweep.yaml")
+    assert result.code == 2 and "has 2 mistakes, nothing was started" in result.err and "Traceback" not in result.err
+    assert not (folder / "runs").exists()
