@@ -32,7 +32,7 @@ def main() -> None:
     runs = find_runs(options.runs, skip_unfinished=options.skip_unfinished)
     folder = options.output or common_folder(runs) / "comparison"
     say(write_comparison(compare(runs, baseline=options.baseline, sort=options.sort), folder))
-    say(f"\n{len(runs)} runs: {folder}/table.md, table.csv, table.png, curves.png")
+    say(f"\n{len(runs)} runs: {folder}/table.md, table.csv and pictures")
 
 
 if __name__ == "__main__":

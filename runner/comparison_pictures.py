@@ -1,13 +1,15 @@
-"""A comparison as pictures: the table beside its gains, and the curves of the methods."""
+"""A comparison as pictures: the table beside its gains, the curves of the methods, and what their students see."""
 
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from segkd.runner.comparison import Comparison
 
 LINE, GAP = 0.3, 0.2  # inches: height of a line, space between two columns
 GAINS = 3.2  # inches: width of the picture of the gains
+NAME = 110  # pixels: width of a method's name beside its examples
 
 
 def draw_table(comparison: Comparison, columns: tuple[str, ...], lines: list[list[str]], file: Path) -> Path:
@@ -75,6 +77,27 @@ def draw_curves(comparison: Comparison, file: Path) -> Path:
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.savefig(file)
     pyplot.close(figure)
+    return file
+
+
+def draw_examples(comparison: Comparison, file: Path) -> Path | None:
+    """A validation image as each method's first run saw it at its best: its panel, a line a method.
+
+    None, and no file, where no image is in the panels of all of them.
+    """
+    firsts = [row.runs[0] for row in comparison.rows]
+    folders = [run.folder / "panels" / f"step-{run.summary['iteration']:08d}" for run in firsts]
+    shared = set.intersection(*({path.name for path in folder.glob("*.png")} for folder in folders))
+    if not shared:
+        return None
+    panels = [Image.open(folder / min(shared)).convert("RGB") for folder in folders]
+    width, height = (max(panel.size[side] for panel in panels) for side in (0, 1))
+    picture = Image.new("RGB", (NAME + width, len(panels) * height), "white")
+    draw = ImageDraw.Draw(picture)
+    for line, (row, panel) in enumerate(zip(comparison.rows, panels)):
+        draw.text((2, line * height + height // 2), row.method, fill="black", font_size=13)
+        picture.paste(panel, (NAME, line * height))
+    picture.save(file)
     return file
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from segkd.runner import checkpoint
 from segkd.runner.bootstrap import DRAWS
 from segkd.runner.comparison import Comparison, Row
-from segkd.runner.comparison_pictures import draw_curves, draw_table
+from segkd.runner.comparison_pictures import draw_curves, draw_examples, draw_table
 from segkd.runner.console import clock
 
 COLUMNS = ("data set", "teacher (mIoU %)", "student", "method", "seeds", "mIoU (%)", "gain", "95 % interval",
@@ -16,14 +16,16 @@ COLUMNS = ("data set", "teacher (mIoU %)", "student", "method", "seeds", "mIoU (
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> str:
-    """Writes table.md, table.csv, table.png and curves.png into a folder, over those of an earlier comparison.
+    """Writes table.md, table.csv and the pictures into a folder, over those of an earlier comparison.
 
     Returns:
         What table.md says, for the console.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = report(comparison)
-    checkpoint.write_text(folder / "table.md", f"{text}\n\n![table](table.png)\n\n![curves](curves.png)\n")
+    pictures = ["table", "curves"] + (["examples"] if draw_examples(comparison, folder / "examples.png") else [])
+    shown = "\n\n".join(f"![{name}]({name}.png)" for name in pictures)
+    checkpoint.write_text(folder / "table.md", f"{text}\n\n{shown}\n")
     checkpoint.write_text(folder / "table.csv", table_csv(comparison))
     draw_table(comparison, COLUMNS, [cells(row) for row in comparison.rows], folder / "table.png")
     draw_curves(comparison, folder / "curves.png")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from segkd.runner.comparison import compare
-from segkd.runner.comparison_pictures import draw_curves, draw_table
+from segkd.runner.comparison_pictures import NAME, draw_curves, draw_examples, draw_table
 from segkd.runner.finished_runs import find_runs
 
 KL = (
@@ -38,3 +38,17 @@ def test_curves_are_drawn_where_all_seeds_were_scored(comparison, tmp_path):
     blue, orange = (np.abs(picture - color).sum(-1) < 30 for color in ((31, 119, 180), (255, 127, 14)))
     plot = slice(0, 750)  # left of the legend
     assert blue[:, plot].any(0).nonzero()[0].max() > orange[:, plot].any(0).nonzero()[0].max() + 100
+
+
+def test_examples_are_the_panels_of_the_best_checkpoints(comparison, tmp_path):
+    file = tmp_path / "examples.png"
+    assert draw_examples(comparison, file) is None and not file.exists()
+    for row, color in zip(comparison.rows, ("red", "blue")):
+        panels = row.runs[0].folder / "panels"
+        for step, shade in ((2, "white"), (row.runs[0].summary["iteration"], color)):
+            (panels / f"step-{step:08d}").mkdir(parents=True)
+            for name in ("b.png", f"{color}.png"):
+                Image.new("RGB", (60, 20), shade).save(panels / f"step-{step:08d}" / name)
+    picture = Image.open(draw_examples(comparison, file))
+    assert picture.size == (NAME + 60, 40)
+    assert picture.getpixel((NAME + 5, 5)) == (255, 0, 0) and picture.getpixel((NAME + 5, 25)) == (0, 0, 255)
