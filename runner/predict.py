@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from segkd.datasets._palettes import bit_palette
+from segkd.datasets._resample import resize_image
 from segkd.runner.command import run_command
 from segkd.runner.console import say
 from segkd.runner.device import find_device
@@ -40,6 +41,11 @@ def main() -> None:
     parser.add_argument("--write", nargs="+", choices=KINDS, default=KINDS, help="what is written (default: all)")
     parser.add_argument("--alpha", type=float, default=0.5, help="share of the colours in an overlay (0.5)")
     parser.add_argument("--batch-size", type=int, default=1, help="images of one size computed at a time (1)")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--resize", type=int, nargs=2, metavar=("H", "W"), help="size the network sees images at (default: as trained)"
+    )
+    size.add_argument("--native", action="store_true", help="it sees them at their own size, however it was trained")
     parser.add_argument("--mode", choices=("whole", "slide"), default="whole", help="whole images, or sliding windows")
     parser.add_argument("--window", type=int, nargs=2, metavar=("H", "W"), help="slide: height and width in pixels")
     parser.add_argument("--stride", type=int, nargs=2, metavar=("H", "W"), help="slide: default 2/3 of the window")
@@ -63,6 +69,8 @@ def main() -> None:
     if not options.overwrite:
         refuse_existing(files, picture, options)
     network = from_pretrained(folder).to(device)
+    # a network trained on images of a third of their size knows streets a third as wide
+    options.resize = None if options.native else options.resize or config.get("resize")
     count, seconds, failed = predict_all(network, files, palette, options, device)
     if options.write != ["labels"]:
         save_png(picture, options.to / "legend.png")
@@ -83,6 +91,8 @@ def refuse_wrong(options: argparse.Namespace, device: torch.device) -> None:
         raise ValueError(f"--scales {' '.join(map(str, options.scales))}: factors on the image size are above 0")
     if (options.mode == "slide") != (options.window is not None) or (options.stride and not options.window):
         raise ValueError("--mode slide needs --window H W (and may have --stride H W); whole images have neither")
+    if options.resize and min(options.resize) < 1:
+        raise ValueError(f"--resize {options.resize}: height and width in pixels are at least 1")
     if options.window and (min(options.window) < 1):
         raise ValueError(f"--window {options.window}: height and width in pixels are at least 1")
     if options.precision == "bf16" and device.type != "cuda":
@@ -149,14 +159,17 @@ def predict_all(
 
 
 def label_maps(network: nn.Module, batch: list[Picture], options: argparse.Namespace, device: torch.device) -> Tensor:
-    """(B, H, W) uint8 predicted classes of pictures of one size."""
+    """(B, H, W) uint8 predicted classes of pictures of one size, at that size."""
+    pixels = [picture.pixels for picture in batch]
+    if options.resize:
+        pixels = [resize_image(Image.fromarray(one), tuple(options.resize)) for one in pixels]
     # (B, H, W, 3) -> (B, 3, H, W): a view in channels_last order, nothing is copied
-    images = torch.from_numpy(np.stack([picture.pixels for picture in batch])).permute(0, 3, 1, 2).to(device)
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
         scores = predict(
             network,
             images,
-            tuple(images.shape[-2:]),
+            batch[0].pixels.shape[:2],
             mode=options.mode,
             window=options.window and tuple(options.window),
             stride=options.stride and tuple(options.stride),

@@ -65,6 +65,9 @@ def record_evaluation(
         + "".join(f" | {words} {percent(other.miou)}" for words, other in others.items())
     )
     tracking.dashboard.summarize({"best_miou": state.best_miou, "best_iteration": state.best_iteration})
+    if state.best_iteration == iteration:
+        best = {f"best_iou/{name}": iou for name, iou in zip(val_set.class_names, result.iou_per_class)}
+        tracking.dashboard.summarize({**best, "best_pixel_accuracy": result.pixel_accuracy})
     frozen = {name: state.graph.network(name) for name, network in recipe.networks.items() if not network.train}
     frozen = {name: network for name, network in frozen.items() if gives_scores(network)}
     files = panels(
@@ -99,6 +102,7 @@ def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Rec
             "class_names": list(val_set.class_names),
             "palette": [list(color) for color in val_set.palette],
             "ignore_index": val_set.ignore_index,
+            "resize": recipe.data.resize,
             "recipe": recipe.name,
             "miou": state.best_miou,
             "iteration": state.best_iteration,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from segkd.datasets._resample import resize_image
 from segkd.runner import parts, predict
 from segkd.runner.delivered import Delivered, write_folder
 from segkd.runner.inference import predict as scores_of
@@ -99,6 +100,20 @@ def test_windows_scales_and_mirroring_are_those_of_scoring(command, student, ima
     )  # fmt: skip
     assert agrees(np.array(Image.open(out / "labels/a.png")), scores[0])
     assert sorted(path.name for path in out.iterdir()) == ["labels"]
+
+
+def test_a_network_sees_images_at_the_size_it_was_trained_on(command, student, images):
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps(config | {"resize": [20, 28]}))
+
+    def expected(size):
+        small = resize_image(Image.open(images / "city/b.png"), size)
+        with torch.no_grad():
+            return from_pretrained(student)(torch.from_numpy(small).permute(2, 0, 1)[None]).resized((33, 65))[0]
+
+    for words, size in (([], (20, 28)), (["--resize", 24, 40], (24, 40)), (["--native"], (33, 65))):
+        out = command(student, images / "city", "--write", "labels", *words, to=f"{size[0]}")
+        assert agrees(np.array(Image.open(out / "labels/b.png")), expected(size))
 
 
 def test_an_animation_is_predicted_frame_by_frame(command, student, tmp_path):
