@@ -5,7 +5,7 @@ import re
 import torch
 from parity_baselines import head_task, on_heads, parameters, restore, states
 from parity_losses import NEAR, Arrays, build, prediction, results, tensors
-from parity_recorded import Recorded, graph_of, losses_of, recipe_of
+from parity_recorded import RECIPES, Recorded, graph_of, losses_of, recipe_of
 from torch import Tensor, nn
 
 from segkd.losses._gcn import GCN
@@ -127,37 +127,30 @@ def gcn(case: dict, arrays: Arrays) -> Arrays:
     return results((output * weight).sum(), leaves, output=output)
 
 
-CIRKD_V2 = """
-name: cirkd-v2
-data: {dataset: synthetic, crop_size: [64, 64]}
-networks:
-  student: {model: deeplabv3, args: {backbone: resnet18}}
-  teacher: {model: deeplabv3, args: {backbone: resnet101}, train: false}
-losses:
-  - {loss: cross_entropy, label: task}
-  - {loss: kl, label: kd}
-  - {loss: cirkd_v2, label: relations, args: {gather: true}}     # of one process: only silences a warning
-schedule: {iterations: 40000}
-"""
+CIRKD_V2 = RECIPES / "cityscapes" / "cirkdv2_dv3r101_dv3r18.yaml"
+# its labels -> the originals' names of the terms
+TERMS = {"cross_entropy": "task", "kl": "kd"}
 
 
 def cirkdv2_objective(case: dict, arrays: Arrays) -> Arrays:
+    """CIRKDv2 as its recipe for Cityscapes lists it."""
     params, inputs, state = case["params"], tensors(arrays), states(arrays)
     weights = dict(params["lambdas"])
     kd, channel_mse = weights.pop("kd"), weights.pop("channel_kd")
     use_gcn = params["use_gcn"] and weights["fitnet"] != 0
-    options = {"gcn": use_gcn, "channel_mse": channel_mse} | weights
+    # gather: of one process, it only silences the warning for a single image
+    options = {"gcn": use_gcn, "channel_mse": channel_mse, "gather": True} | weights
     options |= memory_options(params) | channel_options(params)
-    overrides = {f"losses.relations.args.{name}": value for name, value in options.items()}
-    overrides |= {"losses.task.args.aux_weight": params["aux_weight"]}
-    overrides |= {"losses.kd.weight": kd, "losses.kd.args.temperature": params["kd_temperature"]}
+    overrides = {f"losses.cirkd_v2.args.{name}": value for name, value in options.items()}
+    overrides |= {"losses.cross_entropy.args.aux_weight": params["aux_weight"]}
+    overrides |= {"losses.kl.weight": kd, "losses.kl.args.temperature": params["kd_temperature"]}
     networks = {}
     for owner in ("student", "teacher"):
         kinds = {"logits": f"{owner}_logits", "head": f"{owner}_feature", "aux": f"{owner}_aux"}
         maps = {kind: inputs[name] for kind, name in kinds.items() if name in inputs}
         networks[owner] = Recorded({"labelled": maps}, align_corners=True)
     graph = graph_of(recipe_of(CIRKD_V2, overrides), networks, params["ignore_index"])
-    loss, leaves = graph.losses["relations"], dict(inputs)
+    loss, leaves = graph.losses["cirkd_v2"], dict(inputs)
     if loss.memory is not None:
         set_memory(loss.memory, params, arrays, state, "memory.", "memory_")
         leaves |= parameters(loss.memory.head, "memory.project_head.")
@@ -171,7 +164,7 @@ def cirkdv2_objective(case: dict, arrays: Arrays) -> Arrays:
         restore(loss.gcn, state, "gcn.", GCN_NAMES)
         leaves |= parameters(loss.gcn, "gcn.", GCN_NAMES)
     terms = weighted(losses_of(graph, inputs["target"]), graph.weights_at(0))
-    named = {f"term:{label.removeprefix('relations/')}": term for label, term in terms.items()}
+    named = {f"term:{TERMS.get(label, label.removeprefix('cirkd_v2/'))}": term for label, term in terms.items()}
     return results(sum(terms.values()), leaves, **named)
 
 

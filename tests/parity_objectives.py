@@ -12,42 +12,8 @@ from segkd.losses.cross_pseudo import pseudo_labels
 from segkd.losses.fitnet import FitNet
 from segkd.losses.kl import KL
 
-# DIST's objective; of the two networks only the roles count, which maps they make is recorded
-DIST = """
-name: dist
-data: {dataset: synthetic, crop_size: [64, 64]}
-networks:
-  student: {model: deeplabv3, args: {backbone: resnet18}}
-  teacher: {model: deeplabv3, args: {backbone: resnet101}, train: false}
-losses:
-  - {loss: cross_entropy, label: task}
-  - {loss: dist, label: kd}
-schedule: {iterations: 40000}
-"""
-
-# AICSD's three terms, their weights moving from epoch to epoch; an epoch is one iteration here
-AICSD = """
-name: aicsd
-data: {dataset: synthetic, crop_size: [64, 64]}
-networks:
-  student: {model: deeplabv3plus, args: {backbone: resnet18}}
-  teacher: {model: deeplabv3plus, args: {backbone: resnet101}, train: false}
-losses:
-  - loss: cross_entropy
-    label: seg_ce
-    weight: {start: 0.0, end: 1.0, over: [0, 120]}
-    args: {divisor: valid_x_batch}
-  - loss: kl
-    label: kd_code
-    weight: {start: 10.0, end: 0.0, over: [0, 120]}
-    args: {reduction: element, temperature_squared: false, size: target}
-  - loss: ics
-    label: ics
-    weight: {start: 0.0, end: 9500.0, over: [0, 120]}
-    args: {variant: released, eps: 1.0e-12}
-schedule: {iterations: 120}
-"""
-
+AICSD = RECIPES / "voc" / "aicsd_dv3pr101_dv3pr18_released.yaml"
+DIST = RECIPES / "cityscapes" / "dist_dv3r101_dv3r18.yaml"
 TSIC = RECIPES / "cityscapes" / "tsic_samvitb_dv3r18_released.yaml"
 TRIKD = RECIPES / "cityscapes" / "trikd_tiny11m_1_8_released.yaml"
 
@@ -63,32 +29,40 @@ def offline_pair(inputs: dict[str, Tensor]) -> dict[str, Recorded]:
 
 
 def dist_objective(case: dict, arrays: Arrays) -> Arrays:
+    """DIST as its recipe for Cityscapes lists it."""
     params, inputs = case["params"], tensors(arrays)
     if not params["aux"]:
         inputs = {name: x for name, x in inputs.items() if not name.endswith("_aux")}
     recipe = recipe_of(
         DIST,
         {
-            "losses.task.args.aux_weight": params["aux_weight"],
-            "losses.kd.weight": params["lambda_kd"],
-            "losses.kd.args": {
+            "losses.cross_entropy.args.aux_weight": params["aux_weight"],
+            "losses.dist.weight": params["lambda_kd"],
+            "losses.dist.args": {
                 "inter": params["beta"], "intra": params["gamma"], "aux_weight": params["aux_weight"],
             },
         },
     )  # fmt: skip
     found = objective_of(recipe, offline_pair(inputs), inputs["target"], ignore_index=params["ignore_index"])
-    return results(found.total, inputs, **{f"term:{label}": term for label, term in found.terms.items()})
+    terms = {"term:task": found.terms["cross_entropy"], "term:kd": found.terms["dist"]}
+    return results(found.total, inputs, **terms)
+
+
+# what the recorded AICSD calls its terms -> the recipe's labels
+ADAPTIVE = {"seg_ce": "cross_entropy", "kd_code": "kd", "ics": "ics"}
 
 
 def adaptive(case: dict, arrays: Arrays) -> Arrays:
+    """AICSD as its recipe for VOC lists it, an epoch being one iteration."""
     params, inputs = case["params"], tensors(arrays)
     epochs, factors = params["total_epochs"], {"kd_code": params["kd_weight"], "ics": params["ics_weight"]}
-    overrides = {f"losses.{label}.weight.over": [0, epochs] for label in ("seg_ce", "kd_code", "ics")}
+    overrides = {f"losses.{label}.weight.over": [0, epochs] for label in ADAPTIVE.values()}
+    overrides |= {f"losses.{label}.weight.hold": 1 for label in ADAPTIVE.values()}
     recipe = recipe_of(
         AICSD,
         overrides
         | {
-            "losses.kd_code.weight.start": factors["kd_code"],
+            "losses.kd.weight.start": factors["kd_code"],
             "losses.ics.weight.end": factors["ics"],
             "losses.ics.args.variant": ICS_VARIANTS[params["ics"]],
             "schedule.iterations": epochs,
@@ -96,7 +70,7 @@ def adaptive(case: dict, arrays: Arrays) -> Arrays:
     )
     how = {"ignore_index": params.get("ignore_index", 255), "iteration": params["epoch"]}
     found = objective_of(recipe, offline_pair(inputs), inputs["target"], **how)
-    recorded = {label: factors.get(label, 1.0) * value for label, value in found.raw.items()}
+    recorded = {term: factors.get(term, 1.0) * found.raw[label] for term, label in ADAPTIVE.items()}
     recorded[params["ics"]] = recorded.pop("ics")
     return results(found.total, inputs, **recorded)
 
