@@ -42,19 +42,6 @@ PUBLISHED: dict[str, Sizes] = {
 REPOSITORY = {"vit_b": "facebook/sam-vit-base", "vit_l": "facebook/sam-vit-large", "vit_h": "facebook/sam-vit-huge"}
 
 
-def published_file(arch: Arch) -> str:
-    """Path of the published weights, from the hub's cache or its download. FileNotFoundError: not to be had."""
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return hf_hub_download(REPOSITORY[arch], "model.safetensors")
-    except Exception as error:  # which one depends on why: offline, no such host, a broken cache
-        raise FileNotFoundError(
-            f"the weights of {REPOSITORY[arch]} are not in the hub's cache and could not be downloaded; "
-            "set pretrained: false, or give a local file of SAM as backbone_weights"
-        ) from error
-
-
 def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
     """Absolute position embeddings of another grid of tokens, bicubic, not antialiased.
 

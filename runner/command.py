@@ -39,7 +39,8 @@ def run_command(main: Callable[[], None]) -> None:
             raise
         if rank == 0 or not isinstance(error, RecipeError):  # every process finds the same mistakes in a recipe
             where = f"segkd (process {rank})" if rank else "segkd"
-            full = "; make room and go on with --resume" if getattr(error, "errno", None) == errno.ENOSPC else ""
+            is_full = getattr(error, "errno", None) == errno.ENOSPC
+            full = "; make room and run it again (a training with --resume)" if is_full else ""
             print(f"\n{where}: {error}{full}\n(--debug shows where in the code)", file=sys.stderr, flush=True)
         sys.exit(2)
 
