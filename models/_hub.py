@@ -17,8 +17,15 @@ def read_config(name: str, revision: str | None, config: dict | None) -> Pretrai
     """The configuration at `name`, or the one a dict with `model_type` describes.
 
     Raises:
-        FileNotFoundError: no such folder or id. ValueError: a configuration transformers does not know.
+        FileNotFoundError: no such folder or id. ValueError: a configuration transformers does not know, or one that
+            asks for code.
     """
+    found = _found_config(name, revision, config)
+    _refuse_code(found, name or "config")
+    return found
+
+
+def _found_config(name: str, revision: str | None, config: dict | None) -> PretrainedConfig:
     if config is not None:
         values = dict(config)
         kind = values.pop("model_type", None)
@@ -41,6 +48,19 @@ def read_config(name: str, revision: str | None, config: dict | None) -> Pretrai
             f"{name}: transformers {transformers.__version__} has no network for its config.json, and code that comes "
             f"with weights is never run: {first_line(error)}"
         ) from error
+
+
+def _refuse_code(config: PretrainedConfig, source: str) -> None:
+    """ValueError where a configuration, or one inside of it, names kernels on the hub: transformers would run them."""
+    for key in ("_attn_implementation", "_experts_implementation"):
+        if "/" in str(getattr(config, key, None)):
+            raise ValueError(
+                f"{source}: its {key.lstrip('_')} {getattr(config, key)!r} is code on the hub, which is never run; "
+                f"remove it"
+            )
+    for inner in vars(config).values():
+        if isinstance(inner, PretrainedConfig):
+            _refuse_code(inner, source)
 
 
 def architecture(config: PretrainedConfig, source: str) -> type[PreTrainedModel]:

@@ -203,7 +203,9 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
     if not terms:
         raise ValueError("losses: every term has weight 0, so there is nothing to train; give one a weight")
     refuse_untrained(recipe)
-    idle = next((i for i in range(recipe.schedule.iterations) if not any(term.weight_at(i) for term in terms)), None)
+    coming_and_going = all(isinstance(term.weight, dict) or (term.after, term.until) != (None, None) for term in terms)
+    looked_at = range(recipe.schedule.iterations if coming_and_going else 0)  # no need where one term is always there
+    idle = next((i for i in looked_at if not any(term.weight_at(i) for term in terms)), None)
     if idle is not None:
         raise ValueError(
             f"losses: no term is active at iteration {idle} (counted from 0), so there is nothing to train then; "

@@ -1,16 +1,19 @@
 """Says whether a recipe will run, and what it costs: `python runner/check.py recipe.yaml [key=value ...]`.
 
 Reads the recipe and its files, looks at a sample of the data, runs one forward and backward of every term and times
-a few steps. Nothing is written.
+a few steps. With --no-data it needs neither data nor weights: parts, shapes and sizes are checked without computing,
+and what this machine lacks is listed. Nothing is written.
 """
 
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from segkd.runner.assembly import (
@@ -21,6 +24,7 @@ from segkd.runner.assembly import (
     build_views,
 )
 from segkd.runner.batch import Batch
+from segkd.runner.blueprint import shape_graph, shape_image, shape_predictions, without_autocast
 from segkd.runner.command import run_command
 from segkd.runner.console import clock
 from segkd.runner.cost import flops
@@ -40,17 +44,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Say whether a recipe will run, and what it costs.", allow_abbrev=False
     )
-    parser.add_argument("recipe", help="path of the recipe")
+    parser.add_argument("recipe", help="path of the recipe, or hf://user/repo/path.yaml, or wandb://entity/project/run")
     parser.add_argument("overrides", nargs="*", help="key=value, as for distill.py")
+    parser.add_argument("--no-data", action="store_true", help="check without data, weights files and computing")
     parser.add_argument("--trust-checkpoint", action="store_true", help="read weights files that could start code")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_intermixed_args()
     recipe = read(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
-    accelerator = start_accelerator(recipe)
     print(
         f"recipe    {recipe.name}: {len(recipe.networks)} networks, {len(recipe.losses)} terms, "
         f"{recipe.schedule.iterations} iterations of {recipe.data.batch_size} images"
     )
+    if options.no_data:
+        check_without_data(recipe)
+        return
+    accelerator = start_accelerator(recipe)
     train_set, unlabelled_set = check_data(recipe)
     graph = check_networks(recipe, train_set, accelerator)
     wrapped, *optimizers = accelerator.prepare(graph, *build_optimizers(recipe, graph))
@@ -93,26 +101,75 @@ def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
 
 def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator) -> Graph:
     """Builds the networks and the graph; prints parameters, FLOPs at the crop size and features."""
-    for name, network in recipe.networks.items():
-        if isinstance(network.weights, OtherRecipe) and not weights_are_there(network):
-            print(
-                f"weights   networks.{name}: {network.weights.recipe} will be trained first, "
-                f"into {weights_path(network)}"
-            )
+    for line in trained_first(recipe):
+        print(line)
     networks = build_networks(recipe, train_set, untrained=True)
     graph = build_graph(recipe, networks, train_set.ignore_index)
     prepare_for_device(graph, recipe, accelerator)
     image = torch.zeros(1, 3, *recipe.data.crop_size, dtype=torch.uint8, device=accelerator.device)
     for name in networks:
-        network = graph.network(name).eval()
-        size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-        print(
-            f"network   {name}: {recipe.networks[name].model}, {'trained' if name in graph.networks else 'frozen'}, "
-            f"{size:.2f} M parameters, {flops(network, image) / 1e9:.2f} GFLOP for one "
-            f"{'x'.join(map(str, recipe.data.crop_size))} crop (1 multiply-add = 2), "
-            f"features {', '.join(network.channels)}"
-        )
+        print(described(name, graph, recipe, image))
     return graph
+
+
+def trained_first(recipe: Recipe) -> list[str]:
+    """A line for each network whose weights another recipe has to make."""
+    return [
+        f"weights   networks.{name}: {network.weights.recipe} will be trained first, into {weights_path(network)}"
+        for name, network in recipe.networks.items()
+        if isinstance(network.weights, OtherRecipe) and not weights_are_there(network)
+    ]
+
+
+def described(name: str, graph: Graph, recipe: Recipe, image: Tensor) -> str:
+    """A line on a network: parameters, FLOPs for the image, features."""
+    network = graph.network(name).eval()
+    size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    return (
+        f"network   {name}: {recipe.networks[name].model}, {'trained' if name in graph.networks else 'frozen'}, "
+        f"{size:.2f} M parameters, {flops(network, image) / 1e9:.2f} GFLOP for one "
+        f"{'x'.join(map(str, recipe.data.crop_size))} crop (1 multiply-add = 2), "
+        f"features {', '.join(network.channels)}"
+    )
+
+
+def check_without_data(recipe: Recipe) -> None:
+    """Builds all that the recipe names as shapes alone and lists what this machine lacks for running it."""
+    build_views(recipe)
+    graph = shape_graph(recipe)
+    build_optimizers(recipe, graph)
+    shape_predictions(graph, recipe)
+    with without_autocast():
+        for name, network in recipe.networks.items():
+            if network.ema_of is None:
+                print(described(name, graph, recipe, shape_image(recipe)))
+    for term in graph.terms:
+        source = f" from {term.source}" if term.source else ""
+        weight = "{start:g} to {end:g}".format(**term.weight) if isinstance(term.weight, dict) else f"{term.weight:g}"
+        print(f"term      {term.label}: trains {term.of}{source}, on {term.on} images, weight {weight}")
+    lines = [*missing(recipe), *trained_first(recipe)]
+    for line in lines:
+        print(line)
+    lacks = f"; it still needs what the {len(lines)} lines above name" if lines else ", and nothing it names is missing"
+    print(f"verdict   the parts of this recipe fit together{lacks}")
+
+
+def missing(recipe: Recipe) -> list[str]:
+    """A line for each folder, file or download that the recipe names and this machine may lack."""
+    lines = []
+    if recipe.data.root and not Path(recipe.data.root).is_dir():
+        lines.append(f"data      data.root: there is no folder {recipe.data.root} here")
+    if recipe.data.unlabelled and recipe.data.unlabelled.images and not Path(recipe.data.unlabelled.images).is_dir():
+        lines.append(f"data      data.unlabelled.images: there is no folder {recipe.data.unlabelled.images} here")
+    for name, network in recipe.networks.items():
+        files = {"weights": network.weights, "args.backbone_weights": network.args.get("backbone_weights")}
+        for key, file in files.items():
+            if isinstance(file, str) and not Path(file).exists():
+                lines.append(f"weights   networks.{name}.{key}: there is no {file} here")
+        if network.args.get("pretrained") and not network.args.get("backbone_weights"):
+            whose = network.args.get("backbone") or network.args.get("arch") or network.model
+            lines.append(f"download  networks.{name}: published weights of {whose}, once, if they are not in the cache")
+    return lines
 
 
 def busiest_iteration(graph: Graph, recipe: Recipe) -> int:

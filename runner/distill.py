@@ -116,8 +116,9 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             accelerator.wait_for_everyone()
             tracking.restart_clock()
 
-    tracking.close()
+    tracking.end_bar()
     deliver(state, val_set, recipe, accelerator)
+    tracking.close()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
 
@@ -142,7 +143,7 @@ def train_with_what_it_needs(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a recipe.", allow_abbrev=False)
-    parser.add_argument("recipe", help="path of the recipe")
+    parser.add_argument("recipe", help="path of the recipe, or hf://user/repo/path.yaml, or wandb://entity/project/run")
     parser.add_argument("overrides", nargs="*", help="key=value, such as optimizer.lr=0.02 losses.1.weight=3")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run in the run folder")

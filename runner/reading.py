@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import pydantic
 
 from segkd.runner import parts
 from segkd.runner.mistakes import Mistake, RecipeError, did_you_mean, found_by, located
+from segkd.runner.protocols import change_protocol, fixed_by, protocol_in, wrong_fields
 from segkd.runner.recipe import Data, Network, OtherRecipe, Ramp, Recipe, Term
+from segkd.runner.sources import Source, find_source, wrong_from_elsewhere
 from segkd.runner.yaml_file import Key, override, read_with_traps
 
 
@@ -18,20 +19,25 @@ def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint:
     """Reads, merges, overrides and checks a recipe. RecipeError lists every mistake and what is allowed.
 
     Args:
+        path: of a file, or an address (runner/sources.py).
         trust_checkpoint: weights files that could start code are read all the same.
     """
-    values, origins, traps = read_with_traps(path)
+    source = find_source(path)
+    values, origins, traps = read_with_traps(source.path, source.root)
+    before = protocol_in(values)
     override(values, origins, list(assignments))
+    change_protocol(values, origins, before)
     recipe, mistakes = _validated(values)
     mistakes += _wrong_parts(values)
     if recipe is None:  # what is left without the mistakes may show more of them
         recipe, _ = _validated(_without(values, [key for key, _ in mistakes]))
     if recipe is not None:
-        mistakes += _wrong_relations(recipe)
+        mistakes += _wrong_relations(recipe) + wrong_from_elsewhere(recipe, source, origins)
     if mistakes or traps:
-        lines = located(mistakes, origins, str(path))
-        raise RecipeError(traps + [line for line in lines if not _told(line, traps)])
-    completed = _completed(recipe, Path(path).parent)
+        lines = located(mistakes, origins, str(source.path))
+        told = traps + [line for line in lines if not _told(line, traps)]
+        raise RecipeError([source.named(line) for line in told])
+    completed = _completed(recipe, source)
     completed._trust_checkpoint = trust_checkpoint
     return completed
 
@@ -91,7 +97,7 @@ def _wrong_parts(values: dict) -> list[Mistake]:
     for name_key, arguments_key, room, name, arguments in _parts_of(values):
         if not isinstance(name, str) or not isinstance(arguments, dict):
             continue  # the schema has said so already
-        if name not in parts.UNNAMED and name not in parts.names(room):
+        if name not in parts.names(room) and not (name in parts.UNNAMED and name_key == ("data",)):
             there = parts.names(room)
             mistakes.append(
                 (name_key, f"no {room}/{name}.py{did_you_mean(name, there)}; there are: {', '.join(there)}")
@@ -109,6 +115,7 @@ def _wrong_relations(recipe: Recipe) -> list[Mistake]:
         mistakes.append((("networks",), f"one network must be called student; there are: {networks}"))
     labels: set[str] = set()
     mistakes += _wrong_networks(recipe)
+    mistakes += wrong_fields(recipe)
     for index, term in enumerate(recipe.losses):
         here: Key = ("losses", index)
         if term.on != "labelled":
@@ -193,11 +200,11 @@ def _wrong_views(recipe: Recipe, term: Term) -> Iterator[str]:
         yield f"{term.loss} reads labels, which these images do not have; only on: labelled"
 
 
-def _completed(recipe: Recipe, folder: Path) -> Recipe:
+def _completed(recipe: Recipe, source: Source) -> Recipe:
     """The recipe with the parts' own defaults written out and the paths of other recipes relative to here."""
 
     def other(value):
-        return OtherRecipe(recipe=os.path.relpath(folder / value.recipe)) if isinstance(value, OtherRecipe) else value
+        return OtherRecipe(recipe=source.other(value.recipe)) if isinstance(value, OtherRecipe) else value
 
     networks = {
         name: network.model_copy(update={"args": _completed_network(network), "weights": other(network.weights)})
@@ -218,6 +225,7 @@ def _completed(recipe: Recipe, folder: Path) -> Recipe:
             "data": _completed_data(recipe.data),
             "networks": networks,
             "losses": losses,
+            "evaluate": recipe.evaluate.model_copy(update=fixed_by(recipe)),
             "baseline": other(recipe.baseline),
         }
     )

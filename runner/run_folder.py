@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 
@@ -25,6 +26,7 @@ FREE = {
     "loop.keep_last",
     "loop.timeout",
     "baseline",
+    "method",
 }
 PACKAGES = (
     "torch",
@@ -90,20 +92,31 @@ def is_finished(recipe: Recipe) -> bool:
     return True
 
 
-def changes(before: dict, now: dict, path: str = "") -> list[str]:
+def changes(before: dict, now: dict) -> list[str]:
     """`optimizer.lr: 0.02 there, 0.01 here` for each value that differs and matters."""
+    return [f"{key}: {old!r} there, {new!r} here" for key, old, new in differences(before, now, skip=FREE)]
+
+
+def differences(
+    before: dict, now: dict, path: str = "", skip: Collection[str] = ()
+) -> list[tuple[str, object, object]]:
+    """(dotted key, value before, value now) for each value that differs; None for one that is not there.
+
+    Args:
+        skip: dotted keys that are not looked at, nor anything inside of them.
+    """
     found = []
     for key in dict.fromkeys([*before, *now]):
         here = f"{path}.{key}" if path else str(key)
         old, new = before.get(key), now.get(key)
-        if here in FREE or old == new:
+        if here in skip or old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            found += changes(old, new, here)
+            found += differences(old, new, here, skip)
         elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-            found += changes(dict(enumerate(old)), dict(enumerate(new)), here)
+            found += differences(dict(enumerate(old)), dict(enumerate(new)), here, skip)
         else:
-            found.append(f"{here}: {old!r} there, {new!r} here")
+            found.append((here, old, new))
     return found
 
 

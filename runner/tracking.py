@@ -112,11 +112,18 @@ class Tracking:
         """Leaves the time since the last flush (an evaluation, a save) out of the speed."""
         self.interval[1] = time.perf_counter()
 
-    def close(self) -> None:
-        """Ends the progress bar and the wandb run."""
+    def end_bar(self) -> None:
+        """Ends the progress bar."""
         if self.bar:
             self.bar.close()
+
+    def close(self) -> None:
+        """Ends the progress bar and the wandb run, which keeps what the run has delivered, if it has."""
+        self.end_bar()
+        student = self.recipe.folder / "student"
         if self.dashboard:
+            if (student / "config.json").is_file():
+                self.dashboard.log_student(student, self.recipe.name)
             self.dashboard.close()
 
     def _speed(self) -> dict:

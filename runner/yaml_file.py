@@ -1,5 +1,6 @@
 """Reads recipe files: YAML without its traps, `extends`, `key=value` overrides; knows which line each value is from."""
 
+import os
 import re
 from pathlib import Path
 
@@ -44,20 +45,28 @@ def read_file(path: str | Path) -> tuple[dict, Origins]:
     return values, origins
 
 
-def read_with_traps(path: str | Path) -> tuple[dict, Origins, list[str]]:
+def read_with_traps(path: str | Path, root: Path | None = None) -> tuple[dict, Origins, list[str]]:
     """One YAML file with what it extends: values, their origins, and the traps in it as located sentences.
 
     A value that is a trap is null, so that what else is wrong can be found in the same pass.
+
+    Args:
+        root: a folder that what it extends must lie in.
 
     Raises:
         RecipeError: the file cannot be read as YAML at all. FileNotFoundError: it, or what it extends, is not there.
     """
     traps: list[str] = []
-    values, origins = _read(Path(path), (), traps)
+    values, origins = _read(Path(path), (), traps, root)
     return values, origins, traps
 
 
-def _read(path: Path, above: tuple[Path, ...], traps: list[str]) -> tuple[dict, Origins]:
+def lies_inside(root: Path, path: Path) -> bool:
+    """Whether a path stays in a folder, as it is written: links are not followed, the Hub's cache is made of them."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
+
+
+def _read(path: Path, above: tuple[Path, ...], traps: list[str], root: Path | None) -> tuple[dict, Origins]:
     if path.resolve() in above:
         raise RecipeError([f"{above[-1]}: `extends` goes round in a circle through {path}"])
     try:
@@ -73,7 +82,12 @@ def _read(path: Path, above: tuple[Path, ...], traps: list[str]) -> tuple[dict, 
         return values, origins
     if not isinstance(base, str):
         raise RecipeError([f"{origins.of(('extends',))}: extends must be the path of one recipe, got {base!r}"])
-    below, below_origins = _read(path.parent / base, (*above, path.resolve()), traps)
+    if root is not None and not lies_inside(root, path.parent / base):
+        at = origins.of(("extends",))
+        raise RecipeError(
+            [f"{at}: extends: {base} does not lie beside this recipe, where one from elsewhere must stay"]
+        )
+    below, below_origins = _read(path.parent / base, (*above, path.resolve()), traps, root)
     for replaced in {key[:-1] for key in origins if key and isinstance(key[-1], int)}:
         below_origins.forget_inside(replaced)
     return merged(below, values), Origins(
@@ -195,9 +209,12 @@ def _numbered(key: Key, values: dict) -> Key:
     return key
 
 
-def write(values: dict) -> str:
+def write(values: object, one_line: bool = False) -> str:
     """The values as YAML that `read_file` reads back, every string as a string."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    width = float("inf") if one_line else 120
+    return yaml.dump(
+        values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=one_line
+    )
 
 
 def override(values: dict, origins: Origins, assignments: list[str]) -> None:

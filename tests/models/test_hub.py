@@ -12,6 +12,7 @@ from transformers import (
     SegformerForSemanticSegmentation,
 )
 
+from segkd.models._hub import read_config
 from segkd.models._prediction import Normalize
 from segkd.models.huggingface import HuggingFace
 
@@ -124,3 +125,21 @@ def test_code_beside_weights_is_not_run(tmp_path):
     (tmp_path / "strange.py").write_text("raise SystemExit('code was run')")
     with pytest.raises(ValueError, match="code that comes with weights is never run"):
         HuggingFace(K, name=str(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+@pytest.mark.parametrize("kind, inner", [("segformer", None), ("upernet", "convnext"), ("mask2former", "swin")])
+def test_code_on_the_hub_that_a_configuration_names_is_not_run(tmp_path, key, kind, inner):
+    settings = {"model_type": kind, key: "stranger/kernels"}
+    if inner is not None:
+        settings = {"model_type": kind, "backbone_config": {"model_type": inner, key: "stranger/kernels"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    for given in ((str(tmp_path), None, None), ("", None, settings)):
+        try:
+            found = read_config(*given)
+        except ValueError as error:
+            assert "'stranger/kernels' is code on the hub, which is never run" in str(error)
+        else:  # transformers has dropped the word by itself
+            implementations = [found._attn_implementation, found._experts_implementation]
+            implementations += [found.backbone_config._attn_implementation] if inner else []
+            assert "stranger/kernels" not in implementations

@@ -39,3 +39,39 @@ def test_check_of_a_recipe_whose_teacher_is_not_trained_yet(server, folder):
     )
     assert result.code == 0, result.err
     assert "teacher.yaml will be trained first, into runs/teacher" in result.out
+
+
+def test_check_without_data(server, folder):
+    result = server(
+        folder,
+        "check",
+        "tiny.yaml",
+        "--no-data",
+        "data={dataset: camvid, root: nowhere, args: {}, crop_size: [96, 64], unlabelled: {images: no_images}}",
+        TEACHER.replace("train: false", "weights: teacher.pth, train: false"),
+        "networks.student.args.pretrained=true",
+        "losses=[{loss: cross_entropy}, {loss: fitnet, weight: 10, after: 2, on: both}]",
+    )
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "recipe", "network", "network", "term", "term", "data", "data", "download", "weights", "verdict"]  # fmt: skip
+    assert "student: pspnet, trained" in lines[1] and "one 96x64 crop" in lines[1]
+    assert "fitnet: trains student from teacher, on both images" in lines[4]
+    assert "no folder nowhere" in lines[5] and "no folder no_images" in lines[6]
+    assert "no teacher.pth" in result.out and "mobilenetv2_035" in result.out
+    assert "fit together; it still needs what the 4 lines above name" in lines[-1]
+    assert not (folder / "runs").exists()
+
+
+def test_sizes_without_data_are_those_with_it(server, folder):
+    outputs = [server(folder, "check", "tiny.yaml", *words).out.splitlines() for words in ((), ("--no-data",))]
+    with_data, without = ([line for line in lines if line.startswith("network")] for lines in outputs)
+    assert with_data == without and len(without) == 1
+    assert outputs[1][-1] == "verdict   the parts of this recipe fit together, and nothing it names is missing"
+
+
+def test_check_without_data_finds_what_does_not_fit(server, folder):
+    losses = "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage9}}]"
+    result = server(folder, "check", "tiny.yaml", "--no-data", TEACHER, losses)
+    assert result.code == 2 and "networks.student has no feature 'stage9'" in result.err

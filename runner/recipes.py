@@ -1,0 +1,208 @@
+"""The recipes that come with segkd: `python runner/recipes.py ls [WORD ...] | show | copy | diff`.
+
+`ls` lists them, those that hold every WORD; `show NAME` prints one with every default and where each other value is
+written; `copy NAME [TO]` makes one file of it and of what it extends, to change as you like; `diff A B` tells how two
+differ. NAME is that of `ls`, its last part, the path of any recipe, or an address (hf://user/repo/path.yaml,
+wandb://entity/project/run).
+"""
+
+import argparse
+import importlib
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from segkd.runner import parts
+from segkd.runner.checkpoint import write_text
+from segkd.runner.command import run_command
+from segkd.runner.mistakes import Key, did_you_mean
+from segkd.runner.reading import read
+from segkd.runner.recipe import Recipe
+from segkd.runner.run_folder import differences
+from segkd.runner.sources import find_source, is_address
+from segkd.runner.yaml_file import override, read_with_traps, write
+
+NO_RECIPES = {"bases", "sweeps"}  # folders of what recipes extend, and of plans of many runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The recipes that come with segkd.", allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{ls,show,copy,diff}")
+    listing = actions.add_parser("ls", help="list them", allow_abbrev=False)
+    listing.add_argument("words", nargs="*", help="only those whose line holds all of these")
+    showing = actions.add_parser("show", help="print one with every default", allow_abbrev=False)
+    showing.add_argument("name", help="its name in ls, a path, or an address")
+    showing.add_argument("overrides", nargs="*", help="key=value, as for distill.py")
+    copying = actions.add_parser("copy", help="make one file of it", allow_abbrev=False)
+    copying.add_argument("name", help="its name in ls, a path, or an address")
+    copying.add_argument("to", nargs="?", default=".", help="file or folder (default: here, under its own name)")
+    comparing = actions.add_parser("diff", help="tell how two differ", allow_abbrev=False)
+    comparing.add_argument("first", metavar="A", help="name in ls, path, or address")
+    comparing.add_argument("second", metavar="B")
+    for action in actions.choices.values():  # so that it may stand at the end, as for every other command
+        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.action == "ls":
+        print(listed(options.words))
+    elif options.action == "show":
+        print(shown(find_recipe(options.name), options.overrides), end="")
+    elif options.action == "copy":
+        print(f"written to {copied(options.name, Path(options.to))}")
+    else:
+        print(compared(find_recipe(options.first), find_recipe(options.second)))
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of every recipe that comes with segkd, such as camvid/kl_dv3r101_dv3r18.
+
+    Raises:
+        FileNotFoundError: segkd was installed without them.
+    """
+    try:
+        folders = [Path(folder) for folder in importlib.import_module("segkd.recipes").__path__]
+    except ModuleNotFoundError:
+        folders = []
+    found = {
+        file.relative_to(folder).with_suffix("").as_posix(): file
+        for folder in folders
+        for file in sorted(folder.rglob("*.yaml"))
+        if not NO_RECIPES.intersection(file.relative_to(folder).parts)
+    }
+    if not found:
+        raise FileNotFoundError("segkd was installed without its recipes; they lie in recipes/ of its repository")
+    return found
+
+
+def find_recipe(name: str) -> str:
+    """The path or address of the recipe a user means. ValueError or FileNotFoundError where that is not one."""
+    if is_address(name) or Path(name).is_file():
+        return name
+    known = shipped()
+    wanted = name.removeprefix("recipes/").removesuffix(".yaml")
+    found = [key for key in known if wanted in (key, key.rpartition("/")[2])]
+    if len(found) == 1:
+        return os.path.relpath(known[found[0]])
+    if found:
+        raise ValueError(f"{name} may be {' or '.join(found)}; say which")
+    allowed = list(known) if "/" in wanted else [key.rpartition("/")[2] for key in known]
+    hint = did_you_mean(wanted, allowed) or "; `recipes.py ls` lists them"
+    raise FileNotFoundError(f"there is no recipe {name}, neither a file nor one that comes with segkd{hint}")
+
+
+def listed(words: list[str]) -> str:
+    """A row for each recipe, and under it what it is in a sentence. ValueError where none holds all words."""
+    known = shipped()
+    entries = [(row(name, read(file)), sentence(file)) for name, file in known.items()]
+    entries = [
+        (cells, text) for cells, text in entries if all(w.lower() in " ".join([*cells, text]).lower() for w in words)
+    ]
+    if not entries:
+        raise ValueError(
+            f"none of the {len(known)} recipes holds {' and '.join(words)}; `recipes.py ls` lists them all"
+        )
+    head = ["recipe", "data", "method", "networks", "iterations"]
+    widths = [max(len(cells[i]) for cells in [head, *(cells for cells, _ in entries)]) for i in range(len(head))]
+
+    def line(cells: list[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip()
+
+    rows = [line(head), *(f"{line(cells)}\n    {text}" for cells, text in entries)]
+    return "\n".join(rows) + f"\n{len(entries)} of {len(known)} recipes"
+
+
+def row(name: str, recipe: Recipe) -> list[str]:
+    """Name, data set, method, teachers -> student and iterations."""
+    words = {key: parts.network_words(network.model, network.args) for key, network in recipe.networks.items()}
+    student = words.pop("student")
+    networks = f"{' + '.join(words.values())} -> {student}" if words else student
+    return [name, recipe.data.dataset, recipe.method_name, networks, str(recipe.schedule.iterations)]
+
+
+def header(file: Path) -> list[str]:
+    """The lines of comment a recipe begins with."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+def sentence(file: Path) -> str:
+    """What a recipe is: the first sentence of its header, which may go on over its lines."""
+    text = " ".join(line.lstrip("# ") for line in header(file))
+    return re.split(r"(?<=\.) (?=[A-Z])", text, maxsplit=1)[0]
+
+
+def shown(name: str, overrides: list[str]) -> str:
+    """The resolved recipe as YAML that runs from this folder; what is not a default says where it was written."""
+    recipe, source = read(name, overrides), find_source(name)
+    values, origins, _ = read_with_traps(source.path, source.root)
+    override(values, origins, overrides)
+    text = write(recipe.model_dump(mode="json", by_alias=True))
+    lines = text.splitlines()
+    for key, line in leaves(yaml.compose(text)):
+        if key in origins:
+            lines[line] += f"  # {source.named(origins[key])}"
+    return "\n".join(["# what has no remark is a default", *lines]) + "\n"
+
+
+def leaves(node: yaml.Node, key: Key = ()) -> Iterator[tuple[Key, int]]:
+    """(key, line it ends on) of each value that holds no other."""
+    if isinstance(node, yaml.MappingNode) and node.value:
+        for name, inner in node.value:
+            yield from leaves(inner, (*key, name.value))
+    elif isinstance(node, yaml.SequenceNode) and node.value:
+        for index, inner in enumerate(node.value):
+            yield from leaves(inner, (*key, index))
+    else:
+        yield key, node.end_mark.line
+
+
+def copied(name: str, to: Path) -> Path:
+    """One file of a recipe and all that it extends, its header kept, its paths of other recipes right where it lies.
+
+    Raises:
+        ValueError: `to` is there already. RecipeError: the recipe has mistakes.
+    """
+    found = find_recipe(name)
+    read(found)  # nothing is made of one with mistakes
+    source = find_source(found)
+    file = to / source.path.name if to.is_dir() else to
+    if file.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"{file}: give the copy a name that ends in .yaml, or a folder that is there")
+    if file.exists():
+        raise ValueError(f"{file} is there already; name another file or folder as second word")
+    values, _, _ = read_with_traps(source.path, source.root)
+    for place in [*values["networks"].values(), values]:
+        other = place.get("baseline" if place is values else "weights")
+        if isinstance(other, dict):
+            path = source.other(other["recipe"])
+            other["recipe"] = path if is_address(path) else os.path.relpath(path, file.parent)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, "\n".join([*header(source.path), f"# Copied from {name}.", write(values)]))
+    return file
+
+
+def compared(first: str, second: str) -> str:
+    """The values in which two resolved recipes differ, terms told apart by their labels."""
+    values = []
+    for name in (first, second):
+        resolved = read(name).model_dump(mode="json", by_alias=True)
+        values.append(resolved | {"losses": {term["label"]: term for term in resolved["losses"]}})
+    lines = [f"{key}: {plain(old)} | {plain(new)}" for key, old, new in differences(*values)]
+    return "\n".join([f"{first} | {second}", *lines])
+
+
+def plain(value: object) -> str:
+    """A value as one line of YAML, without what is not set in it; `-` for none."""
+    if value is None:
+        return "-"
+    if isinstance(value, dict):
+        value = {key: inner for key, inner in value.items() if inner is not None}
+    return write(value, one_line=True).removesuffix("...\n").strip()
+
+
+if __name__ == "__main__":
+    run_command(main)
