@@ -23,7 +23,6 @@ from segkd.runner.foreign import write_huggingface, write_layout, write_segkd, w
 from segkd.runner.hub import card, push
 from segkd.runner.traced import write_onnx, write_program
 
-
 # target -> what is added to the network's name for the default output
 ENDINGS = {"segkd": "-segkd", "hf": "-hf", "onnx": ".onnx", "torch": ".pt2", "timm": ".timm.safetensors"}
 FOLDERS = ("segkd", "hf")

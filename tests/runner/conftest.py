@@ -172,7 +172,14 @@ def fabricate(folder: Path) -> Callable[..., Path]:
         run, miou = folder / recipe.folder, float(mean_iou(counts.sum(0), recipe.evaluate.absent))
         (run / "student").mkdir(parents=True)
         (run / "recipe.yaml").write_text(recipe.dump())
-        summary = {"miou": miou, "iteration": curve[-1][0], "seconds": seconds, "parameters": 2_500_000, "flops": 3e9, "milliseconds": 8.0}
+        summary = {
+            "miou": miou,
+            "iteration": curve[-1][0],
+            "seconds": seconds,
+            "parameters": 2_500_000,
+            "flops": 3e9,
+            "milliseconds": 8.0,
+        }
         classes = {"class_names": [f"class {index}" for index in range(counts.shape[1])]}
         files = {"summary": summary, "student/config": classes, "environment": {"device": device}}
         for file, values in files.items():
