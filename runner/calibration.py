@@ -44,7 +44,7 @@ def calibration_error(counts: Tensor) -> float:
 
 def reliability(counts: Tensor) -> str:
     """A plain-text table of the bins that hold pixels: share of all, mean confidence and accuracy, in percent."""
-    lines = ["confidence       pixels  mean confidence  accuracy"]
+    lines = ["confidence     % pixels  mean confidence  accuracy"]
     for index, (pixels, sure, right) in enumerate(counts.tolist()):
         if pixels:
             low, high = 100 * index / len(counts), 100 * (index + 1) / len(counts)

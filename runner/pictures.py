@@ -134,7 +134,7 @@ def confusion_picture(matrix: torch.Tensor, class_names: tuple[str, ...] | list[
         axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color="wk"[int(share > 60)])
     figure.colorbar(image, ax=axes, shrink=min(1.0, 6 / (count * cell)), label="% of the label's pixels")
     with file.with_name(f".{file.name}.new").open("wb") as new:
-        figure.savefig(new, dpi=100, format="png")
+        figure.savefig(new, dpi=100, format="png", bbox_inches="tight")
     Path(new.name).replace(file)
     pyplot.close(figure)
     return file
