@@ -142,7 +142,7 @@ def test_curves(tmp_path, length):
     assert (np.asarray(Image.open(file).convert("RGB")) != 255).any(-1).mean() > 0.01
 
 
-@pytest.mark.parametrize("count, side", [(3, 300), (150, 2500)])
+@pytest.mark.parametrize("count, side", [(3, 300), (150, 2400)])
 def test_the_confusion_picture_has_room_for_every_name(tmp_path, count, side):
     matrix = torch.eye(count, dtype=torch.int64) * 5 + 1
     matrix[1] = 0  # never labelled
