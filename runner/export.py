@@ -1,9 +1,9 @@
 """Turns what a run has delivered into files that others load: `python runner/export.py runs/<name> --to onnx`.
 
-segkd: config.json, model.safetensors and a card, for from_pretrained. mmseg (or cirkd, aicsd, ...): a checkpoint with
-that code's keys. torchvision, timm (the backbone alone), hf: what these libraries load. onnx, torch: one file that
-needs no code of ours. Each export is compared with the network it comes from, at two sizes, and leaves no file if it
-differs.
+segkd: config.json, model.safetensors, recipe.yaml and a card, for from_pretrained. mmseg (or cirkd, aicsd, ...): a
+checkpoint with that code's keys. torchvision, timm (the backbone alone), hf: what these libraries load. onnx, torch:
+one file that needs no code of ours. Each export is compared with the network it comes from, at two sizes, and leaves
+no file if it differs.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import yaml
 
 from segkd.models._checkpoints import LAYOUTS
 from segkd.runner.agreement import Written
@@ -20,7 +21,7 @@ from segkd.runner.command import run_command
 from segkd.runner.cost import flops, latency
 from segkd.runner.delivered import Delivered, find
 from segkd.runner.foreign import write_huggingface, write_layout, write_segkd, write_timm, write_torchvision
-from segkd.runner.hub import card, push
+from segkd.runner.hub import card, push, shareable
 from segkd.runner.traced import write_onnx, write_program
 
 # target -> what is added to the network's name for the default output
@@ -61,6 +62,8 @@ def main() -> None:
         line = cost(delivered, written, size)
         if options.to == "segkd":
             (new / "README.md").write_text(card(delivered, options.push_to_hub or str(path), line))
+            if delivered.recipe:  # what hf://user/name/recipe.yaml reads
+                (new / "recipe.yaml").write_text(shareable(yaml.safe_load(delivered.recipe)))
     print(f"{path}: {disk_size(path)}. {line}\n{written.remark}; {written.agreement}")
     if options.push_to_hub:
         print(f"uploaded to {push(path, options.push_to_hub, private=options.private)}")

@@ -59,7 +59,7 @@ def card(delivered: Delivered, name: str, size: str) -> str:
     else:
         parts += ["Classes: " + ", ".join(config.get("class_names", [])) + "."]
     if recipe:
-        parts += ["## Recipe", "Every value, defaults written out.", f"```yaml\n{_shareable(recipe)}```"]
+        parts += ["## Recipe", "Every value, defaults written out.", f"```yaml\n{shareable(recipe)}```"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -113,8 +113,8 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.2f}"
 
 
-def _shareable(value: dict) -> str:
-    """The recipe as YAML; of a path that begins at the root of this machine only the last part is told."""
+def shareable(value: dict) -> str:
+    """A recipe's values as YAML; of a path that begins at the root of this machine only the last part is told."""
 
     def short(inner: object) -> object:
         if isinstance(inner, dict):

@@ -92,14 +92,15 @@ def command(monkeypatch):
 def test_segkd_folder_with_its_card(run, command, capsys):
     command(run, "--to", "segkd")
     folder = run / "export" / "student-segkd"
-    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors", "recipe.yaml"]
     compare(from_pretrained(run), Scores(from_pretrained(folder)), [(1, 40, 56)])
     card, printed = (folder / "README.md").read_text(), capsys.readouterr().out
     for words in ("43.21 % mIoU on synthetic (`val`)", "| road | 36.42 | 60.00 |", "| pole | - | - |", "value: 43.21",
                   "distilled from `teacher`, a pspnet mobilenetv2_050", f'from_pretrained("{folder}")',
                   "root: data"):  # fmt: skip
         assert words in card
-    assert "/home/somebody" not in card
+    assert "/home/somebody" not in card and "/home/somebody" not in (folder / "recipe.yaml").read_text()
+    assert read(folder / "recipe.yaml").networks.keys() == read(run / "recipe.yaml").networks.keys()
     assert "for one 40x56 image" in printed and "GFLOP" in printed and "100.00 % of the pixels" in printed
 
 
@@ -200,7 +201,7 @@ def test_pushing_to_the_hub(run, command, capsys, monkeypatch):
     assert FakeHub.asked == []
     command(run, "--to", "segkd", "--push-to-hub", "user/tiny", "--private")
     assert FakeHub.asked[0] == ("user/tiny", {"private": True, "exist_ok": True})
-    assert FakeHub.asked[1] == (["README.md", "config.json", "model.safetensors"], "user/tiny")
+    assert FakeHub.asked[1] == (["README.md", "config.json", "model.safetensors", "recipe.yaml"], "user/tiny")
     assert 'from_pretrained("user/tiny")' in (run / "export/student-segkd/README.md").read_text()
     assert "uploaded to https://hub/user/tiny" in capsys.readouterr().out
 
