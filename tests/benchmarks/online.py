@@ -40,7 +40,7 @@ from segkd.runner.reading import read
 from segkd.runner.recipe import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-SMALL = ("camvid/tsic_sam_dv3mnv2_180x240.yaml", "camvid/trikd_tiny5m_1_8_128.yaml")
+SMALL = ("camvid/tsic_sam_dv3mnv2_96x128.yaml", "camvid/trikd_tiny5m_1_8_96.yaml")
 FULL_SIZE = ("cityscapes/tsic_samvitb_dv3r18.yaml", "cityscapes/trikd_tiny11m_1_8_fixed.yaml")
 IGNORED = 255
 MIB = 2**20

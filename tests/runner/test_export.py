@@ -92,7 +92,12 @@ def command(monkeypatch):
 def test_segkd_folder_with_its_card(run, command, capsys):
     command(run, "--to", "segkd")
     folder = run / "export" / "student-segkd"
-    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors", "recipe.yaml"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "recipe.yaml",
+    ]
     compare(from_pretrained(run), Scores(from_pretrained(folder)), [(1, 40, 56)])
     card, printed = (folder / "README.md").read_text(), capsys.readouterr().out
     for words in ("43.21 % mIoU on synthetic (`val`)", "| road | 36.42 | 60.00 |", "| pole | - | - |", "value: 43.21",
