@@ -5,7 +5,6 @@ from typing import Literal
 
 import timm
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ._prediction import resize
 from ._tinyvit import attention_scores
@@ -33,7 +32,6 @@ class DeiT(nn.Module):
         variant: size.
         image_size: (height, width) in pixels that the position table is for; other grids read it resized.
         drop_path: rate at which the last block's residual parts are dropped; it rises linearly from 0 at the first.
-        checkpointing: blocks are computed again in backward.
 
     Features:
         stage1..stage4: the tokens after blocks 2, 5, 8 and 11 (counted from 0) as maps, all at stride 16.
@@ -46,7 +44,7 @@ class DeiT(nn.Module):
 
     dropped = ("dist_token", "norm.", "head.", "head_dist.")
 
-    def __init__(self, variant: DeiTName, image_size: tuple[int, int], drop_path: float, checkpointing: bool):
+    def __init__(self, variant: DeiTName, image_size: tuple[int, int], drop_path: float):
         super().__init__()
         if variant not in IMAGENET:
             raise ValueError(f"variant must be one of {', '.join(IMAGENET)}, got {variant!r}")
@@ -62,7 +60,6 @@ class DeiT(nn.Module):
         self.cls_token = net.cls_token.requires_grad_(False)
         self.pos_embed = net.pos_embed
         self.patch_embed, self.blocks = net.patch_embed, net.blocks
-        self.checkpointing = checkpointing
         self.imagenet = IMAGENET[variant]
         names = [f"stage{number}" for number in (1, 2, 3, 4)]
         self.channels = {name: net.embed_dim for name in names} | {"attention": self.blocks[-1].attn.num_heads}
@@ -77,7 +74,7 @@ class DeiT(nn.Module):
         for index, block in enumerate(self.blocks):
             if block is self.blocks[-1] and "attention" in wanted:
                 found["attention"] = scores_of(block, tokens)
-            tokens = checkpoint(block, tokens, use_reentrant=False) if self.checkpointing else block(tokens)
+            tokens = block(tokens)
             if index in TAPS:
                 found[f"stage{TAPS.index(index) + 1}"] = as_map(tokens, grid)  # (B, C, h, w)
         return found

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 Arch = Literal["vit_b", "vit_l", "vit_h"]
 PATCH = 16
@@ -201,16 +200,11 @@ def build_prompter(channels: int) -> tuple[PromptEncoder, MaskDecoder]:
     return encoder, MaskDecoder(transformer_dim=channels, transformer=transformer)
 
 
-def encode(
-    encoder: ImageEncoderViT, images: Tensor, taps: tuple[int, ...], checkpointing: bool = False
-) -> dict[int, Tensor]:
+def encode(encoder: ImageEncoderViT, images: Tensor, taps: tuple[int, ...]) -> dict[int, Tensor]:
     """What the given blocks put out; blocks behind the last of them do not run.
 
     Images are padded with zeros (the mean colour) on the right and at the bottom to whole patches; the maps cover the
     padding too.
-
-    Args:
-        checkpointing: keep only each block's input for backward and run the block again there.
 
     Shapes:
         images: (B, 3, H, W), normalised. returns: block -> (B, C, ceil(H / 16), ceil(W / 16)), before the neck.
@@ -221,10 +215,7 @@ def encode(
     tokens = tokens + resize_pos_embed(encoder.pos_embed, tokens.shape[1:3])
     found = {}
     for index, block in enumerate(encoder.blocks[: max(taps) + 1]):
-        if checkpointing and torch.is_grad_enabled():
-            tokens = checkpoint(block, tokens, use_reentrant=False)
-        else:
-            tokens = block(tokens)
+        tokens = block(tokens)
         if index in taps:
             found[index] = tokens.permute(0, 3, 1, 2)  # (B, C, h, w)
     return found

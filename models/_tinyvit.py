@@ -1,13 +1,11 @@
 """TinyViT encoders as TriKD has them: the last block attends over the whole grid, without a position bias."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 TinyViTName = Literal["5m", "11m", "21m"]
 
@@ -93,29 +91,22 @@ class Block(nn.Module):
         block: timm's block, whose parts this one takes over.
         window: side of the windows in tokens.
         is_global: attention over the whole grid, without bias, instead of in windows.
-        checkpointing: attention and MLP are computed again in backward. The depthwise convolution is not: its batch
-            norm would count the batch twice.
 
     Shapes:
         x: (B, h, w, C) -> (B, h, w, C).
     """
 
-    def __init__(self, block: nn.Module, window: int, is_global: bool, checkpointing: bool):
+    def __init__(self, block: nn.Module, window: int, is_global: bool):
         super().__init__()
         self.attn = TokenAttention(block.attn, window, biased=not is_global)
         self.drop_path1, self.local_conv = block.drop_path1, block.local_conv
         self.mlp, self.drop_path2 = block.mlp, block.drop_path2
-        self.window, self.is_global, self.checkpointing = window, is_global, checkpointing
+        self.window, self.is_global = window, is_global
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path1(self._part(self.attend, x))
+        x = x + self.drop_path1(self.attend(x))
         x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, C, h, w) and back
-        return x + self.drop_path2(self._part(self.mlp, x))
-
-    def _part(self, part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(part, x, use_reentrant=False)
-        return part(x)
+        return x + self.drop_path2(self.mlp(x))
 
     def attend(self, x: Tensor) -> Tensor:
         """The attention part: (B, h, w, C) -> (B, h, w, C)."""
@@ -141,7 +132,6 @@ class TinyViT(nn.Module):
         variant: parameters of the classifier, in millions.
         windows: sides of the attention windows of stage2, stage3 and stage4, in tokens.
         drop_path: rate at which the last block's residual parts are dropped; it rises linearly from 0 at the first.
-        checkpointing: see Block.
 
     Features:
         stage1..stage4: each stage's output, at strides 4, 8, 16, 32.
@@ -154,7 +144,7 @@ class TinyViT(nn.Module):
 
     dropped = ("head.", "norm_head.")
 
-    def __init__(self, variant: TinyViTName, windows: tuple[int, int, int], drop_path: float, checkpointing: bool):
+    def __init__(self, variant: TinyViTName, windows: tuple[int, int, int], drop_path: float):
         super().__init__()
         if variant not in IMAGENET:
             raise ValueError(f"variant must be one of {', '.join(IMAGENET)}, got {variant!r}")
@@ -168,7 +158,7 @@ class TinyViT(nn.Module):
         for number, (stage, window) in enumerate(zip(self.stages[1:], windows, strict=True), start=2):
             last = len(stage.blocks) - 1 if number == 4 else None
             stage.blocks = nn.Sequential(
-                *(Block(block, window, index == last, checkpointing) for index, block in enumerate(stage.blocks))
+                *(Block(block, window, index == last) for index, block in enumerate(stage.blocks))
             )
         published = IMAGENET[variant]
         self.imagenet = published.get(windows, next(iter(published.values())))

@@ -40,7 +40,6 @@ class SAM(nn.Module):
         lora_alpha: the updates are multiplied by alpha / r; None: by 1, as in TSIC.
         prompt_guidance: what a mask prompt does to the scores: nothing and none is taken (none), nothing though one is
             taken (released), it weighs channels (channel) or places (spatial) of what the classifier reads.
-        checkpointing: in training run each encoder block a second time instead of keeping its inner maps.
         image_size: side in pixels of the squares the position tables are for. Those of a file are resized to it once,
             those of the network to each image's grid. 1024 are the published tables, TSIC has its crop's height.
         taps: blocks whose maps are given, rising; None: the last four that attend over the whole image.
@@ -74,7 +73,6 @@ class SAM(nn.Module):
         lora_alpha: float | None = None,
         lora_targets: tuple[Third, ...] = ("q", "v"),
         prompt_guidance: Literal["none", "released", "channel", "spatial"] = "none",
-        checkpointing: bool = False,
         image_size: int = 1024,
         taps: tuple[int, ...] | None = None,
         neck_width: int = 768,
@@ -117,7 +115,7 @@ class SAM(nn.Module):
         self.aux_wanted, self.aux_head = False, None
         self.norms: dict = {}
         self.normalize = Normalize.named("sam")
-        self.prompt_guidance, self.checkpointing, self.lora_rank = prompt_guidance, checkpointing, lora_rank
+        self.prompt_guidance, self.lora_rank = prompt_guidance, lora_rank
 
         self.backbone = build_encoder(sizes, image_size)
         if self.gives_logits:
@@ -199,7 +197,7 @@ class SAM(nn.Module):
 
     def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
         needs_masks = self._check_prompt(images, prompt)
-        blocks = encode(self.backbone, self.normalize(images), self.taps, self.checkpointing)
+        blocks = encode(self.backbone, self.normalize(images), self.taps)
         found = {f"block{index}": x for index, x in blocks.items()}
         for j, (index, x) in enumerate(blocks.items(), start=1):
             names = [f"neck{j}"] + ["sam"] * (index == self.taps[-1])

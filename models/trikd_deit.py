@@ -31,7 +31,6 @@ class TriKDDeiT(nn.Module):
         drop_path: rate at which the last block's residual parts are dropped, rising linearly from 0 at the first.
         dropout: share of whole channels dropped right before the classifier.
         cutoff, cutoff_unit, center: of the decoder's band filters, see BandFilter.
-        checkpointing: transformer blocks are computed again in backward instead of kept, for memory.
         pretrained: start the backbone from ImageNet weights that timm has or downloads.
         backbone_weights: start it from this local file (DeiT's keys) instead. The position table is resized.
 
@@ -61,7 +60,6 @@ class TriKDDeiT(nn.Module):
         cutoff: float = 10.0,
         cutoff_unit: CutoffUnit = "cycles_per_map",
         center: Center = "released",
-        checkpointing: bool = False,
         pretrained: bool = False,
         backbone_weights: str | None = None,
     ):
@@ -72,7 +70,7 @@ class TriKDDeiT(nn.Module):
         self.aux_wanted = False
         self.aux_head = None
         self.normalize = Normalize.named("imagenet")
-        self.backbone = DeiT(variant, tuple(image_size), drop_path, checkpointing)
+        self.backbone = DeiT(variant, tuple(image_size), drop_path)
         self.norms: dict[str, tuple[Tensor, Tensor]] = {}
         self.neck = MultiScaleNeck(self.backbone.channels["stage4"], neck_width, tuple(neck_scales))
         filters = {"cutoff": cutoff, "cutoff_unit": cutoff_unit, "center": center}

@@ -37,7 +37,6 @@ class TriKDTinyViT(nn.Module):
             take part in nothing else and get no gradient without such a loss (which stops training by several
             processes). The losses' own projections (fitnet, attention_kl: `affine`) do the same work without them.
         cutoff, cutoff_unit, center: of the decoder's band filters, see BandFilter.
-        checkpointing: attention and MLP are computed again in backward instead of kept, for memory.
         pretrained: start the backbone from ImageNet weights that timm has or downloads.
         backbone_weights: start it from this local file (TinyViT's or timm's keys) instead. Position biases of other
             windows are resized.
@@ -68,7 +67,6 @@ class TriKDTinyViT(nn.Module):
         cutoff: float = 10.0,
         cutoff_unit: CutoffUnit = "cycles_per_map",
         center: Center = "released",
-        checkpointing: bool = False,
         pretrained: bool = False,
         backbone_weights: str | None = None,
     ):
@@ -84,7 +82,7 @@ class TriKDTinyViT(nn.Module):
         self.aux_wanted = False
         self.aux_head = None
         self.normalize = Normalize.named("imagenet")
-        self.backbone = TinyViT(variant, windows, drop_path, checkpointing)
+        self.backbone = TinyViT(variant, windows, drop_path)
         self.norms: dict[str, tuple[Tensor, Tensor]] = {}
         channels = tuple(self.backbone.channels[f"stage{n}"] for n in (1, 2, 3, 4))
         filters = {"cutoff": cutoff, "cutoff_unit": cutoff_unit, "center": center}

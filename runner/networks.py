@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from segkd.models._checkpointing import checkpoint_blocks
 from segkd.models._class_map import ClassMapped, read_class_map
 from segkd.models._prediction import Normalize
 from segkd.runner import parts
@@ -66,6 +67,11 @@ def build_network(
     constants = network.normalize or (weights.normalize if weights else None)
     if constants is not None:
         built.normalize = Normalize.of(constants)
+    if network.checkpointing:
+        try:
+            checkpoint_blocks(built)
+        except ValueError as error:
+            raise ValueError(f"{owner}.{error}") from None
     return mapped(built, network, weights, class_names, owner) if network.class_map else built
 
 

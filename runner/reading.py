@@ -186,6 +186,10 @@ def _wrong_networks(recipe: Recipe) -> Iterator[Mistake]:
         if name == "student" and network.class_map is not None:
             text = "the student is delivered with the data set's own classes; a class map is for who it learns from"
             yield (*here, "class_map"), text
+        if network.checkpointing and not network.train:
+            yield (*here, "checkpointing"), f"{name} is not trained, so it keeps nothing for backward; leave it out"
+        if network.checkpointing and recipe.loop.compile:
+            yield (*here, "checkpointing"), "does not go with loop.compile; leave one of them out"
         if network.train == "lora" and network.model != "sam":
             yield (*here, "train"), "lora is for model: sam; other networks are trained whole (true) or frozen (false)"
 

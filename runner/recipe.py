@@ -132,6 +132,7 @@ class Network(Section):
         None, description="constants in models/_prediction.py: imagenet, cirkd, sam, unit, none; default: its own"
     )
     lr_scale: NonNegativeFloat = Field(1.0, description="factor on the learning rate of this network")
+    checkpointing: bool = Field(False, description="compute its blocks again in backward, which takes less memory")
     optimizer: Optimizer | None = Field(None, description="its own, in place of the recipe's")
     schedule: Curve | None = Field(None, description="the curve of its learning rate, in place of the recipe's")
     ema_of: str | None = Field(

@@ -97,19 +97,13 @@ def test_every_trained_parameter_gets_a_gradient_and_no_other(args):
     assert not any(name.startswith("backbone.blocks.4") for name in trained)
 
 
-def test_float64_autocast_and_checkpointing():
+def test_float64_and_autocast():
     network = tiny(lora_rank=2, prompt_guidance="channel", dropout=0.0).eval()
     plain = network(IMAGES, MASK).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (network(IMAGES, MASK).logits - plain).std() < 0.1 * plain.std()
     exact = network.double()(IMAGES, MASK).logits
     assert exact.dtype == torch.float64 and torch.allclose(exact.float(), plain, rtol=1e-3, atol=1e-4)
-    found = []
-    for network.checkpointing in (False, True):
-        network.zero_grad()
-        network(IMAGES, MASK).logits.square().sum().backward()
-        found.append([weight.grad for weight in network.parameters() if weight.requires_grad])
-    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(*found, strict=True))
 
 
 @torch.no_grad()

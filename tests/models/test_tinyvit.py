@@ -12,9 +12,9 @@ from segkd.models._tinyvit import TinyViT
 HEIGHT, WIDTH = 65, 97
 
 
-def encoder(windows=(7, 14, 7), drop_path=0.0, checkpointing=False, variant="5m"):
+def encoder(windows=(7, 14, 7), drop_path=0.0, variant="5m"):
     torch.manual_seed(0)
-    net = TinyViT(variant, windows, drop_path, checkpointing).eval()
+    net = TinyViT(variant, windows, drop_path).eval()
     for module in net.modules():  # what starts at 0 would hide half of the network
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -101,18 +101,6 @@ def test_weights_loaded_after_a_forward_count():
         assert torch.equal(net(images(), set())["stage4"], wanted)
 
 
-def test_checkpointing_changes_neither_gradients_nor_batch_norms():
-    plain = encoder((3, 4, 3)).train()
-    frugal = encoder((3, 4, 3), checkpointing=True).train()
-    for net in (plain, frugal):
-        scalar(net(images(), {"attention"})).backward()
-    for (name, ours), theirs in zip(frugal.named_parameters(), plain.parameters(), strict=True):
-        if ours.requires_grad:
-            torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
-    for (name, ours), theirs in zip(frugal.named_buffers(), plain.buffers(), strict=True):
-        assert torch.equal(ours, theirs), name
-
-
 def test_drop_path_rises_linearly():
     net = encoder(drop_path=0.1)
     rates = [getattr(m, "drop_prob") for name, m in net.named_modules() if name.endswith(("drop_path", "drop_path2"))
@@ -153,7 +141,7 @@ def test_position_biases_of_other_windows_are_resized():
 )
 def test_published_weights_follow_the_windows(variant, windows, name):
     with torch.device("meta"):
-        net = TinyViT(variant, windows, 0.1, False)
+        net = TinyViT(variant, windows, 0.1)
     assert net.imagenet == name and name in timm.list_pretrained("tiny_vit*")
 
 
@@ -164,6 +152,6 @@ def test_copies_are_whole():
 
 def test_errors():
     with pytest.raises(ValueError, match="variant must be one of 5m, 11m, 21m, got '9m'"):
-        TinyViT("9m", (7, 14, 7), 0.0, False)
+        TinyViT("9m", (7, 14, 7), 0.0)
     with pytest.raises(ValueError, match=r"windows must be three sides in tokens.*got \(7, 14\)"):
-        TinyViT("5m", (7, 14), 0.0, False)
+        TinyViT("5m", (7, 14), 0.0)

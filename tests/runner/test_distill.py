@@ -102,6 +102,15 @@ def test_the_run_folder_holds_what_the_design_says(distill, folder):
         assert (run / picture).is_file()
 
 
+def test_recomputed_blocks_train_to_the_same_bits(distill, folder):
+    losses = "losses=[{loss: cross_entropy}, {loss: kl}, {loss: fitnet, args: {feature: stage4}}]"
+    for name, told in (("kept", "false"), ("recomputed", "true")):
+        words = ["networks.student.args.dropout=0.3", "loop.ema=0.9", f"networks.student.checkpointing={told}"]
+        assert distill("tiny.yaml", TEACHER, losses, *words, f"name={name}").code == 0
+    kept, recomputed = (student(folder / "runs" / name) for name in ("kept", "recomputed"))
+    assert kept.keys() == recomputed.keys() and all(torch.equal(kept[key], recomputed[key]) for key in kept)
+
+
 def test_ema_scores_and_saves_the_closed_form_average(distill, folder):
     assert distill("tiny.yaml", "loop={ema: 0.7, save_every: 1, keep_last: 9}").code == 0
     run, average = folder / "runs/tiny", None

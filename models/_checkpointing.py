@@ -1,0 +1,69 @@
+"""Activation checkpointing: a network keeps the inputs of its blocks alone, and computes the blocks again in backward.
+
+Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174. Gradients and batch norm statistics stay
+as they are without it, dropout draws the same numbers both times; a step takes about a third longer.
+"""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def checkpoint_blocks(network: nn.Module) -> None:
+    """Makes a network's blocks recompute, in place. State dict and results stay as they are.
+
+    Raises:
+        ValueError: it has no blocks.
+    """
+    blocks = list(blocks_of(network))
+    if not blocks:
+        raise ValueError("checkpointing: this network has no blocks in a row; leave it out")
+    for block in blocks:
+        block.forward = functools.partial(_recomputed, block)
+
+
+def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
+    """The elements of a module's rows (Sequential, ModuleList) with several layers in them, the innermost such ones."""
+    for child in module.children():
+        inner = list(blocks_of(child))
+        if inner:
+            yield from inner
+        elif isinstance(module, (nn.Sequential, nn.ModuleList)) and _layers(child) > 1:
+            yield child
+
+
+def _layers(module: nn.Module) -> int:
+    return sum(any(True for _ in part.parameters(recurse=False)) for part in module.modules())
+
+
+def _recomputed(block: nn.Module, *inputs: object, **named: object) -> object:
+    """What the block's own forward gives; while gradients are wanted, of its inner maps none is kept."""
+    forward = functools.partial(type(block).forward, block)
+    if not (block.training and torch.is_grad_enabled()):
+        return forward(*inputs, **named)
+    contexts = functools.partial(_contexts, block)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **named)
+
+
+def _contexts(block: nn.Module) -> tuple:
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Batch norms inside normalise by the batch as in the first run, and do not count it a second time."""
+    norms = [part for part in block.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
