@@ -22,7 +22,10 @@ _LEARNING_ONLY = {"distill_heads", "projection_dropout"}
 
 @dataclass(frozen=True)
 class Gain:
-    """What a row has over its baseline: in mIoU with its 95 % interval, and in the IoU of each class (NaN: absent)."""
+    """What a row has over its baseline: in mIoU with its 95 % interval, and in the IoU of each class (NaN: absent).
+
+    Both are taken at the seeds they share; where they share none, at all.
+    """
 
     over: int
     mean: float
@@ -221,6 +224,12 @@ def _gain(rows: list[Row], index: int, over: int | None, draws: np.ndarray) -> G
     if over is None:
         return None
     row, base = rows[index], rows[over]
-    ours, theirs = (np.stack([run.counts for run in one.runs]) for one in (row, base))
-    low, high = np.quantile(resampled_gains(ours, theirs, row.recipe.evaluate.absent, draws), [0.025, 0.975])
-    return Gain(over, float(row.miou.mean() - base.miou.mean()), low, high, row.per_class - base.per_class)
+    absent = row.recipe.evaluate.absent
+    # an unlucky seed that one of the two alone has would be no gain of the other
+    seeds = {run.recipe.seed for run in row.runs} & {run.recipe.seed for run in base.runs}
+    ours, theirs = (
+        np.stack([run.counts for run in one.runs if not seeds or run.recipe.seed in seeds]) for one in (row, base)
+    )  # (S, N, K, 3)
+    low, high = np.quantile(resampled_gains(ours, theirs, absent, draws), [0.025, 0.975])
+    mean = mean_iou(ours.sum(1), absent).mean() - mean_iou(theirs.sum(1), absent).mean()
+    return Gain(over, float(mean), low, high, iou(ours.sum(1)).mean(0) - iou(theirs.sum(1)).mean(0))

@@ -75,7 +75,7 @@ def notes(comparison: Comparison) -> list[str]:
     lines = [
         f"mIoU of the best checkpoint on {comparison.images} images of {data.dataset} {data.val_split}, mean +- "
         f"standard deviation over the seeds; {comparison.protocol}. Interval: of the gain, over {DRAWS} paired "
-        f"resamples of the images; it does not tell how much the seeds change."
+        f"resamples of the images; it does not tell how much the seeds change. A gain is over the seeds both have."
     ]
     over = grouped((rows[row.gain.over].method, row) for row in rows if row.gain is not None)
     if len(over) == 1:
