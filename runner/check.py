@@ -16,25 +16,20 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from segkd.runner.assembly import (
-    build_dataset,
-    build_graph,
-    build_training_batches,
-    build_training_sets,
-    build_views,
-)
-from segkd.runner.batch import Batch
-from segkd.runner.blueprint import shape_graph, shape_image, shape_predictions, without_autocast
+from segkd.runner.building.device import peak_memory, prepare_for_device, start_accelerator
+from segkd.runner.building.graph import Graph, weighted
+from segkd.runner.building.losses import build_graph
+from segkd.runner.building.networks import build_networks, weights_are_there, weights_path
+from segkd.runner.building.optimizers import build_optimizers
+from segkd.runner.building.shapes import shape_graph, shape_image, shape_predictions, without_autocast
 from segkd.runner.command import run_command
 from segkd.runner.console import clock
-from segkd.runner.cost import flops
-from segkd.runner.device import peak_memory, prepare_for_device, start_accelerator
-from segkd.runner.diagnostics import gradient_report
-from segkd.runner.graph import Graph, weighted
-from segkd.runner.networks import build_networks, weights_are_there, weights_path
-from segkd.runner.optimizers import build_optimizers
-from segkd.runner.reading import read
-from segkd.runner.recipe import OtherRecipe, Recipe
+from segkd.runner.loading.batch import Batch
+from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import OtherRecipe, Recipe
+from segkd.runner.scoring.cost import flops
+from segkd.runner.training.gradients import gradient_report
 
 SAMPLED = 32  # images whose labels are counted
 TIMED = 3

@@ -13,7 +13,7 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 
-from segkd.runner.mistakes import RecipeError
+from segkd.runner.recipe.mistakes import RecipeError
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)
 

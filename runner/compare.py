@@ -8,10 +8,10 @@ import argparse
 from pathlib import Path
 
 from segkd.runner.command import run_command
-from segkd.runner.comparison import compare
-from segkd.runner.comparison_report import write_comparison
+from segkd.runner.comparing.comparison import compare
+from segkd.runner.comparing.finished_runs import common_folder, find_runs
+from segkd.runner.comparing.tables import write_comparison
 from segkd.runner.console import say
-from segkd.runner.finished_runs import common_folder, find_runs
 
 
 def main() -> None:

@@ -10,29 +10,28 @@ from contextlib import nullcontext
 import torch
 from accelerate import Accelerator
 
-from segkd.runner.assembly import (
-    build_dataset,
-    build_graph,
-    build_training_batches,
-    build_training_sets,
-    build_views,
-    rehearse,
+from segkd.runner.building.device import (
+    average_gradients,
+    prepare_for_device,
+    share_running_statistics,
+    start_accelerator,
 )
+from segkd.runner.building.graph import weighted
+from segkd.runner.building.losses import build_graph, rehearse
+from segkd.runner.building.networks import build_networks
+from segkd.runner.building.optimizers import build_optimizers, set_rates, take_step
 from segkd.runner.command import StopSignal, run_command
 from segkd.runner.console import say
-from segkd.runner.device import average_gradients, prepare_for_device, share_running_statistics, start_accelerator
-from segkd.runner.diagnostics import gradient_report
-from segkd.runner.evaluation import evaluate, evaluate_also
-from segkd.runner.graph import weighted
-from segkd.runner.networks import build_networks
-from segkd.runner.optimizers import build_optimizers, set_rates, take_step
-from segkd.runner.reading import read
-from segkd.runner.recipe import OtherRecipe, Recipe
-from segkd.runner.report import deliver, record_evaluation, score_teachers
-from segkd.runner.run_folder import is_finished, open_run_folder, refuse_used_folder
-from segkd.runner.seeds import seed_for
-from segkd.runner.tracking import Tracking
-from segkd.runner.training_state import TrainingState
+from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import OtherRecipe, Recipe
+from segkd.runner.recipe.seeds import seed_for
+from segkd.runner.run_folder.opening import is_finished, open_run_folder, refuse_used_folder
+from segkd.runner.scoring.evaluation import evaluate, evaluate_also
+from segkd.runner.training.gradients import gradient_report
+from segkd.runner.training.report import deliver, record_evaluation, score_teachers
+from segkd.runner.training.state import TrainingState
+from segkd.runner.training.tracking import Tracking
 
 
 def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False) -> None:

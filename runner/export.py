@@ -16,13 +16,19 @@ import torch
 import yaml
 
 from segkd.models._checkpoints import LAYOUTS
-from segkd.runner.agreement import Written
+from segkd.runner.building.delivered import Delivered, find
 from segkd.runner.command import run_command
-from segkd.runner.cost import flops, latency
-from segkd.runner.delivered import Delivered, find
-from segkd.runner.foreign import write_huggingface, write_layout, write_segkd, write_timm, write_torchvision
-from segkd.runner.hub import card, push, shareable
-from segkd.runner.traced import write_onnx, write_program
+from segkd.runner.exporting.agreement import Written
+from segkd.runner.exporting.hub import card, push, shareable
+from segkd.runner.exporting.other_codes import (
+    write_huggingface,
+    write_layout,
+    write_segkd,
+    write_timm,
+    write_torchvision,
+)
+from segkd.runner.exporting.programs import write_onnx, write_program
+from segkd.runner.scoring.cost import flops, latency
 
 # target -> what is added to the network's name for the default output
 ENDINGS = {"segkd": "-segkd", "hf": "-hf", "onnx": ".onnx", "torch": ".pt2", "timm": ".timm.safetensors"}

@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from segkd.datasets._palettes import bit_palette
 from segkd.datasets._resample import resize_image
+from segkd.runner.building.device import find_device
 from segkd.runner.command import run_command
 from segkd.runner.console import say
-from segkd.runner.device import find_device
-from segkd.runner.image_files import ImageFile, Picture, Unreadable, batches, decoded, find_images
-from segkd.runner.inference import predict
-from segkd.runner.label_files import Palette, label_image, save_png
-from segkd.runner.pretrained import delivered_folder, from_pretrained, read_config
+from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decoded, find_images
+from segkd.runner.predicting.label_files import Palette, label_image, save_png
+from segkd.runner.run_folder.pretrained import delivered_folder, from_pretrained, read_config
+from segkd.runner.scoring.inference import predict
 
 KINDS = ("labels", "colored", "overlays")
 THREADS = 4  # that decode, and as many that write

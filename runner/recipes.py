@@ -16,15 +16,15 @@ from pathlib import Path
 
 import yaml
 
-from segkd.runner import parts
-from segkd.runner.checkpoint import write_text
 from segkd.runner.command import run_command
-from segkd.runner.mistakes import Key, did_you_mean
-from segkd.runner.reading import read
-from segkd.runner.recipe import Recipe
-from segkd.runner.run_folder import differences
-from segkd.runner.sources import find_source, is_address
-from segkd.runner.yaml_file import override, read_with_traps, write
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.addresses import find_source, is_address
+from segkd.runner.recipe.mistakes import Key, did_you_mean
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.yaml_file import override, read_with_traps, write
+from segkd.runner.run_folder.checkpoint import write_text
+from segkd.runner.run_folder.opening import differences
 
 NO_RECIPES = {"bases", "sweeps"}  # folders of what recipes extend, and of plans of many runs
 

@@ -15,18 +15,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from segkd.runner import boundary, calibration, checkpoint
-from segkd.runner.assembly import build_dataset, fixed_resize
+from segkd.runner.building.device import start_accelerator
 from segkd.runner.command import run_command
-from segkd.runner.device import start_accelerator
-from segkd.runner.evaluation import Count, Evaluation, evaluate
-from segkd.runner.metrics import table
-from segkd.runner.metrics_file import plain
-from segkd.runner.pictures import confusion_picture
-from segkd.runner.protocols import protocol_words
-from segkd.runner.reading import read
-from segkd.runner.recipe import Recipe
-from segkd.runner.scored import Weights, find_recipe, scored_network
+from segkd.runner.loading.data_sets import build_dataset, fixed_resize
+from segkd.runner.recipe.protocols import protocol_words
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.metrics_file import plain
+from segkd.runner.scoring.chosen_network import Weights, find_recipe, scored_network
+from segkd.runner.scoring.confusion import table
+from segkd.runner.scoring.evaluation import Count, Evaluation, evaluate
+from segkd.runner.scoring.metrics import boundary, calibration
+from segkd.runner.scoring.pictures import confusion_picture
 
 
 def main() -> None:

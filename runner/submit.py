@@ -2,7 +2,7 @@
 
 The scores are made as the run's recipe says under `evaluate`; evaluate.mode=slide evaluate.flip=true and so on change
 that. Every file is read back and checked before the archive is packed. A call that was stopped goes on where it was.
-runner/servers.py has the formats.
+runner/predicting/servers.py has the formats.
 """
 
 import argparse
@@ -17,20 +17,20 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from segkd.datasets._parts_of_a_set import Chosen
-from segkd.runner import parts
-from segkd.runner.assembly import fixed_resize
-from segkd.runner.checkpoint import write_text
+from segkd.runner.building.device import find_device
 from segkd.runner.command import run_command
 from segkd.runner.console import say
-from segkd.runner.device import find_device
-from segkd.runner.evaluation import label_map, progress
-from segkd.runner.label_files import check_label_file, label_image, network_fingerprint, pack, save_png
-from segkd.runner.pretrained import delivered_folder, from_pretrained, read_config
-from segkd.runner.protocols import protocol_words
-from segkd.runner.reading import read
-from segkd.runner.recipe import Recipe
-from segkd.runner.sampler import evaluation_batches
-from segkd.runner.servers import SERVERS, Server
+from segkd.runner.loading.data_sets import fixed_resize
+from segkd.runner.loading.sampler import evaluation_batches
+from segkd.runner.predicting.label_files import check_label_file, label_image, network_fingerprint, pack, save_png
+from segkd.runner.predicting.servers import SERVERS, Server
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.protocols import protocol_words
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.checkpoint import write_text
+from segkd.runner.run_folder.pretrained import delivered_folder, from_pretrained, read_config
+from segkd.runner.scoring.evaluation import label_map, progress
 
 CHANGEABLE = ("evaluate.", "data.resize", "data.workers")
 

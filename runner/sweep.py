@@ -1,7 +1,7 @@
 """Trains methods with several seeds: `python runner/sweep.py sweep.yaml [key=value ...] [--only METHOD ...]`.
 
 Each run is a process of its own and may be stopped: started again, the sweep goes on with it and leaves out what is
-done. runner/sweep_plan.py says what stands in the file.
+done. runner/comparing/sweep_plan.py says what stands in the file.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from types import FrameType
 from typing import BinaryIO
 
 from segkd.runner.command import run_command
-from segkd.runner.comparison import compare
-from segkd.runner.comparison_report import write_comparison
+from segkd.runner.comparing.comparison import compare
+from segkd.runner.comparing.finished_runs import common_folder, find_runs
+from segkd.runner.comparing.sweep_plan import Plan, Run, Sweep, read_plan
+from segkd.runner.comparing.tables import write_comparison
 from segkd.runner.console import clock, say
-from segkd.runner.finished_runs import common_folder, find_runs
-from segkd.runner.report import percent
-from segkd.runner.run_folder import is_finished
-from segkd.runner.sweep_plan import Plan, Run, Sweep, read_plan
+from segkd.runner.run_folder.opening import is_finished
+from segkd.runner.training.report import percent
 
 SHOWN = 8  # last lines of a log that are shown when its run fails
 

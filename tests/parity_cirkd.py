@@ -12,7 +12,7 @@ from segkd.losses._gcn import GCN
 from segkd.losses.cirkd_channel import CIRKDChannel
 from segkd.losses.cirkd_memory import CIRKDMemory
 from segkd.losses.cirkd_minibatch import CIRKDMinibatch
-from segkd.runner.graph import weighted
+from segkd.runner.building.graph import weighted
 
 
 def cirkd_minibatch(case: dict, arrays: Arrays) -> Arrays:

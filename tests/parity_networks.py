@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from segkd.models import _checkpoints
 from segkd.models._prediction import Normalize, Prediction
 from segkd.models._weights import fill
-from segkd.runner import parts
+from segkd.runner.recipe import parts
 
 TOLERANCE = 1e-4  # of the standard deviation of the expected map, unless a case's note allows more
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from segkd.models._prediction import Prediction, pick_features
-from segkd.runner.assembly import build_graph
-from segkd.runner.graph import Graph, weighted
-from segkd.runner.reading import read
-from segkd.runner.recipe import Recipe
+from segkd.runner.building.graph import Graph, weighted
+from segkd.runner.building.losses import build_graph
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import Recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 PARTS = ("labelled", "unlabelled")

@@ -17,7 +17,7 @@ from segkd.models._mask_prompt import decode, decode_masks, embed_mask, mask_pro
 from segkd.models._prediction import Normalize, Prediction
 from segkd.models._weights import fill
 from segkd.models.sam import SAM
-from segkd.runner import parts
+from segkd.runner.recipe import parts
 
 # the smallest SAM: what a case of a part alone has no entries for
 SMALLEST = {"embed_dim": 8, "depth": 4, "num_heads": 2, "global_blocks": [0, 1, 2, 3], "image_size": 32}

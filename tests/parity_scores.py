@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkd.models._prediction import Prediction
-from segkd.runner.inference import predict
-from segkd.runner.metrics import Scores, confusion_matrix, scores
-from segkd.runner.schedule import learning_rate, weight_at
+from segkd.runner.building.schedule import learning_rate, weight_at
+from segkd.runner.scoring.confusion import Scores, confusion_matrix, scores
+from segkd.runner.scoring.inference import predict
 
 Arrays = dict[str, np.ndarray]
 

@@ -13,9 +13,9 @@ from segkd.losses._task import resize
 from segkd.models._layouts import mmseg
 from segkd.models._prediction import Normalize
 from segkd.models.pspnet import PSPNet
-from segkd.runner.assembly import build_graph
-from segkd.runner.graph import Graph, weighted
-from segkd.runner.recipe import Recipe
+from segkd.runner.building.graph import Graph, weighted
+from segkd.runner.building.losses import build_graph
+from segkd.runner.recipe.schema import Recipe
 
 IGNORED = 255
 PSPNET = mmseg.renaming("pspnet", "v1c")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from segkd.runner.assembly import build_views
-from segkd.runner.blueprint import shape_graph, shape_predictions
-from segkd.runner.optimizers import build_optimizers
-from segkd.runner.reading import read
-from segkd.runner.recipe import OtherRecipe
+from segkd.runner.building.optimizers import build_optimizers
+from segkd.runner.building.shapes import shape_graph, shape_predictions
+from segkd.runner.loading.data_sets import build_views
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import OtherRecipe
 from segkd.runner.recipes import shipped
 
 RECIPES = shipped()

@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 
 from segkd.models._prediction import Prediction
-from segkd.runner import parts
-from segkd.runner.assembly import build_graph
-from segkd.runner.device import prepare_for_device, start_accelerator
-from segkd.runner.networks import build_network
-from segkd.runner.recipe import Recipe
+from segkd.runner.building.device import prepare_for_device, start_accelerator
+from segkd.runner.building.losses import build_graph
+from segkd.runner.building.networks import build_network
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.schema import Recipe
 
 CLASSES = 19
 TEACHER = {"backbone": "resnet101", "stem": "v1c", "dilation_rule": "mmseg"}

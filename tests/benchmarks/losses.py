@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from segkd.losses._task import Features, Task
 from segkd.losses.cross_entropy import CrossEntropy
 from segkd.models._prediction import Prediction
-from segkd.runner import parts
+from segkd.runner.recipe import parts
 
 HERE = Path(__file__).parent
 IGNORE = 255

@@ -30,14 +30,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from segkd.losses.cross_entropy import CrossEntropy
-from segkd.runner import parts
-from segkd.runner.assembly import build_graph
+from segkd.runner.building.device import prepare_for_device, start_accelerator
+from segkd.runner.building.graph import PARTS, Graph, weighted
+from segkd.runner.building.losses import build_graph
+from segkd.runner.building.optimizers import build_optimizers, take_step
 from segkd.runner.check import busiest_iteration
-from segkd.runner.device import prepare_for_device, start_accelerator
-from segkd.runner.graph import PARTS, Graph, weighted
-from segkd.runner.optimizers import build_optimizers, take_step
-from segkd.runner.reading import read
-from segkd.runner.recipe import Recipe
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = ("camvid/tsic_sam_dv3mnv2_96x128.yaml", "camvid/trikd_tiny5m_1_8_96.yaml")

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 
 from segkd.losses._task import Task
-from segkd.runner import distill, parts
-from segkd.runner.device import start_accelerator
-from segkd.runner.graph import features_of
-from segkd.runner.networks import build_network
-from segkd.runner.reading import read
-from segkd.runner.recipe import Recipe
-from segkd.runner.tracking import Tracking
+from segkd.runner import distill
+from segkd.runner.building.device import start_accelerator
+from segkd.runner.building.graph import features_of
+from segkd.runner.building.networks import build_network
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.training.tracking import Tracking
 
 RECIPE = """
 name: overhead

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segkd.models._prediction import Normalize, Prediction
-from segkd.runner import parts
+from segkd.runner.recipe import parts
 
 K, SIZE = 5, (65, 97)
 RESNET = {"backbone": "resnet18", "width": 8}

@@ -13,7 +13,7 @@ from segkd.losses.fitnet import FitNet
 from segkd.models.trikd_deit import TriKDDeiT
 from segkd.models.trikd_resnet import TriKDResNet
 from segkd.models.trikd_tinyvit import TriKDTinyViT
-from segkd.runner.graph import Graph, Term, features_of
+from segkd.runner.building.graph import Graph, Term, features_of
 
 HEIGHT, WIDTH = 65, 97
 WIDTHS = (4, 6, 8, 10)

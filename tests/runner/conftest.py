@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segkd.runner.bootstrap import mean_iou
-from segkd.runner.reading import read
+from segkd.runner.comparing.bootstrap import mean_iou
+from segkd.runner.recipe.read import read
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 180  # seconds before a run counts as hanging

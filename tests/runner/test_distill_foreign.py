@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from segkd.runner.pretrained import from_pretrained
+from segkd.runner.run_folder.pretrained import from_pretrained
 
 SEGFORMER = (
     "{model: huggingface, args: {config: {model_type: segformer, hidden_sizes: [8, 16, 24, 32], depths: [1, 1, 1, 1], "

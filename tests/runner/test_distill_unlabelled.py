@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from segkd.runner.mistakes import RecipeError
-from segkd.runner.reading import read
+from segkd.runner.recipe.mistakes import RecipeError
+from segkd.runner.recipe.read import read
 
 SEMI = """
 name: semi

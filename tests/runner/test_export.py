@@ -10,11 +10,13 @@ from torch import nn
 
 from segkd.models._prediction import Normalize
 from segkd.models._weights import read_weights
-from segkd.runner import export, hub, parts
-from segkd.runner.agreement import Scores, compare
-from segkd.runner.delivered import Delivered, find, write_folder
-from segkd.runner.pretrained import description, from_pretrained
-from segkd.runner.reading import read
+from segkd.runner import export
+from segkd.runner.building.delivered import Delivered, find, write_folder
+from segkd.runner.exporting import hub
+from segkd.runner.exporting.agreement import Scores, compare
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.read import read
+from segkd.runner.run_folder.pretrained import description, from_pretrained
 
 CLASSES = ["sky", "road", "pole"]
 MODELS = {

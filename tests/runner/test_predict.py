@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from segkd.datasets._resample import resize_image
-from segkd.runner import parts, predict
-from segkd.runner.delivered import Delivered, write_folder
-from segkd.runner.inference import predict as scores_of
-from segkd.runner.pretrained import description, from_pretrained
+from segkd.runner import predict
+from segkd.runner.building.delivered import Delivered, write_folder
+from segkd.runner.recipe import parts
+from segkd.runner.run_folder.pretrained import description, from_pretrained
+from segkd.runner.scoring.inference import predict as scores_of
 
 PALETTE = [[128, 64, 128], [70, 70, 70], [220, 20, 60]]
 ARGUMENTS = {"backbone": "mobilenetv2_035", "output_stride": 16, "width": 8}

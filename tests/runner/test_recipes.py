@@ -6,7 +6,7 @@ import re
 import pytest
 
 from segkd.runner import recipes
-from segkd.runner.reading import read
+from segkd.runner.recipe.read import read
 
 BASE = """\
 # What the two recipes share.

@@ -34,7 +34,8 @@ import torch
 from torch import nn
 
 from segkd.models._prediction import Normalize, Prediction
-from segkd.runner import score, scored
+from segkd.runner import score
+from segkd.runner.scoring import chosen_network as scored
 from segkd.runner.command import run_command
 
 

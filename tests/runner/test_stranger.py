@@ -9,11 +9,11 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from segkd.runner import sources
-from segkd.runner.assembly import build_dataset
-from segkd.runner.mistakes import RecipeError
-from segkd.runner.networks import build_networks
-from segkd.runner.reading import read
+from segkd.runner.building.networks import build_networks
+from segkd.runner.loading.data_sets import build_dataset
+from segkd.runner.recipe import addresses as sources
+from segkd.runner.recipe.mistakes import RecipeError
+from segkd.runner.recipe.read import read
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

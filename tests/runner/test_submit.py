@@ -15,10 +15,11 @@ from PIL import Image
 from segkd.datasets.ade20k import ADE20K
 from segkd.datasets.cityscapes import Cityscapes
 from segkd.datasets.voc import VOC
-from segkd.runner import parts, submit
-from segkd.runner.delivered import Delivered, write_folder
-from segkd.runner.pretrained import description, from_pretrained
-from segkd.runner.reading import read
+from segkd.runner import submit
+from segkd.runner.building.delivered import Delivered, write_folder
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.read import read
+from segkd.runner.run_folder.pretrained import description, from_pretrained
 
 DATASETS = {"cityscapes": Cityscapes, "voc": VOC, "ade20k": ADE20K}
 ARGUMENTS = {"backbone": "mobilenetv2_035", "output_stride": 16, "width": 8}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from segkd.runner import sweep
-from segkd.runner.sweep_plan import Sweep, read_plan
+from segkd.runner.comparing.sweep_plan import Sweep, read_plan
 
 # in place of distill.py: leaves what a finished run leaves, unless its method is told to fail or to wait for a signal
 STAND_IN = """

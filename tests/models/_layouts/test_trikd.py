@@ -15,7 +15,7 @@ from segkd.models._prediction import Normalize
 from segkd.models.trikd_deit import TriKDDeiT
 from segkd.models.trikd_resnet import TriKDResNet
 from segkd.models.trikd_tinyvit import TriKDTinyViT
-from segkd.runner import parts
+from segkd.runner.recipe import parts
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
 WIDTHS = (4, 6, 8, 10)

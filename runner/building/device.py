@@ -1,0 +1,115 @@
+"""Where a run computes: Accelerate with the recipe's settings, networks in their memory format, statistics shared."""
+
+import os
+import resource
+import warnings
+from datetime import timedelta
+from pathlib import Path
+
+import timm
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import nn
+
+from segkd.runner.building.graph import Graph
+from segkd.runner.loading.sampler import images_per_part
+from segkd.runner.recipe.schema import Ramp, Recipe
+
+
+def find_device() -> torch.device:
+    """Where a command without a recipe computes: the accelerator of this machine if it has one, else its CPU."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
+
+
+def start_accelerator(recipe: Recipe) -> Accelerator:
+    """Accelerate with the recipe's precision. DDP looks for unused parameters only where terms come and go.
+
+    Raises:
+        ValueError: the launcher asks for another precision or accumulation than the recipe: one would silently win.
+    """
+    precision = {"fp32": "no"}.get(recipe.loop.precision, recipe.loop.precision)
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", precision):
+        raise ValueError(
+            f"accelerate launch asks for {launched} and the recipe for {recipe.loop.precision}; the recipe decides: "
+            f"set loop.precision={launched}, or leave --mixed_precision out (accelerate config may set it)"
+        )
+    if int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) not in (1, recipe.loop.accumulate):
+        raise ValueError(
+            "accelerate launch sets gradient accumulation; the recipe decides: set loop.accumulate instead"
+        )
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # the loop accumulates itself
+    # DDP is told once by Accelerate and once by itself that this option has a new name
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
+    comes_and_goes = any(
+        term.after is not None or term.until is not None or isinstance(term.weight, Ramp) for term in recipe.losses
+    )
+    # without a GPU, Accelerate joins several processes only when told that they use the CPU; else each trains alone
+    on_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+    return Accelerator(
+        mixed_precision=precision,
+        cpu=on_cpus,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=comes_and_goes
+            ),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.loop.timeout)),
+        ],
+    )
+
+
+def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -> None:
+    """Moves networks to the device in the recipe's memory format; synchronises batch norms and compiles as it says."""
+    loop, on_gpu = recipe.loop, accelerator.device.type == "cuda"
+    share = images_per_part(recipe.data.batch_size, loop.accumulate, accelerator.num_processes)
+    if recipe.data.unlabelled is not None:
+        unlabelled = recipe.data.unlabelled.batch_size
+        images_per_part(unlabelled, loop.accumulate, accelerator.num_processes, "data.unlabelled.batch_size")
+    synchronise = loop.sync_batchnorm
+    if synchronise == "auto":
+        synchronise = on_gpu and share <= 8
+    memory_format = torch.channels_last if loop.channels_last else torch.contiguous_format
+    if synchronise and accelerator.num_processes > 1:
+        for owner in (graph.networks, *graph.losses.values()):
+            for name, part in list(owner.named_children()):
+                if name != "adversary":  # a discriminator's scores of one process's images need no others
+                    setattr(
+                        owner, name, timm.layers.convert_sync_batchnorm(part)
+                    )  # timm's: torch's drops fused activations
+    for name in recipe.networks:
+        network = graph.network(name)
+        if loop.compile and name in graph.networks:
+            network.compile(dynamic=False)
+        network.to(device=accelerator.device, memory_format=memory_format)
+
+
+def share_running_statistics(modules: list[nn.Module | None], accelerator: Accelerator) -> None:
+    """Averages running statistics over the processes, each of which follows its own images between two scorings."""
+    if accelerator.num_processes == 1:
+        return
+    for module in modules:
+        for buffer in module.buffers() if module is not None else ():
+            if buffer.is_floating_point():
+                buffer.copy_(accelerator.reduce(buffer.clone(), reduction="mean"))
+
+
+def average_gradients(module: nn.Module, accelerator: Accelerator) -> None:
+    """Averages the gradients of a module outside DDP over the processes."""
+    if accelerator.num_processes == 1:
+        return
+    for parameter in module.parameters():
+        parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: the GPU's allocations, or this process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage starts at the peak of whoever started this process
+        kilobytes = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    else:
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1024 * int(kilobytes)

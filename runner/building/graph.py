@@ -1,0 +1,278 @@
+"""Networks and loss terms as one module: the only thing optimised, wrapped for several processes and checkpointed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from segkd.datasets._strong import partners
+from segkd.losses._task import Features
+from segkd.models._mask_prompt import mask_prompt
+from segkd.models._prediction import Prediction
+from segkd.runner.building.schedule import weight_at
+
+# what a term sees -> the parts of the batch its learner and its source are run on
+PARTS = {
+    "labelled": (("labelled", "labelled"),),
+    "unlabelled": (("unlabelled", "unlabelled"),),
+    "both": (("labelled", "labelled"), ("unlabelled", "unlabelled")),
+    "strong": (("strong", "unlabelled"),),
+}
+
+
+@dataclass
+class Views:
+    """Images without labels, seen in one or two ways.
+
+    Attributes:
+        images: (B, 3, H, W) uint8. target: (B, H, W) int64, the ignore_index on padding and 0 elsewhere.
+        strong: (B, 3, H, W) uint8, the same crops recoloured and mixed, None where no term sees them.
+        mixed: (B, H, W) bool, where `strong` shows the image's partner (datasets/_strong.py:partners).
+    """
+
+    images: Tensor
+    target: Tensor
+    strong: Tensor | None = None
+    mixed: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Term:
+    """One edge of the graph: a loss that trains the network `of`, reading `source`, scaled by `weight`.
+
+    Attributes:
+        weight: a number, or {start, end, over: (a, b), hold} for a linear ramp.
+        after, until: iterations (0-based) between which the term is active, see schedule.weight_at.
+        detach: whether gradients stop at the source.
+        on: which images it sees: `labelled`, `unlabelled`, `both` as one batch, or `strong`: the learner sees the
+            strong views of unlabelled images, the source the weak ones.
+    """
+
+    label: str
+    of: str
+    source: str | None
+    weight: float | dict
+    after: int | None = None
+    until: int | None = None
+    detach: bool = True
+    on: str = "labelled"
+
+    def weight_at(self, iteration: int) -> float:
+        """The term's weight at an iteration, 0 while it is not active."""
+        return weight_at(self.weight, iteration, self.after, self.until)
+
+    def is_ever_active(self) -> bool:
+        """False where the weight is 0 throughout."""
+        if isinstance(self.weight, dict):
+            return (self.weight["start"], self.weight["end"]) != (0, 0)
+        return self.weight != 0
+
+
+class Graph(nn.Module):
+    """forward(images, target, iteration, ...) -> {term label: unweighted loss} of the terms active at that iteration.
+
+    A network runs at most once on each part of a batch (labelled images, unlabelled ones, their strong views), and
+    only if an active term reads it there. Frozen networks are kept out of the module tree, hence out of DDP, the
+    optimizer and checkpoints; they run in eval mode and without gradients, under the autocast the graph runs under.
+
+    Args:
+        networks: the trained networks.
+        frozen: the others, on the device already.
+        terms: the edges. losses: label -> its loss module.
+        prompted_by: network -> the network whose predicted classes it gets as its prompt.
+        averages: frozen network -> (the trained network it is a moving average of, the decay).
+
+    Attributes:
+        keep_predictions: whether the next forwards leave in `kept` what each term saw, its learner's prediction and
+            its source's, for whoever looks into a step.
+
+    Raises:
+        ValueError: a name that torch.nn.ModuleDict does not take, or with the slash of sub-terms.
+    """
+
+    def __init__(
+        self,
+        networks: dict[str, nn.Module],
+        frozen: dict[str, nn.Module],
+        terms: list[Term],
+        losses: dict[str, nn.Module],
+        prompted_by: dict[str, str] | None = None,
+        averages: dict[str, tuple[str, float]] | None = None,
+    ):
+        super().__init__()
+        for word in (*networks, *losses):
+            if "." in word or "/" in word or hasattr(nn.ModuleDict(), word):
+                raise ValueError(
+                    f"{word!r} cannot name a network or a term: it holds a dot or a slash, or torch's modules use the "
+                    f"word; choose another"
+                )
+        self.networks = nn.ModuleDict(networks)
+        self.losses = nn.ModuleDict(losses)
+        self.terms = terms
+        self.keep_predictions = False
+        self.kept: dict[str, tuple[Prediction, Prediction | None]] = {}
+        self.prompted_by = prompted_by or {}
+        averages = averages or {}
+        self.followed = {name: followed for name, (followed, _) in averages.items()}
+        # in a dict nn.Module does not see them; their weights are the training state's to save
+        self.averages = {
+            name: moving_average(networks[followed], decay) for name, (followed, decay) in averages.items()
+        }
+        frozen = frozen | {name: average.module for name, average in self.averages.items()}
+        for network in frozen.values():
+            network.eval().requires_grad_(False)
+        self._frozen = (frozen,)  # inside a tuple nn.Module does not see it
+
+    def network(self, name: str) -> nn.Module:
+        """A network by its name in the recipe, trained or frozen."""
+        return self.networks[name] if name in self.networks else self._frozen[0][name]
+
+    def weights_at(self, iteration: int) -> dict[str, float]:
+        """Label -> weight of the terms active at this iteration."""
+        return {term.label: term.weight_at(iteration) for term in self.active_terms(iteration)}
+
+    def active_terms(self, iteration: int) -> list[Term]:
+        """The terms whose weight is not 0 at this iteration."""
+        return [term for term in self.terms if term.weight_at(iteration) != 0]
+
+    def forward(
+        self, images: Tensor, target: Tensor, iteration: int, unlabelled: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The active terms' unweighted scalars by name.
+
+        Args:
+            images: (B, 3, H, W) uint8. target: (B, H, W) int64. unlabelled: the fields of Views, where there are any.
+        """
+        self.kept = {}  # freed before this forward needs its room
+        views = Views(**unlabelled) if unlabelled else None
+        predictions = self.predictions(images, views, iteration)
+        losses = {}
+        for term in self.active_terms(iteration):
+            student, source, labels = self.seen_by(term, predictions, target, views)
+            if self.keep_predictions:
+                self.kept[term.label] = student, source
+            losses.update(self.loss(term, student, source, labels))
+        return losses
+
+    def predictions(self, images: Tensor, views: Views | None, iteration: int) -> dict[tuple[str, str], Prediction]:
+        """(network, part of the batch) -> its prediction, for all that an active term reads."""
+        parts = {"labelled": images}
+        if views is not None:
+            parts |= {"unlabelled": views.images, "strong": views.strong}
+        found: dict[tuple[str, str], Prediction] = {}
+        for term in self.active_terms(iteration):
+            for of_part, source_part in PARTS[term.on]:
+                self._predict(term.of, of_part, parts, found)
+                if term.source is not None:
+                    self._predict(term.source, source_part, parts, found)
+        return found
+
+    def _predict(
+        self, name: str, part: str, parts: dict[str, Tensor], found: dict[tuple[str, str], Prediction]
+    ) -> Prediction:
+        """One network's prediction on one part of the batch, made where it is not there yet."""
+        if (name, part) not in found:
+            images, prompt = parts[part], None
+            if name in self.prompted_by:
+                prompt = mask_prompt(self._predict(self.prompted_by[name], part, parts, found), images.shape[-2:])
+            inputs = (images,) if prompt is None else (images, prompt)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and name in self.networks):
+                found[name, part] = self.network(name)(*inputs)
+        return found[name, part]
+
+    def predict(self, names: list[str], images: Tensor) -> list[Prediction]:
+        """What some networks make of images, prompted as in training."""
+        found: dict[tuple[str, str], Prediction] = {}
+        return [self._predict(name, "labelled", {"labelled": images}, found) for name in names]
+
+    def seen_by(
+        self, term: Term, predictions: dict[tuple[str, str], Prediction], target: Tensor, views: Views | None
+    ) -> tuple[Prediction, Prediction | None, Tensor]:
+        """What a term is computed on: its learner's prediction, its source's (detached if it is to be), the labels."""
+        students, sources = [], []
+        for of_part, source_part in PARTS[term.on]:
+            students.append(predictions[term.of, of_part])
+            if term.source is not None:
+                source = predictions[term.source, source_part]
+                if term.detach and term.source in self.networks:
+                    source = detached(source)
+                sources.append(mixed(source, views.mixed) if term.on == "strong" else source)
+        return joined(students), joined(sources) if sources else None, labels_seen(term.on, target, views)
+
+    def loss(self, term: Term, student: Prediction, source: Prediction | None, target: Tensor) -> dict[str, Tensor]:
+        """One term's unweighted value under its label; a loss of several sub-terms gives each as label/sub-term."""
+        value = self.losses[term.label](student, source, target)
+        if isinstance(value, dict):
+            return {f"{term.label}/{part}": loss for part, loss in value.items()}
+        return {term.label: value}
+
+    def adversary_loss(self, label: str) -> Tensor:
+        """What a loss's own adversary learns from the kept predictions of the last forward."""
+        student, source = self.kept[label]
+        return self.losses[label].adversary_loss(detached(student), detached(source))
+
+
+def moving_average(network: nn.Module, decay: float) -> AveragedModel:
+    """average <- decay * average + (1 - decay) * network at each update, buffers included; a copy at first."""
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
+    """Each loss times its term's weight; a sub-term `label/name` has its term's."""
+    return {name: weights[name.partition("/")[0]] * value for name, value in losses.items()}
+
+
+def detached(prediction: Prediction) -> Prediction:
+    """The prediction with no gradient behind it."""
+    return _combined([prediction], lambda maps: maps[0].detach())
+
+
+def joined(predictions: list[Prediction]) -> Prediction:
+    """Predictions on several parts of a batch as one, images after images."""
+    return predictions[0] if len(predictions) == 1 else _combined(predictions, torch.cat)
+
+
+def labels_seen(on: str, target: Tensor, views: Views | None) -> Tensor:
+    """The labels beside what a term sees; those of unlabelled images only say what is padding."""
+    if on in ("labelled", "both"):
+        return target if on == "labelled" else torch.cat([target, views.target])
+    return with_partners(views.target, views.mixed) if on == "strong" else views.target
+
+
+def with_partners(maps: Tensor, mask: Tensor) -> Tensor:
+    """Maps of weak views put together as their strong views are, (B, ..., H, W); mask: (B, H, W), see Views.mixed."""
+    mask = mask if maps.ndim == mask.ndim else mask[:, None]
+    return torch.where(mask, maps[partners(len(maps))], maps)
+
+
+def mixed(prediction: Prediction, mask: Tensor) -> Prediction:
+    """A prediction on weak views, put together as their strong views are: scores at the images' size, no features."""
+    return Prediction(with_partners(prediction.resized(mask.shape[-2:]), mask), prediction.align_corners)
+
+
+def _combined(predictions: list[Prediction], combine: Callable[[list[Tensor]], Tensor]) -> Prediction:
+    """One prediction whose every map is made of the same map of the given ones."""
+
+    def of(maps: list[Tensor | None]) -> Tensor | None:
+        return None if maps[0] is None else combine(maps)
+
+    first = predictions[0]
+    return Prediction(
+        logits=of([prediction.logits for prediction in predictions]),
+        align_corners=first.align_corners,
+        aux=of([prediction.aux for prediction in predictions]),
+        features={name: of([prediction.features[name] for prediction in predictions]) for name in first.features},
+    )
+
+
+def features_of(name: str, network: nn.Module) -> Features:
+    """The feature table of a network for the losses that read it."""
+    return Features(
+        f"networks.{name}",
+        network.channels,
+        network.strides,
+        norms=getattr(network, "norms", {}),
+        has_aux=getattr(network, "aux_head", None) is not None,
+    )

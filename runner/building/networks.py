@@ -1,0 +1,105 @@
+"""Builds the networks of a recipe and gives them their weights, whoever wrote them."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from segkd.models._checkpointing import checkpoint_blocks
+from segkd.models._class_map import ClassMapped, read_class_map
+from segkd.models._prediction import Normalize
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import Network, OtherRecipe, Recipe
+from segkd.runner.recipe.seeds import seed_for
+from segkd.runner.run_folder.weights import Weights, find_weights
+
+logger = logging.getLogger(__name__)
+
+
+def build_networks(recipe: Recipe, dataset: Dataset, *, untrained: bool = False) -> dict[str, nn.Module]:
+    """All networks of a recipe but moving averages, which the graph makes.
+
+    `untrained` leaves those without weights whose own recipe has not been trained yet.
+    """
+    built = {}
+    for name, network in recipe.networks.items():
+        if network.ema_of is not None:
+            continue
+        if untrained and isinstance(network.weights, OtherRecipe) and not weights_are_there(network):
+            network = network.model_copy(update={"weights": None})
+        built[name] = build_network(
+            name, network, dataset.num_classes, recipe.seed, dataset.class_names, trust=recipe.trust_checkpoint
+        )
+    return built
+
+
+def build_network(
+    name: str, network: Network, num_classes: int, seed: int, class_names: Sequence[str] = (), *, trust: bool = False
+) -> nn.Module:
+    """One network, its own random start for its name, then its weights, its constants and its class map.
+
+    Args:
+        num_classes, class_names: the data set's. A network with a class map has classes of its own.
+        trust: read weights that could start code, see models/_weights.py:read_weights.
+
+    Raises:
+        ValueError: an argument, weights or a class map that do not fit. FileNotFoundError: no such weights.
+    """
+    owner = f"networks.{name}"
+    path = weights_path(network)
+    weights = (
+        None if path is None else find_weights(path, owner=owner, layout=network.layout, part=network.part, trust=trust)
+    )
+    torch.manual_seed(seed_for(seed, "network", name))
+    file, arguments = parts.network_part(network.source, network.model, network.args)
+    own_classes = weights.num_classes if network.class_map and weights else None
+    try:
+        built = parts.build("models", file, arguments, own_classes or num_classes)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"{owner}: {error}") from None
+    if weights is not None:
+        weights.check(model=file, normalize=network.normalize, owner=owner)
+        weights.load(built, owner=owner, strict=network.strict)
+    constants = network.normalize or (weights.normalize if weights else None)
+    if constants is not None:
+        built.normalize = Normalize.of(constants)
+    if network.checkpointing:
+        try:
+            checkpoint_blocks(built)
+        except ValueError as error:
+            raise ValueError(f"{owner}.{error}") from None
+    return mapped(built, network, weights, class_names, owner) if network.class_map else built
+
+
+def mapped(
+    built: nn.Module, network: Network, weights: Weights | None, class_names: Sequence[str], owner: str
+) -> nn.Module:
+    """A network with classes of its own as one with the data set's."""
+    names = getattr(built, "class_names", None) or (weights.class_names if weights else None)
+    theirs = names or [str(index) for index in range(built.num_classes)]
+    try:
+        groups = read_class_map(network.class_map, theirs, class_names)
+        return ClassMapped(built, groups, theirs, class_names, name=owner)
+    except ValueError as error:
+        raise ValueError(f"{owner}.{error}") from None
+
+
+def gives_scores(network: nn.Module) -> bool:
+    """Whether a network predicts classes; one without a head, such as SAM's encoder, has features only."""
+    return getattr(network, "gives_logits", True)
+
+
+def weights_are_there(network: Network) -> bool:
+    """Whether the run that a network's weights come from has delivered them."""
+    return (Path(weights_path(network)) / "student" / "model.safetensors").is_file()
+
+
+def weights_path(network: Network) -> str | None:
+    """Where a network's weights lie: the path in the recipe, or the run folder of the recipe that trains it."""
+    if isinstance(network.weights, OtherRecipe):
+        return str(read(network.weights.recipe).folder)
+    return network.weights

@@ -1,0 +1,77 @@
+"""A recipe's networks and terms as shapes alone, on torch's meta device: no data, weights, memory or arithmetic."""
+
+import copy
+import functools
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from segkd.models._prediction import Prediction
+from segkd.runner.building.graph import Graph, Views
+from segkd.runner.building.losses import build_graph
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.schema import Data, Recipe
+from segkd.runner.run_folder.pretrained import NO_START
+
+IGNORE_INDEX = 255  # that of every data set here
+
+
+def shape_graph(recipe: Recipe) -> Graph:
+    """The recipe's graph, every network and term built and bound to what it reads.
+
+    A network with a class map is built for the data set's classes: its own are known from its weights alone.
+
+    Raises:
+        ValueError: whatever `build_graph` finds wrong with it.
+    """
+    num_classes = classes_of(recipe.data)
+    networks = {}
+    for name, network in recipe.networks.items():
+        if network.ema_of is not None:
+            continue
+        model, arguments = parts.network_part(network.source, network.model, network.args)
+        arguments = arguments | {key: NO_START[key] for key in NO_START.keys() & arguments.keys()}
+        try:
+            networks[name] = copy.deepcopy(_network(model, json.dumps(arguments, sort_keys=True), num_classes))
+        except (ValueError, OSError) as error:
+            raise type(error)(f"networks.{name}: {error}") from None
+    with torch.device("meta"):
+        return build_graph(recipe, networks, IGNORE_INDEX)
+
+
+@functools.lru_cache(maxsize=32)  # recipes of one experiment name the same few
+def _network(model: str, arguments: str, num_classes: int) -> nn.Module:
+    with torch.device("meta"):
+        return parts.build("models", model, json.loads(arguments), num_classes)
+
+
+def shape_predictions(graph: Graph, recipe: Recipe, images: int = 2) -> dict[tuple[str, str], Prediction]:
+    """What every network that a term reads makes of a training batch: (network, part of the batch) -> shapes."""
+    batch = torch.zeros(images, 3, *recipe.data.crop_size, dtype=torch.uint8, device="meta")
+    views = Views(batch, batch[:, 0], batch, batch[:, 0] > 0)
+    with without_autocast(), torch.no_grad():
+        return graph.train().predictions(batch, views, recipe.schedule.iterations - 1)
+
+
+def shape_image(recipe: Recipe) -> Tensor:
+    """One training crop, (1, 3, H, W)."""
+    return torch.zeros(1, 3, *recipe.data.crop_size, dtype=torch.uint8, device="meta")
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """torch.autocast does nothing inside: it refuses the meta device, where no precision matters."""
+    autocast, torch.autocast = torch.autocast, lambda *_, **__: nullcontext()
+    try:
+        yield
+    finally:
+        torch.autocast = autocast
+
+
+def classes_of(data: Data) -> int:
+    """How many classes a data set has, as its class or its arguments tell; its folder is not looked at."""
+    known = getattr(parts.find("datasets", data.dataset), "num_classes", None)
+    return data.args.get("classes") or known or len(data.args["class_names"])

@@ -1,0 +1,150 @@
+"""Writes a comparison down: table.md with what each number is, table.csv with all digits, and the pictures."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from segkd.runner.comparing.bootstrap import DRAWS
+from segkd.runner.comparing.comparison import Comparison, Row
+from segkd.runner.comparing.pictures import draw_curves, draw_examples, draw_table
+from segkd.runner.console import clock
+from segkd.runner.run_folder import checkpoint
+
+COLUMNS = ("data set", "teacher (mIoU %)", "student", "method", "seeds", "mIoU (%)", "gain", "95 % interval",
+           "parameters", "GFLOPs", "images/s", "training")  # fmt: skip
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> str:
+    """Writes table.md, table.csv and the pictures into a folder, over those of an earlier comparison.
+
+    Returns:
+        What table.md says, for the console.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = report(comparison)
+    pictures = ["table", "curves"] + (["examples"] if draw_examples(comparison, folder / "examples.png") else [])
+    shown = "\n\n".join(f"![{name}]({name}.png)" for name in pictures)
+    checkpoint.write_text(folder / "table.md", f"{text}\n\n{shown}\n")
+    checkpoint.write_text(folder / "table.csv", table_csv(comparison))
+    draw_table(comparison, COLUMNS, [cells(row) for row in comparison.rows], folder / "table.png")
+    draw_curves(comparison, folder / "curves.png")
+    return text
+
+
+def report(comparison: Comparison) -> str:
+    """The table, what its numbers are, and the gains of each class, as Markdown."""
+    table = markdown(COLUMNS, [cells(row) for row in comparison.rows])
+    parts = [table, *notes(comparison)]
+    for index, base in enumerate(comparison.rows):
+        above = [row for row in comparison.rows if row.gain is not None and row.gain.over == index]
+        if above:
+            parts += [f"IoU of each class (%), gains over {base.method}, {base.student}:"]
+            parts += [class_table(comparison.class_names, base, above)]
+    return "\n\n".join(parts)
+
+
+def cells(row: Row) -> list[str]:
+    """One line of the table."""
+    data, gain = row.recipe.data, row.gain
+    return [
+        data.dataset + (f", {data.labelled} labelled" if data.labelled else ""),
+        row.teacher,
+        row.student,
+        row.method,
+        str(len(row.runs)),
+        f"{100 * row.miou.mean():.2f}" + (f" +- {100 * row.std:.2f}" if len(row.runs) > 1 else ""),
+        "-" if gain is None else f"{100 * gain.mean:+.2f}",
+        "-" if gain is None else f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}",
+        number(row.measured("parameters") / 1e6, "{:.2f} M".format),
+        number(row.measured("flops") / 1e9, "{:.2f}".format),
+        number(1000 / row.measured("milliseconds"), "{:.1f}".format),
+        number(row.measured("seconds"), clock),
+    ]
+
+
+def number(value: float, words: Callable[[float], str]) -> str:
+    """A number in a table, `-` where it is not known (NaN)."""
+    return words(value) if value == value else "-"
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What the numbers are, and what a reader must know before comparing rows."""
+    rows = comparison.rows
+    data = rows[0].recipe.data
+    lines = [
+        f"mIoU of the best checkpoint on {comparison.images} images of {data.dataset} {data.val_split}, mean +- "
+        f"standard deviation over the seeds; {comparison.protocol}. Interval: of the gain, over {DRAWS} paired "
+        f"resamples of the images; it does not tell how much the seeds change. A gain is over the seeds both have."
+    ]
+    over = grouped((rows[row.gain.over].method, row) for row in rows if row.gain is not None)
+    if len(over) == 1:
+        lines.append(f"Gains are over {next(iter(over))}.")
+    elif over:
+        lines.append(f"Gains: {'; '.join(f'{who} over {base}' for base, who in over.items())}.")
+    training = grouped((setting(row), row) for row in rows)
+    if len(training) > 1:
+        lines.append(f"Trained differently: {'; '.join(f'{who}: {how}' for how, who in training.items())}.")
+    devices = grouped((run.device, row) for row in rows for run in row.runs)
+    if len(devices) > 1:
+        told = "; ".join(f"{who}: {device}" for device, who in devices.items())
+        lines.append(f"Made on different devices, so that images/s and training times do not compare: {told}.")
+    return lines
+
+
+def grouped(pairs: Iterable[tuple[str, Row]]) -> dict[str, str]:
+    """(word, row) pairs -> word: the methods of its rows."""
+    found: dict[str, dict[str, None]] = {}
+    for word, row in pairs:
+        found.setdefault(word, {})[row.method] = None
+    return {word: ", ".join(methods) for word, methods in found.items()}
+
+
+def setting(row: Row) -> str:
+    """`40000 iterations of 16 crops of 360 x 360`."""
+    data, iterations = row.recipe.data, row.recipe.schedule.iterations
+    return f"{iterations} iterations of {data.batch_size} crops of {' x '.join(map(str, data.crop_size))}"
+
+
+def class_table(class_names: list[str], base: Row, rows: list[Row]) -> str:
+    """A line for each class: the baseline's IoU and the gain of each method."""
+    columns = zip(class_names, base.per_class, *(row.gain.per_class for row in rows))
+    lines = [
+        [name, number(100 * iou, "{:.2f}".format), *(number(100 * gain, "{:+.2f}".format) for gain in gains)]
+        for name, iou, *gains in columns
+    ]
+    return markdown(["class", base.method, *(row.method for row in rows)], lines)
+
+
+def markdown(columns: tuple[str, ...] | list[str], lines: list[list[str]]) -> str:
+    """A table of words."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *lines])
+
+
+def table_csv(comparison: Comparison) -> str:
+    """The table for programs: scores as shares, not percent, all digits; empty where there is no number."""
+    text = io.StringIO()
+    classes = comparison.class_names
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["dataset", "split", "protocol", "teacher", "student", "method", "seeds", "runs", "miou", "miou_std"]
+        + ["baseline", "gain", "gain_low", "gain_high", "parameters", "flops", "images_per_second", "training_seconds"]
+        + [f"iou/{name}" for name in classes]
+        + [f"gain/{name}" for name in classes]
+    )
+    for row in comparison.rows:
+        gain, data = row.gain, row.recipe.data
+        over = ["", "", "", ""]
+        if gain is not None:
+            over = [comparison.rows[gain.over].method, gain.mean, gain.low, gain.high]
+        values = [
+            *(data.dataset, data.val_split, comparison.protocol, row.teacher, row.student, row.method),
+            " ".join(str(run.recipe.seed) for run in row.runs),
+            " ".join(str(run.folder) for run in row.runs),
+            *(row.miou.mean(), row.std, *over),
+            *(row.measured(key) for key in ("parameters", "flops")),
+            *(1000 / row.measured("milliseconds"), row.measured("seconds"), *row.per_class),
+            *([""] * len(classes) if gain is None else gain.per_class),
+        ]
+        writer.writerow(["" if value != value else value for value in values])
+    return text.getvalue()

@@ -1,0 +1,123 @@
+"""A network as one file that needs none of our code: ONNX and torch.export. Normalisation and resizing are inside."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from segkd.runner.exporting.agreement import Agreement, Run, Scores, Written, compare, other_sizes, takes
+
+AXES = {0: "batch", 2: "height", 3: "width"}
+
+
+def write_program(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_size: bool = False) -> Written:
+    """A torch.export program (.pt2): `torch.export.load(path).module()(images)`.
+
+    Args:
+        size: height and width it is traced at. fixed_size: take no other one.
+
+    Raises:
+        ValueError: the network cannot be traced, or what was written computes something else.
+    """
+
+    def save(program: torch.export.ExportedProgram, dynamic: bool) -> Run:
+        torch.export.save(program, path)
+        return torch.export.load(path).module()
+
+    return _traced(network, size, fixed_size, save, f"torch.export on cpu, {torch.get_num_threads()} threads")
+
+
+def write_onnx(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_size: bool = False) -> Written:
+    """An ONNX file with the input `images` (batch, 3, height, width) uint8 and the output `logits` of that size.
+
+    Args:
+        size: height and width it is traced at. fixed_size: take no other one.
+
+    Raises:
+        ValueError: onnx is not installed, the network cannot be traced or written as ONNX, or onnxruntime computes
+            something else from the file than torch.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch needs it, and says so less clearly
+    except ImportError as error:
+        raise ValueError(f'ONNX needs {error.name}, which is not installed: pip install -e ".[export]"') from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what it would print comes as an exception too
+
+    def save(program: torch.export.ExportedProgram, dynamic: bool) -> Run:
+        axes = {axis: name for axis, name in AXES.items() if dynamic or name == "batch"}
+        written = torch.onnx.export(
+            program, input_names=["images"], output_names=["logits"], dynamic_shapes={"images": axes}, verbose=False
+        )
+        written.save(path)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    return _traced(network, size, fixed_size, save, f"onnxruntime on cpu, {options.intra_op_num_threads} threads")
+
+
+def _traced(
+    network: nn.Module,
+    size: tuple[int, int],
+    fixed_size: bool,
+    save: Callable[[torch.export.ExportedProgram, bool], Run],
+    device: str,
+) -> Written:
+    """Any size if that is right at two further ones, else this one alone. `save` writes a program and loads it back."""
+    remark = "any batch size, this size only"
+    others = other_sizes(size)
+    if not fixed_size and all(takes(network, other) for other in others):
+        shapes = [(1, *size), *((2 + index, *other) for index, other in enumerate(others))]
+        try:
+            run, agreement = _written(network, size, shapes, save, dynamic=True)
+            return Written(run, agreement, "any batch size and size", device)
+        except Exception as error:  # exporter, runtime and comparison fail each in their own types
+            remark += f" (as it cannot be traced for any: {_reason(error)})"
+    try:
+        run, agreement = _written(network, size, [(1, *size), (3, *size)], save, dynamic=False)
+    except Exception as error:
+        raise ValueError(f"{type(network).__name__} cannot be exported this way: {_reason(error)}") from error
+    return Written(run, agreement, remark, device)
+
+
+def _written(
+    network: nn.Module,
+    size: tuple[int, int],
+    shapes: list[tuple[int, int, int]],
+    save: Callable[[torch.export.ExportedProgram, bool], Run],
+    *,
+    dynamic: bool,
+) -> tuple[Run, Agreement]:
+    images = torch.zeros(2, 3, *size, dtype=torch.uint8)  # batches of 1 are taken for a constant
+    axes = {0: torch.export.Dim("batch")}
+    if dynamic:
+        axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(Scores(network).eval(), (images,), dynamic_shapes={"images": axes})
+        run = save(program, dynamic)
+    return run, compare(network, run, shapes)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that says something: those of the tracer go on for pages."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
+    return next((line for line in lines if not line.endswith(":")), type(error).__name__)[:200]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Tracer and exporter tell what they do, of use to those who work on them."""
+    disabled = logging.root.manager.disable
+    try:
+        logging.disable(logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

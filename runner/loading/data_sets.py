@@ -1,0 +1,111 @@
+"""A recipe's data sets, and the streams of training batches that are made of them."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from accelerate import Accelerator
+from torch.utils.data import Dataset
+
+from segkd.datasets._parts_of_a_set import Chosen, ImagesBelow, WithoutLabels, labelled_indices
+from segkd.datasets._resample import fitted_pair, resize_pair, short_side_pair
+from segkd.runner.loading.batch import Batch
+from segkd.runner.loading.sampler import images_per_part, training_batches
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.seeds import seed_for
+
+
+def build_dataset(recipe: Recipe, split: str) -> Dataset:
+    """The recipe's data set, one split. Missing folders and lists are errors that say how the files must lie."""
+    return parts.build("datasets", recipe.data.dataset, recipe.data.args, recipe.data.root, split)
+
+
+def build_training_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
+    """The training images with labels, and those without, None where the recipe has no such stream.
+
+    Raises:
+        ValueError: data.labelled leaves no image for the stream of unlabelled ones.
+    """
+    data, whole = recipe.data, build_dataset(recipe, recipe.data.train_split)
+    labelled, rest = whole, []
+    if data.labelled is not None:
+        chosen = labelled_indices(whole, data.labelled, data.dataset, seed_for(recipe.seed, "labelled"))
+        labelled, rest = Chosen(whole, chosen), sorted(set(range(len(whole))) - set(chosen))
+    if data.unlabelled is None:
+        return labelled, None
+    if data.unlabelled.images is not None:
+        return labelled, ImagesBelow(data.unlabelled.images)
+    if not rest:
+        raise ValueError(
+            "data.unlabelled: every training image is labelled; say which are with data.labelled (such as 1/8), or "
+            "name a folder of others with data.unlabelled.images"
+        )
+    return labelled, WithoutLabels(Chosen(whole, rest))
+
+
+def build_views(recipe: Recipe) -> tuple[dict, dict]:
+    """What makes random views of labelled images and of unlabelled ones: transform, mix and strong view."""
+    data = recipe.data
+
+    def built(name: str, settings: dict | None, *given: object) -> object:
+        return None if settings is None else parts.build("datasets", name, settings, *given)
+
+    labelled = {
+        "transform": built("_transforms", data.transform, data.crop_size),
+        "mix": built("_mixing", data.mix),
+    }
+    if data.unlabelled is None:
+        return labelled, {}
+    return labelled, {
+        "transform": built("_transforms", data.unlabelled.transform, data.crop_size),
+        "strong": built("_strong", data.unlabelled.strong),
+    }
+
+
+def build_training_batches(
+    recipe: Recipe,
+    train_set: Dataset,
+    unlabelled_set: Dataset | None,
+    views: tuple[dict, dict],
+    accelerator: Accelerator,
+    *,
+    start: int,
+) -> Iterator[Batch]:
+    """This process' endless training batches from iteration `start` on, `loop.accumulate` of them a step.
+
+    With an unlabelled set each carries the batch of that stream that belongs to it. `views` are those of build_views.
+    """
+    shared = {
+        "start": start,
+        "parts": recipe.loop.accumulate,
+        "rank": accelerator.process_index,
+        "world": accelerator.num_processes,
+        "workers": recipe.data.workers,
+        "resize": fixed_resize(recipe, scoring=False),
+        "pin_memory": accelerator.device.type == "cuda",
+    }
+    labelled = training_batches(train_set, seed=recipe.seed, batch_size=recipe.data.batch_size, **views[0], **shared)
+    if unlabelled_set is None:
+        return labelled
+    settings = recipe.data.unlabelled
+    images_per_part(settings.batch_size, shared["parts"], shared["world"], "data.unlabelled.batch_size")
+    others = training_batches(
+        unlabelled_set,
+        seed=seed_for(recipe.seed, "unlabelled"),
+        batch_size=settings.batch_size,
+        **views[1],
+        **shared,
+    )
+    return (replace(batch, unlabelled=other) for batch, other in zip(labelled, others))
+
+
+def fixed_resize(recipe: Recipe, scoring: bool):
+    """What resizes image and label as data.resize says, or when scoring evaluate.short_side or fit; None: nothing."""
+    if scoring and recipe.evaluate.short_side is not None:
+        return functools.partial(short_side_pair, short_side=recipe.evaluate.short_side)
+    if scoring and recipe.evaluate.fit is not None:
+        return functools.partial(fitted_pair, size=recipe.evaluate.fit)
+    if recipe.data.resize is not None:
+        return functools.partial(resize_pair, size=recipe.data.resize)
+    return None

@@ -1,0 +1,133 @@
+"""Which sample comes when: a pure function of (seed, step), so that workers, processes and resumes do not change it."""
+
+import functools
+import signal
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from segkd.runner.loading.batch import Batch, EvaluationViews, TrainingViews, collate
+
+
+def samples_of_step(step: int, batch_size: int, length: int, seed: int) -> list[tuple[int, int]]:
+    """(epoch, index) of the samples of optimizer step `step` (0-based), over all processes and accumulated parts.
+
+    The data set is read as one endless list of epochs, each a permutation drawn from (seed, epoch); a batch may
+    span two epochs, so none is cut short and none is dropped.
+    """
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    orders: dict[int, np.ndarray] = {}
+    samples = []
+    for position in positions:
+        epoch, offset = divmod(position, length)
+        if epoch not in orders:
+            orders[epoch] = np.random.default_rng((seed, epoch)).permutation(length)
+        samples.append((epoch, int(orders[epoch][offset])))
+    return samples
+
+
+def images_per_part(batch_size: int, parts: int, world: int, field: str = "data.batch_size") -> int:
+    """Images one process computes at a time. ValueError where processes and parts do not divide `field`."""
+    if batch_size % (parts * world):
+        raise ValueError(
+            f"{field} is {batch_size} images in total, which {world} processes times {parts} accumulated "
+            f"parts do not divide; change {field}, loop.accumulate or the number of processes"
+        )
+    return batch_size // (parts * world)
+
+
+class _PartsOfSteps:
+    """Batch sampler of one process: for each step from `start`, one list of samples per accumulated part."""
+
+    def __init__(self, start: int, batch_size: int, length: int, seed: int, parts: int, rank: int, world: int):
+        self.start, self.batch_size, self.length, self.seed = start, batch_size, length, seed
+        self.parts, self.rank, self.world = parts, rank, world
+        self.share = images_per_part(batch_size, parts, world)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        step = self.start
+        while True:
+            samples = samples_of_step(step, self.batch_size, self.length, self.seed)
+            for part in range(self.parts):
+                first = (part * self.world + self.rank) * self.share
+                yield samples[first : first + self.share]
+            step += 1
+
+
+def _batches(loader: DataLoader) -> Iterator[Batch]:
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def training_batches(
+    dataset: Dataset,
+    transform,
+    *,
+    seed: int,
+    start: int,
+    batch_size: int,
+    parts: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    resize=None,
+    strong=None,
+    mix=None,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """This process' endless batches from step `start` on: `parts` a step, each of batch_size / (parts * world) images.
+
+    Args:
+        transform: called as transform(image, target, rng) -> (uint8 (H, W, 3), uint8 (H, W)).
+        batch_size: images per step over all processes and parts; ValueError where it does not divide.
+        strong: called as strong(image, rng) for a second view, see datasets/_strong.py. mix: datasets/_mixing.py:Mix.
+    """
+    sampler = _PartsOfSteps(start, batch_size, len(dataset), seed, parts, rank, world)
+    views = TrainingViews(dataset, transform, seed, resize, strong, mix)
+    # its own generator: a loader that starts draws a number, from the global one in the middle of
+    # a resumed run's first step
+    return _batches(
+        DataLoader(
+            views,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=functools.partial(collate, mix=mix),
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),
+        )
+    )
+
+
+def evaluation_batches(
+    dataset: Dataset,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    batch_size: int = 1,
+    workers: int = 0,
+    resize=None,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Every image once, dealt out to the processes without repeating any: process r gets r, r + world, ..."""
+    views = EvaluationViews(dataset, list(range(rank, len(dataset), world)), resize)
+    return _batches(
+        DataLoader(
+            views,
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
+        )
+    )
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):  # both may reach the whole group; the training process decides, and
+        signal.signal(number, signal.SIG_IGN)  # a worker ends by itself when that is gone

@@ -1,0 +1,115 @@
+"""Predicted classes as PNG files: written whole or not at all, read back and checked, packed for a server."""
+
+import gzip
+import hashlib
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segkd.datasets._files import UNDECODABLE
+from segkd.runner.run_folder.pretrained import FILES
+
+Palette = Sequence[Sequence[int]]
+# where a PNG's header tells its bits a channel and its kind of colour
+BIT_DEPTH, COLOR_TYPE = 24, 25
+GREY, INDEXED = 0, 3
+
+
+def label_image(labels: np.ndarray, palette: Palette | None = None) -> Image.Image:
+    """(H, W) uint8 ids as an image: grey (mode L), or with a palette of up to 256 colours (mode P)."""
+    image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))
+    if palette is not None:
+        # all 256 colours: with fewer, Pillow would pack several pixels into a byte
+        image.putpalette(full_palette(palette))
+    return image
+
+
+def full_palette(palette: Palette) -> bytes:
+    """768 bytes: the colours one after another, black where there are none."""
+    return bytes(level for color in palette for level in color).ljust(768, b"\0")
+
+
+def save_png(image: Image.Image, file: Path, compress_level: int = 6) -> None:
+    """Writes a PNG, with the folders above it, in one step: a kill leaves no half of one under its name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_name(f".{file.name}.new")
+    try:
+        image.save(new, format="PNG", compress_level=compress_level)
+        os.replace(new, file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def check_label_file(file: Path, size: tuple[int, int], ids: Iterable[int], palette: Palette | None = None) -> None:
+    """ValueError where a written label file is not what it must be.
+
+    Args:
+        size: height and width of its image. ids: what its pixels may hold.
+        palette: the colours an indexed PNG must have; None asks for a grey one.
+    """
+    try:
+        header = file.read_bytes()[: COLOR_TYPE + 1]
+        with Image.open(file) as image:
+            image.load()
+    except FileNotFoundError:
+        raise ValueError(f"{file}: is missing") from None
+    except UNDECODABLE as error:
+        raise ValueError(f"{file}: cannot be read back ({error}); delete it and start again") from None
+    kind = GREY if palette is None else INDEXED
+    if image.format != "PNG" or header[BIT_DEPTH] != 8 or header[COLOR_TYPE] != kind:
+        raise ValueError(f"{file}: must be an 8-bit {'grey' if kind == GREY else 'palette'} PNG; delete it")
+    if (image.height, image.width) != tuple(size):
+        raise ValueError(
+            f"{file}: is {image.height}x{image.width} but its image is {size[0]}x{size[1]} (height x width); delete it"
+        )
+    if palette is not None and bytes(image.getpalette()).ljust(768, b"\0") != full_palette(palette):
+        raise ValueError(f"{file}: has other colours than the palette it must have; delete it")
+    wrong = sorted({value for value, count in enumerate(image.histogram()) if count} - set(ids))
+    if wrong:
+        raise ValueError(f"{file}: holds the ids {wrong[:10]}, which are not allowed; delete it")
+
+
+def network_fingerprint(folder: Path) -> str:
+    """SHA-256 of a student folder's config.json and weights: the same for the same network only."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        with open(folder / name, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Packs what lies below a folder into a .zip or .tar.gz file; the same files give the same bytes.
+
+    Paths inside are relative to the folder. The archive appears when it is complete.
+    """
+    files = sorted((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if file.is_file())
+    new = archive.with_name(f".{archive.name}.new")
+    try:
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(new, "w") as packed:
+                for name, file in files:
+                    # PNGs do not get smaller; 1980 is as early as the format goes
+                    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+                    entry.create_system, entry.external_attr = 3, 0o644 << 16
+                    packed.writestr(entry, file.read_bytes())
+        else:
+            with (
+                open(new, "wb") as raw,
+                gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as compressed,
+                tarfile.open(fileobj=compressed, mode="w", format=tarfile.USTAR_FORMAT) as packed,
+            ):
+                for name, file in files:
+                    entry = tarfile.TarInfo(name)
+                    entry.size = file.stat().st_size
+                    with open(file, "rb") as content:
+                        packed.addfile(entry, content)
+        os.replace(new, archive)
+    finally:
+        new.unlink(missing_ok=True)

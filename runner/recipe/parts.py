@@ -1,0 +1,107 @@
+"""From a file name in a recipe to a class of ours, arguments checked against its signature before anything is built."""
+
+import functools
+import importlib
+import inspect
+import typing
+from pathlib import Path
+
+import pydantic
+
+from segkd.runner.recipe.mistakes import Mistake, found_by
+
+# what the runner itself passes to a part of each room, and a recipe therefore cannot
+GIVEN = {"datasets": {"root", "split"}, "models": {"num_classes"}, "losses": {"task"}}
+# parts a recipe configures without naming their file -> their class, and what the runner passes to it
+UNNAMED = {"_transforms": ("Transform", {"crop_size"}), "_strong": ("StrongView", set()), "_mixing": ("Mix", set())}
+
+
+def names(room: str) -> list[str]:
+    """The parts of a room: its files that do not begin with an underscore."""
+    folders = importlib.import_module(f"segkd.{room}").__path__
+    return sorted(path.stem for folder in folders for path in Path(folder).glob("[!_]*.py"))
+
+
+@functools.cache
+def find(room: str, name: str) -> type:
+    """The class a file is there for: the one whose name is the file's, in any letter case (kl.py -> KL)."""
+    module = importlib.import_module(f"segkd.{room}.{name}")
+    if name in UNNAMED:
+        return getattr(module, UNNAMED[name][0])
+    wanted = name.replace("_", "")
+    found = [value for key, value in vars(module).items() if key.lower() == wanted and inspect.isclass(value)]
+    if not found:
+        raise ValueError(
+            f"{room}/{name}.py holds no class of its own name "
+            f"(such as {name.title().replace('_', '')}, in any letter case)"
+        )
+    return found[0]
+
+
+@functools.cache
+def _arguments(room: str, name: str) -> type[pydantic.BaseModel]:
+    """The signature of a part as a schema, less what the runner gives."""
+    given = UNNAMED[name][1] if name in UNNAMED else GIVEN[room]
+    part = find(room, name)
+    hints = typing.get_type_hints(part.__init__)
+    fields = {
+        parameter.name: (
+            hints.get(parameter.name, typing.Any),
+            ... if parameter.default is inspect.Parameter.empty else parameter.default,
+        )
+        for parameter in inspect.signature(part).parameters.values()
+        if parameter.name not in given
+    }
+    return pydantic.create_model(part.__name__, __config__=pydantic.ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def _bound(room: str, name: str, arguments: dict) -> pydantic.BaseModel:
+    """The arguments in the types of the part's signature. pydantic.ValidationError where they do not fit."""
+    # by way of JSON: pydantic's strict mode then takes a YAML list for a tuple, and nothing else for anything else
+    return _arguments(room, name).model_validate_json(pydantic.TypeAdapter(dict).dump_json(arguments))
+
+
+def wrong_arguments(room: str, name: str, arguments: dict) -> list[Mistake]:
+    """What does not fit the part's signature: unknown, missing and wrongly typed arguments."""
+    try:
+        _bound(room, name, arguments)
+    except pydantic.ValidationError as error:
+        return found_by(error, _arguments(room, name))
+    return []
+
+
+def completed_arguments(room: str, name: str, arguments: dict) -> dict:
+    """The arguments with the part's defaults filled in, as plain YAML values."""
+    return _bound(room, name, arguments).model_dump(mode="json")
+
+
+def build(room: str, name: str, arguments: dict, *given: object) -> object:
+    """An instance of the part: `given` is what the runner passes, `arguments` what the recipe says."""
+    typed = _bound(room, name, arguments)
+    return find(room, name)(*given, **{key: getattr(typed, key) for key in type(typed).model_fields})
+
+
+def needs_teacher(loss: str) -> bool:
+    """Whether a loss reads a second network: the `teacher` of its forward may not be None."""
+    hint = typing.get_type_hints(find("losses", loss).forward)["teacher"]
+    return type(None) not in (hint, *typing.get_args(hint))
+
+
+def needs_labels(loss: str) -> bool:
+    """Whether a loss reads labels: its class says `label_free = True` where the labels only tell it what is ignored."""
+    return not getattr(find("losses", loss), "label_free", False)
+
+
+def network_part(source: str, model: str, arguments: dict) -> tuple[str, dict]:
+    """(file in models/, arguments) of a network from elsewhere: a head of ours on timm's encoder, Hugging Face's."""
+    if source == "hf":
+        return "huggingface", {"name": model, **arguments}
+    if source == "timm":
+        rest = {key: value for key, value in arguments.items() if key != "head"}
+        return str(arguments.get("head", "deeplabv3")), {"backbone": f"timm/{model}", **rest}
+    return model, arguments
+
+
+def network_words(model: str | None, arguments: dict) -> str:
+    """What tables call a network, such as `deeplabv3 resnet18`; one without a model is an average of another."""
+    return " ".join(filter(None, [model or "average", str(arguments.get("backbone") or arguments.get("arch") or "")]))

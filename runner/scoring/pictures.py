@@ -1,0 +1,140 @@
+"""Pictures of a run: panels that show what the networks see, and the curves of its losses and scores."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image, ImageDraw
+from torch import nn
+
+from segkd.runner.loading.data_sets import fixed_resize
+from segkd.runner.loading.sampler import evaluation_batches
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.scoring.evaluation import label_map
+
+LARGEST = 480  # pixels of a panel's tile at most, so that a dashboard stays quick
+VOID = (0, 0, 0)
+WRONG, RIGHT = (220, 40, 40), (235, 235, 235)
+
+
+def shown_indices(dataset: torch.utils.data.Dataset, count: int) -> list[int]:
+    """The images every panel of a run shows: spread evenly over the split."""
+    return [int(index) for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round()]
+
+
+def panels(
+    networks: dict[str, nn.Module],
+    dataset: torch.utils.data.Dataset,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    folder: Path,
+) -> list[Path]:
+    """One PNG an image: image | label | each network's prediction | where the student (the last one) is wrong."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = torch.utils.data.Subset(dataset, shown_indices(dataset, recipe.tracking.images))
+    files = []
+    for position, batch in enumerate(evaluation_batches(chosen, resize=fixed_resize(recipe, scoring=True))):
+        batch = batch.to(accelerator.device)
+        target = batch.target[0].cpu().numpy()
+        tiles = {"image": batch.images[0].permute(1, 2, 0).cpu().numpy(), "label": colored(target, dataset.palette)}
+        prediction = target
+        for name, network in networks.items():
+            was_training = network.training
+            prediction = label_map(network.eval(), batch, recipe)[0].cpu().numpy()
+            network.train(was_training)
+            tiles[name] = colored(prediction, dataset.palette)
+        tiles["error"] = error_map(prediction, target, dataset.ignore_index)
+        index = chosen.indices[position]
+        files.append(folder / f"{dataset.name(index).replace('/', '_')}.png")
+        beside(tiles).save(files[-1])
+    return files
+
+
+def colored(labels: np.ndarray, palette: tuple[tuple[int, int, int], ...]) -> np.ndarray:
+    """(H, W) class ids -> (H, W, 3) colours; ids outside the palette (void) are black."""
+    table = np.full((256, 3), VOID, np.uint8)
+    table[: len(palette)] = palette
+    return table[labels.clip(0, 255)]
+
+
+def error_map(prediction: np.ndarray, target: np.ndarray, ignore_index: int) -> np.ndarray:
+    """(H, W, 3): red where the prediction is wrong, light where it is right, black where nothing is known."""
+    picture = np.where((prediction == target)[..., None], np.uint8(RIGHT), np.uint8(WRONG))
+    picture[target == ignore_index] = VOID
+    return picture
+
+
+def beside(tiles: dict[str, np.ndarray]) -> Image.Image:
+    """Tiles side by side, each under its name."""
+    height, width = next(iter(tiles.values())).shape[:2]
+    factor = min(1.0, LARGEST / max(height, width))
+    height, width, head = round(height * factor), round(width * factor), 16
+    picture = Image.new("RGB", (len(tiles) * (width + 4) - 4, height + head), "white")
+    draw = ImageDraw.Draw(picture)
+    for column, (name, tile) in enumerate(tiles.items()):
+        resample = Image.Resampling.BILINEAR if name == "image" else Image.Resampling.NEAREST
+        picture.paste(Image.fromarray(tile).resize((width, height), resample), (column * (width + 4), head))
+        draw.text((column * (width + 4) + 2, 2), name, fill="black")
+    return picture
+
+
+def curves(rows: list[dict], file: Path) -> Path:
+    """Loss terms (running mean over a fiftieth of the run), learning rate and mIoU over the iterations, as one PNG."""
+    import matplotlib  # half a second to import; only the end of a run needs it
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (losses, rate, miou) = pyplot.subplots(1, 3, figsize=(15, 4), constrained_layout=True)
+    iterations = [row["iteration"] for row in rows]
+    window = max(1, len(rows) // 50)
+    for key in dict.fromkeys(key for row in rows for key in row if key.startswith("weighted/")):
+        points = [(row["iteration"], row[key]) for row in rows if key in row]
+        mean = np.convolve([value for _, value in points], np.ones(window) / window, "valid")
+        losses.plot([iteration for iteration, _ in points][window - 1 :], mean, label=key.removeprefix("weighted/"))
+    losses.set(title="weighted losses", xlabel="iteration")
+    losses.legend()
+    rate.plot(iterations, [row["lr"] for row in rows])
+    rate.set(title="learning rate", xlabel="iteration")
+    scored = [row for row in rows if "miou" in row]
+    miou.plot([row["iteration"] for row in scored], [100 * row["miou"] for row in scored], marker="o")
+    miou.set(title="student mIoU (%)", xlabel="iteration")
+    figure.savefig(file, dpi=80)
+    pyplot.close(figure)
+    return file
+
+
+def confusion_picture(matrix: torch.Tensor, class_names: tuple[str, ...] | list[str], file: Path) -> Path:
+    """Where the pixels of each class go, as one PNG.
+
+    Row = class of the label, column = predicted class, in percent of the row's pixels; a class that is never labelled
+    has an empty row. Up to 30 classes have the numbers in their cells, more classes get a larger picture.
+
+    Args:
+        matrix: (K, K) counts, rows = target, columns = prediction.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matrix = matrix.double().numpy()
+    pixels = matrix.sum(1, keepdims=True)
+    shares = 100 * np.divide(matrix, pixels, out=np.full_like(matrix, np.nan), where=pixels > 0)
+    count, cell = len(class_names), 0.4 if len(class_names) <= 30 else 0.16  # inches
+    figure, axes = pyplot.subplots(figsize=(count * cell + 3, count * cell + 2), constrained_layout=True)
+    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=100)
+    letters = 8 if count <= 30 else 6
+    axes.set_xticks(range(count), class_names, rotation=90, fontsize=letters)
+    axes.set_yticks(range(count), class_names, fontsize=letters)
+    axes.set(xlabel="predicted", ylabel="label")
+    for row, column in np.argwhere(np.isfinite(shares)) if count <= 30 else ():
+        share = shares[row, column]
+        axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color="wk"[int(share > 60)])
+    figure.colorbar(image, ax=axes, shrink=min(1.0, 6 / (count * cell)), label="% of the label's pixels")
+    with file.with_name(f".{file.name}.new").open("wb") as new:
+        figure.savefig(new, dpi=100, format="png", bbox_inches="tight")
+    Path(new.name).replace(file)
+    pyplot.close(figure)
+    return file

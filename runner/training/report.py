@@ -1,0 +1,247 @@
+"""What a run leaves to read: the teachers' scores, a picture and a line at each evaluation, and the closing report."""
+
+import json
+import shutil
+from dataclasses import asdict
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from segkd.models._weights import read_weights
+from segkd.runner.building.graph import Graph
+from segkd.runner.building.networks import build_network, gives_scores
+from segkd.runner.console import say
+from segkd.runner.loading.batch import Batch
+from segkd.runner.loading.data_sets import fixed_resize
+from segkd.runner.loading.sampler import evaluation_batches
+from segkd.runner.recipe.protocols import protocol_words
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import OtherRecipe, Recipe
+from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.metrics_file import plain, read_rows, training_seconds
+from segkd.runner.run_folder.pretrained import description
+from segkd.runner.run_folder.weights import weights_file
+from segkd.runner.scoring.confusion import Scores
+from segkd.runner.scoring.cost import flops, latency
+from segkd.runner.scoring.evaluation import evaluate
+from segkd.runner.scoring.pictures import curves, panels
+from segkd.runner.training.state import TrainingState
+from segkd.runner.training.tracking import Tracking
+
+
+def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Dataset, accelerator: Accelerator) -> None:
+    """Scores each frozen network once, as a run starts: a wrong file or normalisation shows here, not after days."""
+    file = recipe.folder / "teachers.json"
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    for name, network in recipe.networks.items():
+        built = graph.network(name)
+        if network.train or network.ema_of is not None or name in known or not gives_scores(built):
+            continue
+        result = evaluate(built, val_set, recipe, accelerator, title=f"scoring {name}").scores
+        known[name] = plain(asdict(result))
+        if accelerator.is_main_process:
+            checkpoint.write_text(file, json.dumps(known, indent=2) + "\n")
+            say(f"{recipe.name}: {name} has {percent(result.miou)} mIoU on {recipe.data.val_split}")
+        accelerator.wait_for_everyone()
+
+
+def record_evaluation(
+    state: TrainingState,
+    result: Scores,
+    others: dict[str, Scores],
+    val_set: torch.utils.data.Dataset,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    tracking: Tracking,
+) -> None:
+    """The evaluation's line on the console, its panels on the disk and in wandb, its per-class table in wandb."""
+    if not accelerator.is_main_process:
+        return
+    iteration = state.iteration
+    say(
+        f"{recipe.name} {iteration}/{recipe.schedule.iterations} | mIoU {percent(result.miou)} | "
+        f"pixel accuracy {percent(result.pixel_accuracy)}"
+        + "".join(f" | {words} {percent(other.miou)}" for words, other in others.items())
+    )
+    tracking.dashboard.summarize({"best_miou": state.best_miou, "best_iteration": state.best_iteration})
+    if state.best_iteration == iteration:
+        best = {f"best_iou/{name}": iou for name, iou in zip(val_set.class_names, result.iou_per_class)}
+        tracking.dashboard.summarize({**best, "best_pixel_accuracy": result.pixel_accuracy})
+    frozen = {name: state.graph.network(name) for name, network in recipe.networks.items() if not network.train}
+    frozen = {name: network for name, network in frozen.items() if gives_scores(network)}
+    files = panels(
+        {**frozen, "student": state.student},
+        val_set,
+        recipe,
+        accelerator,
+        recipe.folder / "panels" / f"step-{iteration:08d}",
+    )
+    classes = [
+        [name, *values] for name, *values in zip(val_set.class_names, result.iou_per_class, result.accuracy_per_class)
+    ]
+    tracking.dashboard.log_evaluation(iteration, files, ["class", "IoU", "accuracy"], classes)
+
+
+def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator) -> None:
+    """Ends a run: student/ from the best checkpoint, report.md with curves and pictures, the closing table printed."""
+    if not accelerator.is_main_process:
+        return
+    folder, network, student = recipe.folder, recipe.networks["student"], state.student
+    chosen = folder / "checkpoints" / f"step-{state.best_iteration:08d}"
+    student.load_state_dict(read_weights(weights_file(chosen)))
+    rows = closing_rows(state, val_set, recipe, accelerator)
+    checkpoint.write_text(folder / "report.md", report(recipe, rows, state, val_set))
+    shutil.copyfile(chosen / "images.npz", folder / "images.npz")
+    checkpoint.write_text(folder / "summary.json", json.dumps(summary(state, rows, val_set, recipe), indent=2) + "\n")
+    checkpoint.export_student(
+        folder,
+        chosen,
+        {
+            **description(student, network.source, network.model, network.args),
+            "class_names": list(val_set.class_names),
+            "palette": [list(color) for color in val_set.palette],
+            "ignore_index": val_set.ignore_index,
+            "resize": recipe.data.resize,
+            "recipe": recipe.name,
+            "miou": state.best_miou,
+            "iteration": state.best_iteration,
+        },
+    )
+    say(f"\n{markdown(rows)}\n\n{recipe.name} is done: {folder}/report.md, {folder}/student")
+
+
+def summary(state: TrainingState, rows: list[dict], val_set: torch.utils.data.Dataset, recipe: Recipe) -> dict:
+    """What comparisons of runs read: the closing table's rows, and score, training seconds and size of the student."""
+    image = first_image(val_set, recipe).images.to(next(state.student.parameters()).device)
+    return {
+        "rows": rows,
+        "miou": state.best_miou,
+        "iteration": state.best_iteration,
+        "protocol": protocol_words(recipe),
+        "seconds": training_seconds(read_rows(recipe.folder / "metrics.jsonl"), recipe.data.batch_size),
+        "flops": flops(state.student, image),
+        **{key: rows[-1][key] for key in ("parameters", "milliseconds")},
+    }
+
+
+def closing_rows(
+    state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator
+) -> list[dict]:
+    """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed in turn here and now."""
+    rows = []
+    for name, network in recipe.networks.items():
+        if not network.train and network.ema_of is None and gives_scores(state.graph.network(name)):
+            score = json.loads((recipe.folder / "teachers.json").read_text())[name]["miou"]
+            rows.append(row(name, recipe, name, state.graph.network(name), score, val_set, accelerator))
+    log = read_rows(recipe.folder / "metrics.jsonl")
+    scored = next((entry for entry in log if entry["iteration"] == state.best_iteration), {})
+    for name in recipe.evaluate.also:
+        # one with a prompt cannot be timed alone, several networks together are no network
+        if f"miou/{name}" in scored and name in recipe.networks and name not in state.graph.prompted_by:
+            network = state.graph.network(name)
+            score = scored[f"miou/{name}"]
+            rows.append(row(f"{name}, at the same time", recipe, name, network, score, val_set, accelerator))
+    if isinstance(recipe.baseline, OtherRecipe):
+        other = read(recipe.baseline.recipe)
+        delivered = other.networks["student"].model_copy(update={"weights": str(other.folder)})
+        network = build_network("student", delivered, val_set.num_classes, other.seed, val_set.class_names)
+        network.to(accelerator.device)
+        score = json.loads((other.folder / "student" / "config.json").read_text())["miou"]
+        rows.append(row(f"student, {other.name}", other, "student", network, score, val_set, accelerator))
+    learns = any(term.source is not None for term in recipe.losses)
+    rows.append(
+        row(
+            f"student, {recipe.name}" if learns or recipe.baseline else "student",
+            recipe,
+            "student",
+            state.student,
+            state.best_miou,
+            val_set,
+            accelerator,
+        )
+    )
+    return rows
+
+
+def row(
+    title: str,
+    recipe: Recipe,
+    name: str,
+    network: nn.Module,
+    miou: float,
+    val_set: torch.utils.data.Dataset,
+    accelerator: Accelerator,
+) -> dict:
+    """One line of the closing table."""
+    network.eval()
+    settings = recipe.networks[name]
+    return {
+        "network": title,
+        "model": " ".join(
+            [settings.model or f"average of {settings.ema_of}", str(settings.args.get("backbone", ""))]
+        ).strip(),
+        "miou": miou,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "milliseconds": latency(network, first_image(val_set, recipe).to(accelerator.device).images),
+    }
+
+
+def first_image(val_set: torch.utils.data.Dataset, recipe: Recipe) -> Batch:
+    """The first validation image, as it is scored."""
+    return next(evaluation_batches(val_set, resize=fixed_resize(recipe, scoring=True)))
+
+
+def markdown(rows: list[dict]) -> str:
+    """The closing table."""
+    lines = ["| network | model | mIoU (%) | parameters | ms per image |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| {r['network']} | {r['model']} | {100 * r['miou']:.2f} | {r['parameters'] / 1e6:.2f} M | "
+        f"{r['milliseconds']:.1f} |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def report(recipe: Recipe, rows: list[dict], state: TrainingState, val_set: torch.utils.data.Dataset) -> str:
+    """report.md: the table, the curves, the per-class scores of the chosen checkpoint, the last panels."""
+    folder = recipe.folder
+    history = read_rows(folder / "metrics.jsonl")
+    curves(history, folder / "curves.png")
+    scored = [r for r in history if "miou" in r]
+    chosen = next(r for r in scored if r["iteration"] == state.best_iteration)
+    last = sorted((folder / "panels").glob("step-*"))[-1:]
+    pictures = [f"![{file.stem}]({file.relative_to(folder)})" for path in last for file in sorted(path.glob("*.png"))]
+    classes = ["| class | IoU (%) | accuracy (%) |", "| --- | --- | --- |"]
+    classes += [
+        f"| {name} | {number(iou)} | {number(accuracy)} |"
+        for name, iou, accuracy in zip(val_set.class_names, chosen["iou_per_class"], chosen["accuracy_per_class"])
+    ]
+    return (
+        "\n\n".join(
+            [
+                f"# {recipe.name}",
+                markdown(rows),
+                f"The student is the checkpoint of iteration {state.best_iteration}, the best of {len(scored)} on "
+                f"`{recipe.data.val_split}` ({percent(state.best_miou)}); the last one has "
+                f"{percent(scored[-1]['miou'])}. Made by `recipe.yaml` in `environment.json`.",
+                "![curves](curves.png)",
+                "\n".join(classes),
+                f"pixel accuracy {percent(chosen['pixel_accuracy'])}, "
+                f"class accuracy {percent(chosen['class_accuracy'])}, "
+                f"frequency-weighted IoU {percent(chosen['fwiou'])}, Dice {percent(chosen['dice'])}",
+                *pictures,
+            ]
+        )
+        + "\n"
+    )
+
+
+def percent(share: float) -> str:
+    """0.7512 -> `75.12 %`."""
+    return f"{100 * share:.2f} %"
+
+
+def number(share: float | None) -> str:
+    """A percentage in a table, `-` for a class that does not occur."""
+    return "-" if share is None or share != share else f"{100 * share:.2f}"

@@ -1,0 +1,120 @@
+"""What training changes, in one object: networks, losses, optimizers, how far it has come. A resume needs no more."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from segkd.runner.building.graph import Graph, moving_average
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder import checkpoint
+from segkd.runner.scoring.evaluation import Evaluation
+
+PROGRESS = ("iteration", "best_miou", "best_iteration", "wandb_id")
+
+
+@dataclass
+class TrainingState:
+    """The state between two iterations.
+
+    Attributes:
+        rivals: label of a loss with an adversary of its own (SKD's discriminator) -> the adversary's optimizer.
+        averages: name -> moving average of a trained network's weights: `loop.ema`'s of the student under the name
+            `student`, and networks with `ema_of` under their own.
+        scaler: of fp16 gradients, None in other precisions.
+        iteration: how many are finished. best_miou, best_iteration: of the best evaluation so far.
+        wandb_id: the run a resume goes on with.
+    """
+
+    graph: Graph
+    optimizers: list[torch.optim.Optimizer]
+    rivals: dict[str, torch.optim.Optimizer]
+    averages: dict[str, AveragedModel]
+    scaler: torch.amp.GradScaler | None
+    iteration: int = 0
+    best_miou: float = -1.0
+    best_iteration: int = 0
+    wandb_id: str | None = None
+
+    @classmethod
+    def begin(
+        cls, recipe: Recipe, graph: Graph, optimizers: list[torch.optim.Optimizer], accelerator: Accelerator
+    ) -> "TrainingState":
+        """The state before the first iteration; graph and optimizers are where they will be trained."""
+        rivals = {
+            label: loss.adversary_optimizer()
+            for label, loss in graph.losses.items()
+            if hasattr(loss, "adversary_optimizer")
+        }
+        averages = dict(graph.averages)
+        if recipe.loop.ema is not None:
+            averages["student"] = moving_average(graph.network("student"), recipe.loop.ema)
+        return cls(graph, optimizers, rivals, averages, accelerator.scaler)
+
+    @property
+    def student(self) -> nn.Module:
+        """The network that is scored and delivered: the student, or the average of its weights."""
+        return self.averages["student"].module if "student" in self.averages else self.graph.network("student")
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimizers train; the adversaries' parameters are not among them."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        return [parameter for group in groups for parameter in group["params"]]
+
+    def update_averages(self) -> None:
+        """Moves every average a step towards the network it follows."""
+        for name, average in self.averages.items():
+            average.update_parameters(self.graph.network(self.graph.followed.get(name, name)))
+
+    def note_score(self, miou: float) -> None:
+        """Remembers the finished iteration if it is the best so far."""
+        if miou > self.best_miou:
+            self.best_miou, self.best_iteration = miou, self.iteration
+
+    def save(self, folder: Path, keep_last: int, evaluation: Evaluation | None = None) -> None:
+        """Writes the checkpoint of the finished iteration into a run folder, with its evaluation if it was scored.
+
+        Raises:
+            FloatingPointError: a weight is not finite. A resume would go on from it for ever.
+        """
+        for name, parameter in self.graph.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise FloatingPointError(
+                    f"{name} is not finite after iteration {self.iteration}, so it is not saved; lower optimizer.lr "
+                    f"or set loop.clip_norm, and go on from the checkpoint before it with --resume"
+                )
+        state = {
+            "graph": self.graph.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "rivals": {label: rival.state_dict() for label, rival in self.rivals.items()},
+            "averages": {name: average.state_dict() for name, average in self.averages.items()},
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "progress": {name: getattr(self, name) for name in PROGRESS},
+        }  # fmt: skip
+        checkpoint.save(
+            folder,
+            self.iteration,
+            self.student.state_dict(),
+            state,
+            images=evaluation and evaluation.arrays(),
+            keep_last=keep_last,
+            best=self.best_iteration,
+        )
+
+    def restore(self, path: Path) -> None:
+        """Goes back to a checkpoint of the same recipe. ValueError where it is damaged or another network's."""
+        state = checkpoint.load(path)
+        checkpoint.restore(self.graph, state["graph"], path)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for label, rival in self.rivals.items():
+            rival.load_state_dict(state["rivals"][label])
+        for name, average in self.averages.items():
+            average.load_state_dict(state["averages"][name])
+        if self.scaler:
+            self.scaler.load_state_dict(state["scaler"])
+        for name in PROGRESS:
+            setattr(self, name, state["progress"][name])

@@ -1,0 +1,179 @@
+"""The run's record: metrics.jsonl (always, one line an iteration), the console, and wandb where it is wanted."""
+
+import json
+import math
+import time
+from dataclasses import asdict
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from segkd.runner.building.device import peak_memory
+from segkd.runner.console import clock, say
+from segkd.runner.loading.sampler import samples_of_step
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.metrics_file import append_rows, keep_rows
+from segkd.runner.scoring.confusion import Scores
+from segkd.runner.training.state import TrainingState
+from segkd.runner.training.wandb_run import Dashboard
+
+
+class Tracking:
+    """Collects every iteration's losses on the device and writes them out every `tracking.every` iterations.
+
+    Reading a value from a GPU waits for it, so values stay there until a write. The last row of a write also carries
+    the gradient norm, images per second, seconds waited for data per iteration, and memory.
+    """
+
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, length: int, state: TrainingState):
+        self.recipe, self.accelerator, self.length = recipe, accelerator, length
+        self.file = recipe.folder / "metrics.jsonl"
+        self.rows: list[dict] = []
+        self.values: list[Tensor] = []
+        self.parts: Tensor | None = None
+        self.names: list[str] = []
+        self.notes: dict[str, float] = {}
+        self.waited = 0.0
+        self.interval = [state.iteration, time.perf_counter()]
+        self.dashboard = None
+        self.bar = None
+        if accelerator.is_main_process:
+            keep_rows(self.file, state.iteration)
+            self.dashboard = Dashboard(recipe, state.wandb_id)
+            state.wandb_id = self.dashboard.run_id
+            self.bar = tqdm(
+                total=recipe.schedule.iterations,
+                initial=state.iteration,
+                desc=recipe.name,
+                unit="step",
+                disable=None,
+                dynamic_ncols=True,
+            )
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Notes the unweighted losses of one accumulated part of a step. Nothing is read from the device yet."""
+        self.names = list(losses)
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        self.parts = values if self.parts is None else self.parts + values
+
+    def end_step(self, iteration: int, lr: float, weights: dict[str, float]) -> None:
+        """Notes one finished iteration (1-based) of the parts added since the last."""
+        weights = {name: weights[name.partition("/")[0]] for name in self.names}
+        self.rows.append({"iteration": iteration, "lr": lr, "weights": weights, **self.notes})
+        self.notes = {}
+        self.values.append(self.parts / self.recipe.loop.accumulate)
+        self.parts = None
+        if self.bar:
+            self.bar.update()
+
+    def note(self, values: dict[str, float]) -> None:
+        """Adds values to the row of the step under way."""
+        self.notes.update(values)
+
+    def flush(
+        self,
+        gradient_norm: Tensor | None = None,
+        evaluation: Scores | None = None,
+        others: dict[str, Scores] | None = None,
+    ) -> None:
+        """Writes the iterations noted since the last flush, averaged over the processes.
+
+        Args:
+            evaluation: the student's. others: by the words of `evaluate.also`; their mIoU is written.
+
+        Raises:
+            FloatingPointError: a loss was not finite; names the first iteration and the terms.
+        """
+        if not self.rows:
+            return
+        values = iter(self.accelerator.reduce(torch.cat(self.values), reduction="mean").tolist())
+        rows = []
+        for row in self.rows:
+            weights = row.pop("weights")
+            row["total"] = 0.0
+            for label, weight in weights.items():
+                value = next(values)
+                row[f"loss/{label}"], row[f"weighted/{label}"] = value, weight * value
+                row["total"] += weight * value
+            rows.append(row)
+        rows[-1].update(self._speed(), **(asdict(evaluation) if evaluation else {}))
+        rows[-1].update({f"miou/{words}": other.miou for words, other in (others or {}).items()})
+        if gradient_norm is not None:
+            rows[-1]["gradient_norm"] = float(gradient_norm)
+        self.rows, self.values = [], []
+        if self.accelerator.is_main_process:
+            append_rows(self.file, rows)
+            self._show(rows)
+        self._stop_on_nan(rows)
+
+    def restart_clock(self) -> None:
+        """Leaves the time since the last flush (an evaluation, a save) out of the speed."""
+        self.interval[1] = time.perf_counter()
+
+    def end_bar(self) -> None:
+        """Ends the progress bar."""
+        if self.bar:
+            self.bar.close()
+
+    def close(self) -> None:
+        """Ends the progress bar and the wandb run, which keeps what the run has delivered, if it has."""
+        self.end_bar()
+        student = self.recipe.folder / "student"
+        if self.dashboard:
+            if (student / "config.json").is_file():
+                self.dashboard.log_student(student, self.recipe.name)
+            self.dashboard.close()
+
+    def _speed(self) -> dict:
+        first, since = self.interval
+        last, now = self.rows[-1]["iteration"], time.perf_counter()
+        steps, self.interval = last - first, [last, now]
+        waited, self.waited = self.waited, 0.0
+        return {
+            "images_per_second": steps * self.recipe.data.batch_size / (now - since),
+            "seconds_waited": waited / steps,
+            "memory_gib": peak_memory(self.accelerator.device) / 2**30,
+        }
+
+    def _stop_on_nan(self, rows: list[dict]) -> None:
+        row = next((row for row in rows if not math.isfinite(row["total"])), None)
+        if row is None:
+            return
+        samples = samples_of_step(row["iteration"] - 1, self.recipe.data.batch_size, self.length, self.recipe.seed)
+        capture = self.recipe.folder / "nan.json"
+        if self.accelerator.is_main_process:
+            capture.write_text(json.dumps({**row, "samples": [index for _, index in samples]}, indent=2) + "\n")
+        terms = ", ".join(
+            f"{key.removeprefix('loss/')} = {value}" for key, value in row.items() if key.startswith("loss/")
+        )
+        raise FloatingPointError(
+            f"the loss of iteration {row['iteration']} is {row['total']} ({terms}); lower optimizer.lr or the "
+            f"term's weight, or set loop.clip_norm. Its samples stand in {capture}; "
+            f"the checkpoints before it are untouched"
+        )
+
+    def _show(self, rows: list[dict]) -> None:
+        last = rows[-1]
+        mean = {
+            key: sum(row[key] for row in rows if key in row) / sum(key in row for row in rows)
+            for key in last
+            if key == "total" or key.startswith(("loss/", "weighted/"))
+        }
+        left = (
+            (self.recipe.schedule.iterations - last["iteration"])
+            * self.recipe.data.batch_size
+            / last["images_per_second"]
+        )
+        terms = " ".join(
+            f"{key.removeprefix('loss/')} {value:.3f}" for key, value in mean.items() if key.startswith("loss/")
+        )
+        if self.bar and not self.bar.disable:
+            self.bar.set_postfix_str(f"{terms} | {last['images_per_second']:.1f} img/s")
+        else:
+            say(
+                f"{self.recipe.name} {last['iteration']}/{self.recipe.schedule.iterations} | {terms} | "
+                f"lr {last['lr']:.2g} | {last['images_per_second']:.1f} img/s | {clock(left)} left"
+            )
+        self.dashboard.log({**{key: value for key, value in last.items() if not isinstance(value, list)}, **mean})

@@ -1,0 +1,126 @@
+"""wandb, where it is wanted: it never asks, and when it fails the training goes on without it."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from segkd.runner.console import say
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.addresses import has_account
+from segkd.runner.recipe.schema import Recipe
+
+
+class Dashboard:
+    """One wandb run, or none. `run_id` continues the run a checkpoint knows."""
+
+    def __init__(self, recipe: Recipe, run_id: str | None):
+        self.run = None
+        mode = recipe.tracking.wandb
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or ("online" if has_account() else "offline")
+        if mode == "online" and not has_account():  # wandb would stop the run and ask
+            say(
+                "wandb: no account is configured (wandb login); this run is kept offline, `wandb sync` uploads it later"
+            )
+            mode = "offline"
+        if mode != "disabled":
+            self._try(self._start, recipe, run_id, mode)
+
+    @property
+    def run_id(self) -> str | None:
+        """What a resume needs to go on with the same wandb run."""
+        return self.run.id if self.run else None
+
+    def log(self, values: dict) -> None:
+        """Logs one row; `iteration` in it is the x axis."""
+        self._try(lambda: self.run.log(values))
+
+    def log_evaluation(self, iteration: int, pictures: list[Path], columns: list[str], classes: list[list]) -> None:
+        """The panels of one evaluation and its table of classes."""
+
+        def send() -> None:
+            import wandb
+
+            self.run.log(
+                {
+                    "iteration": iteration,
+                    "panels": [wandb.Image(str(file), caption=file.stem) for file in pictures],
+                    "classes": wandb.Table(columns=columns, data=classes),
+                }
+            )
+
+        self._try(send)
+
+    def summarize(self, values: dict) -> None:
+        """The run's closing numbers."""
+        self._try(lambda: self.run.summary.update(values))
+
+    def log_student(self, folder: Path, name: str) -> None:
+        """The delivered network as an artifact called `name`, with what config.json says of it."""
+
+        def send() -> None:
+            import wandb
+
+            metadata = json.loads((folder / "config.json").read_text())
+            artifact = wandb.Artifact(name, type="model", metadata=metadata)
+            for file in sorted(folder.iterdir()):  # as a directory wandb would tell of it on the console
+                artifact.add_file(str(file))
+            self.run.log_artifact(artifact, aliases=["best"])
+
+        self._try(send)
+
+    def close(self) -> None:
+        """Ends the wandb run."""
+        self._try(lambda: self.run.finish())
+
+    def _start(self, recipe: Recipe, run_id: str | None, mode: str) -> None:
+        import wandb  # here: where it is missing or broken, those who disable it should not notice
+
+        self.run = wandb.init(
+            project=recipe.tracking.project,
+            group=group_of(recipe),
+            job_type="distillation" if any(term.source for term in recipe.losses) else "training",
+            tags=tags_of(recipe),
+            name=recipe.name,
+            id=run_id,
+            resume="allow",
+            mode=mode,
+            dir=recipe.folder,
+            config=recipe.model_dump(mode="json", by_alias=True) | {"method": recipe.method_name},
+            settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+        )
+        # our own step: wandb's must rise, and points behind it would be lost after a resume from an older checkpoint
+        self.run.define_metric("iteration")
+        self.run.define_metric("*", step_metric="iteration")
+        # the recipe that wandb://entity/project/run reads; from its own folder wandb takes a file without a remark
+        copy = Path(self.run.dir) / "recipe.yaml"
+        copy.write_text(recipe.dump())
+        self.run.save(str(copy), base_path=self.run.dir, policy="now")
+
+    def _try(self, action, *given) -> None:
+        if self.run is None and action != self._start:
+            return
+        try:
+            action(*given)
+        except Exception as error:  # whatever is wrong with a dashboard, it must not cost a training
+            say(
+                f"wandb is left out from here on: {(str(error).splitlines() or [repr(error)])[0][:200]}; "
+                f"metrics.jsonl has everything"
+            )
+            self.run = None
+
+
+def group_of(recipe: Recipe) -> str:
+    """The experiment a run belongs to: its name less the seed it may end on, as in camvid-kl-s2."""
+    return recipe.tracking.group or re.sub(r"-s\d+$", "", recipe.name)
+
+
+def tags_of(recipe: Recipe) -> list[str]:
+    """Data set, method and networks, to pick runs by."""
+    networks = [
+        f"{'student' if name == 'student' else 'teacher'}: {parts.network_words(network.model, network.args)}"
+        for name, network in recipe.networks.items()
+    ]
+    tags = [recipe.data.dataset, recipe.method_name, *networks]
+    return list(dict.fromkeys(tag[:64] for tag in tags))  # wandb takes no longer ones

@@ -1,0 +1,276 @@
+"""The graph of networks and terms with toy networks that count their forwards."""
+
+import pytest
+import torch
+from torch import nn
+
+from segkd.losses._task import Task
+from segkd.models._prediction import Normalize, Prediction
+from segkd.runner.building.graph import Graph, Term, detached, features_of, weighted
+from segkd.runner.building.losses import build_graph
+from segkd.runner.recipe.read import read
+
+IMAGES = torch.zeros(2, 3, 4, 4)
+TARGET = torch.zeros(2, 4, 4, dtype=torch.int64)
+
+
+class Toy(nn.Module):
+    """logits = weight * 1; a batch norm shows whether it runs in training mode."""
+
+    def __init__(self, value, num_classes=3):
+        super().__init__()
+        self.num_classes = num_classes
+        self.channels, self.strides, self.features_wanted = {"head": num_classes}, {"head": 1}, set()
+        self.normalize = Normalize.named("none")
+        self.weight = nn.Parameter(torch.tensor(float(value)))
+        self.norm = nn.BatchNorm2d(num_classes)
+        self.forwards = 0
+
+    def forward(self, images):
+        self.forwards += 1
+        logits = self.weight.expand(len(images), self.num_classes, *images.shape[-2:])
+        return Prediction(logits, aux=2 * logits, features={"head": self.norm(logits)})
+
+
+class Own(nn.Module):
+    """The student's mean score, times a factor of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, student, teacher, target):
+        return self.factor * student.logits.mean()
+
+
+class Product(nn.Module):
+    """The product of both mean scores: its gradient in one network is the other's score."""
+
+    def forward(self, student, teacher, target):
+        return student.logits.mean() * teacher.logits.mean()
+
+
+def graph_of(*terms, **networks):
+    """A graph of Toy networks, those whose name begins with `frozen` frozen; a term with a source is a Product."""
+    trained = {name: network for name, network in networks.items() if not name.startswith("frozen")}
+    frozen = {name: network for name, network in networks.items() if name.startswith("frozen")}
+    losses = {term.label: Own() if term.source is None else Product() for term in terms}
+    return Graph(trained, frozen, list(terms), losses)
+
+
+def term(label, of="student", source=None, weight=1.0, **options):
+    return Term(label, of, source, weight, **options)
+
+
+def forwards_of(graph, iteration, *names):
+    before = [graph.network(name).forwards for name in names]
+    losses = graph(IMAGES, TARGET, iteration)
+    return losses, [graph.network(name).forwards - count for name, count in zip(names, before, strict=True)]
+
+
+def test_a_network_runs_once_however_many_terms_read_it():
+    terms = [term("a"), term("b", source="frozen"), term("c", source="other"), term("d", of="other", source="student")]
+    graph = graph_of(*terms, student=Toy(2), other=Toy(3), frozen=Toy(5), unread=Toy(7))
+    losses, counts = forwards_of(graph, 0, "student", "other", "frozen", "unread")
+    assert counts == [1, 1, 1, 0]
+    assert {label: loss.item() for label, loss in losses.items()} == {"a": 4, "b": 10, "c": 6, "d": 6}
+
+
+def test_gates_spare_the_networks_behind_them():
+    terms = [term("own"), term("late", source="frozen", after=3), term("early", source="other", until=1)]
+    graph = graph_of(*terms, student=Toy(2), other=Toy(3), frozen=Toy(5))
+    for iteration, labels, counts in (
+        (0, ["own", "early"], [1, 1, 0]), (1, ["own", "early"], [1, 1, 0]), (2, ["own"], [1, 0, 0]),
+        (3, ["own"], [1, 0, 0]),
+        (4, ["own", "late"], [1, 0, 1]),
+    ):  # fmt: skip
+        losses, counted = forwards_of(graph, iteration, "student", "other", "frozen")
+        assert list(losses) == labels and counted == counts
+
+
+def test_ramps_start_and_end_terms():
+    ramp = {"start": 0.0, "end": 1.0, "over": (2, 4), "hold": 1}
+    graph = graph_of(term("own"), term("ramped", source="frozen", weight=ramp), student=Toy(2), frozen=Toy(5))
+    assert [graph.terms[1].weight_at(i) for i in range(6)] == [0, 0, 0, 0.5, 1, 1]
+    assert [list(graph(IMAGES, TARGET, i)) for i in (0, 2, 3)] == [["own"], ["own"], ["own", "ramped"]]
+    # losses are returned unweighted
+    assert graph(IMAGES, TARGET, 3)["ramped"].item() == 10
+    assert graph.network("frozen").forwards == 2
+
+
+def test_terms_know_whether_they_are_ever_active():
+    ramp = {"start": 1.0, "end": 2.0, "over": (0, 4)}
+    assert (
+        term("a", weight=ramp | {"start": 0}).is_ever_active()
+        and not term("a", weight=ramp | {"start": 0, "end": 0}).is_ever_active()
+    )
+    assert not term("a", weight=0.0).is_ever_active()
+
+
+def test_frozen_networks_are_no_part_of_the_module():
+    graph = graph_of(term("own"), term("b", source="frozen"), student=Toy(2), frozen=Toy(5))
+    names = {name for name, _ in graph.named_parameters()}
+    assert names == {
+        "networks.student.weight",
+        "networks.student.norm.weight",
+        "networks.student.norm.bias",
+        "losses.own.factor",
+    }
+    assert not any("frozen" in key for key in graph.state_dict()) and len(list(graph.buffers())) == 3 + 2
+    frozen = graph.network("frozen")
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    graph.train()
+    assert graph.network("student").training and not frozen.training
+    before = frozen.norm.running_mean.clone()
+    predictions = graph.predictions(IMAGES, None, 0)
+    frozen_logits = predictions["frozen", "labelled"].logits
+    assert not frozen_logits.requires_grad and frozen_logits.grad_fn is None
+    assert predictions["student", "labelled"].logits.requires_grad
+    assert torch.equal(frozen.norm.running_mean, before) and not torch.equal(
+        graph.network("student").norm.running_mean, before
+    )
+    graph(IMAGES, TARGET, 0)["b"].backward()
+    assert frozen.weight.grad is None and graph.network("student").weight.grad == 5
+
+
+@pytest.mark.parametrize("detach, gradient", [(True, None), (False, 2.0)])
+def test_detach(detach, gradient):
+    graph = graph_of(term("a", source="other", detach=detach), student=Toy(2), other=Toy(3))
+    graph(IMAGES, TARGET, 0)["a"].backward()
+    assert graph.network("student").weight.grad == 3
+    assert graph.network("other").weight.grad == gradient
+
+
+def test_a_detached_source_still_trains_by_its_own_terms():
+    graph = graph_of(term("a", source="other"), term("b", of="other"), student=Toy(2), other=Toy(3))
+    sum(graph(IMAGES, TARGET, 0).values()).backward()
+    assert graph.network("student").weight.grad == 3 and graph.network("other").weight.grad == 2
+
+
+class Several(nn.Module):
+    """Two sub-terms."""
+
+    def forward(self, student, teacher, target):
+        return {"score": student.logits.mean(), "double": 2 * student.logits.mean()}
+
+
+def test_a_loss_of_several_sub_terms():
+    terms, losses = [term("own"), term("several", weight=0.5)], {"own": Own(), "several": Several()}
+    graph = Graph({"student": Toy(2)}, {}, terms, losses)
+    losses = graph(IMAGES, TARGET, 0)
+    assert {name: loss.item() for name, loss in losses.items()} == {"own": 4, "several/score": 2, "several/double": 4}
+    weights = graph.weights_at(0)
+    assert weights == {"own": 1, "several": 0.5}
+    assert [loss.item() for loss in weighted(losses, weights).values()] == [4, 1, 2]
+
+
+def test_predictions_are_kept_only_where_somebody_looks():
+    graph = graph_of(term("a", source="frozen"), student=Toy(2), frozen=Toy(5))
+    graph(IMAGES, TARGET, 0)
+    assert graph.kept == {}
+    graph.keep_predictions = True
+    graph(IMAGES, TARGET, 0)
+    student, source = graph.kept["a"]
+    assert student.logits.requires_grad and not source.logits.requires_grad
+    graph.keep_predictions = False
+    graph(IMAGES, TARGET, 0)
+    assert graph.kept == {}
+
+
+def test_detached_predictions():
+    prediction = Toy(2)(IMAGES)
+    copy = detached(Prediction(prediction.logits, True, prediction.aux, prediction.features))
+    assert copy.align_corners and torch.equal(copy.logits, prediction.logits) and list(copy.features) == ["head"]
+    assert not any(part.requires_grad for part in (copy.logits, copy.aux, copy.features["head"]))
+    assert detached(Prediction(prediction.logits)).aux is None
+
+
+@pytest.mark.parametrize("name", ["a.b", "a/b", "train", "type", "parameters", "training"])
+def test_names_that_torch_does_not_take(name):
+    with pytest.raises(ValueError, match=f"'{name}' cannot name a network or a term"):
+        graph_of(term(name), student=Toy(1))
+    with pytest.raises(ValueError, match="choose another"):
+        graph_of(term("a"), **{"student": Toy(1), name: Toy(2)})
+
+
+def test_features_of_is_the_networks_own_table():
+    task = Task(3, 255, features_of("student", Toy(1)))
+    assert task.student.channels_of("head") == 3 and task.student.wanted == {"head"}
+    with pytest.raises(ValueError, match=r"networks.student has no feature 'stage9'; it has: head"):
+        task.student.channels_of("stage9")
+
+
+RECIPE = """\
+name: toy
+data: {dataset: synthetic, crop_size: [4, 4], batch_size: 2}
+networks:
+  student: {model: pspnet}
+  teacher: {model: pspnet, train: false}
+losses:
+  - {loss: cross_entropy}
+  - {loss: kl, label: soft}
+  - {loss: fitnet}
+schedule: {iterations: 20}
+"""
+
+
+@pytest.fixture
+def built(tmp_path):
+    """build_graph of the recipe with overrides, over Toy networks."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+
+    def build(*assignments, student=None, teacher=None):
+        networks = {"student": student or Toy(2), "teacher": teacher or Toy(3)}
+        return build_graph(read(tmp_path / "recipe.yaml", assignments), networks, 255)
+
+    return build
+
+
+def test_a_recipe_becomes_a_graph(built):
+    graph = built()
+    assert [(t.label, t.of, t.source) for t in graph.terms] == [
+        ("cross_entropy", "student", None), ("soft", "student", "teacher"), ("fitnet", "student", "teacher")
+    ]  # fmt: skip
+    assert list(graph.networks) == ["student"] and graph.network("teacher").features_wanted == {"head"}
+    losses = graph(IMAGES, TARGET, 0)
+    assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
+
+
+def test_terms_of_weight_zero_are_left_out(built):
+    graph = built("losses.1.weight=0", "losses.2.weight={start: 0, end: 0, over: [0, 9]}")
+    assert list(graph.losses) == ["cross_entropy"] and [t.label for t in graph.terms] == ["cross_entropy"]
+    # nobody asks for a feature then, and the teacher never runs
+    assert graph.network("student").features_wanted == set()
+    graph(IMAGES, TARGET, 0)
+    assert graph.network("teacher").forwards == 0
+    with pytest.raises(ValueError, match="every term has weight 0, so there is nothing to train"):
+        built(*(f"losses.{i}.weight=0" for i in range(3)))
+
+
+def test_a_loss_starts_the_same_whatever_stands_beside_it(built):
+    both, alone = built(), built("losses.1.weight=0")
+    assert torch.equal(both.losses["fitnet"].projection.weight, alone.losses["fitnet"].projection.weight)
+    other = built("seed=1")
+    assert not torch.equal(both.losses["fitnet"].projection.weight, other.losses["fitnet"].projection.weight)
+
+
+def test_a_run_must_have_something_to_train_at_every_iteration(built):
+    late = "losses.0.after=4", "losses.1.until=2", "losses.2.weight=0"
+    with pytest.raises(ValueError, match=r"no term is active at iteration 3 \(counted from 0\)"):
+        built(*late)
+    assert built("losses.0.after=2", *late[1:]).active_terms(3)
+    with pytest.raises(ValueError, match="no term is active at iteration 0"):
+        built("losses.0.weight={start: 0, end: 1, over: [0, 9]}", "losses.1.weight=0", "losses.2.weight=0")
+
+
+def test_what_does_not_fit_together(built):
+    with pytest.raises(
+        ValueError, match=r"losses.1 \(soft\): networks.teacher has 4 classes and networks.student has 3"
+    ):
+        built(teacher=Toy(3, num_classes=4))
+    with pytest.raises(
+        ValueError, match=r"losses.2 \(fitnet\): networks.teacher has no feature 'stage4'; it has: head"
+    ):
+        built("losses.2.args.teacher_feature=stage4")
+    with pytest.raises(ValueError, match=r"losses.1 \(soft\): kl: temperature must be above 0"):
+        built("losses.1.args.temperature=0")

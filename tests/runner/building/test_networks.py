@@ -1,0 +1,215 @@
+"""Networks of a recipe with weights of other codes, of other classes, with other constants, and files with code."""
+
+import json
+import logging
+import os
+import re
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import nn
+
+from segkd.models import _checkpoints
+from segkd.models._class_map import ClassMapped
+from segkd.models._prediction import Normalize
+from segkd.runner.building.networks import build_network, build_networks
+from segkd.runner.recipe.read import read
+from segkd.runner.run_folder.weights import find_weights
+
+IMAGES = torch.randint(0, 256, (2, 3, 33, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+# each as its code builds it
+CIRKD = {"backbone": "resnet18", "stem": "v1s", "dilation_rule": "cirkd", "width": 8, "level_width": 128}
+MMSEG = {"backbone": "resnet18", "stem": "v1c", "dilation_rule": "mmseg", "width": 8}
+SMALL = {"model": "pspnet", "args": {"backbone": "mobilenetv2_035", "width": 8}}
+OURS = ["Road", "Sky", "Tree"]
+
+
+@pytest.fixture
+def built(tmp_path, monkeypatch):
+    """build_network of `teacher` as an entry of a recipe says, for the classes OURS."""
+    monkeypatch.chdir(tmp_path)
+
+    def build(classes=OURS, trust=False, seed=0, **entry):
+        recipe = {
+            "name": "a",
+            "data": {"dataset": "synthetic", "crop_size": [32, 32]},
+            "networks": {"student": SMALL, "teacher": {"model": "pspnet", "train": False, **entry}},
+            "losses": [{"loss": "cross_entropy"}],
+            "schedule": {"iterations": 1},
+        }
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        network = read(tmp_path / "recipe.yaml").networks["teacher"]
+        return build_network("teacher", network, len(classes), seed, classes, trust=trust)
+
+    return build
+
+
+@torch.no_grad()
+def logits(network):
+    return network.eval()(IMAGES).logits
+
+
+def with_statistics(network):
+    """The network with running statistics of its own, so that a buffer that was not loaded shows."""
+    generator = torch.Generator().manual_seed(1)
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.copy_(torch.rand(part.running_mean.shape, generator=generator))
+    return network
+
+
+@pytest.mark.parametrize("layout, arguments, normalize", [
+    ("mmseg", MMSEG, "imagenet"), ("cirkd", CIRKD, "cirkd")
+])  # fmt: skip
+@pytest.mark.parametrize("told", [True, False])
+def test_weights_under_the_names_of_another_code(built, layout, arguments, normalize, told):
+    original = with_statistics(built(args=arguments, normalize=normalize, seed=5))
+    state = _checkpoints.write(original.state_dict(), layout)
+    assert state.keys() != original.state_dict().keys()
+    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, "theirs.pth")
+    more = {"layout": layout} if told else {}
+    network = built(args=arguments, weights="theirs.pth", **more)
+    assert network.normalize.constants == normalize, "the constants are those of the code the file is from"
+    assert torch.equal(logits(network), logits(original))
+    # what the recipe says goes first
+    assert built(args=arguments, weights="theirs.pth", normalize="unit", **more).normalize.constants == "unit"
+
+
+def test_a_layout_that_the_file_does_not_have(built):
+    save_file(built(args=CIRKD).state_dict(), "ours.safetensors")
+    with pytest.raises(ValueError, match="mmseg"):
+        built(args=CIRKD, weights="ours.safetensors", layout="mmseg")
+    with pytest.raises(ValueError, match=r"no layout 'openmmlab'; there are: .*mmseg"):
+        built(args=CIRKD, weights="ours.safetensors", layout="openmmlab")
+
+
+def test_one_network_of_a_file_of_two(built):
+    teacher, student = (built(args=MMSEG, seed=seed) for seed in (1, 2))
+    both = {
+        f"{part}.{key}": value
+        for part, network in (("teacher", teacher), ("student", student))
+        for key, value in _checkpoints.write(network.state_dict(), "mmseg").items()
+    }
+    torch.save({"state_dict": both}, "distiller.pth")
+    for part, wanted in (("teacher", teacher), ("student", student)):
+        found = built(args=MMSEG, weights="distiller.pth", part=part)
+        assert torch.equal(logits(found), logits(wanted))
+
+
+def delivered(folder, network, **config):
+    """A student folder as a run leaves it."""
+    folder.mkdir(parents=True)
+    save_file(network.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model": "pspnet", **config}))
+
+
+@pytest.mark.parametrize("constants", ["unit", {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0], "order": "bgr"}])
+def test_constants_of_a_delivered_network(built, tmp_path, constants):
+    original = built(args=CIRKD, seed=5)
+    original.normalize = Normalize.of(constants)
+    delivered(tmp_path / "run/student", original, num_classes=3, normalize=original.normalize.constants)
+    network = built(args=CIRKD, weights="run")
+    assert network.normalize.constants == original.normalize.constants
+    assert torch.equal(logits(network), logits(original))
+    remedy = "write normalize: unit" if constants == "unit" else "leave normalize out"
+    with pytest.raises(ValueError, match=rf"^networks.teacher: run/student was trained with normalize: .*{remedy}$"):
+        built(args=CIRKD, weights="run", normalize="cirkd")
+    with pytest.raises(ValueError, match="was trained with model: pspnet, the recipe says deeplabv3"):
+        built(model="deeplabv3", weights="run")
+
+
+def test_weights_beside_another_librarys_config(built, tmp_path):
+    original = built(args=CIRKD, normalize="cirkd")
+    (tmp_path / "hub").mkdir()
+    save_file(_checkpoints.write(original.state_dict(), "cirkd"), tmp_path / "hub/model.safetensors")
+    (tmp_path / "hub/config.json").write_text('{"model_type": "pspnet", "num_labels": 3, "architectures": ["X"]}')
+    network = built(args=CIRKD, weights="hub")
+    assert network.normalize.constants == "cirkd" and torch.equal(logits(network), logits(original))
+
+
+def test_classes_of_its_own_from_the_file_of_another_code(built, caplog):
+    theirs = ["0", "1", "2", "3", "4"]
+    original = built(classes=theirs, args=CIRKD, normalize="cirkd", seed=3)
+    torch.save(_checkpoints.write(original.state_dict(), "cirkd"), "five.pth")
+    with caplog.at_level(logging.WARNING):
+        network = built(args=CIRKD, weights="five.pth", class_map={"4": "Road", "0": "Sky", "2": "Sky"})
+    assert type(network) is ClassMapped and network.num_classes == 3 and network.network.num_classes == 5
+    assert network.normalize.constants == "cirkd"
+    assert "2 classes of networks.teacher go to none of ours and are left out: '1', '3'" in caplog.text
+    assert "networks.teacher has no class for 1 of ours, which score lowest there: 'Tree'" in caplog.text
+    scores, own = logits(network), logits(original)
+    torch.testing.assert_close(scores[:, 0], own[:, 4])
+    torch.testing.assert_close(scores[:, 1], own[:, [0, 2]].logsumexp(1))
+    torch.testing.assert_close(scores[:, 2], scores[:, :2].amin(1))
+
+
+def test_class_names_of_a_delivered_network(built, tmp_path):
+    original = built(classes=["a", "b", "c", "d"], args=CIRKD, seed=3)
+    delivered(tmp_path / "run/student", original, num_classes=4, class_names=["tree", "grass", "ROAD, street", "sky"])
+    network = built(args=CIRKD, weights="run", class_map="names")
+    torch.testing.assert_close(logits(network), logits(original)[:, [2, 3, 0]])
+    with pytest.raises(ValueError, match=r"^networks.teacher.class_map: 'gras' is none .* did you mean 'grass'\?"):
+        built(args=CIRKD, weights="run", class_map={"gras": "Tree"})
+    # without a map its classes must be the data set's
+    with pytest.raises(ValueError, match="classifier.weight is .* there.*check model, args and the data set's class"):
+        built(args=CIRKD, weights="run")
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("code-has-run",)
+
+
+def test_files_with_code_are_read_by_the_users_own_hand_only(built, tmp_path):
+    state = built(args=CIRKD, seed=4).state_dict()
+    torch.save({"state_dict": state, "author": Code()}, "theirs.pth")
+    with pytest.raises(ValueError, match=r"^networks.teacher.weights: theirs.pth holds .*give --trust-checkpoint"):
+        built(args=CIRKD, weights="theirs.pth")
+    assert not (tmp_path / "code-has-run").exists()
+    network = built(args=CIRKD, weights="theirs.pth", trust=True)
+    assert (tmp_path / "code-has-run").is_dir() and torch.equal(network.state_dict()["classifier.weight"],
+                                                                state["classifier.weight"])  # fmt: skip
+
+
+class Named:
+    num_classes, class_names, ignore_index = 3, OURS, 255
+
+
+def test_the_flag_of_the_command_line_reaches_every_network(built, tmp_path):
+    torch.save({"state_dict": built(args=CIRKD).state_dict(), "author": Code()}, "theirs.pth")
+    built(args=CIRKD, weights="theirs.pth", trust=True)
+    (tmp_path / "code-has-run").rmdir()
+    with pytest.raises(ValueError, match="give --trust-checkpoint"):
+        build_networks(read("recipe.yaml"), Named)
+    networks = build_networks(read("recipe.yaml", trust_checkpoint=True), Named)
+    assert list(networks) == ["student", "teacher"] and (tmp_path / "code-has-run").is_dir()
+    # no recipe can give it to itself
+    text = (tmp_path / "recipe.yaml").read_text()
+    for key in ("trust_checkpoint", "_trust_checkpoint"):
+        (tmp_path / "recipe.yaml").write_text(f"{text}{key}: true\n")
+        with pytest.raises(ValueError, match=re.escape(f"{key}: unknown key")):
+            read("recipe.yaml")
+
+
+def test_a_networks_start_is_its_names_and_moving_averages_are_none(built, tmp_path):
+    built(args=CIRKD)
+    copy = f"networks.copy={json.dumps({**SMALL, 'train': False})}"
+    recipe = read("recipe.yaml", [copy, "networks.average={ema_of: student, train: false}"])
+    networks = build_networks(recipe, Named)
+    assert list(networks) == ["student", "teacher", "copy"]
+    weights = [network.state_dict()["classifier.weight"] for network in networks.values()]
+    assert not torch.equal(weights[0], weights[2])
+    alone = build_networks(read("recipe.yaml"), Named)["student"].state_dict()
+    assert all(torch.equal(value, alone[key]) for key, value in networks["student"].state_dict().items())
+
+
+def test_what_a_file_tells_of_its_network(built, tmp_path):
+    original = built(classes=["a"] * 6, args=CIRKD)
+    torch.save(_checkpoints.write(original.state_dict(), "cirkd"), "six.pth")
+    found = find_weights("six.pth", owner="networks.teacher")
+    assert (found.num_classes, found.normalize, found.class_names) == (6, "cirkd", None)
+    save_file({"some.weight": torch.zeros(2)}, "nobodys.safetensors")
+    found = find_weights("nobodys.safetensors", owner="networks.teacher")
+    assert (found.num_classes, found.normalize, found.class_names) == (None, None, None)

@@ -1,0 +1,131 @@
+"""Which runs are one experiment, what it is compared with, and what cannot stand in one table."""
+
+import numpy as np
+import pytest
+
+from segkd.runner.comparing.bootstrap import image_draws, mean_iou, resampled_gains
+from segkd.runner.comparing.comparison import compare
+from segkd.runner.comparing.finished_runs import find_runs
+
+TEACHER = "networks.teacher={model: pspnet, args: {backbone: resnet18}, weights: t, train: false}"
+KL = (TEACHER, "losses=[{loss: cross_entropy}, {loss: kl, weight: 2}]")
+DIST = (TEACHER, "losses=[{loss: cross_entropy}, {loss: dist}]")
+
+
+@pytest.fixture(autouse=True)
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def counts(share: float, seed: int = 0, images: int = 6) -> np.ndarray:
+    """(N, 3, 3) counts with about `share` of the label found; the third class never occurs."""
+    label = np.arange(1, 2 * images + 1).reshape(images, 2) * 10
+    both = (label * (share + np.random.default_rng(seed).uniform(-0.1, 0.1, label.shape))).astype(int)
+    return np.pad(np.stack([both, label, both + 3], -1), ((0, 0), (0, 1), (0, 0)))
+
+
+def test_runs_that_differ_in_their_seed_are_one_row(fabricate):
+    given = {}
+    for seed in range(3):
+        given["none", seed], given["kl", seed] = counts(0.5, seed), counts(0.6, 10 + seed)
+        fabricate(f"x-kl-s{seed}", given["kl", seed], f"seed={seed}", *KL, teachers={"teacher": 0.7})
+        fabricate(f"x-none-s{seed}", given["none", seed], f"seed={seed}", "tracking.every=7", f"data.workers={seed}")
+    fabricate("x-dist-s1", counts(0.55), "seed=1", *DIST)
+    none, dist, kl = compare(find_runs(["runs"])).rows
+    assert [row.method for row in (none, dist, kl)] == ["none", "dist", "kl"]
+    assert [run.recipe.seed for run in kl.runs] == [0, 1, 2] and [run.recipe.seed for run in dist.runs] == [1]
+    assert (none.student, none.teacher) == ("pspnet mobilenetv2_035", "-")
+    assert (kl.student, kl.teacher) == ("pspnet mobilenetv2_035", "pspnet resnet18 (70.00)")
+
+    mious = [mean_iou(given["kl", seed].sum(0), "skip") for seed in range(3)]
+    assert kl.miou == pytest.approx(mious) and kl.std == pytest.approx(np.std(mious) * (3 / 2) ** 0.5)
+    assert np.isnan(dist.std) and none.gain is None
+    assert kl.gain.mean == pytest.approx(np.mean(mious) - none.miou.mean())
+    ours, theirs = (np.stack([given[method, seed] for seed in range(3)]) for method in ("kl", "none"))
+    expected = sorted(resampled_gains(ours, theirs, "skip", image_draws(6)))
+    assert kl.gain.low == pytest.approx(expected[50], abs=1e-3) and expected[49] <= kl.gain.low <= expected[50]
+    assert expected[1949] <= kl.gain.high <= expected[1950]
+    assert np.isnan(kl.gain.per_class[2]) and kl.gain.per_class[:2].mean() == pytest.approx(kl.gain.mean)
+
+
+def test_rows_that_would_read_the_same_are_told_apart_by_name(fabricate):
+    fabricate("light-s0", counts(0.5), *KL)
+    fabricate("heavy-s0", counts(0.5), *KL, "losses.kl.weight=9")
+    fabricate("called-s0", counts(0.5), *KL, "losses.kl.weight=8", "method=KD")
+    rows = compare(find_runs(["runs"])).rows
+    assert [row.method for row in rows] == ["KD", "kl (heavy)", "kl (light)"]
+    assert [row.gain for row in rows] == [None] * 3
+
+
+def test_the_baseline_has_the_same_student_and_the_most_alike_settings(fabricate):
+    quarter = ["data.labelled=1/4", "data.unlabelled={strong: {}}"]
+    fabricate("all", counts(0.5))
+    fabricate("quarter", counts(0.4), "data.labelled=1/4")
+    fabricate("wide", counts(0.7), "networks.student.args.width=16")
+    fabricate("kl", counts(0.6), *KL)
+    fabricate("kl-quarter", counts(0.45), *KL, *quarter)
+    fabricate("kl-wider", counts(0.9), *KL, "networks.student.args.width=24")
+    rows = compare(find_runs(["runs"]), sort=True).rows
+    over = {row.runs[0].folder.name: row.gain and rows[row.gain.over].runs[0].folder.name for row in rows}
+    assert over == {"kl-wider": None, "wide": None, "kl": "all", "all": None, "kl-quarter": "quarter", "quarter": None}
+    assert list(over) == ["kl-wider", "wide", "kl", "all", "kl-quarter", "quarter"]
+
+
+def test_any_method_or_run_can_be_the_baseline(fabricate):
+    fabricate("none", counts(0.5))
+    fabricate("kl", counts(0.6), *KL, "method=KD")
+    fabricate("dist", counts(0.7), *DIST, "networks.student.args.width=16")
+    runs = find_runs(["runs"])
+    for asked in ("KD", "kl", "runs/kl"):
+        none, dist, kl = compare(runs, baseline=asked).rows
+        assert kl.gain is None and dist.gain.over == none.gain.over == 2
+        assert none.gain.mean == pytest.approx(none.miou[0] - kl.miou[0])
+    with pytest.raises(ValueError, match="--baseline DK: no run and no method .*, did you mean 'KD'?.* none, dist, KD"):
+        compare(runs, baseline="DK")
+
+
+def test_two_baselines_that_are_equally_alike_must_be_chosen_from(fabricate):
+    fabricate("a", counts(0.5), "optimizer.lr=0.01")
+    fabricate("b", counts(0.5), "optimizer.lr=0.04")
+    fabricate("kl", counts(0.6), *KL)
+    with pytest.raises(ValueError, match="runs/kl could be compared with runs/a or runs/b; say which with --baseline"):
+        compare(find_runs(["runs"]))
+    rows = compare(find_runs(["runs"]), baseline="runs/b").rows
+    assert [row.gain and row.gain.over for row in rows] == [1, None, 1]
+
+
+@pytest.mark.parametrize("difference, told", [
+    (["evaluate.mode=slide"], "they differ in protocol: whole images .* and windows of 32 x 32 "),
+    (["evaluate.absent=zero"], "they differ in protocol: .*absent classes: skip and .*absent classes: zero"),
+    (["data.val_split=test"], "they differ in split: val and test"),
+    (["data={dataset: camvid, crop_size: [32, 32]}"], "they differ in data set: synthetic and camvid"),
+])  # fmt: skip
+def test_what_was_scored_otherwise_is_refused(fabricate, difference, told):
+    fabricate("a", counts(0.5))
+    fabricate("b", counts(0.5), *difference)
+    with pytest.raises(ValueError, match=f"runs/a and runs/b cannot be compared, {told}"):
+        compare(find_runs(["runs"]))
+
+
+def test_other_images_or_labels_are_refused(fabricate):
+    fabricate("a", counts(0.5))
+    fewer = fabricate("fewer", counts(0.5, images=5))
+    relabelled = counts(0.5)
+    relabelled[2, 0, 1] += 1
+    fabricate("labels", relabelled)
+    renamed = fabricate("names", counts(0.5))
+    np.savez(renamed / "images.npz", names=np.array(list("012345")), counts=counts(0.5))
+    for other, told in (
+        (fewer, "they differ in number of images: 6 and 5"),
+        (renamed, "they differ in images: 0.png and 0"),
+        ("runs/labels", r"they differ in label pixels of 2.png: \[50, 60, 0\] and \[51, 60, 0\]"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            compare(find_runs(["runs/a", str(other)]))
+
+
+def test_one_experiment_counts_a_seed_once(fabricate):
+    fabricate("a", counts(0.5))
+    fabricate("b", counts(0.5))
+    with pytest.raises(ValueError, match="runs/a and runs/b are the same experiment with the same seed, 0; leave one"):
+        compare(find_runs(["runs"]))

@@ -1,0 +1,79 @@
+"""The tables of a comparison, against numbers worked out by hand from the counts."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from segkd.runner.comparing.comparison import compare
+from segkd.runner.comparing.finished_runs import find_runs
+from segkd.runner.comparing.tables import report, table_csv, write_comparison
+
+KL = (
+    "networks.teacher={model: deeplabv3, args: {backbone: resnet18}, weights: t, train: false}",
+    "losses=[{loss: cross_entropy}, {loss: kl, weight: 2}]",
+)
+
+
+@pytest.fixture
+def runs(fabricate, folder, monkeypatch):
+    """Two plain runs and two distilled ones of four images and three classes, the last one absent."""
+    monkeypatch.chdir(folder)
+    for seed, (plain, taught) in enumerate([(50, 60), (40, 80)]):
+        fabricate(f"none-s{seed}", counts(plain), f"seed={seed}", seconds=60 + 2 * seed)
+        fabricate(f"kl-s{seed}", counts(taught), f"seed={seed}", *KL, teachers={"teacher": 0.9}, device="a GPU")
+    fabricate("long", counts(70), "method=long", *KL, "schedule.iterations=9", "data.labelled=1/4", seconds=3700.0)
+    return find_runs(["runs"])
+
+
+def counts(found: int) -> np.ndarray:
+    """(4, 3, 3): in each image 100 pixels of class 0 of which `found` are found, 100 of class 1 all found."""
+    return np.tile(np.array([[found, 100, found], [100, 100, 100], [0, 0, 0]]), (4, 1, 1))
+
+
+def test_the_table_says_what_the_counts_say(runs):
+    lines = report(compare(runs)).splitlines()
+    rows = [[word.strip() for word in line.strip("|").split("|")] for line in lines if line.startswith("| synthetic")]
+    # mIoU of one run: (found / 100 + 1) / 2; the last row is compared with the first plain run, which has its seed
+    assert rows == [
+        ["synthetic", "-", "pspnet mobilenetv2_035", "none", "2", "72.50 +- 3.54", "-", "-",
+         "2.50 M", "3.00", "125.0", "1:01"],
+        ["synthetic", "deeplabv3 resnet18 (90.00)", "pspnet mobilenetv2_035", "kl", "2", "85.00 +- 7.07", "+12.50",
+         "+12.50 to +12.50", "2.50 M", "3.00", "125.0", "1:30"],
+        ["synthetic, 1/4 labelled", "deeplabv3 resnet18", "pspnet mobilenetv2_035", "long", "1", "85.00", "+10.00",
+         "+10.00 to +10.00", "2.50 M", "3.00", "125.0", "1:01:40"],
+    ]  # fmt: skip
+    assert "| class 0 | 45.00 | +25.00 | +20.00 |" in lines and "| class 1 | 100.00 | +0.00 | +0.00 |" in lines
+    assert "| class 2 | - | - | - |" in lines
+
+
+def test_notes_say_what_must_be_known_before_comparing(runs):
+    text = report(compare(runs))
+    assert "mIoU of the best checkpoint on 4 images of synthetic val" in text and "Gains are over none." in text
+    told = (
+        "Trained differently: none, kl: 4 iterations of 4 crops of 32 x 32; long: 9 iterations of 4 crops of 32 x 32."
+    )
+    assert told in text
+    assert "Made on different devices" in text and "none, long: cpu, 1 threads; kl: a GPU." in text
+    alike = report(compare([run for run in runs if run.recipe.method_name == "none"]))
+    assert "differently" not in alike and "devices" not in alike and "Gains are" not in alike
+
+
+def test_the_csv_has_the_same_numbers_with_all_digits(runs):
+    none, kl, _ = csv.DictReader(io.StringIO(table_csv(compare(runs))))
+    assert float(none["miou"]) == pytest.approx((0.75 + 0.7) / 2) and float(kl["miou"]) == pytest.approx(0.85)
+    assert float(kl["miou_std"]) == pytest.approx(0.1 / 2**0.5)
+    assert (kl["baseline"], kl["method"], kl["seeds"], kl["runs"]) == ("none", "kl", "0 1", "runs/kl-s0 runs/kl-s1")
+    for key, expected in {"gain": 0.125, "gain_low": 0.125, "gain_high": 0.125, "gain/class 0": 0.25}.items():
+        assert float(kl[key]) == pytest.approx(expected) and none[key] == ""
+    assert float(kl["iou/class 0"]) == pytest.approx(0.7) and kl["iou/class 2"] == kl["gain/class 2"] == ""
+    assert (float(kl["flops"]), float(kl["images_per_second"]), float(kl["training_seconds"])) == (3e9, 125, 90)
+    assert kl["split"] == "val" and kl["protocol"].startswith("whole images")
+
+
+def test_a_comparison_is_written_over_an_earlier_one(runs, folder):
+    write_comparison(compare(runs[:2]), folder / "out")
+    text = write_comparison(compare(runs), folder / "out")
+    assert {path.name for path in (folder / "out").iterdir()} == {"table.md", "table.csv", "table.png", "curves.png"}
+    assert (folder / "out/table.md").read_text().startswith(text)

@@ -1,0 +1,68 @@
+"""ONNX files and torch.export programs compute what the network computes, at any size only where that is right."""
+
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from segkd.models._prediction import Normalize, Prediction
+from segkd.runner.exporting.agreement import Scores, compare
+from segkd.runner.exporting.programs import write_onnx, write_program
+
+
+class Small(nn.Module):
+    """A network of two layers; `pool` with an adaptive pooling into 2 x 2, which ONNX has for known sizes only."""
+
+    def __init__(self, pool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.normalize = Normalize.named("cirkd")
+        self.conv, self.pool = nn.Conv2d(3, 4, 3, stride=4, padding=1), pool
+
+    def forward(self, images):
+        x = self.conv(self.normalize(images))
+        if self.pool:
+            x = x + F.interpolate(F.adaptive_avg_pool2d(x, 2), size=x.shape[-2:], mode="bilinear")
+        return Prediction(x, align_corners=True)
+
+
+def images_of(height, width, batch=2):
+    return torch.randint(
+        0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+
+
+def test_torch_program_takes_any_size(tmp_path):
+    written = write_program(Small(pool=True), tmp_path / "small.pt2", (32, 48))
+    assert written.remark == "any batch size and size" and len(written.agreement.shapes) == 3
+    loaded, images = torch.export.load(tmp_path / "small.pt2").module(), images_of(41, 30, batch=1)
+    assert torch.allclose(loaded(images), Scores(Small(pool=True))(images), atol=1e-4)
+
+
+def test_onnx_takes_any_size_only_where_that_is_right(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    write_onnx(Small(pool=False), tmp_path / "any.onnx", (32, 48))
+    session, images = onnxruntime.InferenceSession(tmp_path / "any.onnx"), images_of(41, 30)
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    found = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    assert torch.allclose(found, Scores(Small(pool=False))(images), atol=1e-2)  # of scores around 100
+    written = write_onnx(Small(pool=True), tmp_path / "one.onnx", (36, 44))
+    assert written.remark.startswith("any batch size, this size only (as it cannot be traced for any: ")
+    assert onnxruntime.InferenceSession(tmp_path / "one.onnx").get_inputs()[0].shape == ["batch", 3, 36, 44]
+
+
+def test_onnx_without_its_packages_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r'pip install -e "\.\[export\]"'):
+        write_onnx(Small(pool=False), tmp_path / "any.onnx", (32, 48))
+
+
+def test_a_difference_is_found():
+    network = Small(pool=False)
+    with pytest.raises(ValueError, match="scores differ"):
+        compare(network, lambda images: Scores(network)(images) + 10, [(1, 32, 48)])
+    with pytest.raises(ValueError, match="nan"):
+        compare(network, lambda images: Scores(network)(images) * float("nan"), [(1, 32, 48)])

@@ -1,0 +1,276 @@
+"""Which sample comes when, against bare loops; over processes, parts, workers and resumes."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segkd.runner.loading.data_sets import build_training_batches, build_training_sets, build_views
+from segkd.runner.loading.sampler import evaluation_batches, samples_of_step, training_batches
+from segkd.runner.recipe.read import read
+
+
+class Numbered:
+    """Item i is an image of the grey level i; `broken` cannot be read."""
+
+    def __init__(self, length, broken=None, error=ValueError):
+        self.length, self.broken, self.error = length, broken, error
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if index == self.broken:
+            raise self.error(f"images/{index}.png: cannot be decoded")
+        return Image.new("RGB", (6, 4), (index,) * 3), Image.new("L", (6, 4), index % 5)
+
+
+def shaken(image, target, rng):
+    """A random view that shows its draws: the image's grey level, a random pixel, a random label."""
+    pixels, labels = np.array(image), np.array(target)
+    pixels[0, 0] = rng.integers(0, 256, 3)
+    labels[0, 0] = rng.integers(0, 5)
+    return pixels, labels
+
+
+def take(count, dataset=None, **options):
+    options = {"seed": 3, "start": 0, "batch_size": 4} | options
+    return list(itertools.islice(training_batches(dataset or Numbered(10), shaken, **options), count))
+
+
+@pytest.mark.parametrize("length, batch_size", [(10, 4), (7, 3), (3, 8), (5, 5), (1, 2)])
+def test_each_epoch_shows_each_sample_once(length, batch_size):
+    seen = [sample for step in range(4 * length) for sample in samples_of_step(step, batch_size, length, seed=1)]
+    epochs = len(seen) // length
+    for number in range(epochs):
+        epoch = seen[number * length : (number + 1) * length]
+        assert [epoch_of for epoch_of, _ in epoch] == [number] * length
+        assert sorted(index for _, index in epoch) == list(range(length))
+
+
+def test_the_order_is_that_of_the_generators():
+    order = [index for epoch in range(3) for index in np.random.default_rng((5, epoch)).permutation(10)]
+    assert [index for step in range(7) for _, index in samples_of_step(step, 4, 10, seed=5)] == order[:28]
+    assert order[:10] != order[10:20]
+    assert samples_of_step(0, 4, 10, seed=5) != samples_of_step(0, 4, 10, seed=6)
+
+
+@pytest.mark.parametrize("world, parts", [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4)])
+def test_processes_and_parts_share_out_the_same_steps(world, parts):
+    plain = take(5)
+    shares = [take(5 * parts, world=world, parts=parts, rank=rank) for rank in range(world)]
+    for step, whole in enumerate(plain):
+        pieces = [shares[rank][step * parts + part] for part in range(parts) for rank in range(world)]
+        assert all(len(piece.indices) == 4 // (world * parts) for piece in pieces)
+        assert [index for piece in pieces for index in piece.indices] == whole.indices
+        # the random views are the same ones, whoever draws them
+        assert torch.equal(torch.cat([piece.images for piece in pieces]), whole.images)
+        assert torch.equal(torch.cat([piece.target for piece in pieces]), whole.target)
+
+
+def test_a_resume_goes_on_exactly():
+    plain = take(12)
+    for start in (1, 2, 5, 11):
+        for batch, wanted in zip(take(12 - start, start=start), plain[start:], strict=True):
+            assert batch.indices == wanted.indices and torch.equal(batch.images, wanted.images)
+    parts = take(6, start=2, parts=2)
+    assert [parts[0].indices + parts[1].indices, parts[4].indices + parts[5].indices] == [
+        plain[2].indices,
+        plain[4].indices,
+    ]
+
+
+def test_workers_change_nothing():
+    for batch, wanted in zip(take(7, workers=2), take(7), strict=True):
+        assert batch.indices == wanted.indices
+        assert torch.equal(batch.images, wanted.images) and torch.equal(batch.target, wanted.target)
+
+
+def test_views_of_a_sample_differ_between_epochs_and_seeds():
+    first, second = take(2, batch_size=10)
+    order = [second.indices.index(index) for index in first.indices]
+    assert not torch.equal(first.images, second.images[order])
+    assert torch.equal(first.images[:, :, 1:], second.images[order][:, :, 1:])
+    assert not torch.equal(take(1)[0].images, take(1, seed=4)[0].images)
+
+
+def test_batches_are_bytes_in_channels_last_order():
+    (batch,) = take(1)
+    assert batch.images.shape == (4, 3, 4, 6) and batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.target.shape == (4, 4, 6) and batch.target.dtype == torch.uint8
+    moved = batch.to(torch.device("cpu"))
+    assert moved.target.dtype == torch.int64 and torch.equal(moved.target, batch.target.long())
+    assert batch.images[:, 0, 1, 1].tolist() == batch.indices
+
+
+def test_fixed_resize_comes_before_the_view():
+    def larger(image, target):
+        return np.asarray(image.resize((12, 8))), np.asarray(target.resize((12, 8)))
+
+    assert take(1, resize=larger)[0].images.shape == (4, 3, 8, 12)
+    assert next(evaluation_batches(Numbered(2), resize=larger)).target.shape == (1, 8, 12)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_evaluation_covers_each_image_once(world, batch_size):
+    seen = [
+        list(evaluation_batches(Numbered(7), rank=rank, world=world, batch_size=batch_size)) for rank in range(world)
+    ]
+    indices = [index for batches in seen for batch in batches for index in batch.indices]
+    assert sorted(indices) == list(range(7))
+    for batch in (batch for batches in seen for batch in batches):
+        assert batch.images[:, 0, 0, 0].tolist() == batch.indices and len(batch.indices) <= batch_size
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError])
+def test_an_unreadable_sample_is_told_in_its_own_words(workers, error):
+    with pytest.raises(error) as caught:
+        take(10, Numbered(10, broken=4, error=error), workers=workers)
+    assert str(caught.value) == "images/4.png: cannot be decoded"
+    with pytest.raises(error) as caught:
+        list(evaluation_batches(Numbered(10, broken=4, error=error), workers=workers))
+    assert str(caught.value) == "images/4.png: cannot be decoded"
+
+
+def test_batches_that_cannot_be_shared_out():
+    with pytest.raises(
+        ValueError, match="data.batch_size is 4 images in total, which 3 processes times 1 accumulated parts"
+    ):
+        take(1, world=3)
+    with pytest.raises(ValueError, match="2 processes times 4 accumulated"):
+        take(1, world=2, parts=4)
+
+
+SEMI = """\
+name: semi
+data:
+  dataset: synthetic
+  args: {size: [32, 40], length: 14}
+  crop_size: [24, 32]
+  batch_size: 4
+  labelled: 5/14
+  unlabelled: {strong: {}, batch_size: 8}
+  mix: {kind: class_paste}
+  workers: 0
+networks: {student: {model: pspnet}}
+losses: [{loss: cross_entropy}]
+schedule: {iterations: 9}
+"""
+
+
+def semi(folder, count, *assignments, start=0, rank=0, world=1):
+    """The first batches of the recipe with both streams, as one of several processes gets them."""
+    (folder / "semi.yaml").write_text(SEMI)
+    recipe = read(folder / "semi.yaml", assignments)
+    here = SimpleNamespace(process_index=rank, num_processes=world, device=torch.device("cpu"))
+    sets = build_training_sets(recipe)
+    return list(itertools.islice(build_training_batches(recipe, *sets, build_views(recipe), here, start=start), count))
+
+
+def maps_of(batch):
+    """Every map of a batch, those of its unlabelled images included."""
+    own = [batch.images, batch.target, batch.strong, batch.mixed]
+    return [maps for maps in own if maps is not None] + (maps_of(batch.unlabelled) if batch.unlabelled else [])
+
+
+def assert_same(batches, others):
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.indices == other.indices and batch.unlabelled.indices == other.unlabelled.indices
+        assert len(maps_of(batch)) == 6
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(maps_of(batch), maps_of(other), strict=True))
+
+
+def test_each_step_has_images_of_both_streams(tmp_path):
+    (tmp_path / "semi.yaml").write_text(SEMI)
+    labelled, rest = build_training_sets(read(tmp_path / "semi.yaml"))
+    assert len(labelled) == 5 and len(rest) == 9
+    batches = semi(tmp_path, 9)
+    # each stream is an endless list of its own epochs: 36 of 5 images, 72 of 9
+    seen = [index for batch in batches for index in batch.indices]
+    assert all(sorted(seen[first : first + 5]) == list(range(5)) for first in range(0, 35, 5))
+    seen = [index for batch in batches for index in batch.unlabelled.indices]
+    assert all(sorted(seen[first : first + 9]) == list(range(9)) for first in range(0, 72, 9))
+    for batch in batches:
+        other = batch.unlabelled
+        assert set(other.target.unique().tolist()) <= {0, 255} and other.strong.shape == other.images.shape
+        assert len(set(batch.target.unique().tolist()) - {255}) > 1
+
+
+def test_the_streams_do_not_touch_each_other(tmp_path):
+    both = semi(tmp_path, 6)
+    alone = semi(tmp_path, 6, "data.unlabelled=null")
+    for batch, other in zip(both, alone, strict=True):
+        assert other.unlabelled is None
+        assert batch.indices == other.indices and torch.equal(batch.images, other.images)
+        assert torch.equal(batch.target, other.target)
+    # nor does what is done to the one reach the other, but for the seed
+    changed = semi(tmp_path, 6, "data.mix=null", "data.batch_size=2", "data.transform={flip: 0}",
+                   "data.unlabelled.transform={flip: 0.5}")  # fmt: skip
+    for batch, other in zip(both, changed, strict=True):
+        assert batch.unlabelled.indices == other.unlabelled.indices
+        assert torch.equal(batch.unlabelled.images, other.unlabelled.images)
+        assert torch.equal(batch.unlabelled.strong, other.unlabelled.strong)
+    reseeded = semi(tmp_path, 6, "seed=1")
+    assert [batch.unlabelled.indices for batch in both] != [batch.unlabelled.indices for batch in reseeded]
+    # without strong views the weak ones are the same
+    weak = semi(tmp_path, 2, "data.unlabelled.strong=null")
+    assert torch.equal(weak[1].unlabelled.images, both[1].unlabelled.images) and weak[1].unlabelled.strong is None
+
+
+def test_strong_views_of_a_batch_show_partners(tmp_path):
+    plain = "data.unlabelled.strong={jitter: 0, grey: 0, blur: 0, cutmix: 1.0}"
+    for batch in semi(tmp_path, 4, plain):
+        other, boxes = batch.unlabelled, batch.unlabelled.mixed
+        assert boxes.flatten(1).any(1).all()
+        for image in range(8):
+            partner = image + 1 if image % 2 == 0 else image - 1
+            wanted = torch.where(boxes[image], other.images[partner], other.images[image])
+            assert torch.equal(other.strong[image], wanted)
+
+
+@pytest.mark.parametrize("world, parts", [(2, 1), (1, 2)])
+def test_both_streams_are_shared_out_to_the_pixel(tmp_path, world, parts):
+    alone = semi(tmp_path, 4)
+    split = f"loop.accumulate={parts}"
+    shares = [semi(tmp_path, 4 * parts, split, rank=rank, world=world) for rank in range(world)]
+    for step, batch in enumerate(alone):
+        pieces = [shares[rank][step * parts + part] for part in range(parts) for rank in range(world)]
+        for whole, each in (
+            (batch, pieces), (batch.unlabelled, [piece.unlabelled for piece in pieces])
+        ):  # fmt: skip
+            assert [index for piece in each for index in piece.indices] == whole.indices
+            for number, maps in enumerate(maps_of(whole)[:4]):
+                assert torch.equal(torch.cat([maps_of(piece)[number] for piece in each]), maps)
+
+
+def test_both_streams_restart_at_any_step(tmp_path):
+    plain = semi(tmp_path, 9)
+    for start in (1, 4, 8):
+        assert_same(semi(tmp_path, 9 - start, start=start), plain[start:])
+
+
+def test_workers_change_neither_stream(tmp_path):
+    assert_same(semi(tmp_path, 5, "data.workers=2"), semi(tmp_path, 5))
+
+
+def test_unlabelled_images_that_cannot_be_shared_out(tmp_path):
+    with pytest.raises(ValueError, match="data.unlabelled.batch_size is 3 images .* change data.unlabelled.batch_size"):
+        semi(tmp_path, 1, "data.unlabelled.batch_size=3", world=2)
+
+
+def test_where_unlabelled_images_come_from(tmp_path):
+    with pytest.raises(ValueError, match="data.unlabelled: every training image is labelled; say which .*1/8"):
+        semi(tmp_path, 1, "data.labelled=null")
+    with pytest.raises(ValueError, match="every training image is labelled"):
+        semi(tmp_path, 1, "data.labelled=1/1")
+    for level in range(3):
+        Image.new("RGB", (48, 40), (level, 0, 0)).save(tmp_path / f"{level}.png")
+    folder = f"data.unlabelled={{images: {tmp_path}, batch_size: 3, transform: {{flip: 0}}}}"
+    (batch,) = semi(tmp_path, 1, "data.labelled=null", folder)
+    assert sorted(batch.unlabelled.images[:, 0].flatten(1).amax(1).tolist()) == [0, 1, 2]

@@ -1,0 +1,146 @@
+"""Recipes from the Hub and from wandb runs: where they are found, and what their paths may mean."""
+
+import sys
+import types
+
+import huggingface_hub
+import pytest
+
+from segkd.runner.building.networks import weights_path
+from segkd.runner.recipe import addresses as sources
+from segkd.runner.recipe.mistakes import RecipeError
+from segkd.runner.recipe.read import read
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+BASE = """\
+data: {dataset: synthetic, crop_size: [32, 32]}
+networks: {student: {model: pspnet, args: {backbone: mobilenetv2_035}}}
+losses: [{loss: cross_entropy}]
+schedule: {iterations: 4}
+"""
+TEACHER = "extends: ../base.yaml\nname: teacher\n"
+STUDENT = """\
+extends: ../base.yaml
+name: student
+networks:
+  teacher: {model: pspnet, args: {backbone: mobilenetv2_035}, weights: {recipe: teacher.yaml}, train: false}
+losses: [{loss: cross_entropy}, {loss: kl}]
+baseline: {recipe: ../recipes/teacher.yaml}
+"""
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The folder of the newest commit of user/repo in the Hub's cache, which is all there is: the Hub is offline."""
+    repository = tmp_path / "hub/models--user--repo"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text(COMMIT)
+    folder = repository / "snapshots" / COMMIT
+    (folder / "recipes").mkdir(parents=True)
+    (folder / "base.yaml").write_text(BASE)
+    (folder / "recipes/teacher.yaml").write_text(TEACHER)
+    (folder / "recipes/student.yaml").write_text(STUDENT)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    sources._hub_folder.cache_clear()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return folder
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A `wandb` whose runs are the entries of `files`: path of the run -> its recipe.yaml."""
+    module = types.ModuleType("wandb")
+    module.files = {}
+
+    class File:
+        def __init__(self, text):
+            self.text = text
+
+        def download(self, root, replace):
+            (sources.Path(root) / "recipe.yaml").write_text(self.text)
+
+    class Run:
+        def __init__(self, path):
+            self.path = path
+
+        def file(self, name):
+            assert name == "recipe.yaml"
+            return File(module.files[self.path])
+
+    module.Api = lambda: types.SimpleNamespace(run=Run)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    sources._run_folder.cache_clear()
+    return module
+
+
+def test_a_recipe_on_the_hub(hub):
+    recipe = read("hf://user/repo/recipes/student.yaml", ["optimizer.lr=0.5"])
+    assert recipe.name == "student" and recipe.schedule.iterations == 4 and recipe.optimizer.lr == 0.5
+    # what it builds on is asked for in the commit it was found in, whatever is uploaded later
+    teacher = f"hf://user/repo@{COMMIT}/recipes/teacher.yaml"
+    assert recipe.networks["teacher"].weights.recipe == recipe.baseline.recipe == teacher
+    assert weights_path(recipe.networks["teacher"]) == "runs/teacher"
+    assert read(teacher).name == "teacher"
+    assert read(f"hf://user/repo@{COMMIT}/recipes/student.yaml") == read("hf://user/repo@main/recipes/student.yaml")
+
+
+def test_what_a_run_writes_down_of_it_can_be_read_anywhere(hub, tmp_path):
+    recipe = read("hf://user/repo/recipes/student.yaml")
+    (tmp_path / "elsewhere.yaml").write_text(recipe.dump())
+    assert read(tmp_path / "elsewhere.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    "address, error, words",
+    [
+        ("hf://user/repo/recipes/nothing.yaml", FileNotFoundError, "user/repo has no file recipes/nothing.yaml"),
+        ("hf://user/repo/../../../../here/mine.yaml", FileNotFoundError, "has no file"),
+        ("hf://user/other/recipe.yaml", FileNotFoundError, "hf://user/other could not be had from the Hub"),
+        ("hf://user/repo@v2/recipe.yaml", FileNotFoundError, "could not be had from the Hub"),
+        ("hf://user/repo", ValueError, "is no address of a recipe; write hf://user/repo/path.yaml"),
+        ("hf://user/repo/model.safetensors", ValueError, "is no address of a recipe"),
+        ("hf://datasets/user/repo/recipe.yaml", ValueError, "a model repository"),
+        ("wandb://entity/project", ValueError, "wandb://entity/project/run"),
+    ],
+)
+def test_addresses_of_nothing(hub, address, error, words):
+    (hub.parents[3] / "here/mine.yaml").write_text(BASE + "name: mine\n")
+    with pytest.raises(error, match=words):
+        read(address)
+
+
+def test_a_recipe_of_a_wandb_run(wandb):
+    wandb.files["me/project/abc"] = BASE + "name: tracked\n"
+    assert read("wandb://me/project/abc", ["seed=3"]).name == "tracked"
+    with pytest.raises(FileNotFoundError, match="wandb://me/project/other: its recipe.yaml could not be had"):
+        read("wandb://me/project/other")
+
+
+def test_a_wandb_run_without_an_account_or_wandb(wandb, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(FileNotFoundError, match="could not be had"):
+        read("wandb://me/project/abc")
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="no account is configured"):
+        read("wandb://me/project/abc")
+
+
+def test_a_wandb_run_that_needs_recipes_of_its_own_machine(wandb):
+    wandb.files["me/project/abc"] = BASE + "name: tracked\nbaseline: {recipe: ../plain/recipe.yaml}\n"
+    with pytest.raises(RecipeError) as caught:
+        read("wandb://me/project/abc")
+    (baseline,) = caught.value.mistakes
+    assert "baseline: ../plain/recipe.yaml does not lie beside this recipe in wandb://me/project/abc" in baseline
+    assert "say baseline=null on the command line" in baseline
+    assert read("wandb://me/project/abc", ["baseline=null"]).baseline is None
+
+
+def test_a_recipe_of_this_machine_may_say_all_that(tmp_path):
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/teacher.yaml").write_text(TEACHER + f"tracking: {{folder: {tmp_path}/anywhere}}\n")
+    assert read(tmp_path / "recipes/teacher.yaml").folder == tmp_path / "anywhere/teacher"

@@ -1,0 +1,115 @@
+"""From file names to classes: every part of every room, and what is wrong with arguments."""
+
+import importlib
+import inspect
+import sys
+import textwrap
+import typing
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from segkd.runner.recipe import parts
+
+ROOT = Path(__file__).resolve().parents[3]
+ROOMS = ("datasets", "losses", "models")
+EVERY = [(room, name) for room in ROOMS for name in parts.names(room)]
+
+
+def test_names_are_the_files():
+    for room in ROOMS:
+        assert parts.names(room) == sorted(file.stem for file in (ROOT / room).glob("*.py") if file.name[0] != "_")
+
+
+@pytest.mark.parametrize("room, name", EVERY)
+def test_a_part_is_the_class_named_like_its_file(room, name):
+    part = parts.find(room, name)
+    assert part.__name__.lower() == name.replace("_", "") and part.__module__ == f"segkd.{room}.{name}"
+    module = vars(sys.modules[part.__module__])
+    classes = [value for key, value in module.items() if inspect.isclass(value) and key[0] != "_"]
+    assert [value for value in classes if value.__module__ == part.__module__] == [part]
+
+
+@pytest.mark.parametrize("room, name", [*EVERY, ("datasets", "_transforms")])
+def test_arguments_have_hints_that_their_defaults_fit(room, name):
+    part = parts.find(room, name)
+    hints = typing.get_type_hints(part.__init__)
+    for parameter in inspect.signature(part).parameters.values():
+        assert parameter.name in hints, f"{room}/{name}.py: {parameter.name} has no type hint"
+        assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY), parameter
+        if parameter.default is not parameter.empty:
+            adapter = pydantic.TypeAdapter(hints[parameter.name], config=pydantic.ConfigDict(strict=True))
+            assert adapter.validate_python(parameter.default) == parameter.default
+    first = list(inspect.signature(part).parameters)[:2]
+    assert first[:1] == {"losses": ["task"], "models": ["num_classes"]}.get(room, first[:1])
+    if room == "datasets" and name != "_transforms":
+        assert first == ["root", "split"]
+
+
+@pytest.mark.parametrize("name", parts.names("losses"))
+def test_losses_say_whether_they_need_a_teacher(name):
+    known = {"cross_entropy": False, "kl": True, "fitnet": True}
+    assert parts.needs_teacher(name) is known.get(name, parts.needs_teacher(name))
+    assert list(inspect.signature(parts.find("losses", name).forward).parameters) == [
+        "self",
+        "student",
+        "teacher",
+        "target",
+    ]
+
+
+def test_wrong_arguments():
+    wrong = dict(parts.wrong_arguments("losses", "kl", {"temprature": 1, "reduction": "pixl", "temperature": "hot"}))
+    assert wrong[("temprature",)].startswith(
+        "unknown key, did you mean 'temperature'?; allowed here: temperature, reduction"
+    )
+    assert wrong[("reduction",)] == "must be 'pixel' or 'element'; got 'pixl'"
+    assert wrong[("temperature",)] == "must be a valid number; got 'hot'"
+    assert parts.wrong_arguments("losses", "kl", {"temperature": 2}) == []
+    assert dict(parts.wrong_arguments("losses", "kl", {"task": 3})).keys() == {("task",)}
+    assert (
+        dict(parts.wrong_arguments("models", "pspnet", {"output_stride": 12}))[("output_stride",)]
+        == "must be 8, 16 or 32; got 12"
+    )
+
+
+def test_completed_arguments_are_plain_and_build():
+    full = parts.completed_arguments("datasets", "synthetic", {"size": [32, 40]})
+    assert full == {"size": [32, 40], "length": None, "seed": 0}
+    dataset = parts.build("datasets", "synthetic", full | {"length": 3}, "", "val")
+    assert (dataset.size, dataset.split, len(dataset)) == ((32, 40), "val", 3)
+    transform = parts.build("datasets", "_transforms", {"flip": 0.0}, (8, 8))
+    assert type(transform).__name__ == "Transform" and transform.crop_size == (8, 8)
+
+
+@pytest.fixture
+def new_loss(tmp_path, monkeypatch):
+    """Writes losses/mine.py into a folder that counts as part of the room."""
+    room = importlib.import_module("segkd.losses")
+    monkeypatch.setattr(room, "__path__", [*room.__path__, str(tmp_path)])
+
+    def write(text):
+        (tmp_path / "my_own.py").write_text(textwrap.dedent(text))
+
+    yield write
+    sys.modules.pop("segkd.losses.my_own", None)
+    parts.find.cache_clear()
+    parts._arguments.cache_clear()
+
+
+def test_a_new_file_is_a_new_part(new_loss):
+    new_loss("""\
+        class MyOwn:
+            def __init__(self, task, *, needed: int, power: float = 2.0):
+                self.power = power
+        """)
+    assert "my_own" in parts.names("losses")
+    assert dict(parts.wrong_arguments("losses", "my_own", {})) == {("needed",): "is missing and has no default"}
+    assert parts.build("losses", "my_own", {"needed": 1, "power": 3}, None).power == 3.0
+
+
+def test_a_file_without_its_class(new_loss):
+    new_loss("class Other:\n    pass\n")
+    with pytest.raises(ValueError, match=r"losses/my_own.py holds no class of its own name \(such as MyOwn"):
+        parts.find("losses", "my_own")

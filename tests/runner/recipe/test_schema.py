@@ -1,0 +1,278 @@
+"""Reading recipes: every mistake of a recipe in one pass, with its place, and defaults written out."""
+
+import copy
+import os
+import textwrap
+
+import pytest
+import yaml
+
+from segkd.runner.recipe.mistakes import RecipeError
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import OtherRecipe, Ramp
+
+PLAIN = """\
+name: plain
+data: {dataset: synthetic, crop_size: [32, 48], batch_size: 4}
+networks:
+  student: {model: pspnet, args: {backbone: mobilenetv2_035}}
+losses:
+  - {loss: cross_entropy}
+schedule: {iterations: 10}
+"""
+DISTILLED = """\
+name: distilled
+data: {dataset: synthetic, crop_size: [32, 48], batch_size: 4}
+networks:
+  student: {model: pspnet, args: {backbone: mobilenetv2_035}}
+  teacher: {model: deeplabv3, train: false, weights: somewhere}
+losses:
+  - {loss: cross_entropy}
+  - {loss: kl, weight: {start: 0, end: 1, over: [0, 5]}, args: {temperature: 2.0}}
+schedule: {iterations: 10}
+"""
+
+
+def written(folder, text, name="recipe.yaml"):
+    file = folder / name
+    file.write_text(textwrap.dedent(text))
+    return file
+
+
+def mistakes_of(folder, text, *assignments):
+    """The mistakes without the folder in front of the file's name."""
+    with pytest.raises(RecipeError) as caught:
+        read(written(folder, text), assignments)
+    return [mistake.replace(f"{folder}/", "") for mistake in caught.value.mistakes]
+
+
+def test_defaults_are_written_out(tmp_path):
+    recipe = read(written(tmp_path, DISTILLED))
+    assert recipe.seed == 0 and recipe.optimizer.name == "sgd" and recipe.evaluate.scales == [1.0]
+    assert recipe.networks["student"].args["output_stride"] == 8 and recipe.networks["student"].args["width"] is None
+    assert recipe.data.args["size"] == [96, 128] and recipe.data.transform["flip"] == 0.5
+    assert (
+        recipe.losses[0].label == "cross_entropy"
+        and recipe.losses[0].source is None
+        and recipe.losses[0].of == "student"
+    )
+    assert recipe.losses[1].source == "teacher" and recipe.losses[1].args["reduction"] == "pixel"
+    assert isinstance(recipe.losses[1].weight, Ramp) and recipe.losses[1].weight.hold == 1
+    assert str(recipe.folder) == "runs/distilled"
+
+
+def test_every_mistake_in_one_pass(tmp_path):
+    found = mistakes_of(tmp_path, """\
+        name: my run
+        sede: 3
+        data: {dataset: synthetik, crop_size: [32], batch_size: 4.5, transform: {flp: 1}}
+        networks:
+          student: {modle: pspnet, args: {backbone: resnet19, layers: 3}, model: pspnet}
+          teacher: {model: deeplab, train: no way}
+        losses:
+          - {loss: cross_entropy, weight: lots}
+          - {loss: kl, args: {temperature: hot, reduction: pixl}, after: -1}
+          - {loss: fitnett}
+        optimizer: {name: sdg, lr: 0}
+        evaluate: {mode: slides, scales: []}
+        """)  # fmt: skip
+    places = [mistake.split(": ")[:2] for mistake in found]
+    assert places == [
+        ["recipe.yaml:1", "name"], ["recipe.yaml:1", "schedule"], ["recipe.yaml:2", "sede"],
+        ["recipe.yaml:3", "data.crop_size.1"], ["recipe.yaml:3", "data.batch_size"], ["recipe.yaml:3", "data.dataset"],
+        ["recipe.yaml:3", "data.transform.flp"],
+        ["recipe.yaml:5", "networks.student.modle"], ["recipe.yaml:5", "networks.student.args.backbone"],
+        ["recipe.yaml:5", "networks.student.args.layers"], ["recipe.yaml:6", "networks.teacher.train"],
+        ["recipe.yaml:6", "networks.teacher.model"],
+        ["recipe.yaml:8", "losses.0.weight"], ["recipe.yaml:9", "losses.1.after"],
+        ["recipe.yaml:9", "losses.1.args.temperature"], ["recipe.yaml:9", "losses.1.args.reduction"],
+        ["recipe.yaml:10", "losses.2.loss"], ["recipe.yaml:11", "optimizer.name"], ["recipe.yaml:11", "optimizer.lr"],
+        ["recipe.yaml:12", "evaluate.mode"], ["recipe.yaml:12", "evaluate.scales"],
+    ]  # fmt: skip
+    text = "\n".join(found)
+    for told in (
+        "unknown key, did you mean 'seed'?", "no datasets/synthetik.py, did you mean 'synthetic'?; there are: ",
+        "unknown key, did you mean 'flip'?; allowed here: scale, ",
+        "unknown key, did you mean 'model'?; allowed here: source, model, args",
+        "unknown key; allowed here: backbone, output_stride",
+        "no models/deeplab.py, did you mean 'deeplabv3'?; there are: ",
+        "must be a valid number or a mapping; got 'lots'", "must be 'pixel' or 'element'; got 'pixl'",
+        "no losses/fitnett.py, did you mean 'fitnet'?", "must be 'sgd', 'adam' or 'adamw'; got 'sdg'",
+        "must be greater than 0; got 0", "must have at least 1 item, not 0; got []",
+        "schedule: is missing and has no default",
+    ):  # fmt: skip
+        assert told in text, told
+
+
+@pytest.mark.parametrize("assignment, place, told", [
+    ("data=3", "data", "must be a mapping; got 3"), ("loop=", "loop", "must be a mapping; got None"),
+    ("losses={loss: kl}", "losses", "must be a list"), ("losses=[kl]", "losses.0", "must be a mapping; got 'kl'"),
+    ("losses=[]", "losses", "at least 1 item"), ("networks={}", "networks", "at least 1 item"),
+    ("networks.student=pspnet", "networks.student", "must be a mapping"),
+    ("networks.student.args=[]", "networks.student.args", "mapping"),
+    ("data.crop_size=32", "data.crop_size", "must be a list; got 32"),
+    ("data.crop_size=[32, a]", "data.crop_size.1", "must be a valid integer"),
+    ("data.crop_size=[32, 0]", "data.crop_size.1", "greater than 0"),
+    ("data.batch_size='4'", "data.batch_size", "must be a valid integer; got '4'"),
+    ("seed=1.5", "seed", "integer"), ("seed=-1", "seed", "greater than or equal to 0"),
+    ("seed=true", "seed", "integer"),
+    ("name=a/b", "name", "must be letters, digits"), ("name=-a", "name", "must be letters, digits"),
+    ("name=''", "name", "must be letters"),
+    ("optimizer.lr=fast", "optimizer.lr", "number"), ("optimizer.lr=.nan", "optimizer.lr", "finite"),
+    ("optimizer.betas=[0.9]", "optimizer.betas.1", "missing"),
+    ("optimizer.no_decay=norm", "optimizer.no_decay", "must be a list"),
+    ("schedule.name=polly", "schedule.name", "'poly', 'cosine'"),
+    ("loop.precision=fp8", "loop.precision", "'fp32', 'bf16' or 'fp16'"), ("loop.ema=1", "loop.ema", "less than 1"),
+    ("loop.sync_batchnorm=maybe", "loop.sync_batchnorm", "boolean or 'auto'"),
+    ("loop.accumulate=0", "loop.accumulate", "greater than 0"),
+    ("evaluate.window=[1]", "evaluate.window.1", "missing"), ("evaluate.flip=1", "evaluate.flip", "boolean"),
+    ("tracking.wandb=on-line", "tracking.wandb", "'auto', 'online'"),
+    ("tracking.images=-1", "tracking.images", "or equal to 0"),
+    ("losses.0.weight=.inf", "losses.0.weight", "finite"),
+    ("losses.0.weight={start: 0, end: 1}", "losses.0.weight.over", "is missing"),
+    ("losses.0.weight={start: 0, end: 1, over: [0, 9], hodl: 2}", "losses.0.weight.hodl",
+     "did you mean 'hold'?; allowed here: start, end, over, hold"),
+    ("losses.0.weight={start: 0, end: 1, over: [9, 9]}", "losses.0.weight.over",
+     "the last iteration must come after the first"),
+    ("losses.0.on=all", "losses.0.on", "must be "),
+    ("losses.0.args.class_weights=voc", "losses.0.args.class_weights", "must be a list or 'cityscapes'; got 'voc'"),
+    ("losses.0.args.class_weights=[1, x]", "losses.0.args.class_weights.1", "number"),
+    ("losses.0.args.task=1", "losses.0.args.task", "unknown key"),
+    ("networks.student.weights=5", "networks.student.weights", "must be a valid string or a mapping"),
+    ("networks.student.weights={recpie: a}", "networks.student.weights.recpie",
+     "did you mean 'recipe'?; allowed here: recipe"),
+    ("networks.student.args.num_classes=5", "networks.student.args.num_classes", "unknown key"),
+    ("baseline=a.yaml", "baseline", "must be a mapping"),
+    ("networks={'a b': {model: pspnet}}", "networks.a b", "must be letters, digits"),
+    ("data.args.root=a", "data.args.root", "unknown key"),
+    ("data.args.size=[64]", "data.args.size.1", "missing"),
+    ("data.transform.scale=zoom", "data.transform.scale", "must be 'factor'"),
+    ("data.transform.crop_size=[1, 1]", "data.transform.crop_size", "unknown key"),
+])  # fmt: skip
+def test_wrong_values(tmp_path, assignment, place, told):
+    found = mistakes_of(tmp_path, PLAIN, assignment)
+    assert any(mistake.startswith(f"command line: {place}: ") and told in mistake for mistake in found), found
+
+
+def test_relations(tmp_path):
+    text = DISTILLED + textwrap.dedent("""\
+          - {loss: fitnet, from: teachr}
+          - {loss: kl, of: studnet}
+          - {loss: cross_entropy, of: teacher}
+          - {loss: kl, from: student, label: self}
+        loop: {accumulate: 3}
+        """)
+    text = text.replace("schedule: {iterations: 10}\n", "") + "schedule: {iterations: 10, name: step}\n"
+    found = mistakes_of(tmp_path, text)
+    assert found == [
+        "recipe.yaml:9: losses.2.from: there is no network 'teachr', did you mean 'teacher'?; "
+        "there are: student, teacher",
+        "recipe.yaml:10: losses.3.of: there is no network 'studnet', did you mean 'student'?; "
+        "there are: student, teacher",
+        "recipe.yaml:10: losses.3: kl learns from another network; name it with from: (there are: student, teacher)",
+        "recipe.yaml:10: losses.3: two terms are called 'kl' in the log; give one a label:",
+        "recipe.yaml:11: losses.4.of: teacher is frozen (train: false), so no loss can train it",
+        "recipe.yaml:11: losses.4: two terms are called 'cross_entropy' in the log; give one a label:",
+        "recipe.yaml:12: losses.5.from: student cannot learn from itself",
+        "recipe.yaml:13: loop.accumulate: 3 parts do not divide data.batch_size, which is 4 in total",
+        "recipe.yaml:14: schedule.drop_every: is missing; name: step needs the iterations between two drops",
+    ]
+
+
+def test_a_student_and_somebody_to_learn_from(tmp_path):
+    (mistake,) = mistakes_of(tmp_path, PLAIN, "losses.0.loss=kl")
+    assert mistake == "recipe.yaml:6: losses.0: kl learns from another network; name it with from: (there are: student)"
+    three = "networks.other={model: pspnet}"
+    (mistake,) = mistakes_of(tmp_path, DISTILLED, three)
+    assert mistake.endswith(
+        "losses.1: kl learns from another network; name it with from: (there are: student, teacher, other)"
+    )
+    assert read(written(tmp_path, DISTILLED), [three, "losses.1.from=other"]).losses[1].source == "other"
+    found = mistakes_of(tmp_path, PLAIN.replace("student:", "pupil:"))
+    assert "recipe.yaml:3: networks: one network must be called student; there are: pupil" in found
+
+
+def test_relations_are_told_beside_other_mistakes(tmp_path):
+    found = mistakes_of(tmp_path, DISTILLED, "optimizer.lr=a", "losses.1.from=teachr", "evaluate.evry=3")
+    assert [mistake.split(": ")[1] for mistake in found] == ["optimizer.lr", "evaluate.evry", "losses.1.from"]
+
+
+def every_key(values, path=()):
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if isinstance(values, dict):
+            yield (*path, key)
+        if isinstance(value, (dict, list)):
+            yield from every_key(value, (*path, key))
+
+
+def changed(values, path, new_key):
+    """The values with the key at the path renamed, or deleted where there is no new one."""
+    values = copy.deepcopy(values)
+    place = values
+    for word in path[:-1]:
+        place = place[word]
+    value = place.pop(path[-1])
+    if new_key is not None:
+        place[new_key] = value
+    return values
+
+
+def test_every_key_deleted_or_misspelt(tmp_path):
+    recipe = read(written(tmp_path, DISTILLED), ["networks.student.weights={recipe: a.yaml}"])
+    full = yaml.safe_load(recipe.dump())
+    keys = list(every_key(full))
+    assert len(keys) > 120
+    required = {"name", "data", "dataset", "crop_size", "networks", "model", "losses", "loss", "schedule", "iterations",
+                "student", "teacher", "start", "end", "over", "recipe"}  # fmt: skip
+    for path in keys:
+        place = ".".join(map(str, path))
+        optional = path[-2:] in (("optimizer", "name"), ("schedule", "name"), ("schedule", "end")) or (
+            path[0] == "networks" and path[-1] == "schedule"
+        )
+        if path[-1] in required and not optional:
+            with pytest.raises(RecipeError) as caught:
+                read(written(tmp_path, yaml.safe_dump(changed(full, path, None))))
+            assert path[-1] in str(caught.value), place
+        misspelt = path[-1] + "x"
+        with pytest.raises(RecipeError) as caught:
+            read(written(tmp_path, yaml.safe_dump(changed(full, path, misspelt))))
+        if path[:-1] == ("networks",):  # any word is a network's name, but this one is nobody's
+            assert misspelt in str(caught.value)
+        else:
+            told = f"{place}x: unknown key, did you mean {path[-1]!r}?"
+            assert any(told in mistake for mistake in caught.value.mistakes), (told, caught.value.mistakes)
+
+
+def test_dump_reads_back_equal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    text = (
+        DISTILLED.replace("weights: somewhere", "weights: {recipe: sub/teacher.yaml}")
+        + "baseline: {recipe: plain.yaml}\n"
+    )
+    recipe = read(
+        written(tmp_path, text, "recipes/distilled.yaml"), ['tracking.group="1e-2"', "name='y'", "optimizer.lr=1e-5"]
+    )
+    assert recipe.networks["teacher"].weights == OtherRecipe(recipe="recipes/sub/teacher.yaml")
+    recipe.folder.mkdir(parents=True)
+    again = read(written(tmp_path, recipe.dump(), "runs/y/recipe.yaml"))
+    assert again == recipe and again.dump() == recipe.dump()
+    # the run folder's recipe means the same files when it is read from elsewhere
+    monkeypatch.chdir(tmp_path / "runs")
+    elsewhere = read("y/recipe.yaml").networks["teacher"].weights.recipe
+    assert os.path.abspath(elsewhere) == str(tmp_path / "recipes/sub/teacher.yaml")
+
+
+def test_extends_and_overrides_are_read_as_one(tmp_path):
+    written(tmp_path, PLAIN, "base.yaml")
+    text = "extends: base.yaml\nname: child\nnetworks: {student: {args: {wdith: 8}}}\n"
+    (mistake,) = mistakes_of(tmp_path, text)
+    assert mistake.startswith("recipe.yaml:3: networks.student.args.wdith: unknown key, did you mean 'width'?")
+    (mistake,) = mistakes_of(tmp_path, text.replace("wdith", "width"), "data.batch_size=none")
+    assert mistake.startswith("command line: data.batch_size: must be a valid integer; got 'none'")
+    written(tmp_path, PLAIN.replace("iterations: 10", "iterations: 0"), "base.yaml")
+    (mistake,) = mistakes_of(tmp_path, text.replace("wdith", "width"))
+    assert mistake.startswith("base.yaml:7: schedule.iterations: must be greater than 0")
+    recipe = read(written(tmp_path, text.replace("wdith", "width")), ["schedule.iterations=7", "losses.0.weight=2"])
+    assert (recipe.name, recipe.schedule.iterations, recipe.losses[0].weight) == ("child", 7, 2.0)
+    assert recipe.networks["student"].args["width"] == 8 and recipe.networks["student"].model == "pspnet"

@@ -1,0 +1,54 @@
+"""metrics.jsonl through kills and resumes."""
+
+import json
+
+from segkd.runner.run_folder.metrics_file import append_rows, keep_rows, plain, read_rows
+
+
+def test_rows_come_back_in_order(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    assert read_rows(file) == []
+    rows = [{"iteration": i, "lr": 0.1 / i, "loss/kl": 1e-30, "names": ["a", "b"]} for i in range(1, 6)]
+    append_rows(file, rows[:2])
+    append_rows(file, rows[2:])
+    append_rows(file, [])
+    assert read_rows(file) == rows
+    assert len(file.read_text().splitlines()) == 5
+
+
+def test_json_knows_no_infinity(tmp_path):
+    nan, infinity = float("nan"), float("inf")
+    assert plain({"a": nan, "b": [1.0, -infinity, {"c": infinity}], "d": "nan", "e": 3, "f": None, "g": True}) == {
+        "a": None, "b": [1.0, None, {"c": None}], "d": "nan", "e": 3, "f": None, "g": True
+    }  # fmt: skip
+    append_rows(tmp_path / "a.jsonl", [{"iteration": 1, "iou_per_class": [0.5, nan]}])
+    assert json.loads((tmp_path / "a.jsonl").read_text()) == {"iteration": 1, "iou_per_class": [0.5, None]}
+
+
+def test_wherever_a_kill_cuts_the_file_a_resume_mends_it(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    rows = [{"iteration": i, "a": 0.5} for i in range(1, 4)]
+    append_rows(file, rows)
+    whole = file.read_bytes()
+    line_ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in range(len(whole) + 1):
+        file.write_bytes(whole[:cut])
+        # a line counts when all of it is there, with or without its end
+        complete = sum(end - 1 <= cut for end in line_ends)
+        assert read_rows(file) == rows[:complete]
+        keep_rows(file, 2)
+        append_rows(file, rows[min(complete, 2) :])
+        assert file.read_bytes() == whole
+
+
+def test_keep_rows_drops_what_is_computed_again(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    keep_rows(file, 0)
+    assert file.read_text() == ""
+    append_rows(file, [{"iteration": i} for i in range(1, 8)])
+    keep_rows(file, 5)
+    assert [row["iteration"] for row in read_rows(file)] == [1, 2, 3, 4, 5]
+    (tmp_path / ".metrics.jsonl.new").write_text("left by a kill\n")
+    keep_rows(file, 3)
+    assert [row["iteration"] for row in read_rows(file)] == [1, 2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -1,0 +1,192 @@
+"""Opening a run folder: new, again, with another recipe."""
+
+import json
+import os
+
+import pytest
+import yaml
+from accelerate import Accelerator
+
+from segkd.runner.recipe.mistakes import RecipeError
+from segkd.runner.recipe.read import read
+from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.opening import (
+    FREE,
+    changes,
+    check_same_recipe,
+    environment,
+    git_version,
+    is_finished,
+    open_run_folder,
+)
+
+RECIPE = """\
+name: opened
+data: {dataset: synthetic, crop_size: [32, 32], batch_size: 4}
+networks:
+  student: {model: pspnet, args: {backbone: mobilenetv2_035}}
+  teacher: {model: pspnet, train: false, weights: {recipe: teacher.yaml}}
+losses:
+  - {loss: cross_entropy}
+  - {loss: kl}
+schedule: {iterations: 10}
+baseline: {recipe: plain.yaml}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """Reads the recipe with overrides; its runs lie in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return lambda *assignments: read("recipe.yaml", assignments)
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+def test_a_new_run(recipe, accelerator):
+    assert open_run_folder(recipe(), accelerator, resume=False) is None
+    folder = recipe().folder
+    assert read(folder / "recipe.yaml") == recipe()
+    assert sorted(path.name for path in folder.iterdir()) == ["environment.json", "recipe.yaml"]
+    found = json.loads((folder / "environment.json").read_text())
+    assert (
+        found["packages"]["torch"]
+        and found["processes"] == 1
+        and found["precision"] == "no"
+        and found["device"].startswith("cpu")
+    )
+
+
+def test_asking_to_resume_what_is_not_there_starts_it(recipe, accelerator):
+    assert open_run_folder(recipe(), accelerator, resume=True) is None
+    assert (recipe().folder / "recipe.yaml").is_file()
+
+
+def test_a_run_is_not_started_twice(recipe, accelerator):
+    open_run_folder(recipe(), accelerator, resume=False)
+    with pytest.raises(ValueError) as caught:
+        open_run_folder(recipe(), accelerator, resume=False)
+    assert str(caught.value) == (
+        "runs/opened holds this run already; go on with it with --resume, start over with --overwrite, "
+        "or give this one another name (name=...)"
+    )
+
+
+def test_resume_finds_the_last_checkpoint_and_mends_what_a_kill_left(recipe, accelerator):
+    open_run_folder(recipe(), accelerator, resume=False)
+    folder = recipe().folder
+    for iteration in (1, 2):
+        checkpoint.save(folder, iteration, {}, {"iteration": iteration}, keep_last=2, best=1)
+    (folder / "checkpoints/.step-00000003.partial").mkdir()
+    found = open_run_folder(recipe(), accelerator, resume=True)
+    assert found == folder / "checkpoints/step-00000002" and checkpoint.load(found) == {"iteration": 2}
+    assert not (folder / "checkpoints/.step-00000003.partial").exists()
+    # nobody may lose these by forgetting --resume
+    with pytest.raises(ValueError, match="--resume"):
+        open_run_folder(recipe(), accelerator, resume=False)
+    assert len(checkpoint.steps(folder)) == 2
+
+
+def test_another_recipe_is_refused_whatever_is_asked(recipe, accelerator):
+    open_run_folder(recipe(), accelerator, resume=False)
+    for resume in (False, True):
+        with pytest.raises(ValueError) as caught:
+            open_run_folder(recipe("optimizer.lr=0.5", "losses.1.args.temperature=3"), accelerator, resume=resume)
+        assert str(caught.value) == (
+            "runs/opened holds the run of another recipe; they differ in losses.1.args.temperature: 1.0 there, "
+            "3.0 here; optimizer.lr: 0.01 there, 0.5 here. Give this one another name (name=...), delete that run, "
+            "or start over with --overwrite"
+        )
+
+
+def test_overwrite_starts_over(recipe, accelerator):
+    open_run_folder(recipe(), accelerator, resume=False)
+    checkpoint.save(recipe().folder, 1, {}, {}, keep_last=2, best=1)
+    other = recipe("optimizer.lr=0.5")
+    assert open_run_folder(other, accelerator, resume=False, overwrite=True) is None
+    assert read(other.folder / "recipe.yaml") == other and not checkpoint.steps(other.folder)
+    assert open_run_folder(recipe("name=fresh"), accelerator, resume=False, overwrite=True) is None
+
+
+@pytest.mark.parametrize("assignment", [
+    "tracking.wandb=offline", "tracking.images=1", "evaluate.every=3", "evaluate.mode=slide", "data.root=elsewhere",
+    "data.workers=0",
+    "loop.save_every=1", "loop.keep_last=9", "loop.timeout=60", "baseline={recipe: other.yaml}",
+])  # fmt: skip
+def test_what_does_not_touch_the_weights_may_change(recipe, accelerator, assignment):
+    open_run_folder(recipe(), accelerator, resume=False)
+    check_same_recipe(recipe(assignment))
+    assert recipe(assignment) != recipe()
+
+
+@pytest.mark.parametrize("assignment, told", [
+    ("seed=1", "seed: 0 there, 1 here"), ("data.batch_size=2", "data.batch_size: 4 there, 2 here"),
+    ("loop.precision=bf16", "loop.precision"),
+    ("data.crop_size=[32, 64]", "data.crop_size.1: 32 there, 64 here"),
+    ("losses.1.weight=0", "losses.1.weight: 1.0 there, 0.0 here"),
+    ("losses=[{loss: cross_entropy}]", "losses: "),
+    ("networks.student.args.width=8", "networks.student.args.width: None there, 8 here"),
+    ("networks.teacher.weights=a.pth",
+     "networks.teacher.weights: {'recipe': '../../teacher.yaml'} there, 'a.pth' here"),
+    ("losses.1.weight={start: 0, end: 1, over: [0, 9]}", "losses.1.weight: 1.0 there, {"),
+    ("schedule.iterations=20", "schedule.iterations: 10 there"),
+])  # fmt: skip
+def test_what_touches_the_weights_may_not(recipe, accelerator, assignment, told):
+    open_run_folder(recipe(), accelerator, resume=False)
+    with pytest.raises(ValueError) as caught:
+        check_same_recipe(recipe(assignment))
+    assert told in str(caught.value)
+
+
+def test_free_keys_are_keys(recipe):
+    values = yaml.safe_load(recipe().dump())
+    for key in FREE:
+        place = values
+        for word in key.split("."):
+            assert word in place, key
+            place = place[word]
+
+
+def test_changes():
+    assert changes({"a": {"b": [1, {"c": 2}]}, "x": 1}, {"a": {"b": [1, {"c": 3}]}, "y": 1}) == [
+        "a.b.1.c: 2 there, 3 here", "x: 1 there, None here", "y: None there, 1 here"
+    ]  # fmt: skip
+    assert changes({"a": [1]}, {"a": [1, 2]}) == ["a: [1] there, [1, 2] here"] and changes({"a": 1}, {"a": 1}) == []
+    assert (
+        changes({"tracking": 1, "data": {"root": "a", "args": 1}}, {"tracking": 2, "data": {"root": "b", "args": 1}})
+        == []
+    )
+
+
+def test_finished_runs(recipe, accelerator):
+    assert not is_finished(recipe())
+    open_run_folder(recipe(), accelerator, resume=False)
+    assert not is_finished(recipe())
+    checkpoint.export_student(recipe().folder, checkpoint.save(recipe().folder, 1, {}, {}, keep_last=2, best=1), {})
+    assert is_finished(recipe())
+    with pytest.raises(ValueError, match="holds the run of another recipe; they differ in seed"):
+        is_finished(recipe("seed=1"))
+
+
+def test_a_folder_that_cannot_be_made(recipe, accelerator, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        open_run_folder(recipe(f"tracking.folder={tmp_path}/file"), accelerator, resume=False)
+
+
+def test_the_environment_without_git(accelerator, monkeypatch, tmp_path):
+    version = git_version()
+    assert version is None or len(version.removesuffix("-dirty")) == 40
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_version() is None and environment(accelerator)["git"] is None
+    assert os.environ["PATH"] == str(tmp_path)
+
+
+def test_a_name_cannot_leave_the_folder(recipe):
+    for name in ("../up", "a/b", ".hidden", ""):
+        with pytest.raises(RecipeError, match="name: must be letters"):
+            recipe(f"name='{name}'")

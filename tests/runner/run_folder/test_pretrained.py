@@ -1,0 +1,107 @@
+"""Delivered networks without their recipes: from folders and the Hub, and what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from segkd.runner.building.delivered import Delivered, find, write_folder
+from segkd.runner.exporting.agreement import Scores, compare
+from segkd.runner.recipe import parts
+from segkd.runner.run_folder.pretrained import description, from_pretrained
+
+CLASSES = ["sky", "road", "pole"]
+PSPNET = {"backbone": "mobilenetv2_035", "output_stride": 16, "width": 8}
+HUGGING_FACE = {
+    "config": {
+        "model_type": "segformer", "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1],
+        "num_attention_heads": [1, 1, 1, 1], "decoder_hidden_size": 8,
+    }
+}  # fmt: skip
+
+
+def network_of(model, args):
+    torch.manual_seed(0)
+    return parts.build("models", model, args, len(CLASSES)).eval()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with what from_pretrained reads."""
+    network, folder = network_of("pspnet", PSPNET), tmp_path / "run"
+    config = description(network, "segkd", "pspnet", PSPNET) | {"class_names": CLASSES}
+    (folder / "student").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("name: run")
+    write_folder(Delivered(network, config, None), folder / "student")
+    return folder
+
+
+def images_of(height, width, batch=2):
+    return torch.randint(
+        0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+
+
+def test_from_pretrained_gives_the_delivered_network_back(run):
+    images, expected = images_of(33, 50), Scores(network_of("pspnet", PSPNET))
+    state = torch.random.get_rng_state()
+    for path in (run, run / "student", str(run)):
+        network = from_pretrained(path)
+        assert not network.training and network.class_names == CLASSES
+        with torch.no_grad():
+            assert torch.equal(Scores(network)(images), expected(images))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_from_pretrained_needs_no_weights_to_start_from(run):
+    file = run / "student" / "config.json"
+    config = json.loads(file.read_text())
+    config["args"].update(pretrained=True, backbone_weights=None)
+    file.write_text(json.dumps(config))
+    from_pretrained(run)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"model": "pspnett"}, "no model 'pspnett', did you mean 'pspnet'?"),
+    ({"model": "_weights"}, "no model '_weights'"),
+    ({"args": {"widht": 3}}, "args.widht"), ({"num_classes": "3"}, "num_classes missing or of another type"),
+])  # fmt: skip
+def test_a_foreign_config_is_refused(run, change, words):
+    file = run / "student" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match="config.json") as error:
+        from_pretrained(run)
+    assert words in str(error.value)
+
+
+def test_what_is_not_there_is_told(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for path, words in ((tmp_path / "none", "there is no folder"), ("user/none", "could not be had from the Hub")):
+        with pytest.raises(FileNotFoundError, match=words):
+            from_pretrained(path)
+    (run / "student" / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="this one has not"):
+        find(str(run))
+
+
+def test_a_hub_id_is_downloaded(run, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda name, **settings: asked.update(settings, name=name) or run / "student",
+    )
+    assert from_pretrained("user/tiny", revision="v1").num_classes == 3
+    assert asked == {"name": "user/tiny", "revision": "v1", "allow_patterns": ["config.json", "model.safetensors"]}
+
+
+def test_a_network_of_transformers_is_built_without_its_own_folder(tmp_path):
+    network = network_of("huggingface", HUGGING_FACE)
+    write_folder(Delivered(network, description(network, "hf", "somewhere/else", {}), None), tmp_path)
+    compare(network, Scores(from_pretrained(tmp_path)), [(1, 32, 64)])
+
+
+def test_a_head_on_an_encoder_of_timm(tmp_path):
+    args = {"head": "pspnet", "output_stride": 16, "width": 8}
+    network = network_of(*parts.network_part("timm", "mobilenetv2_035", args))
+    write_folder(Delivered(network, description(network, "timm", "mobilenetv2_035", args), None), tmp_path)
+    compare(network, Scores(from_pretrained(tmp_path)), [(1, 32, 64)])

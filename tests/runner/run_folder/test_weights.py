@@ -1,0 +1,164 @@
+"""Which file a path in a recipe means, and what is refused."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.weights import find_weights, weights_file
+
+
+def network(value=0.0, width=3):
+    built = nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width))
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.fill_(value)
+    return built
+
+
+def value_of(built):
+    values = {parameter.unique().item() for parameter in built.parameters()}
+    assert len(values) == 1
+    return values.pop()
+
+
+def load_weights(built, path, owner, strict=True):
+    find_weights(path, owner=owner).load(built, owner=owner, strict=strict)
+
+
+def check_same_network(path, *, owner, model, normalize):
+    find_weights(path, owner=owner).check(model=model, normalize=normalize, owner=owner)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run: checkpoints of the values 1 and 2, the first one delivered."""
+    folder = tmp_path / "run"
+    for iteration in (1, 2):
+        path = checkpoint.save(
+            folder, iteration, network(iteration).state_dict(), {"iteration": iteration}, keep_last=2, best=1
+        )
+    checkpoint.export_student(folder, path.with_name("step-00000001"), {"model": "pspnet", "normalize": "imagenet"})
+    (folder / "recipe.yaml").write_text("name: run\n")
+    return folder
+
+
+@pytest.mark.parametrize("inside, value", [
+    ("", 1), ("student", 1), ("student/model.safetensors", 1), ("checkpoints/step-00000002", 2),
+    ("checkpoints/best", 1),
+    ("checkpoints/last", 2), ("checkpoints/last/student.safetensors", 2),
+])  # fmt: skip
+def test_what_a_path_means(run, inside, value):
+    built = network()
+    load_weights(built, run / inside, owner="networks.teacher")
+    assert value_of(built) == value
+
+
+def test_torch_files(tmp_path):
+    for name, content in (
+        ("a.pth", network(3).state_dict()),
+        ("b.pth", {"state_dict": network(3).state_dict(), "epoch": 7}),
+    ):
+        torch.save(content, tmp_path / name)
+        built = network()
+        load_weights(built, str(tmp_path / name), owner="networks.teacher")
+        assert value_of(built) == 3
+
+
+def test_nothing_there(tmp_path, run):
+    with pytest.raises(
+        FileNotFoundError, match=f"there are no weights at {tmp_path}/nowhere; give a .safetensors or .pth file, or a"
+    ):
+        weights_file(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        FileNotFoundError, match="holds no student/model.safetensors, model.safetensors or student.safetensors$"
+    ):
+        weights_file(tmp_path / "empty")
+    (run / "student/model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"\(a run writes student/ when it ends; this one has not\)$"):
+        weights_file(run)
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("code-has-run",)
+
+
+@pytest.mark.parametrize("content", [Code(), {"state_dict": Code()}, {"0.weight": Code()}])
+def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, "zip.pth")
+    Path("bare.pth").write_bytes(pickle.dumps(content, protocol=2))
+    for name in ("zip.pth", "bare.pth"):
+        built = network(5)
+        with pytest.raises(
+            ValueError,
+            match=f"^networks.teacher.weights: {name} holds an object of the type posix.mkdir and is not read",
+        ):
+            load_weights(built, name, owner="networks.teacher")
+        assert value_of(built) == 5
+    assert sorted(os.listdir()) == ["bare.pth", "zip.pth"]
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.98])
+def test_truncated_files(tmp_path, name, share):
+    file = tmp_path / name
+    save_file(network(1).state_dict(), file) if name == "a.safetensors" else torch.save(network(1).state_dict(), file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    built = network(5)
+    with pytest.raises(ValueError, match=f"^networks.teacher.weights: {file} ") as caught:
+        load_weights(built, file, owner="networks.teacher")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert value_of(built) == 5
+
+
+def test_files_of_noise(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for number in range(100):
+        noise = torch.randint(32, 127, (200,), generator=generator, dtype=torch.uint8).numpy().tobytes()
+        (tmp_path / "a.pth").write_bytes(noise)
+        with pytest.raises(ValueError, match="networks.student.weights: .*a.pth"):
+            load_weights(network(), tmp_path / "a.pth", owner="networks.student")
+
+
+def test_weights_of_another_network(tmp_path):
+    built = network(5)
+    save_file(network(1, width=4).state_dict(), tmp_path / "wide.safetensors")
+    told = (
+        r"^networks.student.weights: .*wide.safetensors does not fit this network: .*0.weight is \(4, 2\) there, "
+        r"\(3, 2\) here.*; check model, args and the data set's class count$"
+    )
+    with pytest.raises(ValueError, match=told):
+        load_weights(built, tmp_path / "wide.safetensors", owner="networks.student")
+    state = network(1).state_dict()
+    del state["0.bias"]
+    save_file(state | {"2.weight": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"1 missing: 0.bias; 1 unexpected: 2.weight"):
+        load_weights(built, tmp_path / "other.safetensors", owner="networks.student")
+    assert value_of(built) == 5
+    load_weights(built, tmp_path / "other.safetensors", owner="networks.student", strict=False)
+    assert built[0].weight.unique().item() == 1 and built[0].bias.unique().item() == 5
+
+
+def test_a_run_of_another_network_or_normalisation(run):
+    check_same_network(run, owner="networks.teacher", model="pspnet", normalize="imagenet")
+    check_same_network(run / "checkpoints/last", owner="networks.teacher", model="deeplabv3", normalize="none")
+    for path in (run, run / "student"):
+        with pytest.raises(
+            ValueError,
+            match="networks.teacher: .* was trained with model: pspnet, the recipe says deeplabv3; write model: pspnet",
+        ):
+            check_same_network(path, owner="networks.teacher", model="deeplabv3", normalize="imagenet")
+        with pytest.raises(ValueError, match="trained with normalize: imagenet, the recipe says cirkd"):
+            check_same_network(path, owner="networks.teacher", model="pspnet", normalize="cirkd")
+    (run / "student/config.json").write_text(json.dumps({"model": "pspnet"}))
+    check_same_network(run, owner="networks.teacher", model="pspnet", normalize="cirkd")

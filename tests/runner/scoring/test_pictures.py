@@ -1,0 +1,159 @@
+"""Panels and curves: colours, sizes and which images they show."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import nn
+
+from segkd.models._prediction import Normalize, Prediction
+from segkd.runner.recipe.read import read
+from segkd.runner.scoring.pictures import (
+    LARGEST,
+    beside,
+    colored,
+    confusion_picture,
+    curves,
+    error_map,
+    panels,
+    shown_indices,
+)
+
+PALETTE = ((10, 20, 30), (40, 50, 60), (70, 80, 90))
+RED, LIGHT, BLACK = (220, 40, 40), (235, 235, 235), (0, 0, 0)
+
+
+def test_colours_are_the_palette_and_void_is_black():
+    labels = np.array([[0, 1, 2], [3, 254, 255]])
+    picture = colored(labels, PALETTE)
+    assert picture.dtype == np.uint8 and picture.shape == (2, 3, 3)
+    assert [tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()] == [*PALETTE, BLACK, BLACK, BLACK]
+
+
+@pytest.mark.parametrize("ignore_index", [255, 0])
+def test_error_map(ignore_index):
+    prediction, target = np.array([[1, 1, 2, 2]]), np.array([[1, 2, ignore_index, 2]])
+    picture = error_map(prediction, target, ignore_index)
+    assert picture.dtype == np.uint8
+    assert [tuple(pixel) for pixel in picture[0].tolist()] == [LIGHT, RED, BLACK, LIGHT]
+
+
+@pytest.mark.parametrize("height, width", [(32, 48), (360, 480), (1024, 2048), (2000, 100)])
+def test_tiles_stand_beside_each_other_and_stay_small(height, width):
+    tiles = {
+        name: np.full((height, width, 3), level, np.uint8)
+        for name, level in (("image", 200), ("label", 100), ("error", 50))
+    }
+    factor = min(1, LARGEST / max(height, width))
+    high, wide = round(height * factor), round(width * factor)
+    picture = beside(tiles)
+    assert picture.size == (3 * wide + 2 * 4, high + 16) and max(high, wide) <= LARGEST
+    pixels = np.asarray(picture)
+    for column, level in enumerate((200, 100, 50)):
+        assert (pixels[16:, column * (wide + 4) : column * (wide + 4) + wide] == level).all()
+    assert (pixels[16:, wide : wide + 4] == 255).all()
+
+
+def test_shown_indices_are_spread_evenly():
+    class Length:
+        def __init__(self, length):
+            self.length = length
+
+        def __len__(self):
+            return self.length
+
+    assert shown_indices(Length(101), 5) == [0, 25, 50, 75, 100]
+    assert (
+        shown_indices(Length(3), 8) == [0, 1, 2]
+        and shown_indices(Length(9), 1) == [0]
+        and shown_indices(Length(9), 0) == []
+    )
+
+
+class Scenes:
+    """Three images whose target is class 1 on the left, 0 on the right, void in the first row."""
+
+    num_classes, ignore_index, palette = 3, 255, PALETTE
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        target = np.zeros((8, 12), np.uint8)
+        target[:, :6], target[0] = 1, 255
+        return Image.new("RGB", (12, 8), (50 * index, 0, 0)), Image.fromarray(target)
+
+    def name(self, index):
+        return f"town/scene_{index}"
+
+
+class Constant(nn.Module):
+    """Predicts one class everywhere."""
+
+    def __init__(self, label):
+        super().__init__()
+        self.label, self.normalize = label, Normalize.named("none")
+
+    def forward(self, images):
+        assert not self.training
+        return Prediction(
+            nn.functional.one_hot(torch.full((len(images), 8, 12), self.label), 3).permute(0, 3, 1, 2).float()
+        )
+
+
+RECIPE = """\
+name: drawn
+data: {dataset: synthetic, crop_size: [8, 12]}
+networks: {student: {model: pspnet}}
+losses: [{loss: cross_entropy}]
+schedule: {iterations: 10}
+tracking: {images: 2}
+"""
+
+
+def test_panels(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = read(tmp_path / "recipe.yaml")
+    networks = {"teacher": Constant(0).eval(), "student": Constant(1).train()}
+    files = panels(networks, Scenes(), recipe, Accelerator(cpu=True), tmp_path / "panels")
+    assert [file.name for file in files] == ["town_scene_0.png", "town_scene_2.png"]
+    assert not networks["teacher"].training and networks["student"].training
+    pixels = np.asarray(Image.open(files[1]))
+    assert pixels.shape == (8 + 16, 5 * 12 + 4 * 4, 3)
+    image, label, teacher, student, error = (pixels[16:, left : left + 12] for left in range(0, 5 * 16, 16))
+    assert (image == (100, 0, 0)).all()
+    assert (label[0] == BLACK).all() and (label[1:, :6] == PALETTE[1]).all() and (label[1:, 6:] == PALETTE[0]).all()
+    assert (teacher == PALETTE[0]).all() and (student == PALETTE[1]).all()
+    # the student's errors: everything on the right
+    assert (error[0] == BLACK).all() and (error[1:, :6] == LIGHT).all() and (error[1:, 6:] == RED).all()
+    assert (
+        panels(
+            networks,
+            Scenes(),
+            read(tmp_path / "recipe.yaml", ["tracking.images=0"]),
+            Accelerator(cpu=True),
+            tmp_path / "none",
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize("length", [1, 3, 200])
+def test_curves(tmp_path, length):
+    rows = [
+        {"iteration": i + 1, "lr": 0.1, "weighted/ce": 1.0 / (i + 1)} | ({"weighted/kl": 0.5} if i > 1 else {})
+        for i in range(length)
+    ]
+    rows[-1]["miou"] = 0.5
+    file = curves(rows, tmp_path / "curves.png")
+    assert Image.open(file).size == (1200, 320)
+    assert (np.asarray(Image.open(file).convert("RGB")) != 255).any(-1).mean() > 0.01
+
+
+@pytest.mark.parametrize("count, side", [(3, 300), (150, 2400)])
+def test_the_confusion_picture_has_room_for_every_name(tmp_path, count, side):
+    matrix = torch.eye(count, dtype=torch.int64) * 5 + 1
+    matrix[1] = 0  # never labelled
+    file = confusion_picture(matrix, [f"class {index}" for index in range(count)], tmp_path / "confusion.png")
+    assert min(Image.open(file).size) >= side and list(tmp_path.iterdir()) == [file]

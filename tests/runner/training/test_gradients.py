@@ -1,0 +1,106 @@
+"""The gradient report against torch.autograd by hand, with terms on several parts of a batch."""
+
+import pytest
+import torch
+from torch import nn
+
+from segkd.losses._task import Features, Task
+from segkd.losses.cross_entropy import CrossEntropy
+from segkd.losses.cross_pseudo import CrossPseudo
+from segkd.losses.fitnet import FitNet
+from segkd.losses.kl import KL
+from segkd.models._prediction import Prediction
+from segkd.runner.building.graph import Graph, Term
+from segkd.runner.training.gradients import gradient_report
+
+SIZE, K = (6, 8), 3
+
+
+class Toy(nn.Module):
+    """Two linear layers of the pixels; the map between them is the feature `head`."""
+
+    def __init__(self, seed):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, K, 1)
+
+    def forward(self, images):
+        head = self.first(images / 100)
+        return Prediction(self.second(head), features={"head": head})
+
+
+def features():
+    return Features("toy", {"head": 4}, {"head": 1})
+
+
+TERMS = [
+    Term("ce", "student", None, 1.0),
+    Term("soft", "student", "peer", 2.0),
+    Term("fit", "student", "peer", 0.5),
+    Term("weak", "student", "peer", 3.0, on="unlabelled"),
+    Term("pseudo", "student", "peer", 1.0, on="strong"),
+    Term("all", "student", "peer", -1.0, on="both"),
+    Term("back", "peer", "student", 1.0, on="unlabelled"),
+    Term("late", "student", "peer", 1.0, after=9),
+]
+
+
+@pytest.fixture
+def looked_into():
+    """A graph after a forward that kept its predictions, with the losses and the report."""
+    losses = {"ce": CrossEntropy, "soft": KL, "fit": FitNet, "weak": KL, "pseudo": CrossPseudo, "all": KL,
+              "back": KL, "late": KL}  # fmt: skip
+    task = Task(K, 255, features(), features())
+    graph = Graph(
+        {"student": Toy(0), "peer": Toy(1)},
+        {},
+        TERMS,
+        {name: loss(task) for name, loss in losses.items()},
+    )
+    generator = torch.Generator().manual_seed(0)
+
+    def images(count):
+        return 255 * torch.rand(count, 3, *SIZE, generator=generator)
+
+    views = {"images": images(2), "strong": images(2), "target": torch.zeros(2, *SIZE, dtype=torch.int64)}
+    views["mixed"] = torch.rand(2, *SIZE, generator=generator) < 0.5
+    target = torch.randint(0, K, (2, *SIZE), generator=generator)
+    graph.keep_predictions = True
+    losses = graph(images(2), target, 0, views)
+    return graph, losses, gradient_report(graph, losses, graph.weights_at(0))
+
+
+def by_hand(loss, place):
+    return torch.autograd.grad(loss, place, retain_graph=True)[0].flatten()
+
+
+def test_norms_at_the_logits_each_term_sees(looked_into):
+    graph, losses, report = looked_into
+    weights = {"ce": 1, "soft": 2, "weak": 3, "pseudo": 1, "all": 1, "back": 1}
+    assert losses.keys() == {*weights, "fit"}
+    for name, weight in weights.items():
+        wanted = weight * by_hand(losses[name], graph.kept[name][0].logits).norm()
+        assert report[f"gradient/{name}"] == pytest.approx(wanted.item(), rel=1e-5) and wanted > 0
+    # a term that does not reach the logits is looked at where it reads
+    wanted = 0.5 * by_hand(losses["fit"], graph.kept["fit"][0].features["head"]).norm()
+    assert report["gradient/fit"] == pytest.approx(wanted.item(), rel=1e-5)
+    assert len(graph.kept["all"][0].logits) == 4 and len(graph.kept["weak"][0].logits) == 2
+
+
+def test_only_terms_that_see_the_same_images_are_compared(looked_into):
+    graph, losses, report = looked_into
+    # the others' gradients are at the logits of other images, which the cross entropy does not touch
+    assert {name for name in report if name.startswith("cosine/")} == {"cosine/soft", "cosine/fit"}
+    prediction = graph.kept["ce"][0]
+    for name, place in (("soft", prediction.logits), ("fit", prediction.features["head"])):
+        one, other = by_hand(losses[name], place), by_hand(losses["ce"], place)
+        assert report[f"cosine/{name}"] == pytest.approx((one @ other / (one.norm() * other.norm())).item(), abs=1e-5)
+
+
+def test_a_report_leaves_no_trace(looked_into):
+    graph, losses, _ = looked_into
+    assert all(parameter.grad is None for parameter in graph.parameters())
+    sum(losses.values()).backward()
+    with_report = [parameter.grad.clone() for parameter in graph.networks.parameters()]
+    assert all(torch.isfinite(gradient).all() and gradient.abs().sum() > 0 for gradient in with_report)

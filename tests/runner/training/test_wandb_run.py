@@ -1,0 +1,280 @@
+"""wandb, with a stand-in for the package: what it is asked for, and that its failures cost no training."""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from segkd.runner.recipe.read import read
+from segkd.runner.training import wandb_run as dashboard
+from segkd.runner.training.wandb_run import Dashboard, has_account
+
+ROOT = Path(__file__).parents[3]
+RECIPE = """\
+name: tracked
+data: {dataset: synthetic, crop_size: [32, 32]}
+networks: {student: {model: pspnet}}
+losses: [{loss: cross_entropy}]
+schedule: {iterations: 10}
+tracking: {project: streets, group: seeds}
+"""
+
+
+class FakeRun:
+    """Notes what it is told; every method in `broken` raises."""
+
+    def __init__(self, folder, broken):
+        self.dir = str(folder)
+        self.id, self.logged, self.metrics, self.summary, self.finished, self.broken = "abc", [], [], {}, False, broken
+        self.saved, self.artifacts = [], []
+
+    def _note(self, method):
+        if method in self.broken:
+            raise ConnectionError(f"{method} failed\nand here is a page of details")
+
+    def log(self, values):
+        self._note("log")
+        self.logged.append(values)
+
+    def define_metric(self, *arguments, **options):
+        self.metrics.append((*arguments, options))
+
+    def save(self, file, base_path, policy):
+        self.saved.append((file, base_path, policy))
+
+    def log_artifact(self, artifact, aliases):
+        self._note("log_artifact")
+        self.artifacts.append((artifact, aliases))
+
+    def finish(self):
+        self._note("finish")
+        self.finished = True
+
+
+class FakeArtifact:
+    """What it is made with, and the files in it."""
+
+    def __init__(self, name, type, metadata):
+        self.name, self.type, self.metadata, self.files = name, type, metadata, []
+
+    def add_file(self, file):
+        self.files.append(file)
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """A `wandb` module: `started` holds what init was asked for, `broken` the methods that fail."""
+    module = types.ModuleType("wandb")
+    (tmp_path / "files").mkdir()
+    module.started, module.runs, module.broken = [], [], set()
+
+    def init(**options):
+        if "init" in module.broken:
+            raise RuntimeError("init failed")
+        module.started.append(options)
+        module.runs.append(FakeRun(tmp_path / "files", module.broken))
+        return module.runs[-1]
+
+    module.init = init
+    module.Settings = lambda **options: options
+    module.Image = lambda file, caption: ("image", file, caption)
+    module.Artifact = FakeArtifact
+    module.Table = lambda columns, data: ("table", columns, data)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return module
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(dashboard, "say", lines.append)
+    return lines
+
+
+def recipe(folder, *assignments):
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return read(folder / "recipe.yaml", [f"tracking.folder={folder}", *assignments])
+
+
+@pytest.mark.parametrize("asked, account, environment, mode", [
+    ("auto", False, None, "offline"), ("auto", True, None, "online"), ("online", True, None, "online"),
+    ("online", False, None, "offline"),
+    ("offline", True, None, "offline"), ("auto", True, "offline", "offline"), ("auto", False, "online", "offline"),
+    ("auto", True, "disabled", None), ("disabled", True, None, None),
+])  # fmt: skip
+def test_mode(fake, said, monkeypatch, tmp_path, asked, account, environment, mode):
+    if account:
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    if environment:
+        monkeypatch.setenv("WANDB_MODE", environment)
+    Dashboard(recipe(tmp_path, f"tracking.wandb={asked}"), None)
+    assert [options["mode"] for options in fake.started] == ([mode] if mode else [])
+    # an account that was asked for and is not there is said, never asked for
+    told = mode == "offline" and not account and "online" in (asked, environment)
+    assert len(said) == told and all("no account is configured" in line for line in said)
+
+
+def test_an_account_is_a_key_or_a_login(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not has_account()
+    (tmp_path / ".netrc").write_text("machine example.org login a password b\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert not has_account()
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password key\n")
+    assert has_account()
+    (tmp_path / ".netrc").write_text("this is not a netrc file")
+    assert not has_account()
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert has_account()
+
+
+def test_what_a_run_is_started_with(fake, said, tmp_path):
+    board = Dashboard(recipe(tmp_path), "abc")
+    (options,) = fake.started
+    assert (options["project"], options["group"], options["name"], options["id"], options["resume"]) == (
+        "streets", "seeds", "tracked", "abc", "allow")  # fmt: skip
+    assert (options["job_type"], options["tags"]) == ("training", ["synthetic", "none", "student: pspnet resnet18"])
+    assert fake.runs[0].saved == [(f"{fake.runs[0].dir}/recipe.yaml", fake.runs[0].dir, "now")]
+    assert read(Path(fake.runs[0].dir) / "recipe.yaml") == recipe(tmp_path)
+    assert options["dir"] == tmp_path / "tracked" and options["config"]["schedule"]["iterations"] == 10
+    assert fake.runs[0].metrics == [("iteration", {}), ("*", {"step_metric": "iteration"})]
+    assert board.run_id == "abc"
+    board.log({"iteration": 1, "total": 2.0})
+    board.log_evaluation(1, [Path("a/b.png")], ["class", "IoU"], [["road", 0.5]])
+    board.summarize({"miou": 0.5})
+    board.close()
+    run = fake.runs[0]
+    table = ("table", ["class", "IoU"], [["road", 0.5]])
+    assert run.logged == [
+        {"iteration": 1, "total": 2.0},
+        {"iteration": 1, "panels": [("image", "a/b.png", "b")], "classes": table},
+    ]
+    assert run.summary == {"miou": 0.5} and run.finished and not said
+
+
+@pytest.mark.parametrize("name, assignments, group", [
+    ("camvid-kl-s2", [], "camvid-kl"), ("camvid-kl-s12", [], "camvid-kl"), ("camvid-kl", [], "camvid-kl"),
+    ("dv3-s", [], "dv3-s"), ("a-s1", ["tracking.group=mine"], "mine"),
+])  # fmt: skip
+def test_runs_of_one_experiment_are_a_group(fake, tmp_path, name, assignments, group):
+    Dashboard(recipe(tmp_path, "tracking.group=null", f"name={name}", *assignments), None)
+    assert fake.started[0]["group"] == group
+
+
+def test_tags_of_a_distillation(fake, tmp_path):
+    networks = "networks.teacher={model: deeplabv3, args: {backbone: resnet101}, train: false}"
+    losses = "losses=[{loss: cross_entropy}, {loss: kl}, {loss: cwd}]"
+    Dashboard(recipe(tmp_path, networks, losses, f"method={'x' * 70}"), None)
+    (options,) = fake.started
+    assert options["job_type"] == "distillation"
+    assert options["tags"] == ["synthetic", "x" * 64, "student: pspnet resnet18", "teacher: deeplabv3 resnet101"]
+
+
+def test_the_delivered_student_is_an_artifact(fake, said, tmp_path):
+    board = Dashboard(recipe(tmp_path), None)
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student/config.json").write_text('{"model": "pspnet", "miou": 0.5}')
+    board.log_student(tmp_path / "student", "tracked")
+    ((artifact, aliases),) = fake.runs[0].artifacts
+    assert (artifact.name, artifact.type, aliases) == ("tracked", "model", ["best"])
+    assert artifact.metadata == {"model": "pspnet", "miou": 0.5}
+    assert artifact.files == [str(tmp_path / "student/config.json")]
+    fake.broken.add("log_artifact")
+    board.log_student(tmp_path / "student", "tracked")
+    assert said == ["wandb is left out from here on: log_artifact failed; metrics.jsonl has everything"]
+
+
+@pytest.mark.parametrize("broken", ["init", "log", "finish"])
+def test_a_failure_is_said_once_and_costs_nothing(fake, said, tmp_path, broken):
+    fake.broken.add(broken)
+    board = Dashboard(recipe(tmp_path), None)
+    for iteration in range(3):
+        board.log({"iteration": iteration})
+    board.log_evaluation(3, [], [], [])
+    board.summarize({})
+    board.close()
+    board.close()
+    assert said == [f"wandb is left out from here on: {broken} failed; metrics.jsonl has everything"]
+    assert board.run_id is None
+
+
+def test_a_package_that_cannot_be_imported(said, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    board = Dashboard(recipe(tmp_path, "tracking.wandb=offline"), None)
+    board.log({"iteration": 1})
+    assert len(said) == 1 and "wandb is left out from here on" in said[0]
+
+
+def test_disabled_never_imports_wandb(said, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # an import would fail, and be said
+    board = Dashboard(recipe(tmp_path, "tracking.wandb=disabled"), "abc")
+    board.log({"iteration": 1})
+    board.log_evaluation(1, [], [], [])
+    board.summarize({})
+    board.close()
+    assert said == [] and board.run_id is None
+
+
+def records(file):
+    """What an offline run has written, by kind; the file is blocks of 32768 bytes of records in a LevelDB log."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, text, found = file.read_bytes(), 7, b"", {}
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # too little is left of the block for a record's head
+            at += 32768 - at % 32768
+            continue
+        _, size, kind = struct.unpack("<IHB", data[at : at + 7])
+        text, at = text + data[at + 7 : at + 7 + size], at + 7 + size
+        if kind in (1, 4):  # whole, or the last part of one
+            record = wandb_internal_pb2.Record.FromString(text)
+            word, text = record.WhichOneof("record_type"), b""
+            found.setdefault(word, []).append(getattr(record, word))
+    return found
+
+
+def test_an_offline_run_holds_all_of_it(folder):
+    home = {"HOME": str(folder), "WANDB_DATA_DIR": str(folder / "staging"), "WANDB_MODE": "offline"}
+    # a process of its own: wandb makes a folder as it is imported, which the end of any fork of that process deletes
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "runner/distill.py"), "tiny.yaml", "tracking.wandb=offline", "name=tiny-s1"]
+        + ["method=plain"],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **home},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert ended.returncode == 0 and "wandb" not in ended.stdout + ended.stderr, ended.stdout + ended.stderr
+    state = torch.load(folder / "runs/tiny-s1/checkpoints/last/training_state/state.pt", weights_only=True)
+    assert state["progress"]["wandb_id"], "a resume goes on with the same wandb run"
+    (file,) = (folder / "runs/tiny-s1/wandb").glob("offline-run-*/*.wandb")
+    found = records(file)
+    (run,) = found["run"]
+    assert (run.run_group, run.job_type, run.display_name) == ("tiny", "training", "tiny-s1")
+    assert list(run.tags) == ["synthetic", "plain", "student: pspnet mobilenetv2_035"]
+    config = {update.key: json.loads(update.value_json) for update in run.config.update}
+    resolved = read(folder / "runs/tiny-s1/recipe.yaml").model_dump(mode="json", by_alias=True)
+    assert {key: config[key] for key in resolved} == resolved
+    assert (file.parent / "files/recipe.yaml").read_bytes() == (folder / "runs/tiny-s1/recipe.yaml").read_bytes()
+    summary = {}
+    for record in found["summary"]:
+        summary |= {update.key: json.loads(update.value_json) for update in record.update if update.key}
+    delivered = json.loads((folder / "runs/tiny-s1/student/config.json").read_text())
+    assert (summary["best_miou"], summary["best_iteration"]) == (delivered["miou"], delivered["iteration"])
+    best = [summary[f"best_iou/{name}"] for name in delivered["class_names"]]
+    seen = [iou for iou in best if iou is not None]
+    assert len(best) == 8 and abs(sum(seen) / len(seen) - delivered["miou"]) < 1e-9
+    (student,) = [artifact for artifact in found["artifact"] if artifact.type == "model"]
+    assert student.name == "tiny-s1" and json.loads(student.metadata) == delivered
+    assert {entry.path for entry in student.manifest.contents} == {"config.json", "model.safetensors"}
