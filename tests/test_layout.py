@@ -21,7 +21,7 @@ LARGEST = 280  # lines
 
 # what a room may use besides the standard library and its own files
 FRIENDS = {"torch", "torchvision", "numpy", "PIL", "timm", "transformers", "segment_anything", "safetensors",
-           "huggingface_hub", "scipy"}  # fmt: skip
+           "huggingface_hub", "scipy", "annotated_types"}  # fmt: skip
 
 
 @functools.cache

@@ -43,7 +43,7 @@ def _arguments(room: str, name: str) -> type[pydantic.BaseModel]:
     """The signature of a part as a schema, less what the runner gives."""
     given = UNNAMED[name][1] if name in UNNAMED else GIVEN[room]
     part = find(room, name)
-    hints = typing.get_type_hints(part.__init__)
+    hints = typing.get_type_hints(part.__init__, include_extras=True)  # with ranges: Annotated[float, Gt(0)]
     fields = {
         parameter.name: (
             hints.get(parameter.name, typing.Any),
