@@ -26,6 +26,7 @@ from segkd.runner.loading.data_sets import build_dataset, build_training_batches
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import OtherRecipe, Recipe
 from segkd.runner.recipe.seeds import seed_for
+from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import is_finished, open_run_folder, refuse_used_folder
 from segkd.runner.scoring.evaluation import evaluate, evaluate_also
 from segkd.runner.training.gradients import gradient_report
@@ -51,7 +52,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         if accelerator.is_main_process:
             say(f"{recipe.name}: going on from iteration {state.iteration}")
 
-    parts, iterations = recipe.loop.accumulate, recipe.schedule.iterations
+    run, parts, iterations = RunFolder(recipe.folder), recipe.loop.accumulate, recipe.schedule.iterations
     batches = build_training_batches(recipe, train_set, unlabelled_set, views, accelerator, start=state.iteration)
     tracking = Tracking(recipe, accelerator, len(train_set), state)
     score_teachers(recipe, graph, val_set, accelerator)
@@ -107,7 +108,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         if evaluates:
             record_evaluation(state, result.scores, others, val_set, recipe, accelerator, tracking)
         if (saves or stopping) and accelerator.is_main_process:
-            state.save(recipe.folder, recipe.loop.keep_last, result)
+            state.save(run, recipe.loop.keep_last, result)
         if stopping:
             tracking.close()
             stop.leave(f"{recipe.name}: stopped after iteration {done} and saved; go on with --resume")

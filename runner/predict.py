@@ -26,7 +26,7 @@ from segkd.runner.command import run_command
 from segkd.runner.console import say
 from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decoded, find_images
 from segkd.runner.predicting.label_files import Palette, label_image, save_png
-from segkd.runner.run_folder.pretrained import delivered_folder, from_pretrained, read_config
+from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.scoring.inference import predict
 
 KINDS = ("labels", "colored", "overlays")
@@ -60,8 +60,8 @@ def main() -> None:
     device = find_device()
     refuse_wrong(options, device)
     files = find_images(options.inputs, leave_out=options.to)
-    folder = delivered_folder(options.network)
-    config = read_config(folder)
+    folder = find_student(options.network).path
+    config = find_student(options.network).read_config()
     if config["num_classes"] > 256:
         raise ValueError(f"{folder}: {config['num_classes']} classes do not fit into 8-bit files")
     palette = config.get("palette") or bit_palette(config["num_classes"])

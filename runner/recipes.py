@@ -19,12 +19,12 @@ import yaml
 from segkd.runner.command import run_command
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.addresses import find_source, is_address
+from segkd.runner.recipe.differences import differences
 from segkd.runner.recipe.mistakes import Key, did_you_mean
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.yaml_file import override, read_with_traps, write
-from segkd.runner.run_folder.checkpoint import write_text
-from segkd.runner.run_folder.opening import differences
+from segkd.runner.run_folder.replacing import write_text
 
 NO_RECIPES = {"bases", "sweeps"}  # folders of what recipes extend, and of plans of many runs
 

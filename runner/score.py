@@ -21,8 +21,8 @@ from segkd.runner.loading.data_sets import build_dataset, fixed_resize
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.run_folder import checkpoint
 from segkd.runner.run_folder.metrics_file import plain
+from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.chosen_network import Weights, find_recipe, scored_network
 from segkd.runner.scoring.confusion import table
 from segkd.runner.scoring.evaluation import Count, Evaluation, evaluate
@@ -58,7 +58,7 @@ def main() -> None:
         )
         if options.output:
             values = {"protocol": protocol_words(recipe), **asdict(result.scores), **further}
-            checkpoint.write_text(Path(options.output), json.dumps(plain(values), indent=2) + "\n")
+            write_text(Path(options.output), json.dumps(plain(values), indent=2) + "\n")
         if options.confusion:
             confusion_picture(result.matrix, dataset.class_names, Path(options.confusion))
         for file in files:

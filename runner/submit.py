@@ -28,8 +28,8 @@ from segkd.runner.recipe import parts
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.run_folder.checkpoint import write_text
-from segkd.runner.run_folder.pretrained import delivered_folder, from_pretrained, read_config
+from segkd.runner.run_folder.pretrained import find_student, from_pretrained
+from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.evaluation import label_map, progress
 
 CHANGEABLE = ("evaluate.", "data.resize", "data.workers")
@@ -50,8 +50,8 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="start again if FOLDER holds other labels")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_intermixed_args()
-    recipe, folder = read_run(options.run, options.overrides), delivered_folder(options.run)
-    dataset = test_images(options, recipe, read_config(folder))
+    recipe, folder = read_run(options.run, options.overrides), find_student(options.run).path
+    dataset = test_images(options, recipe, find_student(options.run).read_config())
     server, labels = SERVERS[options.server], options.to / "labels"
     files = [
         labels / server.path(dataset.name(index), options.split, options.competition) for index in range(len(dataset))

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from segkd.models._class_map import ClassMapped
 from segkd.models._weights import fill
 from segkd.runner.building.networks import build_network, weights_path
-from segkd.runner.recipe.read import read
 from segkd.runner.run_folder import checkpoint
-from segkd.runner.run_folder.metrics_file import read_rows
-from segkd.runner.run_folder.pretrained import FILES, delivered_folder, description, from_pretrained, read_config
+from segkd.runner.run_folder.folder import RunFolder, StudentFolder
+from segkd.runner.run_folder.pretrained import description, find_student, from_pretrained
 
 DEFAULT_SIZE = (512, 512)  # of a student folder without its run
 
@@ -29,13 +28,12 @@ class Delivered:
 
     network: nn.Module
     config: dict
-    run: Path | None
+    run: RunFolder | None
 
     @property
     def recipe(self) -> str | None:
         """The resolved recipe of the run as YAML."""
-        file = self.run / "recipe.yaml" if self.run else None
-        return file.read_text() if file else None
+        return self.run.recipe_file.read_text() if self.run else None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -45,7 +43,7 @@ class Delivered:
     @property
     def scores(self) -> dict:
         """The evaluation that chose the student: the row of metrics.jsonl, or the mIoU in config.json, or nothing."""
-        rows = read_rows(self.run / "metrics.jsonl") if self.run and self.is_student else []
+        rows = self.run.read_rows() if self.run and self.is_student else []
         chosen = [row for row in rows if "miou" in row and row["iteration"] == self.config.get("iteration")]
         return chosen[-1] if chosen else {key: self.config[key] for key in ("miou", "iteration") if key in self.config}
 
@@ -64,18 +62,19 @@ def find(source: str, name: str = "student") -> Delivered:
     """
     if not Path(source).exists():
         raise FileNotFoundError(f"there is no folder {source}; give a run folder or a student folder")
-    folder = delivered_folder(source)
-    run = folder.parent if folder.name == "student" and (folder.parent / "recipe.yaml").is_file() else None
+    student = find_student(source)
+    beside = RunFolder(student.path.parent)
+    run = beside if beside.is_begun and student.path.name == beside.student.path.name else None
     if name == "student":
-        return Delivered(from_pretrained(folder), read_config(folder), run)
+        return Delivered(from_pretrained(student.path), student.read_config(), run)
     if run is None:
         raise ValueError(f"--network {name}: {source} holds one network, without the run it comes from")
-    return _companion(run, name, read_config(folder))
+    return _companion(run, name, student.read_config())
 
 
-def _companion(run: Path, name: str, student: dict) -> Delivered:
+def _companion(run: RunFolder, name: str, student: dict) -> Delivered:
     """A network beside the student: a frozen one from its own weights, others from the student's checkpoint."""
-    recipe = read(run / "recipe.yaml")
+    recipe = run.read_recipe()
     if name not in recipe.networks:
         raise ValueError(f"--network {name}: the recipe has {', '.join(recipe.networks)}")
     entry = recipe.networks[name]
@@ -86,8 +85,8 @@ def _companion(run: Path, name: str, student: dict) -> Delivered:
     start = like if frozen else like.model_copy(update={"weights": None})
     network = build_network(name, start, student["num_classes"], recipe.seed, student["class_names"])
     if not frozen:
-        step = run / "checkpoints" / f"step-{student['iteration']:08d}"
-        fill(network, _state_of(name, checkpoint.load(step)), f"{name} in {step}")
+        saved = run.checkpoint(student["iteration"])
+        fill(network, _state_of(name, checkpoint.load(saved)), f"{name} in {saved.path}")
     if isinstance(network, ClassMapped):  # what others load has the classes it was made with
         network = network.network
     args = like.args
@@ -98,8 +97,7 @@ def _companion(run: Path, name: str, student: dict) -> Delivered:
     config["class_names"] = getattr(network, "class_names", None)
     if network.num_classes == student["num_classes"]:
         config |= {key: student[key] for key in ("class_names", "palette", "ignore_index")}
-    scored = run / "teachers.json"
-    known = json.loads(scored.read_text()) if scored.is_file() else {}
+    known = run.read_teachers()
     if name in known:
         config["miou"] = known[name]["miou"]
     return Delivered(network.eval(), config, run)
@@ -115,6 +113,6 @@ def _state_of(name: str, saved: dict) -> dict[str, Tensor]:
 
 def write_folder(delivered: Delivered, folder: Path) -> None:
     """config.json and model.safetensors: what `from_pretrained` reads."""
-    config, weights = (folder / name for name in FILES)
-    config.write_text(json.dumps(delivered.config, indent=2) + "\n")
-    checkpoint.write_tensors(weights, delivered.network.state_dict())
+    student = StudentFolder(folder)
+    student.config_file.write_text(json.dumps(delivered.config, indent=2) + "\n")
+    checkpoint.write_tensors(student.weights_file, delivered.network.state_dict())

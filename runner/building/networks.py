@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from segkd.runner.recipe import parts
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Network, OtherRecipe, Recipe
 from segkd.runner.recipe.seeds import seed_for
+from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.weights import Weights, find_weights
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def gives_scores(network: nn.Module) -> bool:
 
 def weights_are_there(network: Network) -> bool:
     """Whether the run that a network's weights come from has delivered them."""
-    return (Path(weights_path(network)) / "student" / "model.safetensors").is_file()
+    return RunFolder(weights_path(network)).is_finished
 
 
 def weights_path(network: Network) -> str | None:

@@ -14,7 +14,7 @@ from segkd.runner.building.graph import Graph, Views
 from segkd.runner.building.losses import build_graph
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Data, Recipe
-from segkd.runner.run_folder.pretrained import NO_START
+from segkd.runner.run_folder.pretrained import WITHOUT_DOWNLOADS
 
 IGNORE_INDEX = 255  # that of every data set here
 
@@ -33,7 +33,7 @@ def shape_graph(recipe: Recipe) -> Graph:
         if network.ema_of is not None:
             continue
         model, arguments = parts.network_part(network.source, network.model, network.args)
-        arguments = arguments | {key: NO_START[key] for key in NO_START.keys() & arguments.keys()}
+        arguments = arguments | {key: WITHOUT_DOWNLOADS[key] for key in WITHOUT_DOWNLOADS.keys() & arguments.keys()}
         try:
             networks[name] = copy.deepcopy(_network(model, json.dumps(arguments, sort_keys=True), num_classes))
         except (ValueError, OSError) as error:

@@ -9,10 +9,11 @@ import numpy as np
 
 from segkd.runner.comparing.bootstrap import image_draws, iou, mean_iou, resampled_gains
 from segkd.runner.comparing.finished_runs import FinishedRun
+from segkd.runner.recipe.differences import MAY_CHANGE_ON_RESUME as FREE
+from segkd.runner.recipe.differences import changes
 from segkd.runner.recipe.mistakes import did_you_mean
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.schema import Network, Recipe
-from segkd.runner.run_folder.opening import FREE, changes
 
 # what may differ between runs of one experiment: nothing here changes what is learnt or how it is scored
 _UNSAID = (FREE - {"evaluate"}) | {"name", "seed", "method", "evaluate.batch_size", "evaluate.also"}

@@ -9,7 +9,7 @@ from segkd.runner.comparing.bootstrap import DRAWS
 from segkd.runner.comparing.comparison import Comparison, Row
 from segkd.runner.comparing.pictures import draw_curves, draw_examples, draw_table
 from segkd.runner.console import clock
-from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.replacing import write_text
 
 COLUMNS = ("data set", "teacher (mIoU %)", "student", "method", "seeds", "mIoU (%)", "gain", "95 % interval",
            "parameters", "GFLOPs", "images/s", "training")  # fmt: skip
@@ -25,8 +25,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
     text = report(comparison)
     pictures = ["table", "curves"] + (["examples"] if draw_examples(comparison, folder / "examples.png") else [])
     shown = "\n\n".join(f"![{name}]({name}.png)" for name in pictures)
-    checkpoint.write_text(folder / "table.md", f"{text}\n\n{shown}\n")
-    checkpoint.write_text(folder / "table.csv", table_csv(comparison))
+    write_text(folder / "table.md", f"{text}\n\n{shown}\n")
+    write_text(folder / "table.csv", table_csv(comparison))
     draw_table(comparison, COLUMNS, [cells(row) for row in comparison.rows], folder / "table.png")
     draw_curves(comparison, folder / "curves.png")
     return text

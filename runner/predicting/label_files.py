@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from segkd.datasets._files import UNDECODABLE
-from segkd.runner.run_folder.pretrained import FILES
+from segkd.runner.run_folder.folder import StudentFolder
 
 Palette = Sequence[Sequence[int]]
 # where a PNG's header tells its bits a channel and its kind of colour
@@ -77,8 +77,9 @@ def check_label_file(file: Path, size: tuple[int, int], ids: Iterable[int], pale
 def network_fingerprint(folder: Path) -> str:
     """SHA-256 of a student folder's config.json and weights: the same for the same network only."""
     digest = hashlib.sha256()
-    for name in FILES:
-        with open(folder / name, "rb") as file:
+    student = StudentFolder(folder)
+    for path in (student.config_file, student.weights_file):
+        with open(path, "rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
     return digest.hexdigest()

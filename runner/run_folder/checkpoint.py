@@ -1,7 +1,6 @@
 """A run's checkpoints: each is written beside the others and renamed into place, so a kill never leaves half of one."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segkd.models._weights import first_line
-from segkd.runner.run_folder.weights import weights_file
+from segkd.runner.run_folder.folder import Checkpoint, RunFolder, StudentFolder
+from segkd.runner.run_folder.replacing import remove_folder, replacing, restore_replaced
 
 
 def save(
-    folder: Path,
+    run: RunFolder,
     iteration: int,
     student: dict[str, Tensor],
     state: dict,
@@ -26,103 +26,85 @@ def save(
     images: dict[str, np.ndarray] | None = None,
     keep_last: int,
     best: int,
-) -> Path:
-    """Writes checkpoints/step-<iteration>/{student.safetensors, training_state/state.pt} in one atomic step.
+) -> Checkpoint:
+    """Writes the checkpoint of an iteration in one atomic step.
 
     Args:
         student: the weights that are scored and delivered. state: plain values and tensors, all a resume needs.
-        images: what the evaluation counted image by image, written as images.npz.
+        images: what the evaluation counted image by image.
         keep_last: older checkpoints than this many are deleted after the new one is safe, except the best.
         best: iteration of the best checkpoint so far, which the `best` link points to; `last` points to this one.
 
     Raises:
         OSError: the disk is full or not writable. What was saved before is untouched.
     """
-    checkpoints = folder / "checkpoints"
-    final = checkpoints / f"step-{iteration:08d}"
-    with replacing_folder(final) as partial:
-        write_tensors(partial / "student.safetensors", student)
-        (partial / "training_state").mkdir()
-        torch.save(state, partial / "training_state" / "state.pt")
+    final, best_one = run.checkpoint(iteration), run.checkpoint(best)
+    with _writing(final.path) as partial:
+        new = Checkpoint(partial)
+        write_tensors(new.weights_file, student)
+        new.state_file.parent.mkdir()
+        torch.save(state, new.state_file)
         if images is not None:
-            np.savez_compressed(partial / "images.npz", **images)
-    best_name = f"step-{best:08d}"
-    _link(checkpoints / "last", final.name)
-    if (checkpoints / best_name).is_dir():  # linked at each save: a kill may have come between a save and its link
-        _link(checkpoints / "best", best_name)
-    for path in steps(folder)[:-keep_last]:
-        if path.name not in (final.name, best_name):
-            _remove(path)
+            np.savez_compressed(new.images_file, **images)
+    _link(run.checkpoints / "last", final.path.name)
+    if best_one.path.is_dir():  # linked at each save: a kill may have come between a save and its link
+        _link(run.checkpoints / "best", best_one.path.name)
+    for old in run.complete_checkpoints()[:-keep_last]:
+        if old.path not in (final.path, best_one.path):
+            remove_folder(old.path)
     return final
 
 
-def steps(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run folder, oldest first. A folder under its final name is complete."""
-    return sorted(path for path in (folder / "checkpoints").glob("step-*") if path.is_dir())
-
-
-def load(path: Path) -> dict:
+def load(checkpoint: Checkpoint) -> dict:
     """The training state of one checkpoint; only tensors and plain values are read, never code."""
-    file = path / "training_state" / "state.pt"
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(checkpoint.state_file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way: UnpicklingError, KeyError, IndexError, ...
         raise ValueError(
-            f"{file} cannot be read ({first_line(error)}); delete {path} to resume from the checkpoint before it"
+            f"{checkpoint.state_file} cannot be read ({first_line(error)}); delete {checkpoint.path} to resume from "
+            f"the checkpoint before it"
         ) from None
 
 
-def restore(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Puts weights of the checkpoint at `path` into a module. ValueError where they are those of other networks."""
+def restore(module: torch.nn.Module, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:
+    """Puts weights of a checkpoint into a module. ValueError where they are those of other networks."""
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         other = first_line(RuntimeError(" ".join(str(error).split())))
         raise ValueError(
-            f"{path}/training_state/state.pt belongs to other networks than the recipe's ({other}); delete {path} to "
-            f"resume from the checkpoint before it"
+            f"{checkpoint.state_file} belongs to other networks than the recipe's ({other}); delete {checkpoint.path} "
+            f"to resume from the checkpoint before it"
         ) from None
 
 
-def export_student(folder: Path, checkpoint: Path, description: dict) -> Path:
-    """Writes <folder>/student/{config.json, model.safetensors}: the delivered network, loadable without the recipe."""
-    with replacing_folder(folder / "student") as partial:
-        shutil.copyfile(weights_file(checkpoint), partial / "model.safetensors")
-        (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
-    return folder / "student"
+def export_student(run: RunFolder, checkpoint: Checkpoint, config: dict) -> None:
+    """Delivers the student of a checkpoint, described by `config`: a folder that loads without the recipe."""
+    with _writing(run.student.path) as partial:
+        new = StudentFolder(partial)
+        shutil.copyfile(checkpoint.weights_file, new.weights_file)
+        new.config_file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
-    """A .safetensors file; the format knows neither shared nor channels_last tensors, so each is copied out plainly."""
+    """Writes a .safetensors file; the format knows neither shared nor channels_last tensors, so each is copied."""
     save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, file)
 
 
+def remove_leftovers(run: RunFolder) -> None:
+    """Puts right what a kill in the middle of a save left behind."""
+    names = {path.name[1:].rpartition(".")[0] for path in run.checkpoints.glob(".*")}
+    for final in [*(run.checkpoints / name for name in names), run.student.path]:
+        restore_replaced(final)
+
+
 @contextmanager
-def replacing_folder(final: Path) -> Iterator[Path]:
-    """A new folder to fill; when the block ends it takes the place of `final` at once, on an error it is removed."""
-    partial = final.with_name(f".{final.name}.partial")
+def _writing(final: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `final`; a disk that is full becomes a sentence."""
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        for path in [*partial.rglob("*"), partial]:  # on the disk before the rename makes it count
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-        if final.exists():
-            replaced = final.with_name(f".{final.name}.replaced")
-            shutil.rmtree(replaced, ignore_errors=True)
-            final.rename(replaced)
-            partial.rename(final)
-            shutil.rmtree(replaced)
-        else:
-            partial.rename(final)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # torch and safetensors report a full disk in their own types
-        shutil.rmtree(partial, ignore_errors=True)
+        with replacing(final, folder=True) as partial:
+            yield partial
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own for it
         free = shutil.disk_usage(final.parent).free / 2**20 if final.parent.exists() else 0
         reason = str(error).strip().splitlines()[0]
         raise OSError(
@@ -133,35 +115,7 @@ def replacing_folder(final: Path) -> Iterator[Path]:
 
 def _link(link: Path, target: str) -> None:
     """Points a symbolic link at a sibling, without a moment in which it is missing."""
-    new = link.with_name(f".{link.name}.new")
-    new.unlink(missing_ok=True)
-    new.symlink_to(target)
     if link.is_dir() and not link.is_symlink():  # a run folder that was copied with its links followed
         shutil.rmtree(link)
-    new.replace(link)
-
-
-def _remove(path: Path) -> None:
-    """Deletes a folder that no longer counts, under a name that says so: a kill leaves no half of one under its own."""
-    partial = path.with_name(f".{path.name}.partial")
-    path.rename(partial)
-    shutil.rmtree(partial)
-
-
-def write_text(file: Path, text: str) -> None:
-    """A small text file in one atomic step."""
-    new = file.with_name(f".{file.name}.new")
-    new.write_text(text)
-    new.replace(file)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Puts right what a kill in the middle of a save left behind."""
-    for replaced in [*folder.glob("checkpoints/.step-*.replaced"), *folder.glob(".student.replaced")]:
-        final = replaced.with_name(replaced.name.removeprefix(".").removesuffix(".replaced"))
-        if final.exists():
-            shutil.rmtree(replaced)
-        else:  # killed between the two renames: the old folder is the only complete one
-            replaced.rename(final)
-    for partial in [*folder.glob("checkpoints/.step-*.partial"), *folder.glob(".student.partial")]:
-        shutil.rmtree(partial)
+    with replacing(link) as new:
+        new.symlink_to(target)

@@ -5,6 +5,8 @@ import math
 import os
 from pathlib import Path
 
+from segkd.runner.run_folder.replacing import replacing
+
 
 def append_rows(file: Path, rows: list[dict]) -> None:
     """Adds one JSON line a row; on the disk when it returns, so that a checkpoint never knows more than the log."""
@@ -47,7 +49,5 @@ def training_seconds(rows: list[dict], batch_size: int) -> float:
 def keep_rows(file: Path, iteration: int) -> None:
     """Drops the rows after `iteration`, which a resume is about to compute again."""
     rows = [row for row in read_rows(file) if row["iteration"] <= iteration]
-    new = file.with_name(f".{file.name}.new")
-    new.unlink(missing_ok=True)
-    append_rows(new, rows)
-    new.replace(file)
+    with replacing(file) as new:
+        append_rows(new, rows)

@@ -5,7 +5,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 
@@ -13,21 +12,12 @@ import torch
 import yaml
 from accelerate import Accelerator
 
+from segkd.runner.recipe.differences import changes
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.checkpoint import remove_leftovers
+from segkd.runner.run_folder.folder import Checkpoint, RunFolder
+from segkd.runner.run_folder.replacing import write_text
 
-# what may differ between the start of a run and its resume: nothing here changes the weights
-FREE = {
-    "tracking",
-    "evaluate",
-    "data.root",
-    "data.workers",
-    "loop.save_every",
-    "loop.keep_last",
-    "loop.timeout",
-    "baseline",
-    "method",
-}
 PACKAGES = (
     "torch",
     "accelerate",
@@ -42,28 +32,29 @@ PACKAGES = (
 )
 
 
-def open_run_folder(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False) -> Path | None:
-    """Makes the run folder with recipe.yaml and environment.json, and returns the checkpoint to go on from, if any."""
+def open_run_folder(
+    recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False
+) -> Checkpoint | None:
+    """Makes the run folder with recipe and environment, and returns the checkpoint to go on from, if any."""
     refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
-    folder = recipe.folder
-    written = folder / "recipe.yaml"
+    run = RunFolder(recipe.folder)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        if overwrite and written.is_file():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.remove_leftovers(folder)
-        if not written.is_file():
-            checkpoint.write_text(written, recipe.dump())
-        checkpoint.write_text(folder / "environment.json", json.dumps(environment(accelerator), indent=2) + "\n")
+        if overwrite and run.is_begun:
+            shutil.rmtree(run.path)
+        run.path.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(run)
+        if not run.is_begun:
+            write_text(run.recipe_file, recipe.dump())
+        write_text(run.environment_file, json.dumps(environment(accelerator), indent=2) + "\n")
     accelerator.wait_for_everyone()
-    complete = checkpoint.steps(folder)
+    complete = run.complete_checkpoints()
     return complete[-1] if complete else None
 
 
 def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
     """ValueError where the folder holds a run and nothing says what to do with it, or holds another recipe's run."""
-    if overwrite or not (recipe.folder / "recipe.yaml").is_file():
+    if overwrite or not RunFolder(recipe.folder).is_begun:
         return
     check_same_recipe(recipe)
     if not resume:
@@ -75,8 +66,8 @@ def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None
 
 def check_same_recipe(recipe: Recipe) -> None:
     """ValueError where the run in the recipe's folder was made by a recipe that differs in anything that matters."""
-    written = recipe.folder / "recipe.yaml"
-    changed = changes(yaml.safe_load(written.read_text()), yaml.safe_load(recipe.dump()))
+    written = RunFolder(recipe.folder).recipe_file.read_text()
+    changed = changes(yaml.safe_load(written), yaml.safe_load(recipe.dump()))
     if changed:
         raise ValueError(
             f"{recipe.folder} holds the run of another recipe; they differ in {'; '.join(changed)}. Give this one "
@@ -85,39 +76,11 @@ def check_same_recipe(recipe: Recipe) -> None:
 
 
 def is_finished(recipe: Recipe) -> bool:
-    """Whether this recipe's run came to its end: then, and only then, it has delivered its student."""
-    if not (recipe.folder / "student" / "config.json").is_file():
+    """Whether this recipe's run came to its end. ValueError where its folder holds another recipe's run."""
+    if not RunFolder(recipe.folder).is_finished:
         return False
     check_same_recipe(recipe)
     return True
-
-
-def changes(before: dict, now: dict) -> list[str]:
-    """`optimizer.lr: 0.02 there, 0.01 here` for each value that differs and matters."""
-    return [f"{key}: {old!r} there, {new!r} here" for key, old, new in differences(before, now, skip=FREE)]
-
-
-def differences(
-    before: dict, now: dict, path: str = "", skip: Collection[str] = ()
-) -> list[tuple[str, object, object]]:
-    """(dotted key, value before, value now) for each value that differs; None for one that is not there.
-
-    Args:
-        skip: dotted keys that are not looked at, nor anything inside of them.
-    """
-    found = []
-    for key in dict.fromkeys([*before, *now]):
-        here = f"{path}.{key}" if path else str(key)
-        old, new = before.get(key), now.get(key)
-        if here in skip or old == new:
-            continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, here, skip)
-        elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-            found += differences(dict(enumerate(old)), dict(enumerate(new)), here, skip)
-        else:
-            found.append((here, old, new))
-    return found
 
 
 def environment(accelerator: Accelerator) -> dict:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from segkd.models import _checkpoints
 from segkd.models._weights import fill, read_weights
+from segkd.runner.run_folder.folder import Checkpoint, RunFolder, StudentFolder
 
 
 @dataclass
@@ -103,10 +104,10 @@ def find_weights(
         state = read_weights(file, trust=trust)
     except ValueError as error:
         raise ValueError(f"{owner}.weights: {error}") from None
-    configs = [file.with_name("config.json"), Path(path) / "student" / "config.json", Path(path) / "config.json"]
-    known = (json.loads(config.read_text()) for config in configs if config.is_file())
+    beside = StudentFolder(file.parent).config_file
+    config = json.loads(beside.read_text()) if beside.is_file() else {}
     # one without `model` is another library's, which lies beside weights of its own
-    return Weights(file, state, layout, part, next((config for config in known if "model" in config), {}))
+    return Weights(file, state, layout, part, config if "model" in config else {})
 
 
 def weights_file(path: Path) -> Path:
@@ -115,10 +116,10 @@ def weights_file(path: Path) -> Path:
         return path
     if not path.exists():
         raise FileNotFoundError(f"there are no weights at {path}; give a .safetensors or .pth file, or a run folder")
-    for name in ("student/model.safetensors", "model.safetensors", "student.safetensors"):
-        if (path / name).is_file():
-            return path / name
-    unfinished = " (a run writes student/ when it ends; this one has not)" if (path / "recipe.yaml").is_file() else ""
-    raise FileNotFoundError(
-        f"{path} holds no student/model.safetensors, model.safetensors or student.safetensors{unfinished}"
-    )
+    candidates = (RunFolder(path).student.weights_file, StudentFolder(path).weights_file, Checkpoint(path).weights_file)
+    for file in candidates:
+        if file.is_file():
+            return file
+    unfinished = " (a run writes student/ when it ends; this one has not)" if RunFolder(path).is_begun else ""
+    names = [str(file.relative_to(path)) for file in candidates]
+    raise FileNotFoundError(f"{path} holds no {', '.join(names[:-1])} or {names[-1]}{unfinished}")

@@ -18,10 +18,11 @@ from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import OtherRecipe, Recipe
-from segkd.runner.run_folder import checkpoint
-from segkd.runner.run_folder.metrics_file import plain, read_rows, training_seconds
+from segkd.runner.run_folder.checkpoint import export_student
+from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.metrics_file import plain, training_seconds
 from segkd.runner.run_folder.pretrained import description
-from segkd.runner.run_folder.weights import weights_file
+from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.confusion import Scores
 from segkd.runner.scoring.cost import flops, latency
 from segkd.runner.scoring.evaluation import evaluate
@@ -32,8 +33,8 @@ from segkd.runner.training.tracking import Tracking
 
 def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Dataset, accelerator: Accelerator) -> None:
     """Scores each frozen network once, as a run starts: a wrong file or normalisation shows here, not after days."""
-    file = recipe.folder / "teachers.json"
-    known = json.loads(file.read_text()) if file.is_file() else {}
+    run = RunFolder(recipe.folder)
+    known = run.read_teachers()
     for name, network in recipe.networks.items():
         built = graph.network(name)
         if network.train or network.ema_of is not None or name in known or not gives_scores(built):
@@ -41,7 +42,7 @@ def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Datas
         result = evaluate(built, val_set, recipe, accelerator, title=f"scoring {name}").scores
         known[name] = plain(asdict(result))
         if accelerator.is_main_process:
-            checkpoint.write_text(file, json.dumps(known, indent=2) + "\n")
+            write_text(run.teachers_file, json.dumps(known, indent=2) + "\n")
             say(f"{recipe.name}: {name} has {percent(result.miou)} mIoU on {recipe.data.val_split}")
         accelerator.wait_for_everyone()
 
@@ -75,7 +76,7 @@ def record_evaluation(
         val_set,
         recipe,
         accelerator,
-        recipe.folder / "panels" / f"step-{iteration:08d}",
+        RunFolder(recipe.folder).panels(iteration),
     )
     classes = [
         [name, *values] for name, *values in zip(val_set.class_names, result.iou_per_class, result.accuracy_per_class)
@@ -87,15 +88,15 @@ def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Rec
     """Ends a run: student/ from the best checkpoint, report.md with curves and pictures, the closing table printed."""
     if not accelerator.is_main_process:
         return
-    folder, network, student = recipe.folder, recipe.networks["student"], state.student
-    chosen = folder / "checkpoints" / f"step-{state.best_iteration:08d}"
-    student.load_state_dict(read_weights(weights_file(chosen)))
+    run, network, student = RunFolder(recipe.folder), recipe.networks["student"], state.student
+    chosen = run.checkpoint(state.best_iteration)
+    student.load_state_dict(read_weights(chosen.weights_file))
     rows = closing_rows(state, val_set, recipe, accelerator)
-    checkpoint.write_text(folder / "report.md", report(recipe, rows, state, val_set))
-    shutil.copyfile(chosen / "images.npz", folder / "images.npz")
-    checkpoint.write_text(folder / "summary.json", json.dumps(summary(state, rows, val_set, recipe), indent=2) + "\n")
-    checkpoint.export_student(
-        folder,
+    write_text(run.report_file, report(recipe, rows, state, val_set))
+    shutil.copyfile(chosen.images_file, run.images_file)
+    write_text(run.summary_file, json.dumps(summary(state, rows, val_set, recipe), indent=2) + "\n")
+    export_student(
+        run,
         chosen,
         {
             **description(student, network.source, network.model, network.args),
@@ -108,7 +109,7 @@ def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Rec
             "iteration": state.best_iteration,
         },
     )
-    say(f"\n{markdown(rows)}\n\n{recipe.name} is done: {folder}/report.md, {folder}/student")
+    say(f"\n{markdown(rows)}\n\n{recipe.name} is done: {run.report_file}, {run.student.path}")
 
 
 def summary(state: TrainingState, rows: list[dict], val_set: torch.utils.data.Dataset, recipe: Recipe) -> dict:
@@ -119,7 +120,7 @@ def summary(state: TrainingState, rows: list[dict], val_set: torch.utils.data.Da
         "miou": state.best_miou,
         "iteration": state.best_iteration,
         "protocol": protocol_words(recipe),
-        "seconds": training_seconds(read_rows(recipe.folder / "metrics.jsonl"), recipe.data.batch_size),
+        "seconds": training_seconds(RunFolder(recipe.folder).read_rows(), recipe.data.batch_size),
         "flops": flops(state.student, image),
         **{key: rows[-1][key] for key in ("parameters", "milliseconds")},
     }
@@ -129,13 +130,12 @@ def closing_rows(
     state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator
 ) -> list[dict]:
     """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed in turn here and now."""
-    rows = []
+    run, rows = RunFolder(recipe.folder), []
     for name, network in recipe.networks.items():
         if not network.train and network.ema_of is None and gives_scores(state.graph.network(name)):
-            score = json.loads((recipe.folder / "teachers.json").read_text())[name]["miou"]
+            score = run.read_teachers()[name]["miou"]
             rows.append(row(name, recipe, name, state.graph.network(name), score, val_set, accelerator))
-    log = read_rows(recipe.folder / "metrics.jsonl")
-    scored = next((entry for entry in log if entry["iteration"] == state.best_iteration), {})
+    scored = next((entry for entry in run.read_rows() if entry["iteration"] == state.best_iteration), {})
     for name in recipe.evaluate.also:
         # one with a prompt cannot be timed alone, several networks together are no network
         if f"miou/{name}" in scored and name in recipe.networks and name not in state.graph.prompted_by:
@@ -145,9 +145,11 @@ def closing_rows(
     if isinstance(recipe.baseline, OtherRecipe):
         other = read(recipe.baseline.recipe)
         delivered = other.networks["student"].model_copy(update={"weights": str(other.folder)})
-        network = build_network("student", delivered, val_set.num_classes, other.seed, val_set.class_names)
+        network = build_network(
+            "student", delivered, val_set.num_classes, other.seed, val_set.class_names, trust=recipe.trust_checkpoint
+        )
         network.to(accelerator.device)
-        score = json.loads((other.folder / "student" / "config.json").read_text())["miou"]
+        score = RunFolder(other.folder).student.read_config()["miou"]
         rows.append(row(f"student, {other.name}", other, "student", network, score, val_set, accelerator))
     learns = any(term.source is not None for term in recipe.losses)
     rows.append(
@@ -205,13 +207,12 @@ def markdown(rows: list[dict]) -> str:
 
 def report(recipe: Recipe, rows: list[dict], state: TrainingState, val_set: torch.utils.data.Dataset) -> str:
     """report.md: the table, the curves, the per-class scores of the chosen checkpoint, the last panels."""
-    folder = recipe.folder
-    history = read_rows(folder / "metrics.jsonl")
-    curves(history, folder / "curves.png")
+    run = RunFolder(recipe.folder)
+    history = run.read_rows()
+    curves(history, run.curves_file)
     scored = [r for r in history if "miou" in r]
     chosen = next(r for r in scored if r["iteration"] == state.best_iteration)
-    last = sorted((folder / "panels").glob("step-*"))[-1:]
-    pictures = [f"![{file.stem}]({file.relative_to(folder)})" for path in last for file in sorted(path.glob("*.png"))]
+    pictures = [f"![{file.stem}]({file.relative_to(run.path)})" for file in run.last_panels()]
     classes = ["| class | IoU (%) | accuracy (%) |", "| --- | --- | --- |"]
     classes += [
         f"| {name} | {number(iou)} | {number(accuracy)} |"
@@ -224,8 +225,8 @@ def report(recipe: Recipe, rows: list[dict], state: TrainingState, val_set: torc
                 markdown(rows),
                 f"The student is the checkpoint of iteration {state.best_iteration}, the best of {len(scored)} on "
                 f"`{recipe.data.val_split}` ({percent(state.best_miou)}); the last one has "
-                f"{percent(scored[-1]['miou'])}. Made by `recipe.yaml` in `environment.json`.",
-                "![curves](curves.png)",
+                f"{percent(scored[-1]['miou'])}. Made by `{run.recipe_file.name}` in `{run.environment_file.name}`.",
+                f"![curves]({run.curves_file.name})",
                 "\n".join(classes),
                 f"pixel accuracy {percent(chosen['pixel_accuracy'])}, "
                 f"class accuracy {percent(chosen['class_accuracy'])}, "

@@ -1,7 +1,6 @@
 """What training changes, in one object: networks, losses, optimizers, how far it has come. A resume needs no more."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from segkd.runner.building.graph import Graph, moving_average
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 from segkd.runner.scoring.evaluation import Evaluation
 
 PROGRESS = ("iteration", "best_miou", "best_iteration", "wandb_id")
@@ -74,7 +74,7 @@ class TrainingState:
         if miou > self.best_miou:
             self.best_miou, self.best_iteration = miou, self.iteration
 
-    def save(self, folder: Path, keep_last: int, evaluation: Evaluation | None = None) -> None:
+    def save(self, run: RunFolder, keep_last: int, evaluation: Evaluation | None = None) -> None:
         """Writes the checkpoint of the finished iteration into a run folder, with its evaluation if it was scored.
 
         Raises:
@@ -95,7 +95,7 @@ class TrainingState:
             "progress": {name: getattr(self, name) for name in PROGRESS},
         }  # fmt: skip
         checkpoint.save(
-            folder,
+            run,
             self.iteration,
             self.student.state_dict(),
             state,
@@ -104,12 +104,12 @@ class TrainingState:
             best=self.best_iteration,
         )
 
-    def restore(self, path: Path) -> None:
+    def restore(self, saved: Checkpoint) -> None:
         """Goes back to a checkpoint of the same recipe. ValueError where it is damaged or another network's."""
-        state = checkpoint.load(path)
-        checkpoint.restore(self.graph, state["graph"], path)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        state = checkpoint.load(saved)
+        checkpoint.restore(self.graph, state["graph"], saved)
+        for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
         for label, rival in self.rivals.items():
             rival.load_state_dict(state["rivals"][label])
         for name, average in self.averages.items():

@@ -14,6 +14,7 @@ from segkd.runner.building.device import peak_memory
 from segkd.runner.console import clock, say
 from segkd.runner.loading.sampler import samples_of_step
 from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import append_rows, keep_rows
 from segkd.runner.scoring.confusion import Scores
 from segkd.runner.training.state import TrainingState
@@ -29,7 +30,7 @@ class Tracking:
 
     def __init__(self, recipe: Recipe, accelerator: Accelerator, length: int, state: TrainingState):
         self.recipe, self.accelerator, self.length = recipe, accelerator, length
-        self.file = recipe.folder / "metrics.jsonl"
+        self.run = RunFolder(recipe.folder)
         self.rows: list[dict] = []
         self.values: list[Tensor] = []
         self.parts: Tensor | None = None
@@ -40,7 +41,7 @@ class Tracking:
         self.dashboard = None
         self.bar = None
         if accelerator.is_main_process:
-            keep_rows(self.file, state.iteration)
+            keep_rows(self.run.metrics_file, state.iteration)
             self.dashboard = Dashboard(recipe, state.wandb_id)
             state.wandb_id = self.dashboard.run_id
             self.bar = tqdm(
@@ -104,7 +105,7 @@ class Tracking:
             rows[-1]["gradient_norm"] = float(gradient_norm)
         self.rows, self.values = [], []
         if self.accelerator.is_main_process:
-            append_rows(self.file, rows)
+            append_rows(self.run.metrics_file, rows)
             self._show(rows)
         self._stop_on_nan(rows)
 
@@ -120,10 +121,9 @@ class Tracking:
     def close(self) -> None:
         """Ends the progress bar and the wandb run, which keeps what the run has delivered, if it has."""
         self.end_bar()
-        student = self.recipe.folder / "student"
         if self.dashboard:
-            if (student / "config.json").is_file():
-                self.dashboard.log_student(student, self.recipe.name)
+            if self.run.is_finished:
+                self.dashboard.log_student(self.run.student, self.recipe.name)
             self.dashboard.close()
 
     def _speed(self) -> dict:
@@ -142,15 +142,16 @@ class Tracking:
         if row is None:
             return
         samples = samples_of_step(row["iteration"] - 1, self.recipe.data.batch_size, self.length, self.recipe.seed)
-        capture = self.recipe.folder / "nan.json"
         if self.accelerator.is_main_process:
-            capture.write_text(json.dumps({**row, "samples": [index for _, index in samples]}, indent=2) + "\n")
+            self.run.nan_file.write_text(
+                json.dumps({**row, "samples": [index for _, index in samples]}, indent=2) + "\n"
+            )
         terms = ", ".join(
             f"{key.removeprefix('loss/')} = {value}" for key, value in row.items() if key.startswith("loss/")
         )
         raise FloatingPointError(
             f"the loss of iteration {row['iteration']} is {row['total']} ({terms}); lower optimizer.lr or the "
-            f"term's weight, or set loop.clip_norm. Its samples stand in {capture}; "
+            f"term's weight, or set loop.clip_norm. Its samples stand in {self.run.nan_file}; "
             f"the checkpoints before it are untouched"
         )
 

@@ -1,6 +1,5 @@
 """wandb, where it is wanted: it never asks, and when it fails the training goes on without it."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -9,6 +8,7 @@ from segkd.runner.console import say
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.addresses import has_account
 from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.folder import StudentFolder
 
 
 class Dashboard:
@@ -56,15 +56,15 @@ class Dashboard:
         """The run's closing numbers."""
         self._try(lambda: self.run.summary.update(values))
 
-    def log_student(self, folder: Path, name: str) -> None:
+    def log_student(self, student: StudentFolder, name: str) -> None:
         """The delivered network as an artifact called `name`, with what config.json says of it."""
 
         def send() -> None:
             import wandb
 
-            metadata = json.loads((folder / "config.json").read_text())
+            metadata = student.read_config()
             artifact = wandb.Artifact(name, type="model", metadata=metadata)
-            for file in sorted(folder.iterdir()):  # as a directory wandb would tell of it on the console
+            for file in sorted(student.path.iterdir()):  # as a directory wandb would tell of it on the console
                 artifact.add_file(str(file))
             self.run.log_artifact(artifact, aliases=["best"])
 

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 
 
 def save(folder, iteration, best=0, keep_last=2, size=8, value=None):
@@ -24,12 +25,17 @@ def save(folder, iteration, best=0, keep_last=2, size=8, value=None):
     value = float(iteration if value is None else value)
     student = {"weight": torch.full((size,), value)}
     state = {"iteration": iteration, "value": value, "graph": {"weight": torch.full((size,), value)}}
-    return checkpoint.save(folder, iteration, student, state, keep_last=keep_last, best=best)
+    return checkpoint.save(RunFolder(folder), iteration, student, state, keep_last=keep_last, best=best).path
+
+
+def steps(folder):
+    """The complete checkpoints of a run folder."""
+    return [found.path for found in RunFolder(folder).complete_checkpoints()]
 
 
 def value_of(path):
     """The number in a checkpoint; every file of it must agree."""
-    state = checkpoint.load(path)
+    state = checkpoint.load(Checkpoint(path))
     student = load_file(path / "student.safetensors")["weight"]
     assert path.name == f"step-{state['iteration']:08d}"
     assert torch.equal(student, state["graph"]["weight"]) and student.unique().tolist() == [state["value"]]
@@ -75,14 +81,14 @@ def test_keep_last_and_best(tmp_path):
     for iteration, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
         save(tmp_path, iteration, best=best)
     assert names(tmp_path) == ["best", "last", "step-00000002", "step-00000004", "step-00000005"]
-    assert [value_of(path) for path in checkpoint.steps(tmp_path)] == [2, 4, 5]
+    assert [value_of(path) for path in steps(tmp_path)] == [2, 4, 5]
     assert (
         value_of((tmp_path / "checkpoints/best").resolve()),
         value_of((tmp_path / "checkpoints/last").resolve()),
     ) == (2, 5)
     save(tmp_path, 6, best=6, keep_last=1)
     assert names(tmp_path) == ["best", "last", "step-00000006"]
-    assert checkpoint.steps(tmp_path / "nothing") == []
+    assert steps(tmp_path / "nothing") == []
 
 
 def test_tensors_that_the_format_does_not_know(tmp_path):
@@ -124,10 +130,10 @@ def test_no_moment_of_a_save_is_a_bad_one_to_die_in(tmp_path, monkeypatch):
 
         status, text = in_child(killed)
         assert status in (0, -signal.SIGKILL), text
-        before = {path.name: value_of(path) for path in checkpoint.steps(folder)}
+        before = {path.name: value_of(path) for path in steps(folder)}
         assert before, f"moment {moment}: nothing is left"
-        checkpoint.remove_leftovers(folder)
-        after = {path.name: value_of(path) for path in checkpoint.steps(folder)}
+        checkpoint.remove_leftovers(RunFolder(folder))
+        after = {path.name: value_of(path) for path in steps(folder)}
         assert before.items() <= after.items() and max(after) >= "step-00000003"
         for link in ("last", "best"):
             assert value_of((folder / "checkpoints" / link).resolve()) >= 3
@@ -144,7 +150,7 @@ def test_kills_at_random_moments(tmp_path):
     draws, newest = random.Random(0), 0
 
     def run():
-        start = checkpoint.steps(tmp_path)
+        start = steps(tmp_path)
         first = int(value_of(start[-1])) if start else 0
         for iteration in range(first, 10**6):
             save(tmp_path, iteration, best=iteration // 3 * 3 or first, size=20000)
@@ -152,8 +158,8 @@ def test_kills_at_random_moments(tmp_path):
     for _ in range(8):
         status, text = in_child(run, kill_after=draws.uniform(0.02, 0.2))
         assert status == -signal.SIGKILL, text
-        checkpoint.remove_leftovers(tmp_path)
-        values = [value_of(path) for path in checkpoint.steps(tmp_path)]
+        checkpoint.remove_leftovers(RunFolder(tmp_path))
+        values = [value_of(path) for path in steps(tmp_path)]
         assert values == sorted(values) and (not newest or values[-1] >= newest)
         newest = values[-1] if values else 0
         if values:
@@ -168,15 +174,15 @@ def test_leftovers(tmp_path):
     (checkpoints / "step-00000001").rename(checkpoints / ".step-00000001.replaced")
     (tmp_path / ".student.partial").mkdir()
     (tmp_path / ".student.replaced").mkdir()
-    checkpoint.remove_leftovers(tmp_path)
+    checkpoint.remove_leftovers(RunFolder(tmp_path))
     # the old folder is the only complete one where the kill came between the two renames
-    assert [value_of(path) for path in checkpoint.steps(tmp_path)] == [1]
+    assert [value_of(path) for path in steps(tmp_path)] == [1]
     assert names(tmp_path) == ["last", "step-00000001"] and sorted(path.name for path in tmp_path.iterdir()) == [
         "checkpoints",
         "student",
     ]
     (checkpoints / ".step-00000001.replaced").mkdir()
-    checkpoint.remove_leftovers(tmp_path)
+    checkpoint.remove_leftovers(RunFolder(tmp_path))
     assert names(tmp_path) == ["last", "step-00000001"]
 
 
@@ -187,7 +193,7 @@ def full_disk(folder, make_full):
     try:
         save(folder, 2, best=2, size=300_000)
     except OSError as error:
-        assert [value_of(path) for path in checkpoint.steps(folder)] == [1]
+        assert [value_of(path) for path in steps(folder)] == [1]
         assert names(folder) == ["best", "last", "step-00000001"], names(folder)
         save(folder, 3, best=1)
         return f"{error}, then {names(folder)}"
@@ -242,23 +248,16 @@ def test_damaged_states(tmp_path, damage, monkeypatch):
     if damage == "missing":
         file.unlink()
     with pytest.raises(ValueError) as caught:
-        checkpoint.load(path)
+        checkpoint.load(Checkpoint(path))
     assert str(caught.value).startswith(f"{file} cannot be read (") and "\n" not in str(caught.value)
     assert str(caught.value).endswith(f"delete {path} to resume from the checkpoint before it")
     assert not Path("code-has-run").exists()
 
 
 def test_export_student(tmp_path):
-    path = save(tmp_path, 4)
-    assert checkpoint.export_student(tmp_path, path, {"model": "pspnet"}) == tmp_path / "student"
-    assert json.loads((tmp_path / "student/config.json").read_text()) == {"model": "pspnet"}
-    assert load_file(tmp_path / "student/model.safetensors")["weight"].tolist() == [4] * 8
-    checkpoint.export_student(tmp_path, save(tmp_path, 5), {"model": "deeplabv3"})
-    assert load_file(tmp_path / "student/model.safetensors")["weight"].tolist() == [5] * 8
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "student"]
-
-
-def test_write_text(tmp_path):
-    for text in ("first", "second"):
-        checkpoint.write_text(tmp_path / "a.json", text)
-        assert (tmp_path / "a.json").read_text() == text and len(list(tmp_path.iterdir())) == 1
+    run = RunFolder(tmp_path)
+    for iteration, model in ((4, "pspnet"), (5, "deeplabv3")):
+        checkpoint.export_student(run, Checkpoint(save(tmp_path, iteration)), {"model": model})
+        assert json.loads(run.student.config_file.read_text()) == {"model": model}
+        assert load_file(run.student.weights_file)["weight"].tolist() == [iteration] * 8
+    assert run.is_finished and sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "student"]

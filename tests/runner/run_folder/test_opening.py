@@ -4,15 +4,13 @@ import json
 import os
 
 import pytest
-import yaml
 from accelerate import Accelerator
 
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import (
-    FREE,
-    changes,
     check_same_recipe,
     environment,
     git_version,
@@ -80,15 +78,15 @@ def test_resume_finds_the_last_checkpoint_and_mends_what_a_kill_left(recipe, acc
     open_run_folder(recipe(), accelerator, resume=False)
     folder = recipe().folder
     for iteration in (1, 2):
-        checkpoint.save(folder, iteration, {}, {"iteration": iteration}, keep_last=2, best=1)
+        checkpoint.save(RunFolder(folder), iteration, {}, {"iteration": iteration}, keep_last=2, best=1)
     (folder / "checkpoints/.step-00000003.partial").mkdir()
     found = open_run_folder(recipe(), accelerator, resume=True)
-    assert found == folder / "checkpoints/step-00000002" and checkpoint.load(found) == {"iteration": 2}
+    assert found.path == folder / "checkpoints/step-00000002" and checkpoint.load(found) == {"iteration": 2}
     assert not (folder / "checkpoints/.step-00000003.partial").exists()
     # nobody may lose these by forgetting --resume
     with pytest.raises(ValueError, match="--resume"):
         open_run_folder(recipe(), accelerator, resume=False)
-    assert len(checkpoint.steps(folder)) == 2
+    assert len(RunFolder(folder).complete_checkpoints()) == 2
 
 
 def test_another_recipe_is_refused_whatever_is_asked(recipe, accelerator):
@@ -105,10 +103,10 @@ def test_another_recipe_is_refused_whatever_is_asked(recipe, accelerator):
 
 def test_overwrite_starts_over(recipe, accelerator):
     open_run_folder(recipe(), accelerator, resume=False)
-    checkpoint.save(recipe().folder, 1, {}, {}, keep_last=2, best=1)
+    checkpoint.save(RunFolder(recipe().folder), 1, {}, {}, keep_last=2, best=1)
     other = recipe("optimizer.lr=0.5")
     assert open_run_folder(other, accelerator, resume=False, overwrite=True) is None
-    assert read(other.folder / "recipe.yaml") == other and not checkpoint.steps(other.folder)
+    assert read(other.folder / "recipe.yaml") == other and not RunFolder(other.folder).complete_checkpoints()
     assert open_run_folder(recipe("name=fresh"), accelerator, resume=False, overwrite=True) is None
 
 
@@ -142,31 +140,12 @@ def test_what_touches_the_weights_may_not(recipe, accelerator, assignment, told)
     assert told in str(caught.value)
 
 
-def test_free_keys_are_keys(recipe):
-    values = yaml.safe_load(recipe().dump())
-    for key in FREE:
-        place = values
-        for word in key.split("."):
-            assert word in place, key
-            place = place[word]
-
-
-def test_changes():
-    assert changes({"a": {"b": [1, {"c": 2}]}, "x": 1}, {"a": {"b": [1, {"c": 3}]}, "y": 1}) == [
-        "a.b.1.c: 2 there, 3 here", "x: 1 there, None here", "y: None there, 1 here"
-    ]  # fmt: skip
-    assert changes({"a": [1]}, {"a": [1, 2]}) == ["a: [1] there, [1, 2] here"] and changes({"a": 1}, {"a": 1}) == []
-    assert (
-        changes({"tracking": 1, "data": {"root": "a", "args": 1}}, {"tracking": 2, "data": {"root": "b", "args": 1}})
-        == []
-    )
-
-
 def test_finished_runs(recipe, accelerator):
     assert not is_finished(recipe())
     open_run_folder(recipe(), accelerator, resume=False)
     assert not is_finished(recipe())
-    checkpoint.export_student(recipe().folder, checkpoint.save(recipe().folder, 1, {}, {}, keep_last=2, best=1), {})
+    run = RunFolder(recipe().folder)
+    checkpoint.export_student(run, checkpoint.save(run, 1, {}, {}, keep_last=2, best=1), {})
     assert is_finished(recipe())
     with pytest.raises(ValueError, match="holds the run of another recipe; they differ in seed"):
         is_finished(recipe("seed=1"))

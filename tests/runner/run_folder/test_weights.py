@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.weights import find_weights, weights_file
 
 
@@ -39,14 +40,12 @@ def check_same_network(path, *, owner, model, normalize):
 @pytest.fixture
 def run(tmp_path):
     """A finished run: checkpoints of the values 1 and 2, the first one delivered."""
-    folder = tmp_path / "run"
+    run = RunFolder(tmp_path / "run")
     for iteration in (1, 2):
-        path = checkpoint.save(
-            folder, iteration, network(iteration).state_dict(), {"iteration": iteration}, keep_last=2, best=1
-        )
-    checkpoint.export_student(folder, path.with_name("step-00000001"), {"model": "pspnet", "normalize": "imagenet"})
-    (folder / "recipe.yaml").write_text("name: run\n")
-    return folder
+        checkpoint.save(run, iteration, network(iteration).state_dict(), {"iteration": iteration}, keep_last=2, best=1)
+    checkpoint.export_student(run, run.checkpoint(1), {"model": "pspnet", "normalize": "imagenet"})
+    run.recipe_file.write_text("name: run\n")
+    return run.path
 
 
 @pytest.mark.parametrize("inside, value", [

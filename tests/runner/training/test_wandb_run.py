@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from segkd.runner.recipe.read import read
+from segkd.runner.run_folder.folder import StudentFolder
 from segkd.runner.training import wandb_run as dashboard
 from segkd.runner.training.wandb_run import Dashboard, has_account
 
@@ -182,15 +183,19 @@ def test_tags_of_a_distillation(fake, tmp_path):
 
 def test_the_delivered_student_is_an_artifact(fake, said, tmp_path):
     board = Dashboard(recipe(tmp_path), None)
-    (tmp_path / "student").mkdir()
-    (tmp_path / "student/config.json").write_text('{"model": "pspnet", "miou": 0.5}')
-    board.log_student(tmp_path / "student", "tracked")
+    student, config = (
+        StudentFolder(tmp_path / "student"),
+        {"model": "pspnet", "args": {}, "num_classes": 2, "miou": 0.5},
+    )
+    student.path.mkdir()
+    student.config_file.write_text(json.dumps(config))
+    board.log_student(student, "tracked")
     ((artifact, aliases),) = fake.runs[0].artifacts
     assert (artifact.name, artifact.type, aliases) == ("tracked", "model", ["best"])
-    assert artifact.metadata == {"model": "pspnet", "miou": 0.5}
-    assert artifact.files == [str(tmp_path / "student/config.json")]
+    assert artifact.metadata == config
+    assert artifact.files == [str(student.config_file)]
     fake.broken.add("log_artifact")
-    board.log_student(tmp_path / "student", "tracked")
+    board.log_student(student, "tracked")
     assert said == ["wandb is left out from here on: log_artifact failed; metrics.jsonl has everything"]
 
 

@@ -1,0 +1,127 @@
+"""The folder of a run: what lies where in it, and how far the run has come. No other file knows these names."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.metrics_file import read_rows
+
+
+class StudentFolder:
+    """A delivered network, which loads without its recipe."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_file = path / "config.json"  # model, arguments, classes, constants of normalisation
+        self.weights_file = path / "model.safetensors"  # all weights, under our names
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether both files are there."""
+        return self.config_file.is_file() and self.weights_file.is_file()
+
+    def read_config(self) -> dict:
+        """What a network is built from. ValueError where that is not JSON, or a field is missing."""
+        try:
+            config = json.loads(self.config_file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{self.config_file} is no JSON ({error}); was it cut off?") from None
+        fields = {"model": str, "args": dict, "num_classes": int}
+        wrong = [
+            key for key, kind in fields.items() if not isinstance(config, dict) or not isinstance(config.get(key), kind)
+        ]
+        if wrong:
+            raise ValueError(
+                f"{self.config_file} was not written by segkd: {', '.join(wrong)} missing or of another type"
+            )
+        return config
+
+
+class Checkpoint:
+    """One checkpoint."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.weights_file = path / "student.safetensors"  # the network that is scored and delivered
+        self.state_file = path / "training_state" / "state.pt"  # networks, losses, optimizers and progress
+        self.images_file = path / "images.npz"  # counts of each validation image, where it was scored
+
+
+class RunFolder:
+    """A run: begun once its recipe is written, finished once it has delivered its student, which comes last."""
+
+    def __init__(self, path: Path | str):
+        self.path = path = Path(path)
+        self.recipe_file = path / "recipe.yaml"  # resolved
+        self.environment_file = path / "environment.json"  # versions, device and command of the latest start
+        self.metrics_file = path / "metrics.jsonl"  # one line an iteration
+        self.teachers_file = path / "teachers.json"  # scores of the frozen networks
+        self.checkpoints = path / "checkpoints"  # step-<iteration>/, and the links `last` and `best`
+        self.student = StudentFolder(path / "student")
+        self.images_file = path / "images.npz"  # counts of each validation image for the delivered student
+        self.summary_file = path / "summary.json"  # what comparisons read
+        self.report_file = path / "report.md"
+        self.curves_file = path / "curves.png"
+        self.nan_file = path / "nan.json"  # the iteration whose loss was not finite, and its samples
+        self.exports = path / "export"
+
+    @classmethod
+    def around(cls, path: Path) -> "RunFolder | None":
+        """The run that a run folder or its student folder belongs to; None for any other folder."""
+        runs = [cls(folder) for folder in (path, *([path.parent] if path.name == "student" else []))]
+        return next((run for run in runs if run.is_begun), None)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run was ever started here."""
+        return self.recipe_file.is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.student.is_complete
+
+    def checkpoint(self, iteration: int) -> Checkpoint:
+        """The checkpoint of a finished iteration, whether it exists or not."""
+        return Checkpoint(self.checkpoints / f"step-{iteration:08d}")
+
+    def complete_checkpoints(self) -> list[Checkpoint]:
+        """Those that exist, oldest first. A folder under its final name is complete."""
+        return [Checkpoint(path) for path in sorted(self.checkpoints.glob("step-*")) if path.is_dir()]
+
+    def panels(self, iteration: int) -> Path:
+        """The folder for an evaluation's pictures."""
+        return self.path / "panels" / f"step-{iteration:08d}"
+
+    def last_panels(self) -> list[Path]:
+        """The pictures of the newest evaluation that made some."""
+        folders = sorted((self.path / "panels").glob("step-*"))
+        return sorted(folders[-1].glob("*.png")) if folders else []
+
+    def read_recipe(self) -> Recipe:
+        """The recipe the run was made by."""
+        return read(self.recipe_file)
+
+    def read_rows(self) -> list[dict]:
+        """The log, one row an iteration."""
+        return read_rows(self.metrics_file)
+
+    def read_summary(self) -> dict:
+        """The closing numbers."""
+        return json.loads(self.summary_file.read_text())
+
+    def read_teachers(self) -> dict[str, dict]:
+        """The scores of each frozen network; empty where none was scored."""
+        return json.loads(self.teachers_file.read_text()) if self.teachers_file.is_file() else {}
+
+    def read_device(self) -> str:
+        """What the run computed on."""
+        return json.loads(self.environment_file.read_text())["device"]
+
+    def read_images(self) -> tuple[list[str], np.ndarray]:
+        """Names of the N validation images, and the (N, K, 3) counts of each (scoring/evaluation.py)."""
+        with np.load(self.images_file) as arrays:
+            return arrays["names"].tolist(), arrays["counts"]

@@ -1,0 +1,31 @@
+"""In what two recipes differ."""
+
+import yaml
+
+from segkd.runner.recipe.differences import MAY_CHANGE_ON_RESUME, changes
+from segkd.runner.recipe.read import read
+
+
+def test_what_may_change_is_in_every_recipe(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "{name: a, data: {dataset: synthetic, crop_size: [8, 8]}, networks: {student: {model: pspnet}}, "
+        "losses: [{loss: cross_entropy}], schedule: {iterations: 1}}"
+    )
+    values = yaml.safe_load(read(file).dump())
+    for key in MAY_CHANGE_ON_RESUME:
+        place = values
+        for word in key.split("."):
+            assert word in place, key
+            place = place[word]
+
+
+def test_changes():
+    assert changes({"a": {"b": [1, {"c": 2}]}, "x": 1}, {"a": {"b": [1, {"c": 3}]}, "y": 1}) == [
+        "a.b.1.c: 2 there, 3 here", "x: 1 there, None here", "y: None there, 1 here"
+    ]  # fmt: skip
+    assert changes({"a": [1]}, {"a": [1, 2]}) == ["a: [1] there, [1, 2] here"] and changes({"a": 1}, {"a": 1}) == []
+    assert (
+        changes({"tracking": 1, "data": {"root": "a", "args": 1}}, {"tracking": 2, "data": {"root": "b", "args": 1}})
+        == []
+    )
