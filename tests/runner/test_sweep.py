@@ -30,7 +30,8 @@ if method == "fails":
     sys.exit(2)
 time.sleep(60 if method == "waits" else 0.2)
 (folder / "student").mkdir(parents=True)
-(folder / "student/config.json").write_text("{}")
+for name in ("config.json", "model.safetensors"):
+    (folder / "student" / name).write_text("{}")
 (folder / "summary.json").write_text('{"miou": 0.5}')
 (folder / "recipe.yaml").write_text(sys.argv[3])
 """
