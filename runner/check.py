@@ -27,7 +27,9 @@ from segkd.runner.console import clock
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
 from segkd.runner.recipe.read import read
-from segkd.runner.recipe.schema import OtherRecipe, Recipe
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.section import OtherRecipe
+from segkd.runner.recipe.term import Ramp
 from segkd.runner.scoring.cost import flops
 from segkd.runner.training.gradients import gradient_report
 
@@ -140,7 +142,8 @@ def check_without_data(recipe: Recipe) -> None:
                 print(described(name, graph, recipe, shape_image(recipe)))
     for term in graph.terms:
         source = f" from {term.source}" if term.source else ""
-        weight = "{start:g} to {end:g}".format(**term.weight) if isinstance(term.weight, dict) else f"{term.weight:g}"
+        ramp = term.weight
+        weight = f"{ramp.start:g} to {ramp.end:g}" if isinstance(ramp, Ramp) else f"{ramp:g}"
         print(f"term      {term.label}: trains {term.of}{source}, on {term.on} images, weight {weight}")
     lines = [*missing(recipe), *trained_first(recipe)]
     for line in lines:

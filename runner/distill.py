@@ -24,7 +24,8 @@ from segkd.runner.command import StopSignal, run_command
 from segkd.runner.console import say
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
 from segkd.runner.recipe.read import read
-from segkd.runner.recipe.schema import OtherRecipe, Recipe
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.seeds import seed_for
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import is_finished, open_run_folder, refuse_used_folder

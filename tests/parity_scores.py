@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkd.models._prediction import Prediction
-from segkd.runner.building.schedule import learning_rate, weight_at
+from segkd.runner.building.schedule import learning_rate
+from segkd.runner.recipe.term import Ramp
 from segkd.runner.scoring.confusion import Scores, confusion_matrix, scores
 from segkd.runner.scoring.inference import predict
 
@@ -173,8 +174,8 @@ def poly_lr(case: dict, arrays: Arrays) -> Arrays:
 def alw_alpha(case: dict, arrays: Arrays) -> Arrays:
     """The weight is constant inside an epoch: asked for at the last iteration of epochs of some length."""
     length, epochs = 5, case["params"]["total_epochs"]
-    ramp = {"start": 0.0, "end": 1.0, "over": [0, epochs * length], "hold": length}
-    return {"alpha": np.array([weight_at(ramp, int(epoch) * length + length - 1) for epoch in arrays["input:epoch"]])}
+    ramp = Ramp(start=0.0, end=1.0, over=(0, epochs * length), hold=length)
+    return {"alpha": np.array([ramp.at(int(epoch) * length + length - 1) for epoch in arrays["input:epoch"]])}
 
 
 RUNNERS = {

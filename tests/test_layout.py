@@ -17,7 +17,7 @@ RUNNER = sorted((ROOT / "runner").rglob("*.py"))
 PARTS = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 INSTALLED = metadata.packages_distributions()
-LARGEST = 280  # lines
+LARGEST = 400  # lines; a longer file wants a seam
 
 # what a room may use besides the standard library and its own files
 FRIENDS = {"torch", "torchvision", "numpy", "PIL", "timm", "transformers", "segment_anything", "safetensors",

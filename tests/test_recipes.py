@@ -10,7 +10,7 @@ from segkd.runner.building.optimizers import build_optimizers
 from segkd.runner.building.shapes import shape_graph, shape_predictions
 from segkd.runner.loading.data_sets import build_views
 from segkd.runner.recipe.read import read
-from segkd.runner.recipe.schema import OtherRecipe
+from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipes import shipped
 
 RECIPES = shipped()

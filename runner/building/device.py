@@ -13,7 +13,7 @@ from torch import nn
 
 from segkd.runner.building.graph import Graph
 from segkd.runner.loading.sampler import images_per_part
-from segkd.runner.recipe.schema import Ramp, Recipe
+from segkd.runner.recipe.schema import Recipe
 
 
 def find_device() -> torch.device:
@@ -43,9 +43,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # the loop accumulates itself
     # DDP is told once by Accelerate and once by itself that this option has a new name
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
-    comes_and_goes = any(
-        term.after is not None or term.until is not None or isinstance(term.weight, Ramp) for term in recipe.losses
-    )
+    comes_and_goes = any(term.comes_and_goes for term in recipe.losses)
     # without a GPU, Accelerate joins several processes only when told that they use the CPU; else each trains alone
     on_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
     return Accelerator(

@@ -11,7 +11,7 @@ from segkd.datasets._strong import partners
 from segkd.losses._task import Features
 from segkd.models._mask_prompt import mask_prompt
 from segkd.models._prediction import Prediction
-from segkd.runner.building.schedule import weight_at
+from segkd.runner.recipe.term import Term
 
 # what a term sees -> the parts of the batch its learner and its source are run on
 PARTS = {
@@ -36,38 +36,6 @@ class Views:
     target: Tensor
     strong: Tensor | None = None
     mixed: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Term:
-    """One edge of the graph: a loss that trains the network `of`, reading `source`, scaled by `weight`.
-
-    Attributes:
-        weight: a number, or {start, end, over: (a, b), hold} for a linear ramp.
-        after, until: iterations (0-based) between which the term is active, see schedule.weight_at.
-        detach: whether gradients stop at the source.
-        on: which images it sees: `labelled`, `unlabelled`, `both` as one batch, or `strong`: the learner sees the
-            strong views of unlabelled images, the source the weak ones.
-    """
-
-    label: str
-    of: str
-    source: str | None
-    weight: float | dict
-    after: int | None = None
-    until: int | None = None
-    detach: bool = True
-    on: str = "labelled"
-
-    def weight_at(self, iteration: int) -> float:
-        """The term's weight at an iteration, 0 while it is not active."""
-        return weight_at(self.weight, iteration, self.after, self.until)
-
-    def is_ever_active(self) -> bool:
-        """False where the weight is 0 throughout."""
-        if isinstance(self.weight, dict):
-            return (self.weight["start"], self.weight["end"]) != (0, 0)
-        return self.weight != 0
 
 
 class Graph(nn.Module):

@@ -11,8 +11,10 @@ from segkd.models._checkpointing import checkpoint_blocks
 from segkd.models._class_map import ClassMapped, read_class_map
 from segkd.models._prediction import Normalize
 from segkd.runner.recipe import parts
+from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.read import read
-from segkd.runner.recipe.schema import Network, OtherRecipe, Recipe
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.seeds import seed_for
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.weights import Weights, find_weights

@@ -5,7 +5,9 @@ from torch import nn
 
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.schedule import learning_rate
-from segkd.runner.recipe.schema import Curve, Network, Optimizer, Recipe
+from segkd.runner.recipe.network import Network
+from segkd.runner.recipe.optimization import Curve, Optimizer
+from segkd.runner.recipe.schema import Recipe
 
 NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 

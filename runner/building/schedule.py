@@ -1,8 +1,7 @@
-"""Learning rate and term weights as pure functions of the iteration: a resume needs no scheduler state."""
+"""The learning rate as a pure function of the iteration: a resume needs no scheduler state."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 
 def learning_rate(
@@ -53,39 +52,3 @@ def learning_rate(
     else:
         raise ValueError(f"schedule: no curve called {name!r}; there are: poly, cosine, constant, step")
     return rate * i / warmup if i < warmup else rate
-
-
-def weight_at(
-    weight: float | Mapping[str, Any],
-    iteration: int,
-    after: int | None = None,
-    until: int | None = None,
-) -> float:
-    """The weight of a loss term in one iteration.
-
-    Args:
-        weight: a number, or a linear ramp {start, end, over: [a, b]}: start up to iteration a, end from iteration b
-            on. With `hold: n` the ramp moves in steps: it keeps one value for n iterations from a on (AICSD's
-            adaptive weight is constant inside an epoch: over [0, epochs * n], n iterations per epoch).
-        iteration: from 0.
-        after: the term is active only where iteration > after (strict, as TSIC's `iteration > 500`).
-        until: the term is active only where iteration <= until, so `until: n` and `after: n` meet without overlap.
-
-    Returns:
-        The weight, 0 where the term is not active.
-
-    Raises:
-        ValueError: a ramp with other keys, with b <= a, or with hold < 1.
-    """
-    if (after is not None and iteration <= after) or (until is not None and iteration > until):
-        return 0.0
-    if not isinstance(weight, Mapping):
-        return float(weight)
-    if not {"start", "end", "over"} <= set(weight) <= {"start", "end", "over", "hold"}:
-        raise ValueError(f"weight: a ramp has start, end, over: [a, b] and maybe hold, got {dict(weight)}")
-    first, last = weight["over"]
-    hold = 1 if weight.get("hold") is None else weight["hold"]
-    if last <= first or hold < 1:
-        raise ValueError(f"weight: a ramp needs a < b in over: [a, b], and hold of at least 1, got {dict(weight)}")
-    passed = min(max(iteration - first, 0) // hold * hold, last - first)
-    return weight["start"] + (weight["end"] - weight["start"]) * passed / (last - first)

@@ -12,8 +12,9 @@ from segkd.runner.comparing.finished_runs import FinishedRun
 from segkd.runner.recipe.differences import MAY_CHANGE_ON_RESUME as FREE
 from segkd.runner.recipe.differences import changes
 from segkd.runner.recipe.mistakes import did_you_mean
+from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.protocols import protocol_words
-from segkd.runner.recipe.schema import Network, Recipe
+from segkd.runner.recipe.schema import Recipe
 
 # what may differ between runs of one experiment: nothing here changes what is learnt or how it is scored
 _UNSAID = (FREE - {"evaluate"}) | {"name", "seed", "method", "evaluate.batch_size", "evaluate.also"}

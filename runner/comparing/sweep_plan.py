@@ -10,7 +10,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from segkd.runner.recipe.mistakes import Key, Origins, RecipeError, did_you_mean, found_by, located
 from segkd.runner.recipe.read import read
-from segkd.runner.recipe.schema import Name, OtherRecipe, Recipe, Section
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.section import Name, OtherRecipe, Section
 from segkd.runner.recipe.yaml_file import read_with_traps
 from segkd.runner.run_folder.opening import is_finished, refuse_used_folder
 
@@ -115,7 +116,7 @@ def _read_sweep(path: str | Path) -> tuple[Sweep, Origins]:
     try:
         sweep = Sweep.model_validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
-        raise _wrong(path, traps + located(found_by(error, Sweep), origins, str(path))) from None
+        raise _wrong(path, traps + located(found_by(error, Sweep, values), origins, str(path))) from None
     if len(set(sweep.seeds)) < len(sweep.seeds):
         traps.append(f"{origins.of(('seeds',))}: seeds: each must be given once; got {sweep.seeds}")
     if traps:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkd.runner.recipe.mistakes import Mistake, Origins
-from segkd.runner.recipe.schema import OtherRecipe, Recipe
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.yaml_file import lies_inside
 
 ON_THE_HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?/(?P<file>[^@]+\.ya?ml)")

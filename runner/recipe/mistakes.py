@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import types
 import typing
 
 import pydantic
@@ -59,10 +58,14 @@ def located(mistakes: list[Mistake], origins: Origins, path: str) -> list[str]:
     return sorted(lines, key=line_number)
 
 
-def found_by(error: pydantic.ValidationError, schema: type[pydantic.BaseModel]) -> list[Mistake]:
-    """pydantic's errors as mistakes, one per place: pydantic reports every member of a union, which is one mistake."""
-    mistakes = [_described(details, schema) for details in error.errors()]
-    # a mapping that nearly fits a section is judged as this section, not as the number or the word it could be as well
+def found_by(error: pydantic.ValidationError, schema: type[pydantic.BaseModel], values: object) -> list[Mistake]:
+    """pydantic's errors as mistakes, one per place: pydantic reports every member of a union, which is one mistake.
+
+    Args:
+        values: what did not fit the schema.
+    """
+    mistakes = [_described(details, schema, values) for details in error.errors()]
+    # if a member of a union matched in part, only what is wrong inside of it is reported
     outer = {key[:length] for key, _ in mistakes for length in range(len(key))}
     told: dict[Key, str] = {}
     for key, text in mistakes:
@@ -74,10 +77,10 @@ def found_by(error: pydantic.ValidationError, schema: type[pydantic.BaseModel]) 
     return list(told.items())
 
 
-def _described(details: dict, schema: type[pydantic.BaseModel]) -> Mistake:
+def _described(details: dict, schema: type[pydantic.BaseModel], values: object) -> Mistake:
     """One pydantic error as (path, sentence)."""
-    key = _path(details["loc"], schema)
     given, kind = details.get("input"), details["type"]
+    key = _path(details["loc"], values, is_missing=kind == "missing")
     if kind == "extra_forbidden":
         allowed = _allowed_at(key[:-1], schema)
         return key, f"unknown key{did_you_mean(str(key[-1]), allowed)}; allowed here: {', '.join(allowed) or 'nothing'}"
@@ -85,38 +88,22 @@ def _described(details: dict, schema: type[pydantic.BaseModel]) -> Mistake:
         return key, "is missing and has no default"
     if kind == "string_pattern_mismatch":
         return key, f"must be letters, digits, '.', '_' or '-', beginning with a letter or digit; got {given!r}"
-    text = re.sub(r"^(Input|List|Tuple|Dictionary) should", "must", details["msg"]).replace(" after validation", "")
-    text = text.replace("an object", "a mapping").replace("a valid array", "a list")
+    text = re.sub(r"^(Input|List|Tuple|Dictionary) should", "must", details["msg"].removeprefix("Value error, "))
+    for theirs, ours in ((" after validation", ""), ("an object", "a mapping"), ("a valid array", "a list")):
+        text = text.replace(theirs, ours)
     return key, f"{text}; got {given!r}"
 
 
-def _path(location: tuple, schema: type[pydantic.BaseModel]) -> Key:
-    """pydantic's location without the names of union members it puts between the keys."""
+def _path(location: tuple, values: object, is_missing: bool) -> Key:
+    """pydantic's location without the names of union members between the keys: the values have no such keys."""
     key: list[str | int] = []
-    here: object = schema
-    for word in location:
-        if word == "[key]":  # pydantic's word for: the key itself is wrong
-            break
-        here = _present(here)
-        fields = _fields(here)
-        if word in fields:
-            here = fields[word]
-        elif isinstance(word, int) or typing.get_origin(here) is dict:
-            here = typing.get_args(here)[-1] if typing.get_args(here) else object
-        elif _is_section(here):  # an unknown key
-            here = object
-        else:  # a member of a union: stay at the same key, go into the section of that name
-            here = next((part for part in typing.get_args(here) if getattr(part, "__name__", "") == word), object)
-            continue
-        key.append(word)
+    for depth, word in enumerate(location):
+        is_key = word in values if isinstance(values, dict) else isinstance(values, list) and isinstance(word, int)
+        if is_key or (is_missing and depth + 1 == len(location)):
+            key.append(word)
+            inside = isinstance(values, dict) or (isinstance(values, list) and word < len(values))
+            values = values[word] if is_key and inside else None
     return tuple(key)
-
-
-def _present(here: object) -> object:
-    """The type behind `... | None`, which pydantic's locations pass over; a union of several it names."""
-    members = [part for part in typing.get_args(here) if part is not type(None)]
-    optional = typing.get_origin(here) in (typing.Union, types.UnionType)
-    return members[0] if optional and len(members) == 1 else here
 
 
 def _allowed_at(key: Key, schema: type[pydantic.BaseModel]) -> list[str]:

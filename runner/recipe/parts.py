@@ -66,7 +66,7 @@ def wrong_arguments(room: str, name: str, arguments: dict) -> list[Mistake]:
     try:
         _bound(room, name, arguments)
     except pydantic.ValidationError as error:
-        return found_by(error, _arguments(room, name))
+        return found_by(error, _arguments(room, name), arguments)
     return []
 
 

@@ -1,27 +1,20 @@
-"""The recipe: every field there is, with its meaning and default."""
+"""The recipe: every field there is, with its meaning, default and range, and what must go together."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.mistakes import Mistake
+from segkd.runner.recipe.network import Network
+from segkd.runner.recipe.optimization import Curve, Optimizer
+from segkd.runner.recipe.section import Name, OtherRecipe, Section
+from segkd.runner.recipe.term import Term
 from segkd.runner.recipe.yaml_file import write
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class Section(pydantic.BaseModel):
-    """A part of a recipe: a key that is none of its fields is a mistake, and so is a value of another type."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class OtherRecipe(Section):
-    recipe: str = Field(
-        description="path of another recipe, relative to this one; trained first if its run is not there"
-    )
 
 
 class Unlabelled(Section):
@@ -66,104 +59,30 @@ class Data(Section):
         2, description="loading processes per training process; 0 loads in the training process"
     )
 
+    def complete(self) -> "Data":
+        """The section with the defaults of the data set and of the views written out."""
 
-class Optimizer(Section):
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: PositiveFloat = 0.01
-    momentum: NonNegativeFloat = Field(0.9, description="sgd only")
-    nesterov: bool = False
-    betas: tuple[float, float] = Field((0.9, 0.999), description="adam and adamw only")
-    weight_decay: NonNegativeFloat = 1e-4
-    head_lr_scale: PositiveFloat = Field(
-        1.0, description="factor on the learning rate of everything outside `backbone`"
-    )
-    no_decay: list[str] = Field(
-        [],
-        description="words in the names of parameters that are not decayed; `norm` means all normalisation layers",
-    )
+        def completed(name: str, arguments: dict | None) -> dict | None:
+            return None if arguments is None else parts.completed_arguments("datasets", name, arguments)
 
-
-class Curve(Section):
-    name: Literal["poly", "cosine", "constant", "step"] = "poly"
-    power: PositiveFloat = Field(0.9, description="poly only")
-    min_lr: NonNegativeFloat = Field(0.0, description="the rate poly and cosine end at")
-    drop_every: PositiveInt | None = Field(None, description="step only: iterations between two drops")
-    drop_factor: PositiveFloat = Field(0.1, description="step only: what the rate is multiplied by at a drop")
-    lag: NonNegativeInt = Field(0, description="iterations the rate stays behind (1 in TriKD's released code)")
-    warmup: NonNegativeInt = Field(0, description="iterations the rate rises over, from 0 at iteration 0")
-    end: PositiveInt | None = Field(None, description="iteration poly and cosine end at; default: the last one")
+        transform, unlabelled = completed("_transforms", self.transform), self.unlabelled
+        if unlabelled is not None:
+            own = transform if unlabelled.transform is None else completed("_transforms", unlabelled.transform)
+            strong = completed("_strong", unlabelled.strong)
+            batch_size = unlabelled.batch_size or self.batch_size
+            unlabelled = unlabelled.model_copy(update={"transform": own, "strong": strong, "batch_size": batch_size})
+        return self.model_copy(
+            update={
+                "args": completed(self.dataset, self.args),
+                "transform": transform,
+                "mix": completed("_mixing", self.mix),
+                "unlabelled": unlabelled,
+            }
+        )
 
 
 class Schedule(Curve):
     iterations: PositiveInt
-
-
-class Network(Section):
-    source: Literal["segkd", "hf", "timm"] = Field(
-        "segkd", description="whose network: ours, one of Hugging Face's, or a head of ours on any encoder of timm's"
-    )
-    model: str | None = Field(
-        None,
-        description="file name in models/; with hf a hub id or a local folder; with timm the encoder's name there, "
-        "under the head args.head names (deeplabv3)",
-    )
-    args: dict = Field({}, description="the network's own arguments")
-    weights: str | OtherRecipe | None = Field(
-        None, description="a .safetensors or .pth file, a run folder, or {recipe: path}"
-    )
-    layout: str | None = Field(
-        None, description="whose names the weights file uses, a file in models/_layouts/; default: told by its keys"
-    )
-    part: str | None = Field(
-        None, description="which network of a file that holds several: student, teacher, tiny, cnn, vit"
-    )
-    strict: bool = Field(True, description="false accepts weights that do not cover the whole network")
-    train: bool | Literal["lora"] = Field(
-        True,
-        description="false: frozen, in eval mode, kept out of the optimizer and the checkpoints; lora: only low-rank "
-        "additions to the encoder (args.lora_rank, 4) and the head",
-    )
-    class_map: Literal["names"] | dict[str, str] | None = Field(
-        None,
-        description="for a network with classes of its own: {its class: the data set's}, or names where they are equal",
-    )
-    prompted_by: str | None = Field(None, description="the network whose predicted classes this one gets as a prompt")
-    normalize: str | None = Field(
-        None, description="constants in models/_prediction.py: imagenet, cirkd, sam, unit, none; default: its own"
-    )
-    lr_scale: NonNegativeFloat = Field(1.0, description="factor on the learning rate of this network")
-    checkpointing: bool = Field(False, description="compute its blocks again in backward, which takes less memory")
-    optimizer: Optimizer | None = Field(None, description="its own, in place of the recipe's")
-    schedule: Curve | None = Field(None, description="the curve of its learning rate, in place of the recipe's")
-    ema_of: str | None = Field(
-        None, description="in place of a model: the moving average of this trained network, frozen otherwise"
-    )
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.99, description="with ema_of")
-
-
-class Ramp(Section):
-    start: float
-    end: float
-    over: tuple[NonNegativeInt, PositiveInt] = Field(description="first and last iteration of the linear change")
-    hold: PositiveInt = Field(1, description="the weight changes every so many iterations (an epoch's worth, in AICSD)")
-
-
-class Term(Section):
-    loss: str = Field(description="file name in losses/")
-    of: str = Field("student", description="the network this term trains")
-    source: str | None = Field(
-        None, alias="from", description="the network it learns from; default: the only other one"
-    )
-    on: Literal["labelled", "unlabelled", "both", "strong"] = Field(
-        "labelled",
-        description="which images the term sees; strong: `of` sees strong views of unlabelled ones, `from` weak views",
-    )
-    weight: float | Ramp = 1.0
-    after: NonNegativeInt | None = Field(None, description="active from the iteration after this one (0-based)")
-    until: NonNegativeInt | None = Field(None, description="active up to this iteration")
-    detach: bool = Field(True, description="no gradient into the source")
-    label: str | None = Field(None, description="name in the log; default: the loss's name")
-    args: dict = Field({}, description="the loss's own arguments")
 
 
 class Loop(Section):
@@ -267,6 +186,62 @@ class Recipe(Section):
         """Network a term learns from: its `from`, or the only other network, or None."""
         others = [name for name in self.networks if name != term.of]
         return term.source or (others[0] if len(others) == 1 else None)
+
+    def wrong(self) -> Iterator[Mistake]:
+        """What does not go together: names that refer to nothing, sections that contradict each other, idle time."""
+        networks = ", ".join(self.networks)
+        if "student" not in self.networks:
+            yield ("networks",), f"one network must be called student; there are: {networks}"
+        for name, network in self.networks.items():
+            yield from ((("networks", name, *key), text) for key, text in network.wrong(name, self))
+        labels: set[str] = set()
+        for index, term in enumerate(self.losses):
+            yield from ((("losses", index, *key), text) for key, text in term.wrong(self))
+            label = term.label or term.loss
+            if label in labels:
+                yield ("losses", index), f"two terms are called {label!r} in the log; give one a label:"
+            labels.add(label)
+        for index, words in enumerate(self.evaluate.also):
+            for name in words.split("+"):
+                if name not in self.networks:
+                    text = f"there is no network {name!r}; there are: {networks} (joined by +)"
+                    yield ("evaluate", "also", index), text
+        yield from ((("schedule", *key), text) for key, text in self.schedule.wrong())
+        batches = {"data.batch_size": self.data.batch_size}
+        if self.data.unlabelled is not None and self.data.unlabelled.batch_size is not None:
+            batches["data.unlabelled.batch_size"] = self.data.unlabelled.batch_size
+        for field, batch_size in batches.items():
+            if batch_size % self.loop.accumulate:
+                text = f"{self.loop.accumulate} parts do not divide {field}, which is {batch_size} in total"
+                yield ("loop", "accumulate"), text
+        yield from self._wrong_gates()
+
+    def _wrong_gates(self) -> Iterator[Mistake]:
+        """Iterations at which there would be nothing to train."""
+        terms = [term for term in self.losses if term.is_ever_active]
+        if not terms:
+            yield ("losses",), "every term has weight 0, so there is nothing to train; give one a weight"
+            return
+        if not all(term.comes_and_goes for term in terms):
+            return
+        instants = {0}.union(*(term.may_fall_silent_at() for term in terms))
+        idle = [i for i in sorted(instants) if i < self.schedule.iterations and not any(t.weight_at(i) for t in terms)]
+        if idle:
+            yield (
+                ("losses",),
+                f"no term is active at iteration {idle[0]} (counted from 0), so there is nothing to train then; change a "
+                f"term's after, until or weight",
+            )
+
+    def complete(self) -> "Recipe":
+        """The recipe with the defaults of all parts it names written out."""
+        return self.model_copy(
+            update={
+                "data": self.data.complete(),
+                "networks": {name: network.complete() for name, network in self.networks.items()},
+                "losses": [term.complete(self) for term in self.losses],
+            }
+        )
 
     def dump(self) -> str:
         """The recipe as YAML to stand in its run folder, every default written out."""

@@ -17,7 +17,8 @@ from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
-from segkd.runner.recipe.schema import OtherRecipe, Recipe
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.run_folder.checkpoint import export_student
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import plain, training_seconds

@@ -13,7 +13,8 @@ from segkd.losses.fitnet import FitNet
 from segkd.models.trikd_deit import TriKDDeiT
 from segkd.models.trikd_resnet import TriKDResNet
 from segkd.models.trikd_tinyvit import TriKDTinyViT
-from segkd.runner.building.graph import Graph, Term, features_of
+from segkd.runner.building.graph import Graph, features_of
+from segkd.runner.recipe.term import Term
 
 HEIGHT, WIDTH = 65, 97
 WIDTHS = (4, 6, 8, 10)
@@ -186,8 +187,10 @@ def test_distillation_between_views():
     }
     for name, net in views.items():
         net.features_wanted = features[name].wanted
-    terms = [Term("cross_entropy", "student", None, 1.0), Term("low", "student", "cnn", 0.9)]
-    terms.append(Term("attention", "student", "vit", 0.5))
+    terms = [
+        Term(**{"loss": "any", "label": label, "from": source, "weight": weight})
+        for label, source, weight in (("cross_entropy", None, 1.0), ("low", "cnn", 0.9), ("attention", "vit", 0.5))
+    ]
     frozen = {name: net for name, net in views.items() if name != "student"}
     graph = Graph({"student": views["student"]}, frozen, terms, losses)
     values = graph(images(size=(64, 64)), torch.zeros(2, 64, 64, dtype=torch.int64), 0)

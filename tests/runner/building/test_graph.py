@@ -6,9 +6,10 @@ from torch import nn
 
 from segkd.losses._task import Task
 from segkd.models._prediction import Normalize, Prediction
-from segkd.runner.building.graph import Graph, Term, detached, features_of, weighted
+from segkd.runner.building.graph import Graph, detached, features_of, weighted
 from segkd.runner.building.losses import build_graph
 from segkd.runner.recipe.read import read
+from segkd.runner.recipe.term import Term
 
 IMAGES = torch.zeros(2, 3, 4, 4)
 TARGET = torch.zeros(2, 4, 4, dtype=torch.int64)
@@ -59,7 +60,7 @@ def graph_of(*terms, **networks):
 
 
 def term(label, of="student", source=None, weight=1.0, **options):
-    return Term(label, of, source, weight, **options)
+    return Term(**{"loss": "any", "label": label, "of": of, "from": source, "weight": weight, **options})
 
 
 def forwards_of(graph, iteration, *names):
@@ -89,22 +90,13 @@ def test_gates_spare_the_networks_behind_them():
 
 
 def test_ramps_start_and_end_terms():
-    ramp = {"start": 0.0, "end": 1.0, "over": (2, 4), "hold": 1}
+    ramp = {"start": 0.0, "end": 1.0, "over": (2, 4)}
     graph = graph_of(term("own"), term("ramped", source="frozen", weight=ramp), student=Toy(2), frozen=Toy(5))
     assert [graph.terms[1].weight_at(i) for i in range(6)] == [0, 0, 0, 0.5, 1, 1]
     assert [list(graph(IMAGES, TARGET, i)) for i in (0, 2, 3)] == [["own"], ["own"], ["own", "ramped"]]
     # losses are returned unweighted
     assert graph(IMAGES, TARGET, 3)["ramped"].item() == 10
     assert graph.network("frozen").forwards == 2
-
-
-def test_terms_know_whether_they_are_ever_active():
-    ramp = {"start": 1.0, "end": 2.0, "over": (0, 4)}
-    assert (
-        term("a", weight=ramp | {"start": 0}).is_ever_active()
-        and not term("a", weight=ramp | {"start": 0, "end": 0}).is_ever_active()
-    )
-    assert not term("a", weight=0.0).is_ever_active()
 
 
 def test_frozen_networks_are_no_part_of_the_module():

@@ -10,11 +10,16 @@ from segkd.losses.cross_entropy import CrossEntropy
 from segkd.losses.cross_pseudo import CrossPseudo
 from segkd.losses.kl import KL
 from segkd.models._prediction import Normalize, Prediction
-from segkd.runner.building.graph import Graph, Term, features_of, mixed
+from segkd.runner.building.graph import Graph, features_of, mixed
+from segkd.runner.recipe.term import Term
 from segkd.runner.scoring.evaluation import Together
 from segkd.runner.training.state import TrainingState
 
 SIZE, K = (8, 12), 3
+
+
+def term(label, of="student", source=None, weight=1.0, **options):
+    return Term(**{"loss": "any", "label": label, "of": of, "from": source, "weight": weight, **options})
 
 
 class Toy(nn.Module):
@@ -73,13 +78,13 @@ def kl(student, teacher):
 def test_values_of_terms_on_every_kind_of_images():
     student, teacher = Toy(0).eval(), Toy(1)
     terms = [
-        Term("ce", "student", None, 1.0),
-        Term("labelled", "student", "teacher", 1.0),
-        Term("unlabelled", "student", "teacher", 1.0, on="unlabelled"),
-        Term("both", "student", "teacher", 1.0, on="both"),
-        Term("pseudo", "student", "teacher", 1.0, on="strong"),
-        Term("counted", "student", "teacher", 1.0, on="strong"),
-        Term("soft", "student", "teacher", 1.0, on="strong"),
+        term("ce", "student", None, 1.0),
+        term("labelled", "student", "teacher", 1.0),
+        term("unlabelled", "student", "teacher", 1.0, on="unlabelled"),
+        term("both", "student", "teacher", 1.0, on="both"),
+        term("pseudo", "student", "teacher", 1.0, on="strong"),
+        term("counted", "student", "teacher", 1.0, on="strong"),
+        term("soft", "student", "teacher", 1.0, on="strong"),
     ]
     losses = {"ce": CrossEntropy, "labelled": KL, "unlabelled": KL, "both": KL,
               "pseudo": CrossPseudo, "counted": lambda task: CrossPseudo(task, mask_ignored=True),
@@ -119,7 +124,7 @@ def test_values_of_terms_on_every_kind_of_images():
 
 
 def test_cross_entropy_does_not_see_unlabelled_images():
-    graph = graph_of([Term("ce", "student", None, 1.0)], {"ce": CrossEntropy}, {"student": Toy(0)})
+    graph = graph_of([term("ce", "student", None, 1.0)], {"ce": CrossEntropy}, {"student": Toy(0)})
     images, target, views = a_batch()
     assert torch.equal(graph.eval()(images, target, 0, views)["ce"], graph(images, target, 0)["ce"])
     assert [len(images) for images, _ in graph.network("student").calls] == [2, 2]
@@ -127,11 +132,11 @@ def test_cross_entropy_does_not_see_unlabelled_images():
 
 def test_one_forward_for_each_network_and_kind_of_images():
     terms = [
-        Term("own", "student", "peer", 1.0),
-        Term("weak", "student", "peer", 1.0, on="unlabelled"),
-        Term("back", "peer", "student", 1.0, on="unlabelled"),
-        Term("all", "student", "peer", 1.0, on="both"),
-        Term("late", "student", "teacher", 1.0, on="strong", after=3),
+        term("own", "student", "peer", 1.0),
+        term("weak", "student", "peer", 1.0, on="unlabelled"),
+        term("back", "peer", "student", 1.0, on="unlabelled"),
+        term("all", "student", "peer", 1.0, on="both"),
+        term("late", "student", "teacher", 1.0, on="strong", after=3),
     ]
     losses = {label: KL for label in ("own", "weak", "back", "all", "late")}
     networks = {"student": Toy(0), "peer": Toy(1)}
@@ -151,7 +156,7 @@ def test_one_forward_for_each_network_and_kind_of_images():
 
 def test_gradients_of_terms_on_unlabelled_images():
     for detach, flows in ((True, False), (False, True)):
-        terms = [Term("a", "student", "peer", 1.0, on="strong", detach=detach)]
+        terms = [term("a", "student", "peer", 1.0, on="strong", detach=detach)]
         graph = graph_of(terms, {"a": KL}, {"student": Toy(0), "peer": Toy(1)})
         graph(*a_batch()[:2], 0, a_batch()[2])["a"].backward()
         assert graph.network("student").weight.grad.abs().sum() > 0
@@ -174,7 +179,7 @@ def test_mixed_scores_by_hand():
 @pytest.mark.parametrize("on, parts", [("labelled", 1), ("both", 2), ("strong", 2)])
 def test_a_prompt_is_the_prompting_networks_classes(on, parts):
     student, teacher = Toy(0).eval(), Toy(1)
-    terms = [Term("a", "student", "teacher", 1.0, on=on)]
+    terms = [term("a", "student", "teacher", 1.0, on=on)]
     graph = graph_of(terms, {"a": KL}, {"student": student}, {"teacher": teacher}, prompted_by={"teacher": "student"})
     images, target, views = a_batch()
     graph.eval()(images, target, 0, views)
@@ -189,7 +194,7 @@ def test_a_prompt_is_the_prompting_networks_classes(on, parts):
 
 def test_whoever_prompts_runs_for_it_alone():
     scout, student = Toy(3).eval(), Toy(0)
-    terms = [Term("ce", "student", None, 1.0)]
+    terms = [term("ce", "student", None, 1.0)]
     graph = graph_of(terms, {"ce": CrossEntropy}, {"student": student}, {"scout": scout},
                      prompted_by={"student": "scout"})  # fmt: skip
     images, target, _ = a_batch()
@@ -208,7 +213,7 @@ def test_whoever_prompts_runs_for_it_alone():
 
 def test_a_moving_average_in_closed_form():
     student = Toy(0)
-    graph = graph_of([Term("a", "student", "average", 1.0)], {"a": KL}, {"student": student},
+    graph = graph_of([term("a", "student", "average", 1.0)], {"a": KL}, {"student": student},
                      averages={"average": ("student", 0.75)})  # fmt: skip
     state = TrainingState(graph, [], {}, dict(graph.averages), None)
     average, wanted = graph.network("average"), None

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from segkd.runner.building.graph import Graph, Term
+from segkd.runner.building.graph import Graph
 from segkd.runner.building.optimizers import build_optimizers, set_rates, take_step
 from segkd.runner.recipe.read import read
+from segkd.runner.recipe.term import Term
 
 RECIPE = """\
 name: toy
@@ -22,6 +23,10 @@ losses:
 optimizer: {lr: 0.1, momentum: 0.8, weight_decay: 0.01}
 schedule: {iterations: 10, power: 1.0}
 """
+
+
+def term(label, of="student", source=None, weight=1.0, **options):
+    return Term(**{"loss": "any", "label": label, "of": of, "from": source, "weight": weight, **options})
 
 
 class Network(nn.Module):
@@ -57,7 +62,7 @@ def made(tmp_path):
     def make(*assignments, student=None, peer=None):
         recipe = read(tmp_path / "recipe.yaml", assignments)
         networks = {"student": student or Network(), "peer": peer or Network()}
-        graph = Graph(networks, {}, [Term("cross_entropy", "student", None, 1.0)], {"cross_entropy": Loss()})
+        graph = Graph(networks, {}, [term("cross_entropy", "student", None, 1.0)], {"cross_entropy": Loss()})
         return build_optimizers(recipe, graph), graph
 
     return make

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segkd.runner.building.schedule import learning_rate, weight_at
+from segkd.runner.building.schedule import learning_rate
 
 
 def curve(count, **options):
@@ -53,40 +53,3 @@ def test_learning_rate_errors():
         learning_rate(0, lr=1.0, iterations=8, name="linear")
     with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
         learning_rate(0, lr=1.0, iterations=0)
-
-
-def test_gates_meet_without_overlap():
-    after = [weight_at(2.0, i, after=500) for i in (0, 499, 500, 501, 502)]
-    until = [weight_at(2.0, i, until=500) for i in (0, 499, 500, 501, 502)]
-    assert after == [0, 0, 0, 2, 2]
-    assert until == [2, 2, 2, 0, 0]
-    assert [weight_at(1, i, after=2, until=4) for i in range(7)] == [0, 0, 0, 1, 1, 0, 0]
-    assert weight_at(3, 0) == 3.0
-
-
-def test_ramp_is_linear_and_clamped():
-    ramp = {"start": 1.0, "end": 3.0, "over": [10, 20]}
-    assert [weight_at(ramp, i) for i in (0, 10, 15, 20, 99)] == [1, 1, 2, 3, 3]
-    assert weight_at({**ramp, "start": 3.0, "end": 1.0}, 15) == 2
-    assert weight_at(ramp, 15, after=15) == 0
-
-
-def test_ramp_in_steps():
-    ramp = {"start": 0, "end": 1, "over": [0, 12], "hold": 4}
-    assert [weight_at(ramp, i) for i in range(14)] == pytest.approx([0] * 4 + [1 / 3] * 4 + [2 / 3] * 4 + [1] * 2)
-    shifted = {"start": 0, "end": 1, "over": [2, 14], "hold": 4}
-    assert [weight_at(shifted, i + 2) for i in range(14)] == [weight_at(ramp, i) for i in range(14)]
-
-
-@pytest.mark.parametrize(
-    "ramp",
-    [
-        {"start": 0, "end": 1},
-        {"start": 0, "end": 1, "over": [5, 5]},
-        {"start": 0, "end": 1, "over": [0, 5], "hold": 0},
-        {"start": 0, "end": 1, "over": [0, 5], "hodl": 2},
-    ],
-)
-def test_ramp_errors(ramp):
-    with pytest.raises(ValueError, match="weight: a ramp"):
-        weight_at(ramp, 0)

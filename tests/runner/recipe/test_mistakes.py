@@ -1,5 +1,6 @@
 """How mistakes are told: place, what was given, what is allowed, what was meant."""
 
+import json
 from typing import Annotated, Literal
 
 import pydantic
@@ -28,7 +29,7 @@ class Outer(pydantic.BaseModel):
 def found(text):
     with pytest.raises(pydantic.ValidationError) as caught:
         Outer.model_validate_json(text)
-    return dict(found_by(caught.value, Outer))
+    return dict(found_by(caught.value, Outer, json.loads(text)))
 
 
 def test_origins_fall_back_to_what_is_around():

@@ -9,7 +9,8 @@ import yaml
 
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
-from segkd.runner.recipe.schema import OtherRecipe, Ramp
+from segkd.runner.recipe.section import OtherRecipe
+from segkd.runner.recipe.term import Ramp
 
 PLAIN = """\
 name: plain
@@ -182,7 +183,7 @@ def test_relations(tmp_path):
 def test_a_student_and_somebody_to_learn_from(tmp_path):
     (mistake,) = mistakes_of(tmp_path, PLAIN, "losses.0.loss=kl")
     assert mistake == "recipe.yaml:6: losses.0: kl learns from another network; name it with from: (there are: student)"
-    three = "networks.other={model: pspnet}"
+    three = "networks.other={model: pspnet, train: false}"
     (mistake,) = mistakes_of(tmp_path, DISTILLED, three)
     assert mistake.endswith(
         "losses.1: kl learns from another network; name it with from: (there are: student, teacher, other)"
@@ -276,3 +277,17 @@ def test_extends_and_overrides_are_read_as_one(tmp_path):
     recipe = read(written(tmp_path, text.replace("wdith", "width")), ["schedule.iterations=7", "losses.0.weight=2"])
     assert (recipe.name, recipe.schedule.iterations, recipe.losses[0].weight) == ("child", 7, 2.0)
     assert recipe.networks["student"].args["width"] == 8 and recipe.networks["student"].model == "pspnet"
+
+
+@pytest.mark.parametrize("assignments, place, told", [
+    (["losses.0.weight=0", "losses.1.weight=0"], "losses", "every term has weight 0"),
+    (["losses.0.until=3", "losses.1.after=5"], "losses", "no term is active at iteration 4 (counted from 0)"),
+    (["losses.0.after=10", "losses.1.after=10"], "losses", "no term is active at iteration 0"),
+    (["networks.teacher.train=true"], "networks.teacher", "no term trains it"),
+    (["networks.student.schedule={name: step}"], "networks.student.schedule.drop_every", "name: step needs"),
+])  # fmt: skip
+def test_what_the_whole_recipe_shows_is_told_with_everything_else(tmp_path, assignments, place, told):
+    """Before a data set, a network or a file of weights is looked at: none of them is there."""
+    found = mistakes_of(tmp_path, DISTILLED, *assignments, "evaluate.evry=3")
+    assert any(f": {place}: " in mistake and told in mistake for mistake in found), found
+    assert any("evaluate.evry" in mistake for mistake in found)

@@ -10,10 +10,15 @@ from segkd.losses.cross_pseudo import CrossPseudo
 from segkd.losses.fitnet import FitNet
 from segkd.losses.kl import KL
 from segkd.models._prediction import Prediction
-from segkd.runner.building.graph import Graph, Term
+from segkd.runner.building.graph import Graph
+from segkd.runner.recipe.term import Term
 from segkd.runner.training.gradients import gradient_report
 
 SIZE, K = (6, 8), 3
+
+
+def term(label, of="student", source=None, weight=1.0, **options):
+    return Term(**{"loss": "any", "label": label, "of": of, "from": source, "weight": weight, **options})
 
 
 class Toy(nn.Module):
@@ -35,14 +40,14 @@ def features():
 
 
 TERMS = [
-    Term("ce", "student", None, 1.0),
-    Term("soft", "student", "peer", 2.0),
-    Term("fit", "student", "peer", 0.5),
-    Term("weak", "student", "peer", 3.0, on="unlabelled"),
-    Term("pseudo", "student", "peer", 1.0, on="strong"),
-    Term("all", "student", "peer", -1.0, on="both"),
-    Term("back", "peer", "student", 1.0, on="unlabelled"),
-    Term("late", "student", "peer", 1.0, after=9),
+    term("ce", "student", None, 1.0),
+    term("soft", "student", "peer", 2.0),
+    term("fit", "student", "peer", 0.5),
+    term("weak", "student", "peer", 3.0, on="unlabelled"),
+    term("pseudo", "student", "peer", 1.0, on="strong"),
+    term("all", "student", "peer", -1.0, on="both"),
+    term("back", "peer", "student", 1.0, on="unlabelled"),
+    term("late", "student", "peer", 1.0, after=9),
 ]
 
 

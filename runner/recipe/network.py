@@ -1,0 +1,99 @@
+"""The section of a recipe on one network."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat
+
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.mistakes import Mistake, did_you_mean
+from segkd.runner.recipe.optimization import Curve, Optimizer
+from segkd.runner.recipe.section import OtherRecipe, Section
+
+if TYPE_CHECKING:
+    from segkd.runner.recipe.schema import Recipe
+
+
+class Network(Section):
+    source: Literal["segkd", "hf", "timm"] = Field(
+        "segkd", description="whose network: ours, one of Hugging Face's, or a head of ours on any encoder of timm's"
+    )
+    model: str | None = Field(
+        None,
+        description="file name in models/; with hf a hub id or a local folder; with timm the encoder's name there, "
+        "under the head args.head names (deeplabv3)",
+    )
+    args: dict = Field({}, description="the network's own arguments")
+    weights: str | OtherRecipe | None = Field(
+        None, description="a .safetensors or .pth file, a run folder, or {recipe: path}"
+    )
+    layout: str | None = Field(
+        None, description="whose names the weights file uses, a file in models/_layouts/; default: told by its keys"
+    )
+    part: str | None = Field(
+        None, description="which network of a file that holds several: student, teacher, tiny, cnn, vit"
+    )
+    strict: bool = Field(True, description="false accepts weights that do not cover the whole network")
+    train: bool | Literal["lora"] = Field(
+        True,
+        description="false: frozen, in eval mode, kept out of the optimizer and the checkpoints; lora: only low-rank "
+        "additions to the encoder (args.lora_rank, 4) and the head",
+    )
+    class_map: Literal["names"] | dict[str, str] | None = Field(
+        None,
+        description="for a network with classes of its own: {its class: the data set's}, or names where they are equal",
+    )
+    prompted_by: str | None = Field(None, description="the network whose predicted classes this one gets as a prompt")
+    normalize: str | None = Field(
+        None, description="constants in models/_prediction.py: imagenet, cirkd, sam, unit, none; default: its own"
+    )
+    lr_scale: NonNegativeFloat = Field(1.0, description="factor on the learning rate of this network")
+    checkpointing: bool = Field(False, description="compute its blocks again in backward, which takes less memory")
+    optimizer: Optimizer | None = Field(None, description="its own, in place of the recipe's")
+    schedule: Curve | None = Field(None, description="the curve of its learning rate, in place of the recipe's")
+    ema_of: str | None = Field(
+        None, description="in place of a model: the moving average of this trained network, frozen otherwise"
+    )
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.99, description="with ema_of")
+
+    def wrong(self, name: str, recipe: "Recipe") -> Iterator[Mistake]:
+        """What this network, called `name`, asks of others that they cannot give, or says twice."""
+        if (self.model is None) == (self.ema_of is None):
+            yield (), "must name either a model: or the network it is the moving average of, ema_of:"
+        others = [known for known in recipe.networks if known != name]
+        for key, other in (("prompted_by", self.prompted_by), ("ema_of", self.ema_of)):
+            if other is not None and other not in others:
+                hint = did_you_mean(other, others)
+                yield (key,), f"there is no other network {other!r}{hint}; there are: {', '.join(others)}"
+        if self.ema_of in recipe.networks and not recipe.networks[self.ema_of].train:
+            yield ("ema_of",), f"{self.ema_of} is frozen (train: false), so its average never moves"
+        if self.ema_of is not None and self.train:
+            yield ("train",), "a moving average is not trained by losses; write train: false"
+        if self.prompted_by in recipe.networks and recipe.networks[self.prompted_by].prompted_by is not None:
+            yield ("prompted_by",), f"{self.prompted_by} is prompted itself; prompts go one step only"
+        if name == "student" and self.class_map is not None:
+            text = "the student is delivered with the data set's own classes; a class map is for who it learns from"
+            yield ("class_map",), text
+        if self.checkpointing and not self.train:
+            yield ("checkpointing",), f"{name} is not trained, so it keeps nothing for backward; leave it out"
+        if self.checkpointing and recipe.loop.compile:
+            yield ("checkpointing",), "does not go with loop.compile; leave one of them out"
+        if self.train == "lora" and self.model != "sam":
+            yield ("train",), "lora is for model: sam; other networks are trained whole (true) or frozen (false)"
+        if self.schedule is not None:
+            yield from ((("schedule", *key), text) for key, text in self.schedule.wrong())
+        if self.ema_of is None and self.train and not any(term.trains(name) for term in recipe.losses):
+            yield (), f"no term trains it; write train: false to use it as it is, or give it a term with of: {name}"
+
+    def complete(self) -> "Network":
+        """The network with its model's defaults written out; what `source` and `model` say is not repeated in them."""
+        if self.model is None:
+            return self.model_copy(update={"args": {}})
+        arguments = {"lora_rank": 4, **self.args} if self.train == "lora" else self.args
+        file, given = parts.network_part(self.source, self.model, arguments)
+        completed = parts.completed_arguments("models", file, given)
+        if self.source == "hf":
+            del completed["name"]
+        if self.source == "timm":
+            completed = {"head": file, **{key: value for key, value in completed.items() if key != "backbone"}}
+        return self.model_copy(update={"args": completed})

@@ -1,0 +1,24 @@
+"""What every section of a recipe is, and the words that several of them use."""
+
+from typing import Annotated
+
+import pydantic
+from pydantic import Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Section(pydantic.BaseModel):
+    """A section of a recipe: a key that is none of its fields is a mistake, and so is a value of another type.
+
+    What cannot go together inside of a section is a ValueError of a field's validator. What cannot go with the rest of
+    the recipe is told by the section's `wrong`, as (key inside the section, sentence). `complete` writes out defaults.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class OtherRecipe(Section):
+    recipe: str = Field(
+        description="path of another recipe, relative to this one; trained first if its run is not there"
+    )

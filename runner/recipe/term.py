@@ -1,0 +1,118 @@
+"""The section of a recipe on one loss term, and when the term is active."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import pydantic
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.mistakes import Mistake, did_you_mean
+from segkd.runner.recipe.section import Section
+
+if TYPE_CHECKING:
+    from segkd.runner.recipe.schema import Recipe
+
+
+class Ramp(Section):
+    start: float
+    end: float
+    over: tuple[NonNegativeInt, PositiveInt] = Field(description="first and last iteration of the linear change")
+    hold: PositiveInt = Field(1, description="the weight changes every so many iterations (an epoch's worth, in AICSD)")
+
+    @pydantic.field_validator("over")
+    @classmethod
+    def _rises(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if value[0] >= value[1]:
+            raise ValueError("the last iteration must come after the first")
+        return value
+
+    def at(self, iteration: int) -> float:
+        """`start` up to the first iteration of `over`, `end` from its last on, constant for `hold` iterations each."""
+        first, last = self.over
+        passed = min(max(iteration - first, 0) // self.hold * self.hold, last - first)
+        return self.start + (self.end - self.start) * passed / (last - first)
+
+
+class Term(Section):
+    """One edge of the graph: a loss that trains the network `of`, reading the network `source`."""
+
+    loss: str = Field(description="file name in losses/")
+    of: str = Field("student", description="the network this term trains")
+    source: str | None = Field(
+        None, alias="from", description="the network it learns from; default: the only other one"
+    )
+    on: Literal["labelled", "unlabelled", "both", "strong"] = Field(
+        "labelled",
+        description="which images the term sees; strong: `of` sees strong views of unlabelled ones, `from` weak views",
+    )
+    weight: float | Ramp = 1.0
+    after: NonNegativeInt | None = Field(None, description="active from the iteration after this one (0-based)")
+    until: NonNegativeInt | None = Field(None, description="active up to this iteration")
+    detach: bool = Field(True, description="no gradient into the source")
+    label: str | None = Field(None, description="name in the log; default: the loss's name")
+    args: dict = Field({}, description="the loss's own arguments")
+
+    def weight_at(self, iteration: int) -> float:
+        """The term's weight at an iteration (0-based), 0 where it is not active.
+
+        Both gates are exact: `after: n` is TSIC's `iteration > n`, and meets `until: n` without overlap.
+        """
+        if (self.after is not None and iteration <= self.after) or (self.until is not None and iteration > self.until):
+            return 0.0
+        return self.weight.at(iteration) if isinstance(self.weight, Ramp) else self.weight
+
+    @property
+    def comes_and_goes(self) -> bool:
+        """Whether the term may be active at some iterations only."""
+        return isinstance(self.weight, Ramp) or (self.after, self.until) != (None, None)
+
+    @property
+    def is_ever_active(self) -> bool:
+        """False where the weight is 0 throughout."""
+        ends = (self.weight.start, self.weight.end) if isinstance(self.weight, Ramp) else (self.weight,)
+        return any(ends)
+
+    def may_fall_silent_at(self) -> set[int]:
+        """The iterations from which on the weight may be 0, beside the first one: gates and ramps know no others."""
+        found = set() if self.until is None else {self.until + 1}
+        if isinstance(self.weight, Ramp):
+            start, end, (first, last) = self.weight.start, self.weight.end, self.weight.over
+            found |= {last} if start == end else {last, first + round(start / (start - end) * (last - first))}
+        return found
+
+    def trains(self, network: str) -> bool:
+        """Whether the term gives a network gradients."""
+        return self.of == network or (self.source == network and not self.detach)
+
+    def wrong(self, recipe: "Recipe") -> Iterator[Mistake]:
+        """Names of networks that do not exist or cannot serve, and images that the recipe does not provide."""
+        networks = ", ".join(recipe.networks)
+        is_known = self.loss in parts.names("losses")
+        if self.on != "labelled" and recipe.data.unlabelled is None:
+            needed = "add data.unlabelled, and data.labelled to leave some over for it"
+            yield ("on",), f"{self.on} needs unlabelled images; {needed}"
+        elif self.on == "strong" and recipe.data.unlabelled.strong is None:
+            yield ("on",), "strong views are not made; add data.unlabelled.strong ({} for its defaults)"
+        if self.on != "labelled" and is_known and parts.needs_labels(self.loss):
+            yield ("on",), f"{self.loss} reads labels, which these images do not have; only on: labelled"
+        for key, name in (("of", self.of), ("from", self.source)):
+            if name is not None and name not in recipe.networks:
+                hint = did_you_mean(name, list(recipe.networks))
+                yield (key,), f"there is no network {name!r}{hint}; there are: {networks}"
+        if self.of in recipe.networks and not recipe.networks[self.of].train:
+            yield ("of",), f"{self.of} is frozen (train: false), so no loss can train it"
+        if self.source == self.of:
+            yield ("from",), f"{self.of} cannot learn from itself"
+        if is_known and parts.needs_teacher(self.loss) and recipe.source_of(self) is None:
+            yield (), f"{self.loss} learns from another network; name it with from: (there are: {networks})"
+
+    def complete(self, recipe: "Recipe") -> "Term":
+        """The term with its loss's defaults, its source and its label written out."""
+        return self.model_copy(
+            update={
+                "args": parts.completed_arguments("losses", self.loss, self.args),
+                "source": recipe.source_of(self) if parts.needs_teacher(self.loss) else self.source,
+                "label": self.label or self.loss,
+            }
+        )
