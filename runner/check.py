@@ -6,6 +6,23 @@ and what this machine lacks is listed. Nothing is written.
 """
 
 import argparse
+
+from segkd.runner.command import add_recipe, ask_early, new_parser, run_command
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import Recipe
+
+
+def ask() -> tuple[argparse.Namespace, Recipe]:
+    """The options, and the recipe they name, checked."""
+    parser = new_parser("Say whether a recipe will run, and what it costs.")
+    add_recipe(parser)
+    parser.add_argument("--no-data", action="store_true", help="check without data, weights files and computing")
+    options = parser.parse_intermixed_args()
+    return options, read(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
+
+
+ask = ask_early(ask, __name__)  # before the imports that take seconds
+
 import statistics
 import time
 from pathlib import Path
@@ -22,12 +39,9 @@ from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import build_networks, weights_are_there, weights_path
 from segkd.runner.building.optimizers import build_optimizers
 from segkd.runner.building.shapes import shape_graph, shape_image, shape_predictions, without_autocast
-from segkd.runner.command import run_command
 from segkd.runner.console import clock
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
-from segkd.runner.recipe.read import read
-from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.term import Ramp
 from segkd.runner.scoring.cost import flops
@@ -38,16 +52,7 @@ TIMED = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Say whether a recipe will run, and what it costs.", allow_abbrev=False
-    )
-    parser.add_argument("recipe", help="path of the recipe, or hf://user/repo/path.yaml, or wandb://entity/project/run")
-    parser.add_argument("overrides", nargs="*", help="key=value, as for distill.py")
-    parser.add_argument("--no-data", action="store_true", help="check without data, weights files and computing")
-    parser.add_argument("--trust-checkpoint", action="store_true", help="read weights files that could start code")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_intermixed_args()
-    recipe = read(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
+    options, recipe = ask()
     print(
         f"recipe    {recipe.name}: {len(recipe.networks)} networks, {len(recipe.losses)} terms, "
         f"{recipe.schedule.iterations} iterations of {recipe.data.batch_size} images"

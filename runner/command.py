@@ -1,5 +1,6 @@
-"""How every command ends: user errors as sentences with exit code 2, and a training that is asked to stop, saved."""
+"""How every command begins and ends: its options, answered before anything heavy is imported, and errors as sentences."""
 
+import argparse
 import errno
 import logging
 import os
@@ -7,15 +8,39 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from types import FrameType
-from typing import NoReturn
-
-import torch
-from accelerate import Accelerator
+from typing import TypeVar
 
 from segkd.runner.recipe.mistakes import RecipeError
 
-USER_ERRORS = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)
+Asked = TypeVar("Asked")
+
+
+def new_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the option that every command has. Options are never abbreviated: new ones must not change old calls."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def add_recipe(parser: argparse.ArgumentParser, what: str = "", example: str = "optimizer.lr=0.02") -> None:
+    """The words that name a recipe and change it; `what` else may stand in its place."""
+    where = "path of a recipe, or hf://user/repo/path.yaml, or wandb://entity/project/run"
+    parser.add_argument("recipe", help=f"{where}{what}")
+    parser.add_argument("overrides", nargs="*", help=f"key=value, such as {example} losses.1.weight=3")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="read weights files that could start code")
+
+
+def ask_early(ask: Callable[[], Asked], name: str) -> Callable[[], Asked]:
+    """`ask`, called at once if `name` is that of the script that runs.
+
+    A command calls this between its light imports and its heavy ones, so that --help, wrong options and refused recipes
+    are answered without waiting for torch.
+    """
+    if name != "__main__":
+        return ask
+    asked: list[Asked] = []
+    run_command(lambda: asked.append(ask()))
+    return lambda: asked[0]
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -34,8 +59,8 @@ def run_command(main: Callable[[], None]) -> None:
             raise
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except USER_ERRORS as error:
-        if "--debug" in sys.argv:
+    except Exception as error:
+        if "--debug" in sys.argv or not _is_the_users(error):
             raise
         if rank == 0 or not isinstance(error, RecipeError):  # every process finds the same mistakes in a recipe
             where = f"segkd (process {rank})" if rank else "segkd"
@@ -45,32 +70,9 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
-class StopSignal:
-    """Ctrl-C and SIGTERM: the first lets the loop finish its step and save, the second ends at once."""
-
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator = accelerator
-        self.received: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)
-
-    def asked(self, at: bool) -> bool:
-        """Whether to stop after this step. Several processes agree on it, at the steps where `at` is true."""
-        if self.accelerator.num_processes == 1:
-            return self.received is not None
-        if not at:  # agreeing waits for every device, so not at each step
-            return False
-        flag = torch.tensor([self.received or 0], device=self.accelerator.device)
-        self.received = int(self.accelerator.gather(flag).max()) or None
-        return self.received is not None
-
-    def leave(self, message: str) -> NoReturn:
-        """Ends the process with the exit code of the signal."""
-        if self.accelerator.is_main_process:
-            print(message, flush=True)
-        self.accelerator.wait_for_everyone()
-        sys.exit(128 + self.received)
+def _is_the_users(error: Exception) -> bool:
+    """Whether this is an error that the user can put right."""
+    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+        return True
+    torch = sys.modules.get("torch")  # who has not imported it has not run out of a GPU's memory
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)

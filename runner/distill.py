@@ -7,6 +7,26 @@ import argparse
 import time
 from contextlib import nullcontext
 
+from segkd.runner.command import add_recipe, ask_early, new_parser, run_command
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.section import OtherRecipe
+from segkd.runner.recipe.seeds import seed_for
+
+
+def ask() -> tuple[argparse.Namespace, Recipe]:
+    """The options, and the recipe they name, checked."""
+    parser = new_parser("Train a recipe.")
+    add_recipe(parser)
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with the run in the run folder")
+    again.add_argument("--overwrite", action="store_true", help="delete the run in the run folder and start over")
+    options = parser.parse_intermixed_args()
+    return options, read(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
+
+
+ask = ask_early(ask, __name__)  # before the imports that take seconds
+
 import torch
 from accelerate import Accelerator
 
@@ -20,19 +40,15 @@ from segkd.runner.building.graph import weighted
 from segkd.runner.building.losses import build_graph, rehearse
 from segkd.runner.building.networks import build_networks
 from segkd.runner.building.optimizers import build_optimizers, set_rates, take_step
-from segkd.runner.command import StopSignal, run_command
 from segkd.runner.console import say
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
-from segkd.runner.recipe.read import read
-from segkd.runner.recipe.schema import Recipe
-from segkd.runner.recipe.section import OtherRecipe
-from segkd.runner.recipe.seeds import seed_for
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import is_finished, open_run_folder, refuse_used_folder
 from segkd.runner.scoring.evaluation import evaluate, evaluate_also
 from segkd.runner.training.gradients import gradient_report
 from segkd.runner.training.report import deliver, record_evaluation, score_teachers
 from segkd.runner.training.state import TrainingState
+from segkd.runner.training.stop_signal import StopSignal
 from segkd.runner.training.tracking import Tracking
 
 
@@ -143,16 +159,7 @@ def train_with_what_it_needs(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a recipe.", allow_abbrev=False)
-    parser.add_argument("recipe", help="path of the recipe, or hf://user/repo/path.yaml, or wandb://entity/project/run")
-    parser.add_argument("overrides", nargs="*", help="key=value, such as optimizer.lr=0.02 losses.1.weight=3")
-    again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with the run in the run folder")
-    again.add_argument("--overwrite", action="store_true", help="delete the run in the run folder and start over")
-    parser.add_argument("--trust-checkpoint", action="store_true", help="read weights files that could start code")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_intermixed_args()
-    recipe = read(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
+    options, recipe = ask()
     accelerator = start_accelerator(recipe)
     train_with_what_it_needs(recipe, accelerator, resume=options.resume, overwrite=options.overwrite)
     accelerator.end_training()

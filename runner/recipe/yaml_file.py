@@ -1,5 +1,7 @@
 """Reads recipe files: YAML without its traps, `extends`, `key=value` overrides; knows which line each value is from."""
 
+import copy
+import functools
 import os
 import re
 from pathlib import Path
@@ -9,7 +11,8 @@ import yaml
 from segkd.runner.recipe.mistakes import Key, Origins, RecipeError, dotted
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml's parser where PyYAML was built with it: ten times as fast
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """PyYAML reads YAML 1.1; this one resolves plain values as in 1.2: `1e-2` is a float, `1:30` and `08` strings."""
 
 
@@ -76,7 +79,8 @@ def _read(path: Path, above: tuple[Path, ...], traps: list[str], root: Path | No
         raise FileNotFoundError(f"there is no recipe file {path}{asked}") from None
     except UnicodeDecodeError:
         raise RecipeError([f"{path} is not a text file in UTF-8"]) from None
-    values, origins = _parse(text, path, traps)
+    values, origins, found = copy.deepcopy(_parse(text, path))  # what is kept of a file must not be changed
+    traps += found
     base = values.pop("extends", None)
     if base is None:
         return values, origins
@@ -95,8 +99,10 @@ def _read(path: Path, above: tuple[Path, ...], traps: list[str], root: Path | No
     )
 
 
-def _parse(text: str, path: Path, traps: list[str]) -> tuple[dict, Origins]:
-    origins = Origins()
+@functools.lru_cache(maxsize=256)  # recipes of one experiment extend the same few files
+def _parse(text: str, path: Path) -> tuple[dict, Origins, list[str]]:
+    origins, traps = Origins(), []
+    constructor = yaml.constructor.SafeConstructor()
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -122,20 +128,20 @@ def _parse(text: str, path: Path, traps: list[str]) -> tuple[dict, Origins]:
             return [build(child, (*key, i)) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return {name: build(child, (*key, name)) for name, child in keys(node, key)}
-        if node.style is None and node.value.lower() in _AMBIGUOUS:
+        if not node.style and node.value.lower() in _AMBIGUOUS:
             traps.append(
                 f"{here}: {dotted(key)}: a bare `{node.value}` is read as true/false by some YAML readers "
                 f'and as a word by others; write true, false or "{node.value}"'
             )
             return None
-        if node.style is None and _UNDERSCORED.fullmatch(node.value):
+        if not node.style and _UNDERSCORED.fullmatch(node.value):
             traps.append(
                 f"{here}: {dotted(key)}: a bare `{node.value}` is read as a number by some "
                 f'YAML readers and as a word by others; write "{node.value}" for the word'
             )
             return None
         try:
-            return yaml.constructor.SafeConstructor().construct_object(node)
+            return constructor.construct_object(node)
         except (yaml.YAMLError, ValueError, KeyError):
             traps.append(
                 f"{here}: {dotted(key)}: {node.value[:40]!r} is no {node.tag.rpartition(':')[2]}; write a plain value"
@@ -164,7 +170,7 @@ def _parse(text: str, path: Path, traps: list[str]) -> tuple[dict, Origins]:
         values = build(root, ())
     except RecursionError:
         raise RecipeError([f"{path}: {_TOO_DEEP}"]) from None
-    return values, origins
+    return values, origins, traps
 
 
 def merged(base: dict, over: dict) -> dict:
@@ -228,8 +234,7 @@ def override(values: dict, origins: Origins, assignments: list[str]) -> None:
             )
             continue
         try:
-            wrapped, traps = {}, []
-            wrapped, _ = _parse(f"value: {text}\n", Path("command line"), traps)
+            wrapped, _, traps = copy.deepcopy(_parse(f"value: {text}\n", Path("command line")))
         except RecipeError as error:
             traps = error.mistakes
         if traps:

@@ -94,7 +94,7 @@ def test_aliases_without_end(tmp_path):
     (mistake,) = mistakes_of(tmp_path, "a: &a {b: *a}\n")
     assert "an alias stands inside" in mistake
     (mistake,) = mistakes_of(tmp_path, "a: " + "[" * 3000 + "]" * 3000)
-    assert "nested too deeply" in mistake
+    assert "nest" in mistake and "depth" in mistake or "nested too deeply" in mistake
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
     (mistake,) = mistakes_of(tmp_path, "\n".join(lines))
