@@ -82,6 +82,8 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         torch.manual_seed(seed_for(recipe.seed, "step", iteration, accelerator.process_index))
         set_rates(optimizers, iteration)
         weights = graph.weights_at(iteration)
+        # a list: processes average their gradients in its order
+        adversaries = [label for label in state.adversaries if label in weights]
         done = iteration + 1
         writes = done % recipe.tracking.every == 0 or done == iterations
         evaluates = done % recipe.evaluate.every == 0 or done == iterations
@@ -93,22 +95,22 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             batch = next(batches).to(accelerator.device)
             tracking.waited += time.perf_counter() - since
             with accelerator.no_sync(wrapped) if part + 1 < parts else nullcontext():
-                graph.keep_predictions = inspects or bool(state.rivals)
+                graph.keep_predictions = inspects or bool(adversaries)
                 losses = wrapped(batch.images, batch.target, iteration, batch.views())
                 if inspects:
                     tracking.note(gradient_report(graph, losses, weights))
                 accelerator.backward(sum(weighted(losses, weights).values()) / parts)
-            for label in state.rivals.keys() & weights:  # a loss's own discriminator learns from the same forward
+            for label in adversaries:  # a loss's own discriminator learns from the same forward
                 (graph.adversary_loss(label) / parts).backward()
             tracking.add(losses)
         norm = None
         if writes or recipe.loop.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(state.parameters(), recipe.loop.clip_norm or float("inf"))
         take_step(optimizers, accelerator.scaler)
-        for label in state.rivals.keys() & weights:
-            average_gradients(graph.losses[label].adversary, accelerator)
-            state.rivals[label].step()
-            state.rivals[label].zero_grad()
+        for label in adversaries:
+            average_gradients(graph.losses[label].adversary, accelerator)  # adversaries are no part of DDP's module
+            state.adversaries[label].step()
+            state.adversaries[label].zero_grad()
         state.update_averages()
         state.iteration = done
         tracking.end_step(done, optimizers[0].param_groups[0]["lr"], weights)

@@ -180,6 +180,7 @@ def copied(name: str, to: Path) -> Path:
         if isinstance(other, dict):
             path = source.other(other["recipe"])
             other["recipe"] = path if is_address(path) else os.path.relpath(path, file.parent)
+    values = {"name": source.default_name, **values}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "\n".join([*header(source.path), f"# Copied from {name}.", write(values)]))
     return file

@@ -36,6 +36,13 @@ class Source:
     root: Path | None = None
     address: str = ""
 
+    @property
+    def default_name(self) -> str:
+        """What a recipe without a name is called: camvid-kl for recipes/camvid/kl.yaml, kl for any other kl.yaml."""
+        words = Path(os.path.abspath(self.path)).with_suffix("").parts
+        below = words[-words[::-1].index("recipes") :] if "recipes" in words[:-1] else words[-1:]
+        return re.sub("[^A-Za-z0-9.]+", "-", "-".join(below)).strip("-.")
+
     def other(self, recipe: str) -> str:
         """Path from here, or address, of another recipe that this one names by a path relative to itself."""
         if is_address(recipe):
@@ -124,7 +131,7 @@ def wrong_from_elsewhere(recipe: Recipe, source: Source, origins: Origins) -> li
         return []
     mistakes: list[Mistake] = []
     folder = Path(recipe.tracking.folder)
-    if (".." in folder.parts or folder.parts[:1] != ("runs",)) and not _by_hand(origins, ("tracking", "folder")):
+    if (".." in folder.parts or folder.parts[:1] != ("runs",)) and not by_hand(origins, ("tracking", "folder")):
         text = f"a recipe from elsewhere writes below runs/ only, not to {str(folder)!r}; name a folder yourself with "
         mistakes.append((("tracking", "folder"), text + "tracking.folder=... on the command line"))
     others = {("networks", name, "weights"): network.weights for name, network in recipe.networks.items()}
@@ -140,8 +147,8 @@ def wrong_from_elsewhere(recipe: Recipe, source: Source, origins: Origins) -> li
     return mistakes
 
 
-def _by_hand(origins: Origins, key: tuple[str, ...]) -> bool:
-    """Whether the command line gave a value, itself or with what stands around it."""
+def by_hand(origins: Origins, key: tuple[str, ...]) -> bool:
+    """Whether the command line set this value or a section that contains it."""
     return any(origins.get(key[:length]) == "command line" for length in range(1, len(key) + 1))
 
 

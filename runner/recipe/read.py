@@ -2,18 +2,32 @@
 
 import copy
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pydantic
 
 from segkd.runner.recipe import parts
-from segkd.runner.recipe.addresses import Source, find_source, wrong_from_elsewhere
+from segkd.runner.recipe.addresses import Source, by_hand, find_source, wrong_from_elsewhere
 from segkd.runner.recipe.mistakes import Mistake, RecipeError, did_you_mean, found_by, located
 from segkd.runner.recipe.protocols import change_protocol, fixed_by, protocol_in, wrong_fields
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import OtherRecipe
-from segkd.runner.recipe.yaml_file import Key, override, read_with_traps
+from segkd.runner.recipe.yaml_file import Key, expanded, override, read_with_traps
+
+# where a recipe names files and folders
+PATHS: tuple[Key, ...] = (
+    ("data", "root"),
+    ("data", "args", "*"),
+    ("data", "labelled"),
+    ("data", "unlabelled", "images"),
+    ("networks", "*", "model"),
+    ("networks", "*", "weights"),
+    ("networks", "*", "weights", "recipe"),
+    ("networks", "*", "args", "backbone_weights"),
+    ("baseline", "recipe"),
+    ("tracking", "folder"),
+)
 
 
 def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint: bool = False) -> Recipe:
@@ -28,6 +42,9 @@ def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint:
     before = protocol_in(values)
     override(values, origins, list(assignments))
     change_protocol(values, origins, before)
+    values.setdefault("name", source.default_name)
+    for path in PATHS:  # a stranger's recipe learns nothing of this machine
+        _expand(values, path, lambda key: source.root is None or by_hand(origins, key))
     recipe, mistakes = _validated(values)
     mistakes += _wrong_parts(values)
     if recipe is None:  # what is left without the mistakes may show more of them
@@ -42,6 +59,17 @@ def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint:
     completed = completed.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=fixed_by(recipe))})
     completed._trust_checkpoint = trust_checkpoint
     return completed
+
+
+def _expand(place: object, path: Key, may: Callable[[Key], bool], above: Key = ()) -> None:
+    """Expands the paths of files at the end of a path of keys, in place."""
+    word, *rest = path
+    for key in (list(place) if word == "*" else [word]) if isinstance(place, dict) else ():
+        value, here = place.get(key), (*above, key)
+        if rest:
+            _expand(value, tuple(rest), may, here)
+        elif isinstance(value, str) and may(here):
+            place[key] = expanded(value)
 
 
 def _told(line: str, traps: list[str]) -> bool:

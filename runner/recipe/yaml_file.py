@@ -69,6 +69,11 @@ def lies_inside(root: Path, path: Path) -> bool:
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
 
 
+def expanded(path: str) -> str:
+    """A path with `~` and `$HOME` (or any other variable) in it as this machine has them."""
+    return os.path.expandvars(os.path.expanduser(path))
+
+
 def _read(path: Path, above: tuple[Path, ...], traps: list[str], root: Path | None) -> tuple[dict, Origins]:
     if path.resolve() in above:
         raise RecipeError([f"{above[-1]}: `extends` goes round in a circle through {path}"])
@@ -86,7 +91,9 @@ def _read(path: Path, above: tuple[Path, ...], traps: list[str], root: Path | No
         return values, origins
     if not isinstance(base, str):
         raise RecipeError([f"{origins.of(('extends',))}: extends must be the path of one recipe, got {base!r}"])
-    if root is not None and not lies_inside(root, path.parent / base):
+    if root is None:
+        base = expanded(base)
+    elif not lies_inside(root, path.parent / base):
         at = origins.of(("extends",))
         raise RecipeError(
             [f"{at}: extends: {base} does not lie beside this recipe, where one from elsewhere must stay"]

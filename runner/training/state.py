@@ -21,7 +21,8 @@ class TrainingState:
     """The state between two iterations.
 
     Attributes:
-        rivals: label of a loss with an adversary of its own (SKD's discriminator) -> the adversary's optimizer.
+        adversaries: label of a loss with an adversary of its own (SKD's discriminator) -> the adversary's optimizer, in the
+            order of the terms, which all processes share.
         averages: name -> moving average of a trained network's weights: `loop.ema`'s of the student under the name
             `student`, and networks with `ema_of` under their own.
         scaler: of fp16 gradients, None in other precisions.
@@ -31,7 +32,7 @@ class TrainingState:
 
     graph: Graph
     optimizers: list[torch.optim.Optimizer]
-    rivals: dict[str, torch.optim.Optimizer]
+    adversaries: dict[str, torch.optim.Optimizer]
     averages: dict[str, AveragedModel]
     scaler: torch.amp.GradScaler | None
     iteration: int = 0
@@ -44,7 +45,7 @@ class TrainingState:
         cls, recipe: Recipe, graph: Graph, optimizers: list[torch.optim.Optimizer], accelerator: Accelerator
     ) -> "TrainingState":
         """The state before the first iteration; graph and optimizers are where they will be trained."""
-        rivals = {
+        adversaries = {
             label: loss.adversary_optimizer()
             for label, loss in graph.losses.items()
             if hasattr(loss, "adversary_optimizer")
@@ -52,7 +53,7 @@ class TrainingState:
         averages = dict(graph.averages)
         if recipe.loop.ema is not None:
             averages["student"] = moving_average(graph.network("student"), recipe.loop.ema)
-        return cls(graph, optimizers, rivals, averages, accelerator.scaler)
+        return cls(graph, optimizers, adversaries, averages, accelerator.scaler)
 
     @property
     def student(self) -> nn.Module:
@@ -89,7 +90,7 @@ class TrainingState:
         state = {
             "graph": self.graph.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "rivals": {label: rival.state_dict() for label, rival in self.rivals.items()},
+            "adversaries": {label: adversary.state_dict() for label, adversary in self.adversaries.items()},
             "averages": {name: average.state_dict() for name, average in self.averages.items()},
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "progress": {name: getattr(self, name) for name in PROGRESS},
@@ -110,8 +111,9 @@ class TrainingState:
         checkpoint.restore(self.graph, state["graph"], saved)
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
-        for label, rival in self.rivals.items():
-            rival.load_state_dict(state["rivals"][label])
+        saved_adversaries = state["adversaries"] if "adversaries" in state else state["rivals"]  # their name at first
+        for label, adversary in self.adversaries.items():
+            adversary.load_state_dict(saved_adversaries[label])
         for name, average in self.averages.items():
             average.load_state_dict(state["averages"][name])
         if self.scaler:

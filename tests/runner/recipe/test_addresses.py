@@ -6,6 +6,7 @@ import types
 import huggingface_hub
 import pytest
 
+from segkd.runner import recipes
 from segkd.runner.building.networks import weights_path
 from segkd.runner.recipe import addresses as sources
 from segkd.runner.recipe.mistakes import RecipeError
@@ -144,3 +145,21 @@ def test_a_recipe_of_this_machine_may_say_all_that(tmp_path):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/teacher.yaml").write_text(TEACHER + f"tracking: {{folder: {tmp_path}/anywhere}}\n")
     assert read(tmp_path / "recipes/teacher.yaml").folder == tmp_path / "anywhere/teacher"
+
+
+def test_a_strangers_recipe_learns_nothing_of_this_machine(hub, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (hub / "base.yaml").write_text(BASE.replace("crop_size", "root: $HOME/a, crop_size"))
+    assert read("hf://user/repo/recipes/student.yaml").data.root == "$HOME/a"
+    assert read("hf://user/repo/recipes/student.yaml", ["data.root=~/b"]).data.root == "/home/me/b"
+
+
+def test_the_recipes_command_takes_addresses(hub, wandb, tmp_path):
+    address = f"hf://user/repo@{COMMIT}/recipes/student.yaml"
+    wandb.files["me/project/abc"] = "name: tracked\n" + BASE
+    for name in (address, "hf://user/repo/recipes/teacher.yaml", "wandb://me/project/abc"):
+        (tmp_path / "here/shown.yaml").write_text(recipes.shown(name, []))
+        assert read("shown.yaml", ["baseline=null"]) == read(name, ["baseline=null"])
+        assert recipes.compared(name, name).splitlines() == [f"{name} | {name}"]
+        copy = recipes.copied(name, tmp_path / "here" / f"{read(name).name}-copy.yaml")
+        assert read(copy) == read(name)

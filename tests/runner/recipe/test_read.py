@@ -1,9 +1,18 @@
-"""A recipe is read in one pass, whatever is wrong with it."""
+"""A recipe is read in one pass, whatever is wrong with it; what it need not say, and how it may say paths."""
 
 import pytest
 
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
+
+RECIPE = """\
+data: {dataset: synthetic, crop_size: [32, 32], root: $HOME/images, labelled: ~/names.txt}
+networks:
+  student: {model: pspnet, weights: ~/weights.pth}
+  teacher: {model: pspnet, train: false, weights: {recipe: ~/recipes/teacher.yaml}}
+losses: [{loss: cross_entropy}, {loss: kl, label: $HOME}]
+schedule: {iterations: 3}
+"""
 
 
 def test_traps_of_the_file_are_told_with_the_other_mistakes(tmp_path):
@@ -15,3 +24,29 @@ def test_traps_of_the_file_are_told_with_the_other_mistakes(tmp_path):
     assert sum("seed" in line for line in lines) == 1 and "a bare `no`" in lines[0]
     assert any("schedule.iteration: unknown key" in line for line in lines)
     assert any("networks: is missing" in line for line in lines)
+
+
+@pytest.mark.parametrize("path, name", [
+    ("kl.yaml", "kl"), ("mine/kl_dv3r18.yaml", "kl-dv3r18"), ("recipes/camvid/kl_1_8.yaml", "camvid-kl-1-8"),
+    ("recipes/old/recipes/a b.yml", "a-b"), ("recipes.yaml", "recipes"), ("_x.2.yaml", "x.2"),
+])  # fmt: skip
+def test_a_recipe_without_a_name_is_called_like_its_file(tmp_path, path, name):
+    file = tmp_path / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(RECIPE)
+    assert read(file).name == name
+    assert read(file, ["name=other"]).name == "other"
+
+
+def test_paths_of_ones_own_recipe_may_begin_at_home(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    home.mkdir()
+    (home / "base.yaml").write_text(RECIPE)
+    (tmp_path / "mine.yaml").write_text("extends: ~/base.yaml\nname: mine\n")
+    recipe = read("mine.yaml", ["tracking.folder=~/runs"])
+    assert (recipe.data.root, recipe.data.labelled) == (f"{home}/images", f"{home}/names.txt")
+    assert recipe.networks["student"].weights == f"{home}/weights.pth"
+    assert recipe.networks["teacher"].weights.recipe == "home/recipes/teacher.yaml"
+    assert str(recipe.folder) == f"{home}/runs/mine" and recipe.losses[1].label == "$HOME"

@@ -223,13 +223,11 @@ def test_every_key_deleted_or_misspelt(tmp_path):
     full = yaml.safe_load(recipe.dump())
     keys = list(every_key(full))
     assert len(keys) > 120
-    required = {"name", "data", "dataset", "crop_size", "networks", "model", "losses", "loss", "schedule", "iterations",
+    required = {"data", "dataset", "crop_size", "networks", "model", "losses", "loss", "schedule", "iterations",
                 "student", "teacher", "start", "end", "over", "recipe"}  # fmt: skip
     for path in keys:
         place = ".".join(map(str, path))
-        optional = path[-2:] in (("optimizer", "name"), ("schedule", "name"), ("schedule", "end")) or (
-            path[0] == "networks" and path[-1] == "schedule"
-        )
+        optional = path[-2:] == ("schedule", "end") or (path[0] == "networks" and path[-1] == "schedule")
         if path[-1] in required and not optional:
             with pytest.raises(RecipeError) as caught:
                 read(written(tmp_path, yaml.safe_dump(changed(full, path, None))))
