@@ -54,6 +54,11 @@ def imports(file):
     return [found for node in ast.walk(tree(file)) for found in modules_of(node)]
 
 
+def imports_at_start(file):
+    """The imports that run when the file is imported."""
+    return [found for node in tree(file).body for found in modules_of(node)]
+
+
 def not_of_the_room(file):
     """Imports that a file of datasets/, losses/ or models/ may not have."""
     siblings = {other.stem for other in file.parent.iterdir()}
@@ -92,6 +97,35 @@ def test_nobody_imports_an_entry_script():
     assert found_in(RUNNER + PARTS, lambda file: names & {module for module, _ in imports(file)}) == {}
 
 
+# room of runner/ -> how high it stands: arrows run down, from a room to a lower one or inside of it
+FLOORS = {"recipe": 0, "loading": 1, "run_folder": 1, "building": 2, "scoring": 3,
+          "training": 4, "comparing": 4, "exporting": 4, "predicting": 4}  # fmt: skip
+
+
+def runs_up(file):
+    """What a file of a room of runner/ imports of a room that is not lower, or of the commands above all rooms."""
+    (own, *inside) = file.relative_to(ROOT / "runner").parts
+    for module, _ in imports(file) if inside else ():
+        words = module.split(".")
+        if words[:2] == ["segkd", "runner"] and len(words) > 2 and words[2] not in ("console", own):
+            if FLOORS.get(words[2], 9) >= FLOORS[own]:
+                yield module
+
+
+def test_arrows_between_the_rooms_of_the_runner_run_down():
+    assert {path.name for path in (ROOT / "runner").iterdir() if path.is_dir()} - {"__pycache__"} == FLOORS.keys()
+    assert found_in(RUNNER, runs_up) == {}
+
+
+def test_no_two_files_import_each_other():
+    names = {".".join(("segkd", *file.relative_to(ROOT).with_suffix("").parts)): file for file in RUNNER}
+    below = {name: {module for module, _ in imports_at_start(file)} & names.keys() for name, file in names.items()}
+    while below:  # takes away those that import none of the rest; a circle would stay
+        free = [name for name, others in below.items() if not others & below.keys()]
+        assert free, f"a circle among {sorted(below)}"
+        below = {name: others for name, others in below.items() if name not in free}
+
+
 def test_runner_files_shadow_nothing():
     # runner/ is the first place Python looks in when a script of it runs, for a file or a folder of the name it wants
     taken = (
@@ -105,7 +139,7 @@ def not_required(file):
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     required = {re.split("[><=]", line)[0] for line in setup["options"]["install_requires"].split()}
-    for module, dots in (found for node in tree(file).body for found in modules_of(node)):
+    for module, dots in imports_at_start(file):
         package = module.split(".")[0]
         if not dots and package != "segkd" and package not in sys.stdlib_module_names:
             if not required & {name.lower() for name in INSTALLED.get(package, [])}:
