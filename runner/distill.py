@@ -63,7 +63,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
     state = TrainingState.begin(recipe, graph, optimizers, accelerator)
 
     # only now: a recipe that cannot be built leaves no run folder behind, and --overwrite does not cost the old run
-    last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
+    lock, last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
     if last is not None:
         state.restore(last)
         if accelerator.is_main_process:
@@ -140,6 +140,8 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
     tracking.close()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
+    if lock is not None:
+        lock.close()
 
 
 def train_with_what_it_needs(

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segkd.models._weights import first_line
+from segkd.runner.run_folder.checksum import checksum
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder, StudentFolder
 from segkd.runner.run_folder.replacing import remove_folder, replacing, restore_replaced
 
@@ -46,6 +47,7 @@ def save(
         torch.save(state, new.state_file)
         if images is not None:
             np.savez_compressed(new.images_file, **images)
+        new.checksums_file.write_text(json.dumps(_checksums(new), indent=2) + "\n")
     _link(run.checkpoints / "last", final.path.name)
     if best_one.path.is_dir():  # linked at each save: a kill may have come between a save and its link
         _link(run.checkpoints / "best", best_one.path.name)
@@ -56,14 +58,39 @@ def save(
 
 
 def load(checkpoint: Checkpoint) -> dict:
-    """The training state of one checkpoint; only tensors and plain values are read, never code."""
+    """The training state of one checkpoint; only tensors and plain values are read, never code.
+
+    Raises:
+        ValueError: a file is damaged; it is not what was written.
+    """
     try:
+        verify(checkpoint)
         return torch.load(checkpoint.state_file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way: UnpicklingError, KeyError, IndexError, ...
         raise ValueError(
             f"{checkpoint.state_file} cannot be read ({first_line(error)}); delete {checkpoint.path} to resume from "
             f"the checkpoint before it"
         ) from None
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """ValueError where a file of a checkpoint is not what was written: torch reads many a flipped bit as a weight."""
+    if not checkpoint.checksums_file.is_file():  # made before there were checksums
+        return
+    written = json.loads(checkpoint.checksums_file.read_text())
+    changed = [name for name, checksum in _checksums(checkpoint).items() if written.get(name) != checksum]
+    if changed or len(written) > len(_files(checkpoint)):
+        raise ValueError(f"{', '.join(changed) or 'a file that was written'} is damaged or missing")
+
+
+def _files(checkpoint: Checkpoint) -> list[Path]:
+    files = (checkpoint.weights_file, checkpoint.state_file, checkpoint.images_file)
+    return [file for file in files if file.is_file()]
+
+
+def _checksums(checkpoint: Checkpoint) -> dict[str, str]:
+    """SHA-256 of each file."""
+    return {str(file.relative_to(checkpoint.path)): checksum(file) for file in _files(checkpoint)}
 
 
 def restore(module: torch.nn.Module, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:

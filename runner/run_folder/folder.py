@@ -1,6 +1,7 @@
 """The folder of a run: what lies where in it, and how far the run has come. No other file knows these names."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ class Checkpoint:
         self.weights_file = path / "student.safetensors"  # the network that is scored and delivered
         self.state_file = path / "training_state" / "state.pt"  # networks, losses, optimizers and progress
         self.images_file = path / "images.npz"  # counts of each validation image, where it was scored
+        self.checksums_file = path / "checksums.json"  # of the files above
 
 
 class RunFolder:
@@ -66,7 +68,8 @@ class RunFolder:
         self.report_file = path / "report.md"
         self.curves_file = path / "curves.png"
         self.nan_file = path / "nan.json"  # the iteration whose loss was not finite, and its samples
-        self.exports = path / "export"
+        self.lock_file = path / "lock"  # held while it trains
+        self.exports = path / "export"  # what export.py writes unless told where
 
     @classmethod
     def around(cls, path: Path) -> "RunFolder | None":
@@ -83,6 +86,16 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the run came to its end."""
         return self.student.is_complete
+
+    def remove_run(self) -> None:
+        """Deletes what a training makes; all else that lies in the folder stays, the lock too."""
+        made = (self.checkpoints, self.student.path, self.path / "panels", self.path / "wandb")
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        files = (self.environment_file, self.metrics_file, self.teachers_file, self.images_file, self.summary_file)
+        # the recipe last: a folder without one is no run
+        for file in (*files, self.report_file, self.curves_file, self.nan_file, self.recipe_file):
+            file.unlink(missing_ok=True)
 
     def checkpoint(self, iteration: int) -> Checkpoint:
         """The checkpoint of a finished iteration, whether it exists or not."""

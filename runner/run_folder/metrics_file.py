@@ -1,11 +1,14 @@
 """metrics.jsonl: one JSON line for every iteration of a run, whatever else is tracked, through kills and resumes."""
 
 import json
+import logging
 import math
 import os
 from pathlib import Path
 
 from segkd.runner.run_folder.replacing import replacing
+
+logger = logging.getLogger(__name__)
 
 
 def append_rows(file: Path, rows: list[dict]) -> None:
@@ -26,13 +29,19 @@ def plain(value):
 
 
 def read_rows(file: Path) -> list[dict]:
-    """The rows of a metrics file, less a last line cut off by a kill."""
-    rows = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
+    """The rows of a metrics file. Lines that are none, such as a last one cut off by a kill, are left out and told."""
+    rows, wrong = [], []
+    for number, line in enumerate(file.read_bytes().splitlines() if file.is_file() else [], start=1):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+            row = json.loads(line)
+        except ValueError:  # no JSON, or no text at all
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("iteration"), int):
+            rows.append(row)
+        else:
+            wrong.append(number)
+    if wrong:
+        logger.info("%s: %d lines are no rows and are left out, first line %d", file, len(wrong), wrong[0])
     return rows
 
 

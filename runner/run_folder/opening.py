@@ -2,20 +2,22 @@
 
 import json
 import platform
-import shutil
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import TextIO
 
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from segkd.runner.recipe.differences import changes
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.checkpoint import remove_leftovers
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
+from segkd.runner.run_folder.lock import lock
 from segkd.runner.run_folder.replacing import write_text
 
 PACKAGES = (
@@ -34,22 +36,36 @@ PACKAGES = (
 
 def open_run_folder(
     recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False
-) -> Checkpoint | None:
-    """Makes the run folder with recipe and environment, and returns the checkpoint to go on from, if any."""
+) -> tuple[TextIO | None, Checkpoint | None]:
+    """Makes the run folder with recipe and environment, locked for this training.
+
+    Returns:
+        The lock, on the main process, to be closed when the run is done; the checkpoint to go on from, if any.
+
+    Raises:
+        ValueError: the folder is used (refuse_used_folder), or another training is at work in it.
+    """
     refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
-    run = RunFolder(recipe.folder)
+    run, held, refused = RunFolder(recipe.folder), None, [None]
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        if overwrite and run.is_begun:
-            shutil.rmtree(run.path)
         run.path.mkdir(parents=True, exist_ok=True)
+        try:
+            held = lock(run.lock_file)
+        except ValueError as error:
+            refused = [str(error)]
+    if broadcast_object_list(refused)[0]:  # by the main process; the others would wait for it
+        raise ValueError(refused[0])
+    if accelerator.is_main_process:
+        if overwrite and run.is_begun:
+            run.remove_run()
         remove_leftovers(run)
         if not run.is_begun:
             write_text(run.recipe_file, recipe.dump())
         write_text(run.environment_file, json.dumps(environment(accelerator), indent=2) + "\n")
     accelerator.wait_for_everyone()
     complete = run.complete_checkpoints()
-    return complete[-1] if complete else None
+    return held, complete[-1] if complete else None
 
 
 def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None:

@@ -72,7 +72,7 @@ def test_files_of_a_checkpoint(tmp_path):
     path = save(tmp_path, 7, best=7)
     assert path == tmp_path / "checkpoints/step-00000007" and value_of(path) == 7
     assert sorted(str(file.relative_to(path)) for file in path.rglob("*")) == [
-        "student.safetensors", "training_state", "training_state/state.pt"
+        "checksums.json", "student.safetensors", "training_state", "training_state/state.pt"
     ]  # fmt: skip
     assert os.readlink(tmp_path / "checkpoints/last") == os.readlink(tmp_path / "checkpoints/best") == path.name
 
@@ -252,6 +252,21 @@ def test_damaged_states(tmp_path, damage, monkeypatch):
     assert str(caught.value).startswith(f"{file} cannot be read (") and "\n" not in str(caught.value)
     assert str(caught.value).endswith(f"delete {path} to resume from the checkpoint before it")
     assert not Path("code-has-run").exists()
+
+
+@pytest.mark.parametrize("file", ["training_state/state.pt", "student.safetensors"])
+def test_a_flipped_bit_anywhere_is_found(tmp_path, file):
+    path, draws = save(tmp_path, 4), random.Random(0)
+    whole = (path / file).read_bytes()
+    for _ in range(40):
+        place, bit = draws.randrange(len(whole)), draws.randrange(8)
+        (path / file).write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=f"cannot be read .{file} is damaged or missing.; delete {path} to resume"):
+            checkpoint.load(Checkpoint(path))
+    (path / file).write_bytes(whole)
+    assert value_of(path) == 4
+    (path / "checksums.json").unlink()  # made before there were any
+    assert value_of(path) == 4
 
 
 def test_export_student(tmp_path):

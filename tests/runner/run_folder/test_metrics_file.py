@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from segkd.runner.run_folder.metrics_file import append_rows, keep_rows, plain, read_rows
 
 
@@ -39,6 +41,19 @@ def test_wherever_a_kill_cuts_the_file_a_resume_mends_it(tmp_path):
         keep_rows(file, 2)
         append_rows(file, rows[min(complete, 2) :])
         assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("bad", [b"", b"{", b"null", b"[1]", b'{"iteration": "2"}', b"\xff\xfe", b"0" * 99])
+def test_a_bad_line_costs_itself_alone(tmp_path, bad, caplog):
+    file, rows = tmp_path / "metrics.jsonl", [{"iteration": i} for i in range(1, 6)]
+    append_rows(file, rows)
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:2], bad + b"\n", *lines[2:]]))
+    with caplog.at_level("INFO"):
+        assert read_rows(file) == rows
+    assert f"{file}: 1 lines are no rows and are left out, first line 3" in caplog.text
+    keep_rows(file, 4)
+    assert read_rows(file) == rows[:4]
 
 
 def test_keep_rows_drops_what_is_computed_again(tmp_path):

@@ -46,10 +46,10 @@ def accelerator():
 
 
 def test_a_new_run(recipe, accelerator):
-    assert open_run_folder(recipe(), accelerator, resume=False) is None
+    assert open_run_folder(recipe(), accelerator, resume=False)[1] is None
     folder = recipe().folder
     assert read(folder / "recipe.yaml") == recipe()
-    assert sorted(path.name for path in folder.iterdir()) == ["environment.json", "recipe.yaml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["environment.json", "lock", "recipe.yaml"]
     found = json.loads((folder / "environment.json").read_text())
     assert (
         found["packages"]["torch"]
@@ -60,7 +60,7 @@ def test_a_new_run(recipe, accelerator):
 
 
 def test_asking_to_resume_what_is_not_there_starts_it(recipe, accelerator):
-    assert open_run_folder(recipe(), accelerator, resume=True) is None
+    assert open_run_folder(recipe(), accelerator, resume=True)[1] is None
     assert (recipe().folder / "recipe.yaml").is_file()
 
 
@@ -80,7 +80,7 @@ def test_resume_finds_the_last_checkpoint_and_mends_what_a_kill_left(recipe, acc
     for iteration in (1, 2):
         checkpoint.save(RunFolder(folder), iteration, {}, {"iteration": iteration}, keep_last=2, best=1)
     (folder / "checkpoints/.step-00000003.partial").mkdir()
-    found = open_run_folder(recipe(), accelerator, resume=True)
+    _, found = open_run_folder(recipe(), accelerator, resume=True)
     assert found.path == folder / "checkpoints/step-00000002" and checkpoint.load(found) == {"iteration": 2}
     assert not (folder / "checkpoints/.step-00000003.partial").exists()
     # nobody may lose these by forgetting --resume
@@ -105,9 +105,14 @@ def test_overwrite_starts_over(recipe, accelerator):
     open_run_folder(recipe(), accelerator, resume=False)
     checkpoint.save(RunFolder(recipe().folder), 1, {}, {}, keep_last=2, best=1)
     other = recipe("optimizer.lr=0.5")
-    assert open_run_folder(other, accelerator, resume=False, overwrite=True) is None
-    assert read(other.folder / "recipe.yaml") == other and not RunFolder(other.folder).complete_checkpoints()
-    assert open_run_folder(recipe("name=fresh"), accelerator, resume=False, overwrite=True) is None
+    (recipe().folder / "notes.txt").write_text("mine")
+    assert open_run_folder(other, accelerator, resume=False, overwrite=True)[1] is None
+    assert (
+        read(other.folder / "recipe.yaml") == other
+        and (other.folder / "notes.txt").exists()
+        and not RunFolder(other.folder).complete_checkpoints()
+    )
+    assert open_run_folder(recipe("name=fresh"), accelerator, resume=False, overwrite=True)[1] is None
 
 
 @pytest.mark.parametrize("assignment", [
