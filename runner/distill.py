@@ -8,9 +8,8 @@ import time
 from contextlib import nullcontext
 
 from segkd.runner.command import add_recipe, ask_early, new_parser, run_command
-from segkd.runner.recipe.read import read
+from segkd.runner.recipe.read import read, read_needed
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.seeds import seed_for
 
 
@@ -148,17 +147,13 @@ def train_with_what_it_needs(
     recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False
 ) -> None:
     """First the teachers and the baseline that are recipes themselves and have not run yet, then the recipe."""
-    wanted = [network.weights for network in recipe.networks.values()] + [recipe.baseline]
-    missing = [
-        other
-        for other in (read(value.recipe) for value in wanted if isinstance(value, OtherRecipe))
-        if not is_finished(other)
-    ]
-    if missing:  # what is wrong with this recipe must not show only after its teacher has been trained
+    missing = read_needed(recipe, is_finished)
+    if missing:  # what is wrong with one of them must not show only after another has been trained
         refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
-        rehearse(recipe)
-    for other in missing:
-        train_with_what_it_needs(other, accelerator, resume=True)
+        for one in (*missing, recipe):
+            rehearse(one)
+    for one in missing:
+        train(one, accelerator, resume=True)
     train(recipe, accelerator, resume=resume, overwrite=overwrite)
 
 

@@ -29,6 +29,10 @@ PATHS: tuple[Key, ...] = (
     ("tracking", "folder"),
 )
 
+# what an assignment says of the place a run is made in, and not of the experiment; data.root, where it is the same data
+OF_THE_PLACE = ("data.workers", "loop.timeout", "evaluate.batch_size", "tracking.wandb", "tracking.project",
+                "tracking.images", "tracking.every", "tracking.gradients")  # fmt: skip
+
 
 def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint: bool = False) -> Recipe:
     """Reads, merges, overrides and checks a recipe. RecipeError lists every mistake and what is allowed.
@@ -37,10 +41,10 @@ def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint:
         path: of a file, or an address (runner/recipe/addresses.py).
         trust_checkpoint: weights files that could start code are read all the same.
     """
-    source = find_source(path)
+    source, assignments = find_source(path), list(assignments)
     values, origins, traps = read_with_traps(source.path, source.root)
     before = protocol_in(values)
-    override(values, origins, list(assignments))
+    override(values, origins, assignments)
     change_protocol(values, origins, before)
     values.setdefault("name", source.default_name)
     for path in PATHS:  # a stranger's recipe learns nothing of this machine
@@ -57,8 +61,41 @@ def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint:
         raise RecipeError([source.named(line) for line in told])
     completed = _with_paths(recipe.complete(), source)
     completed = completed.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=fixed_by(recipe))})
-    completed._trust_checkpoint = trust_checkpoint
+    completed._trust_checkpoint, completed._assignments = trust_checkpoint, tuple(assignments)
     return completed
+
+
+def read_other(recipe: Recipe, other: OtherRecipe) -> Recipe:
+    """A recipe that another one names, with what the command line said of the place, where both run."""
+    word = {assignment.partition("=")[0]: assignment for assignment in recipe.assignments}
+    of_the_place = [assignment for key, assignment in word.items() if key.startswith(OF_THE_PLACE)]
+    found = read(other.recipe, of_the_place, trust_checkpoint=recipe.trust_checkpoint)
+    if "data.root" in word and found.data.dataset == recipe.data.dataset:
+        return read(other.recipe, [*of_the_place, word["data.root"]], trust_checkpoint=recipe.trust_checkpoint)
+    return found
+
+
+def read_needed(recipe: Recipe, is_done: Callable[[Recipe], bool], above: tuple[Recipe, ...] = ()) -> list[Recipe]:
+    """The recipes to be trained before this one, each after what it needs itself.
+
+    Args:
+        is_done: whether a recipe's run is there already; then nobody asks what it needed.
+        above: the recipes that asked for this one.
+
+    Raises:
+        ValueError: recipes that need each other.
+    """
+    above = (*above, recipe)
+    needed: dict[Path, Recipe] = {}
+    for entry in recipe.others:
+        other = read_other(recipe, entry)
+        if other.folder in [asking.folder for asking in above]:
+            circle = " -> ".join(str(one.folder) for one in (*above, other))
+            raise ValueError(f"each of these runs needs the next one first, in a circle: {circle}")
+        if other.folder not in needed and not is_done(other):
+            needed |= {one.folder: one for one in read_needed(other, is_done, above)}
+            needed[other.folder] = other
+    return list(needed.values())
 
 
 def _expand(place: object, path: Key, may: Callable[[Key], bool], above: Key = ()) -> None:

@@ -163,13 +163,25 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     tracking: Tracking = Tracking()
     baseline: OtherRecipe | None = Field(None, description="a run that stands beside this one in the closing table")
-    # not a field: no recipe can set it, only the command line
+    # not fields: no recipe can set them, only the command line
     _trust_checkpoint: bool = pydantic.PrivateAttr(False)
+    _assignments: tuple[str, ...] = pydantic.PrivateAttr(())
 
     @property
     def trust_checkpoint(self) -> bool:
         """Whether weights files that could start code are read, by the user's own hand."""
         return self._trust_checkpoint
+
+    @property
+    def assignments(self) -> tuple[str, ...]:
+        """What the command line set, as key=value."""
+        return self._assignments
+
+    @property
+    def others(self) -> list[OtherRecipe]:
+        """The recipes whose runs this one needs: teachers first, then the baseline."""
+        values = [*(network.weights for network in self.networks.values()), self.baseline]
+        return [value for value in values if isinstance(value, OtherRecipe)]
 
     @property
     def folder(self) -> Path:

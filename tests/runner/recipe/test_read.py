@@ -3,7 +3,7 @@
 import pytest
 
 from segkd.runner.recipe.mistakes import RecipeError
-from segkd.runner.recipe.read import read
+from segkd.runner.recipe.read import read, read_needed
 
 RECIPE = """\
 data: {dataset: synthetic, crop_size: [32, 32], root: $HOME/images, labelled: ~/names.txt}
@@ -50,3 +50,65 @@ def test_paths_of_ones_own_recipe_may_begin_at_home(tmp_path, monkeypatch):
     assert recipe.networks["student"].weights == f"{home}/weights.pth"
     assert recipe.networks["teacher"].weights.recipe == "home/recipes/teacher.yaml"
     assert str(recipe.folder) == f"{home}/runs/mine" and recipe.losses[1].label == "$HOME"
+
+
+NEEDS = """\
+data: {dataset: %s, crop_size: [32, 32], root: theirs%s}
+networks:
+  student: {model: pspnet}
+  teacher: {model: pspnet, train: false, weights: {recipe: %s.yaml}}
+losses: [{loss: cross_entropy}, {loss: kl}]
+schedule: {iterations: 3}
+baseline: {recipe: %s.yaml}
+"""
+
+
+@pytest.fixture
+def family(tmp_path, monkeypatch):
+    """family("a", "b", "c") writes a.yaml, whose teacher is trained by b.yaml and whose baseline is c.yaml."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name, teacher=None, baseline=None, dataset="synthetic"):
+        text = NEEDS % (dataset, ", args: {class_names: [a, b]}" if dataset == "folder" else "", teacher, baseline)
+        if teacher is None:
+            text = text.replace(", weights: {recipe: None.yaml}", "")
+        if baseline is None:
+            text = text.replace("baseline: {recipe: None.yaml}\n", "")
+        (tmp_path / f"{name}.yaml").write_text(text)
+
+    return write
+
+
+def test_what_a_recipe_needs_comes_in_an_order_that_can_be_trained(family):
+    family("student", "teacher", "plain")
+    family("teacher", "big")
+    family("plain", baseline="big")
+    family("big")
+    recipe = read("student.yaml")
+    assert [one.name for one in read_needed(recipe, lambda one: False)] == ["big", "teacher", "plain"]
+    assert [one.name for one in read_needed(recipe, lambda one: one.name == "teacher")] == ["big", "plain"]
+    assert read_needed(recipe, lambda one: True) == []
+
+
+def test_recipes_that_need_each_other_are_named(family):
+    family("a", "b")
+    family("b", baseline="c")
+    family("c", "b")
+    with pytest.raises(ValueError, match="in a circle: runs/a -> runs/b -> runs/c -> runs/b$"):
+        read_needed(read("a.yaml"), lambda one: False)
+    family("own", baseline="own")
+    with pytest.raises(ValueError, match="in a circle: runs/own -> runs/own$"):
+        read_needed(read("own.yaml"), lambda one: False)
+
+
+def test_what_the_command_line_says_of_the_place_holds_for_what_is_trained_first(family):
+    family("student", "teacher", "plain")
+    family("teacher")
+    family("plain", dataset="folder")
+    said = ["tracking.wandb=disabled", "data.workers=0", "data.root=mine", "optimizer.lr=0.5", "tracking.folder=there"]
+    teacher, plain = read_needed(read("student.yaml", said, trust_checkpoint=True), lambda one: False)
+    for one in (teacher, plain):
+        assert (one.tracking.wandb, one.data.workers, one.trust_checkpoint) == ("disabled", 0, True)
+        # the experiment, and where its run lies, are the outer recipe's alone
+        assert one.optimizer.lr == 0.01 and str(one.folder) == f"runs/{one.name}"
+    assert (teacher.data.root, plain.data.root) == ("mine", "theirs")
