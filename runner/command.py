@@ -60,8 +60,13 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            # torch raises it wherever the main process is when a loading process dies
+            from segkd.runner.loading.waiting import LoadingError, told_of_death
+
+            error = LoadingError(told_of_death(error))
         if "--debug" in sys.argv or not _is_the_users(error):
-            raise
+            raise error
         if rank == 0 or not isinstance(error, RecipeError):  # every process finds the same mistakes in a recipe
             where = f"segkd (process {rank})" if rank else "segkd"
             is_full = getattr(error, "errno", None) == errno.ENOSPC

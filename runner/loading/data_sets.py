@@ -84,6 +84,7 @@ def build_training_batches(
         "workers": recipe.data.workers,
         "resize": fixed_resize(recipe, scoring=False),
         "pin_memory": accelerator.device.type == "cuda",
+        "timeout": recipe.loop.timeout,
     }
     labelled = training_batches(train_set, seed=recipe.seed, batch_size=recipe.data.batch_size, **views[0], **shared)
     if unlabelled_set is None:

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from segkd.runner.loading.batch import Batch, EvaluationViews, TrainingViews, collate
+from segkd.runner.loading.waiting import wait_for_batches
 
 
 def samples_of_step(step: int, batch_size: int, length: int, seed: int) -> list[tuple[int, int]]:
@@ -56,13 +57,6 @@ class _PartsOfSteps:
             step += 1
 
 
-def _batches(loader: DataLoader) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
-
-
 def training_batches(
     dataset: Dataset,
     transform,
@@ -78,6 +72,7 @@ def training_batches(
     strong=None,
     mix=None,
     pin_memory: bool = False,
+    timeout: float = 1800,
 ) -> Iterator[Batch]:
     """This process' endless batches from step `start` on: `parts` a step, each of batch_size / (parts * world) images.
 
@@ -85,12 +80,13 @@ def training_batches(
         transform: called as transform(image, target, rng) -> (uint8 (H, W, 3), uint8 (H, W)).
         batch_size: images per step over all processes and parts; ValueError where it does not divide.
         strong: called as strong(image, rng) for a second view, see datasets/_strong.py. mix: datasets/_mixing.py:Mix.
+        timeout: seconds after which a batch that does not come from the loading processes is given up.
     """
     sampler = _PartsOfSteps(start, batch_size, len(dataset), seed, parts, rank, world)
     views = TrainingViews(dataset, transform, seed, resize, strong, mix)
     # its own generator: a loader that starts draws a number, from the global one in the middle of
     # a resumed run's first step
-    return _batches(
+    return wait_for_batches(
         DataLoader(
             views,
             batch_sampler=sampler,
@@ -99,7 +95,8 @@ def training_batches(
             pin_memory=pin_memory,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),
-        )
+        ),
+        timeout,
     )
 
 
@@ -112,10 +109,11 @@ def evaluation_batches(
     workers: int = 0,
     resize=None,
     pin_memory: bool = False,
+    timeout: float = 1800,
 ) -> Iterator[Batch]:
     """Every image once, dealt out to the processes without repeating any: process r gets r, r + world, ..."""
     views = EvaluationViews(dataset, list(range(rank, len(dataset), world)), resize)
-    return _batches(
+    return wait_for_batches(
         DataLoader(
             views,
             batch_size=batch_size,
@@ -123,7 +121,8 @@ def evaluation_batches(
             collate_fn=collate,
             pin_memory=pin_memory,
             worker_init_fn=_start_worker,
-        )
+        ),
+        timeout,
     )
 
 

@@ -99,7 +99,7 @@ class Loop(Section):
     )
     save_every: PositiveInt | None = Field(None, description="iterations between checkpoints; default: evaluate.every")
     keep_last: PositiveInt = Field(2, description="checkpoints kept, besides the best")
-    timeout: PositiveInt = Field(1800, description="seconds a process waits for the others")
+    timeout: PositiveInt = Field(1800, description="seconds a process waits for the others, or for its images")
 
 
 class Evaluate(Section):
@@ -166,6 +166,10 @@ class Recipe(Section):
     # not fields: no recipe can set them, only the command line
     _trust_checkpoint: bool = pydantic.PrivateAttr(False)
     _assignments: tuple[str, ...] = pydantic.PrivateAttr(())
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two recipes say the same, whatever made them say it."""
+        return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
 
     @property
     def trust_checkpoint(self) -> bool:

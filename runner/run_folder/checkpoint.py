@@ -1,6 +1,7 @@
 """A run's checkpoints: each is written beside the others and renamed into place, so a kill never leaves half of one."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,6 +133,8 @@ def _writing(final: Path) -> Iterator[Path]:
         with replacing(final, folder=True) as partial:
             yield partial
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own for it
+        if isinstance(error, RuntimeError) and not re.search("PytorchStreamWriter|inline_container", str(error)):
+            raise  # what is no trouble with the disk, such as a loading process that dies in this moment
         free = shutil.disk_usage(final.parent).free / 2**20 if final.parent.exists() else 0
         reason = str(error).strip().splitlines()[0]
         raise OSError(

@@ -1,0 +1,66 @@
+"""Loading processes that die, hang or have no shared memory: each ends in bounded time, in a sentence."""
+
+import os
+import shutil
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from segkd.runner.loading import sampler, waiting
+from segkd.runner.loading.waiting import LoadingError
+
+
+class Troubled:
+    """Images of one colour; the loading process does something to itself at the one numbered 6."""
+
+    def __init__(self, trouble):
+        self.trouble = trouble
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        if index == 6:
+            self.trouble()
+        return Image.new("RGB", (6, 4)), Image.new("L", (6, 4))
+
+
+def load(trouble, **options):
+    return list(sampler.evaluation_batches(Troubled(trouble), batch_size=2, workers=1, **options))
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    monkeypatch.setattr(waiting, "POLL", 0.2)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_killed_process_is_told_as_one(how):
+    with pytest.raises(LoadingError, match="^a loading process died .*The last checkpoint is whole: go on with --res"):
+        load(lambda: os.kill(os.getpid(), how))
+
+
+def test_a_process_that_hangs_is_given_up():
+    children = []
+
+    def stop():
+        children.append(os.getpid())
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    since = time.monotonic()
+    with pytest.raises(LoadingError, match=r"^no images came from the loading processes in \d+ s; is their disk there"):
+        load(stop, timeout=1.0)
+    assert 1 < time.monotonic() - since < 20
+
+
+def test_a_slow_process_is_waited_for():
+    assert len(load(lambda: time.sleep(1.0), timeout=30.0)) == 6
+
+
+def test_shared_memory_that_is_full_is_told_at_once(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    with pytest.raises(LoadingError, match="has 1.0 MiB left. Give it more .docker run --shm-size=8g., or load in the"):
+        load(lambda: time.sleep(3.0), timeout=30.0)
