@@ -1,5 +1,26 @@
 """One thread for torch in all tests: cores are few, and a forked child that misses its threads waits for ever."""
 
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+TESTS = Path(__file__).parent
+# tests/recorded is imported as `recorded`; tests/ itself stays off sys.path, where its folders datasets and models
+# would be taken for packages of these names
+sys.modules["recorded"] = types.ModuleType("recorded")
+sys.modules["recorded"].__path__ = [str(TESTS / "recorded")]
+
+
+@pytest.fixture(scope="session")
+def parity():
+    """The script that runs golden cases, as a module."""
+    spec = importlib.util.spec_from_file_location("parity", TESTS / "parity.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,30 +1,19 @@
 """The golden cases, and what the script that runs them promises about output and exit status."""
 
-import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from recorded.fill import fill_state, fill_tensor
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
 # everything ever recorded, where it lies beside the checkout; golden/ holds one or two cases of each kind
 ALL = TESTS.parents[1] / "shared" / "golden"
-
-
-@pytest.fixture(scope="module")
-def parity():
-    sys.path.insert(0, str(TESTS))
-    try:
-        spec = importlib.util.spec_from_file_location("parity", TESTS / "parity.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(TESTS))
-    return module
 
 
 def changed(tmp_path, folder, name, change):
@@ -43,22 +32,31 @@ def first_case(folder, loss):
 
 def test_golden_cases(parity, capsys):
     assert parity.main([str(GOLDEN)]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
+    (last,) = capsys.readouterr().out.splitlines()
     assert last.endswith(" passed, 0 failed") and not last.startswith("0 ")
+
+
+def test_the_script_runs_from_anywhere(tmp_path):
+    command = [sys.executable, str(TESTS / "parity.py"), str(GOLDEN / "cirkd"), "--case", "kd"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith(" passed, 0 failed\n"), done.stderr
 
 
 @pytest.mark.skipif(not ALL.is_dir(), reason="the full recordings are not beside this checkout")
 def test_every_recorded_case(parity):
-    # whole networks at their published sizes take minutes: parity.py runs them by hand
+    # whole networks at their published sizes take a minute: parity.py runs them by hand
     cases = [found for found in parity.find_cases(ALL, None) if found[1]["loss"] != "network"]
     wrong = {f"{folder.name}/{case['case']}": parity.run_case(folder, case) for folder, case in cases}
-    assert {name: faults for name, faults in wrong.items() if faults} == {}
+    assert {name: faults for name, faults in wrong.items() if faults} == {}  # None: segkd does not have the loss
+    assert {case["loss"] for folder, case in cases if wrong[f"{folder.name}/{case['case']}"] == []} == set(
+        parity.RUNNERS
+    )
 
 
 def test_small_selection_covers_every_runner(parity):
     recorded = {case["loss"] for _, case in parity.find_cases(GOLDEN, None)}
     assert set(parity.RUNNERS) <= recorded
-    assert set(parity.TOLERANCE) == set(parity.RUNNERS)
+    assert set(parity.TOLERANCE) <= set(parity.RUNNERS)
     assert "network" in recorded
 
 
@@ -107,6 +105,83 @@ def test_uncovered_losses_and_broken_cases_are_told(parity, capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{tmp_path.name}/two (kd): FileNotFoundError: ")
     assert lines[1:] == ["not covered: unheard_of (2 cases)", "0 passed, 1 failed"]
+
+
+@pytest.mark.parametrize("shift, code", [(0.0, 0), (1e-6, 1)])
+def test_rounding_noise_is_compared_with_zero(parity, capsys, tmp_path, shift, code):
+    name = first_case("cirkd", "kd")
+
+    def record_noise(arrays):
+        # equal scores have no gradient; what rounding made of it in the original has nothing to do with ours
+        student = arrays["input:student_logits"]
+        arrays["input:teacher_logits"] = student + shift * np.arange(student.size).reshape(student.shape)
+        for key in [key for key in arrays if key.startswith("expected:")]:
+            arrays[key] = np.random.default_rng(0).uniform(-1e-16, 1e-16, arrays[key].shape)
+
+    folder = changed(tmp_path, "cirkd", name, record_noise)
+    assert parity.main([str(folder), "--case", f"cirkd/{name}"]) == code
+    assert ("grad:student_logits: absolute error" in capsys.readouterr().out) == bool(code)
+
+
+def network_case(tmp_path, change):
+    """A recorded network, its entry in parity.json changed."""
+    case = json.loads((GOLDEN / "dist" / "parity.json").read_text())[0]
+    shutil.copy(GOLDEN / "dist" / f"{case['case']}.npz", tmp_path)
+    (tmp_path / "parity.json").write_text(json.dumps(change(case)))
+    return [str(tmp_path)]
+
+
+@pytest.mark.parametrize("change", [
+    lambda case: case,  # one alone
+    lambda case: {case.pop("case"): case},
+    lambda case: [case | {"entries": dict(case["entries"]), "own_entries": {}, "lora_entries": None}],
+    lambda case: [case | {"entries": case["entries"][:100], "own_entries": case["entries"][100:]}],
+    lambda case: [case | {"fill_scale": 1, "overrides": {case["entries"][0][0]: 1.0}}],
+    lambda case: [case | {"fill_scale": {"no such entry": 3.0}, "aliases": {}}],
+])  # fmt: skip
+def test_forms_of_network_cases(parity, capsys, tmp_path, change):
+    assert parity.main(network_case(tmp_path, change)) == 0
+    assert capsys.readouterr().out == "1 passed, 0 failed\n"
+
+
+def test_a_scaled_entry_is_a_fault(parity, capsys, tmp_path):
+    assert parity.main(network_case(tmp_path, lambda case: [case | {"fill_scale": {"classifier.weight": 3.0}}])) == 1
+    assert "logits: error" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scale, factors", [
+    (0.5, {"a.weight": 0.5, "a.bias": 0.5, "b.weight": 0.5}),
+    ({"weight": 0.5}, {"a.weight": 0.5, "b.weight": 0.5}),
+    ({"a.weight": 2.0, "bias": 3}, {"a.weight": 2.0, "a.bias": 3.0}),
+    ({"prefix": "a", "suffix": "bias", "factor": 4.0}, {"a.bias": 4.0}),
+    ([{"suffix": "weight", "factor": 2.0}, {"prefix": "b.", "factor": 0.5}], {"a.weight": 2.0}),
+])  # fmt: skip
+def test_fill_scale(scale, factors):
+    shapes = {"a.weight": [3, 2], "a.bias": [3], "b.weight": [4]}
+    state = fill_state({"entries": shapes | {"n.num_batches_tracked": []}, "fill_scale": scale})
+    assert state.pop("n.num_batches_tracked") == 0
+    for key, value in state.items():
+        np.testing.assert_array_equal(value, fill_tensor(key, shapes[key]) * np.float32(factors.get(key, 1)))
+
+
+def test_an_alias_has_the_value_of_its_key():
+    case = {"entries": [["a.weight", [3, 2]], ["copy.weight", [3, 2]]], "aliases": {"copy.weight": "a.weight"}}
+    state = fill_state(case | {"overrides": {"a.weight": {"multiply": 7.0}}, "fill_scale": {"a.weight": 2.0}})
+    np.testing.assert_array_equal(state["copy.weight"], state["a.weight"])
+    np.testing.assert_array_equal(state["a.weight"], fill_tensor("a.weight", [3, 2]) * np.float32(2) * np.float32(7))
+
+
+@pytest.mark.parametrize("entries", [
+    [["conv1.0.weight", [32, 3, 3, 3]], ["seghead_p.conv1.weight", [8, 32, 3, 3]]],  # nobody's keys
+    [["backbone.a.weight", [8, 3]], ["decode_head.hamburger.weight", [8, 8]], ["decode_head.conv_seg.weight", [5, 8]]],
+    [["backbone.input_stem.weight", [8, 3, 3, 3]], ["head.output.weight", [5, 8, 1, 1]]],
+])  # fmt: skip
+def test_networks_that_segkd_does_not_have(parity, capsys, tmp_path, entries):
+    case = {"case": "one", "model": "SegWhat-S (tiny), 5 classes", "entries": entries, "input_shape": [1, 3, 8, 8]}
+    np.savez(tmp_path / "one.npz", **{"expected:logits": np.zeros((1, 5, 1, 1))})
+    (tmp_path / "parity.json").write_text(json.dumps([case, case]))
+    assert parity.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "not covered: network SegWhat-S (2 cases)\n0 passed, 0 failed\n"
 
 
 def test_a_folder_without_cases_is_an_error(parity, capsys, tmp_path):

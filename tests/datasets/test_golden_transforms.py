@@ -1,29 +1,24 @@
 """Views, boxes, label maps and class weights recorded from the original codes of CIRKD, AICSD and TriKD."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from recorded import data
 
-TESTS = Path(__file__).parents[1]
-FOLDER = TESTS / "golden" / "datasets"
+FOLDER = Path(__file__).parents[1] / "golden" / "datasets"
 CASES = json.loads((FOLDER / "cases.json").read_text())
-
-specification = importlib.util.spec_from_file_location("parity_data", TESTS / "parity_data.py")
-parity_data = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(parity_data)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
 def test_equals_the_original(case: dict) -> None:
     arrays = dict(np.load(FOLDER / f"{case['case']}.npz"))
-    computed = parity_data.RUNNERS[case["loss"]](case, arrays)
+    computed = data.RUNNERS[case["loss"]](case, arrays)
     expected = {name.removeprefix("expected:"): value for name, value in arrays.items() if name.startswith("expected:")}
     assert set(computed) == set(expected)
     # where Pillow did the original's work we are exact; OpenCV's fixed-point rounding leaves one grey level
-    tolerance = parity_data.TOLERANCE[case["loss"]] if case["loss"] == "data_transform" else 1e-6
+    tolerance = data.TOLERANCE[case["loss"]] if case["loss"] == "data_transform" else 1e-6
     for name, wanted in expected.items():
         assert computed[name].shape == wanted.shape
         if name in ("label", "ignore_mask", "box1", "box2", "mask", "train_ids"):
@@ -33,4 +28,4 @@ def test_equals_the_original(case: dict) -> None:
 
 
 def test_every_runner_has_a_case() -> None:
-    assert {case["loss"] for case in CASES} == set(parity_data.RUNNERS) == set(parity_data.TOLERANCE)
+    assert {case["loss"] for case in CASES} == set(data.RUNNERS)

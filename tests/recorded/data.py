@@ -5,20 +5,15 @@ returns what we compute under the expected names. Views are compared after norma
 level in the units of each case.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from PIL import Image
+from recorded.arrays import Arrays
 
 from segkd.datasets import ade20k, camvid, cityscapes, coco_stuff, voc
-from segkd.datasets._class_weights import class_histogram, class_weights
 from segkd.datasets._photometric import Recolor, recolor
 from segkd.datasets._resample import short_side_pair
 from segkd.datasets._strong import box_mask, cutmix_box
 from segkd.datasets._transforms import Draw, Transform, factor_size, side_size
-
-Case = dict
-Arrays = dict[str, np.ndarray]
 
 # raw label ids -> train ids
 TABLES = {
@@ -31,20 +26,20 @@ TABLES = {
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def _normalized(pixels: np.ndarray, params: dict) -> np.ndarray:
+def normalized(pixels: np.ndarray, params: dict) -> np.ndarray:
     mean, std = (np.array(params.get(name, IMAGENET[name])) for name in ("mean", "std"))
     return ((pixels / 255 - mean) / std).astype(np.float32).transpose(2, 0, 1)  # (3, H, W)
 
 
-def _pair(arrays: Arrays) -> tuple[Image.Image, Image.Image]:
+def pair(arrays: Arrays) -> tuple[Image.Image, Image.Image]:
     return Image.fromarray(arrays["input:image"]), Image.fromarray(arrays["input:label"])
 
 
-def _grey(value: int) -> tuple[int, int, int]:
+def grey(value: int) -> tuple[int, int, int]:
     return value, value, value
 
 
-def data_transform(case: Case, arrays: Arrays) -> Arrays:
+def data_transform(case: dict, arrays: Arrays) -> Arrays:
     """CIRKD: BGR image, factor scale without antialias, crop, mirror; mean subtracted, no std."""
     params = case["params"]
     image = Image.fromarray(np.ascontiguousarray(arrays["input:image_bgr"][..., ::-1]))
@@ -66,61 +61,43 @@ def data_transform(case: Case, arrays: Arrays) -> Arrays:
     return {"image": (pixels[..., ::-1] - mean).astype(np.float32).transpose(2, 0, 1), "label": labels}
 
 
-def transform_train(case: Case, arrays: Arrays) -> Arrays:
+def crop_of(params: dict, arrays: Arrays, scale: str, *, flip: bool, recolor: Recolor = Recolor(), **options):
+    """The view of the recorded draws after one side of the image was drawn: `short_side` or `long_side`."""
+    image, target = pair(arrays)
+    transform = Transform((params["crop_size"], params["crop_size"]), scale=scale, **options)
+    size = side_size((image.height, image.width), int(arrays[f"draw:{scale}"]), scale)
+    corner = int(arrays["draw:crop_y"]), int(arrays["draw:crop_x"])
+    return transform.apply(image, target, Draw(size, corner, flip=flip, recolor=recolor))
+
+
+def transform_train(case: dict, arrays: Arrays) -> Arrays:
     """AICSD: mirror first, short side, padding, crop, blur."""
     params = case["params"]
-    image, target = _pair(arrays)
-    side = params["crop_size"]
-    transform = Transform(
-        (side, side),
-        scale="short_side",
-        base_size=params["base_size"],
-        flip_first=True,
-        pad_image=_grey(params.get("image_pad", 0)),
-        pad_label=params["label_pad"],
-    )
-    blurred = float(arrays["draw:blur_uniform"]) < 0.5
-    draw = Draw(
-        side_size((image.height, image.width), int(arrays["draw:short_side"]), "short_side"),
-        (int(arrays["draw:crop_y"]), int(arrays["draw:crop_x"])),
-        flip=float(arrays["draw:flip_uniform"]) < 0.5,
-        recolor=Recolor(blur=float(arrays["draw:blur_radius"]) if blurred else None),
-    )
-    pixels, labels = transform.apply(image, target, draw)
-    return {"image": _normalized(pixels, params), "label": labels.astype(np.float32)}
+    radius = float(arrays["draw:blur_radius"]) if float(arrays["draw:blur_uniform"]) < 0.5 else None
+    pads = {"pad_image": grey(params.get("image_pad", 0)), "pad_label": params["label_pad"]}
+    how = {"flip": float(arrays["draw:flip_uniform"]) < 0.5, "flip_first": True, "recolor": Recolor(blur=radius)}
+    pixels, labels = crop_of(params, arrays, "short_side", base_size=params["base_size"], **pads, **how)
+    return {"image": normalized(pixels, params), "label": labels.astype(np.float32)}
 
 
-def transform_val(case: Case, arrays: Arrays) -> Arrays:
+def transform_val(case: dict, arrays: Arrays) -> Arrays:
     """AICSD: image and label resized to a short side."""
-    pixels, labels = short_side_pair(*_pair(arrays), case["params"]["short_side"])
-    return {"image": _normalized(pixels, case["params"]), "label": labels.astype(np.float32)}
+    pixels, labels = short_side_pair(*pair(arrays), case["params"]["short_side"])
+    return {"image": normalized(pixels, case["params"]), "label": labels.astype(np.float32)}
 
 
-def _weak_view(case: Case, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    params = case["params"]
-    image, target = _pair(arrays)
-    side = params["crop_size"]
-    transform = Transform(
-        (side, side),
-        scale="long_side",
-        pad_image=_grey(params.get("pad_image", 0)),
-        pad_label=params.get("pad_label", 255),
-    )
-    draw = Draw(
-        side_size((image.height, image.width), int(arrays["draw:long_side"]), "long_side"),
-        (int(arrays["draw:crop_y"]), int(arrays["draw:crop_x"])),
-        flip=float(arrays["draw:hflip_u"]) < params.get("hflip_p", 0.5),
-    )
-    return transform.apply(image, target, draw)
+def weak_view(params: dict, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    pads = {"pad_image": grey(params.get("pad_image", 0)), "pad_label": params.get("pad_label", 255)}
+    return crop_of(params, arrays, "long_side", flip=float(arrays["draw:hflip_u"]) < params.get("hflip_p", 0.5), **pads)
 
 
-def weak_aug(case: Case, arrays: Arrays) -> Arrays:
+def weak_aug(case: dict, arrays: Arrays) -> Arrays:
     """TriKD: long side, padding, crop, mirror."""
-    pixels, labels = _weak_view(case, arrays)
-    return {"image": _normalized(pixels, case["params"]), "label": labels.astype(np.int64)}
+    pixels, labels = weak_view(case["params"], arrays)
+    return {"image": normalized(pixels, case["params"]), "label": labels.astype(np.int64)}
 
 
-def _recorded_box(case: Case, arrays: Arrays, prefix: str, gate: str, size: tuple[int, int], p: float) -> np.ndarray:
+def recorded_box(arrays: Arrays, prefix: str, gate: str, size: tuple[int, int], p: float) -> np.ndarray:
     box = None
     if not float(arrays[f"draw:{prefix}{gate}"]) > p:
         area = float(arrays[f"draw:{prefix}area"])
@@ -132,12 +109,12 @@ def _recorded_box(case: Case, arrays: Arrays, prefix: str, gate: str, size: tupl
     return box_mask(size, box)
 
 
-def strong_aug(case: Case, arrays: Arrays) -> Arrays:
+def strong_aug(case: dict, arrays: Arrays) -> Arrays:
     """TriKD's option from UniMatch: a weak view and two strong ones with a CutMix box each."""
     params = case["params"]
-    pixels, labels = _weak_view(case, arrays)
+    pixels, labels = weak_view(params, arrays)
     ignored = np.where(labels == params.get("pad_label", 254), 255, 0).astype(np.int64)
-    computed = {"image_weak": _normalized(pixels, params), "ignore_mask": ignored}
+    computed = {"image_weak": normalized(pixels, params), "ignore_mask": ignored}
     for view in (1, 2):
         prefix = f"draw:s{view}_"
         jitter, order, blur = None, (0, 1, 2, 3), None
@@ -147,19 +124,19 @@ def strong_aug(case: Case, arrays: Arrays) -> Arrays:
         if float(arrays[prefix + "blur_u"]) < params["blur_p"]:
             blur = float(arrays[prefix + "blur_sigma"])
         drawn = Recolor(jitter, order, float(arrays[prefix + "gray_u"]) < params["gray_p"], blur)
-        computed[f"image_strong{view}"] = _normalized(recolor(pixels, drawn), params)
-        box = _recorded_box(case, arrays, f"s{view}_cutmix_", "u", labels.shape, params["cutmix_p"])
+        computed[f"image_strong{view}"] = normalized(recolor(pixels, drawn), params)
+        box = recorded_box(arrays, f"s{view}_cutmix_", "u", labels.shape, params["cutmix_p"])
         computed[f"box{view}"] = box.astype(np.float32)
     return computed
 
 
-def cutmix(case: Case, arrays: Arrays) -> Arrays:
+def cutmix(case: dict, arrays: Arrays) -> Arrays:
     """One CutMix box."""
     size = (case["params"]["size"], case["params"]["size"])
-    return {"mask": _recorded_box(case, arrays, "", "gate_u", size, case["params"]["p"]).astype(np.uint8)}
+    return {"mask": recorded_box(arrays, "", "gate_u", size, case["params"]["p"]).astype(np.uint8)}
 
 
-def cityscapes_label_map(case: Case, arrays: Arrays) -> Arrays:
+def cityscapes_label_map(case: dict, arrays: Arrays) -> Arrays:
     """The 34 raw ids of Cityscapes."""
     raw = arrays["input:label_ids"]
     train_ids = np.array(cityscapes.TABLES["labelIds"], dtype=np.int64)[np.where(raw < 0, 255, raw)]
@@ -167,13 +144,13 @@ def cityscapes_label_map(case: Case, arrays: Arrays) -> Arrays:
     return {"train_ids": train_ids}
 
 
-def weights_of_classes(case: Case, arrays: Arrays) -> Arrays:
-    """1 / ln(constant + share)."""
-    histogram = class_histogram(arrays["input:target"], case["params"]["classes"])
-    return {"class_weights": class_weights(histogram, case["params"]["constant"])}
+def class_weights(case: dict, arrays: Arrays) -> Arrays:
+    """1 / ln(constant + share of the class among all counted pixels): ENet (arXiv 1606.02147), section 5.2; AICSD."""
+    counts = np.bincount(arrays["input:target"].reshape(-1), minlength=256)[: case["params"]["classes"]]
+    return {"class_weights": 1 / np.log(case["params"]["constant"] + counts / max(counts.sum(), 1))}
 
 
-RUNNERS: dict[str, Callable[[Case, Arrays], Arrays]] = {
+RUNNERS = {
     "data_transform": data_transform,
     "transform_train": transform_train,
     "transform_val": transform_val,
@@ -181,18 +158,13 @@ RUNNERS: dict[str, Callable[[Case, Arrays], Arrays]] = {
     "strong_aug": strong_aug,
     "cutmix_box": cutmix,
     "cityscapes_label_map": cityscapes_label_map,
-    "class_weights": weights_of_classes,
+    "class_weights": class_weights,
 }
 
 # largest absolute difference; labels and masks differ by whole numbers, so any slip shows
 GREY_LEVEL = 1 / 255 / min(IMAGENET["std"]) + 1e-4
 TOLERANCE = {
     "data_transform": 1 + 1e-3,
-    "transform_train": GREY_LEVEL,
-    "transform_val": GREY_LEVEL,
-    "weak_aug": GREY_LEVEL,
-    "strong_aug": GREY_LEVEL,
-    "cutmix_box": 0.0,
-    "cityscapes_label_map": 0.0,
-    "class_weights": 1e-9,
+    **dict.fromkeys(("transform_train", "transform_val", "weak_aug", "strong_aug"), GREY_LEVEL),
+    **dict.fromkeys(("cutmix_box", "cityscapes_label_map"), 0.0),
 }

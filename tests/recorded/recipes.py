@@ -1,11 +1,11 @@
 """Recorded scores and features in the place of a recipe's networks: an objective as the loop computes it."""
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from recorded.arrays import precision
 from torch import Tensor, nn
 
 from segkd.models._prediction import Prediction, pick_features
@@ -14,7 +14,7 @@ from segkd.runner.building.losses import build_graph
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 PARTS = ("labelled", "unlabelled")
 
 
@@ -45,32 +45,32 @@ class Recorded(nn.Module):
         return Prediction(logits, self.align_corners, aux if self.training or self.aux_wanted else None, features)
 
 
+def pair_of(inputs: dict[str, Tensor], feature: str | None = None) -> dict[str, Recorded]:
+    """A student and its teacher with their recorded scores, those of auxiliary heads, maybe a feature of this name."""
+    networks = {}
+    for owner in ("student", "teacher"):
+        kinds = {"logits": f"{owner}_logits", "aux": f"{owner}_aux", feature: f"{owner}_feature"}
+        maps = {kind: inputs[name] for kind, name in kinds.items() if kind is not None and name in inputs}
+        networks[owner] = Recorded({"labelled": maps}, align_corners=True)
+    return networks
+
+
 def images_of(part: str, target: Tensor) -> Tensor:
     """Images that say nothing but which part of a batch they are, (B, 3, H, W) uint8 for (B, H, W) labels."""
     return torch.full((len(target), 3, *target.shape[-2:]), PARTS.index(part), dtype=torch.uint8)
 
 
-def recipe_of(recipe: str | Path, overrides: dict[str, object]) -> Recipe:
-    """A recipe file, or a recipe's text, with the recorded parameters laid over it."""
-    assignments = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-    if isinstance(recipe, Path):
-        return read(recipe, assignments)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "recipe.yaml"
-        file.write_text(recipe)
-        return read(file, assignments)
+def recipe_of(recipe: Path, overrides: dict[str, object]) -> Recipe:
+    """A recipe file with the recorded parameters laid over it."""
+    return read(recipe, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
 
 
 def graph_of(
     recipe: Recipe, networks: dict[str, nn.Module], ignore_index: int, dtype: torch.dtype = torch.float64
 ) -> Graph:
     """The recipe's graph, weights and constants of its losses made at this precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
+    with precision(dtype):
         return build_graph(recipe, dict(networks), ignore_index).train()
-    finally:
-        torch.set_default_dtype(before)
 
 
 @dataclass

@@ -1,0 +1,104 @@
+"""Recorded network cases: a checkpoint given by its keys and shapes, and what its original network makes of an input.
+
+A case is read as a user's file would be: whose keys these are is guessed, the network is built from what they tell,
+the entries are renamed and loaded strictly.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from recorded import sam
+from recorded.arrays import Arrays
+from recorded.checkpoints import describe, network_of
+from recorded.compare import compare_map, noise_of
+from recorded.fill import fill_input, fill_state
+from torch import Tensor
+
+TOLERANCE = 1e-4  # of the standard deviation of the expected map, unless a case's note allows more
+TERM_TOLERANCE = 1e-5  # of a scalar of a step in float32
+
+# layout -> expected name -> our features of that name, the first one the network has
+FEATURES = {
+    "mmseg": {f"feat{i}": [f"stage{i}"] for i in range(1, 5)} | {f"layer{i}": [f"stage{i}"] for i in range(1, 5)},
+    "aicsd": {
+        "feat0": ["stage1_expand", "stage1_pre"],
+        "feat1": ["stage2_expand", "stage2_pre"],
+        "feat2": ["stage3_expand", "stage3_pre"],
+        "feat3": ["stage4_pre", "stage4"],
+        "feat4": ["aspp_pre"],
+        "feat5": ["decoder_pre"],
+    },
+    "cirkd": {"feature_sub": ["head"]},
+    "trikd": {"low": ["low", "stage1"], "attn": ["attention"]},
+}
+
+
+def find_cases(folder: Path) -> list[dict]:
+    """The cases of all parity*.json of a folder: a list of them, one alone, or {name: case}."""
+    found = []
+    for file in sorted(folder.glob("parity*.json")):
+        cases = json.loads(file.read_text())
+        if isinstance(cases, dict):
+            cases = [cases] if "entries" in cases else [{"case": name} | case for name, case in cases.items()]
+        found += [case | {"loss": "network"} for case in cases]
+    return found
+
+
+def name_of(case: dict) -> str:
+    """What a case calls its network, without the sizes."""
+    return "network " + re.split("[,(]", case["model"])[0].strip()
+
+
+def run_case(folder: Path, case: dict) -> list[str] | None:
+    """Faults of one case, each as text; an empty list is a pass, None: segkd has no such network."""
+    with np.load(folder / case.get("npz", f"{case['case']}.npz")) as stored:
+        arrays = dict(stored)
+    expected = {key.removeprefix("expected:"): arrays.pop(key) for key in list(arrays) if key.startswith("expected:")}
+    state = fill_state(case)
+    computed = sam.run(case, state, arrays)
+    if computed is None:
+        if describe(state) is None:
+            return None
+        computed = run_network(case, state, expected)
+    stated_tolerance = re.search(r"rtol (\d+e-\d+) of the std", case.get("note", ""))
+    tolerance = float(stated_tolerance[1]) if stated_tolerance else TOLERANCE
+    noise = noise_of(x for key, x in arrays.items() if key.startswith("input:"))
+    faults = []
+    for name, wanted in expected.items():
+        if name not in computed:
+            faults.append(f"{name}: not computed")
+            continue
+        candidates = computed[name] if isinstance(computed[name], list) else [computed[name]]
+        allowed = TERM_TOLERANCE if name == "loss" or name.startswith("term:") else tolerance
+        wrong = [compare_map(np.asarray(ours), wanted, allowed, noise) for ours in candidates]
+        if all(wrong):
+            faults.append(f"{name}: {wrong[-1]}")
+    return faults
+
+
+def run_network(case: dict, state: dict[str, Tensor], expected: Arrays) -> dict[str, Tensor | list[Tensor]]:
+    """Expected name -> our map, or several that it may be, of the whole network in float64."""
+    layout, _ = describe(state)
+    network = network_of(state, **stated(case)).double()
+    names = {
+        name: next(own for own in FEATURES[layout][name] if own in network.channels)
+        for name in expected
+        if name in FEATURES.get(layout, {})
+    }
+    network.features_wanted, network.aux_wanted = set(names.values()), network.aux_head is not None
+    images = fill_input(case["input_shape"]).double()
+    with torch.no_grad():
+        prediction = network(images)
+    at_input_size = prediction.resized(images.shape[-2:])
+    found = {name: prediction.features[own] for name, own in names.items()}
+    found |= {"logits": [prediction.logits, at_input_size], "aux": prediction.aux, "aux_logits": prediction.aux}
+    return found | {"logits_float64": at_input_size, "logits_input_size": at_input_size}
+
+
+def stated(case: dict) -> dict[str, int]:
+    """What weights cannot tell and a case says in words: the output stride."""
+    told = re.search(r"output stride (8|16|32)\b|\(?\bos (8|16|32)\)", case["model"].lower())
+    return {"output_stride": int(told[1] or told[2])} if told else {}
