@@ -1,15 +1,16 @@
 """Two labelled images made into one: a rectangle of given area, the pixels of given classes.
 
-Both maps stand unused in TriKD's code (arXiv 2309.12557). All draws are the caller's generator's.
+TriKD's code (arXiv 2309.12557) has both maps and uses neither. The caller passes the random generator.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Interval
 
-from ._photometric import check_probability
+from ._photometric import Probability
 from ._strong import Box, box_mask
 
 
@@ -22,18 +23,11 @@ def half_area_box(size: tuple[int, int], area: float, exponent: float, position:
         size: (H, W) in pixels.
         area: share of the image, above 0 and at most 1.
         exponent: 0..1, from full height to full width, 0.5 keeps the image's ratio.
-        position: 0..1 each, where the top left corner lies in what room there is, down and to the right.
+        position: 0..1 each, of the top left corner in the space that is left, down and to the right.
 
     Returns:
         (top, left, height, width) in pixels; halves are rounded to even.
-
-    Raises:
-        ValueError: a number out of its range.
     """
-    if not 0 < area <= 1:
-        raise ValueError(f"area must be above 0 and at most 1, got {area}")
-    if not (0 <= exponent <= 1 and 0 <= min(position) and max(position) <= 1):
-        raise ValueError(f"exponent and position must be between 0 and 1, got {exponent} and {position}")
     share = area**exponent
     height, width = round(size[0] * share), round(size[1] * area / share)
     return round((size[0] - height) * position[0]), round((size[1] - width) * position[1]), height, width
@@ -45,7 +39,7 @@ def class_paste(
     """The base with the donor's pixels of some classes laid over it, image and labels alike.
 
     A donor that is class 0 everywhere gives nothing, also when class 0 is asked for: so does TriKD's code, where an
-    all-zero label stands for "no donor". Class 0 of any other donor is pasted.
+    all-zero label means "no donor". Class 0 of any other donor is pasted.
 
     Args:
         base, donor: image (H, W, 3) and labels (H, W), both of one size.
@@ -53,16 +47,9 @@ def class_paste(
 
     Returns:
         New arrays, image (H, W, 3) and labels (H, W), of the base's types.
-
-    Raises:
-        ValueError: images or labels of different shapes.
     """
     (image, labels), (donor_image, donor_labels) = base, donor
-    if image.shape != donor_image.shape or not image.shape[:2] == labels.shape == donor_labels.shape:
-        raise ValueError(
-            f"class_paste: base and donor must have one size, got images {image.shape} and {donor_image.shape}, "
-            f"labels {labels.shape} and {donor_labels.shape}"
-        )
+    assert image.shape == donor_image.shape and image.shape[:2] == labels.shape == donor_labels.shape
     pasted = np.isin(donor_labels, list(classes)) & donor_labels.any()  # (H, W)
     mixed = np.where(pasted[..., None], donor_image, image)
     return mixed.astype(image.dtype), np.where(pasted, donor_labels, labels).astype(labels.dtype)
@@ -84,20 +71,15 @@ class Mix:
             classes, rounded up (ClassMix: Olsson et al., WACV 2021, arXiv 2007.07936).
         probability: of mixing, image by image.
         area: share of the image, half_cutmix only.
-
-    Raises:
-        ValueError: an option out of its range.
     """
 
     def __init__(
         self,
         *,
         kind: Literal["half_cutmix", "class_paste"] = "half_cutmix",
-        probability: float = 0.5,
-        area: float = 0.5,
+        probability: Probability = 0.5,
+        area: Annotated[float, Interval(gt=0, le=1)] = 0.5,
     ):
-        check_probability("probability", probability)
-        half_area_box((2, 2), area, 0.5, (0.0, 0.0))
         self.kind, self.probability, self.area = kind, probability, area
 
     def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> MixDraw | None:

@@ -1,9 +1,16 @@
 """Changes of colour and sharpness: what is drawn, how it is drawn, and its application to uint8 RGB pixels."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Gt, Interval
 from PIL import Image, ImageEnhance, ImageFilter
+
+Probability = Annotated[float, Interval(ge=0, le=1)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Hue = Annotated[float, Interval(ge=0, le=0.5)]
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,7 @@ class RecolorRanges:
     radius: tuple[float, float]
 
     def __post_init__(self) -> None:
-        for name in ("jitter", "grey", "blur"):
-            check_probability(name, getattr(self, name))
-        if min(self.strength) < 0 or self.strength[3] > 0.5:
-            raise ValueError(f"jitter_strength: four numbers >= 0, the last (hue) <= 0.5; got {self.strength}")
-        if not 0 <= self.radius[0] <= self.radius[1]:
-            raise ValueError(f"blur_radius: two radii 0 <= low <= high in pixels, got {self.radius}")
+        check_rising("blur_radius", self.radius)
 
     def draw(self, rng: np.random.Generator) -> Recolor:
         """One draw; every number is drawn whether it is used or not, so that options do not shift later draws."""
@@ -79,10 +81,10 @@ class RecolorRanges:
         )
 
 
-def check_probability(name: str, value: float) -> None:
-    """ValueError naming the option unless 0 <= value <= 1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}: a probability from 0 to 1, got {value}")
+def check_rising(name: str, low_high: tuple[float, float]) -> None:
+    """ValueError that names the argument unless low <= high."""
+    if low_high[0] > low_high[1]:
+        raise ValueError(f"{name}: low and high with low <= high, got {low_high}")
 
 
 def draw_distortion(rng: np.random.Generator) -> Distortion:

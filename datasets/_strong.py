@@ -2,12 +2,24 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 
-from ._photometric import Recolor, RecolorRanges, check_probability, recolor
+from ._photometric import (
+    Hue,
+    NonNegative,
+    Positive,
+    Probability,
+    Recolor,
+    RecolorRanges,
+    check_rising,
+    recolor,
+)
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+Share = Annotated[float, Interval(gt=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -31,29 +43,29 @@ class StrongView:
         cutmix_ratio: range of its height / width.
 
     Raises:
-        ValueError: an option out of its range.
+        ValueError: a range that falls, or areas and ratios that no box inside the image has.
     """
 
     def __init__(
         self,
         *,
-        jitter: float = 0.8,
-        jitter_strength: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.25),
-        grey: float = 0.2,
-        blur: float = 0.5,
-        blur_radius: tuple[float, float] = (0.1, 2.0),
-        cutmix: float = 0.5,
-        cutmix_area: tuple[float, float] = (0.02, 0.4),
-        cutmix_ratio: tuple[float, float] = (0.3, 1 / 0.3),
+        jitter: Probability = 0.8,
+        jitter_strength: tuple[NonNegative, NonNegative, NonNegative, Hue] = (0.5, 0.5, 0.5, 0.25),
+        grey: Probability = 0.2,
+        blur: Probability = 0.5,
+        blur_radius: tuple[NonNegative, NonNegative] = (0.1, 2.0),
+        cutmix: Probability = 0.5,
+        cutmix_area: tuple[Share, Share] = (0.02, 0.4),
+        cutmix_ratio: tuple[Positive, Positive] = (0.3, 1 / 0.3),
     ):
-        check_probability("cutmix", cutmix)
-        if not 0 < cutmix_area[0] <= cutmix_area[1] < 1:
-            raise ValueError(f"cutmix_area: two shares 0 < low <= high < 1, got {cutmix_area}")
-        # a box of area a and ratio q fits if a <= q and a * q <= 1: without a common one the draw would never end
-        if not 0 < cutmix_ratio[0] <= cutmix_ratio[1] or not cutmix_ratio[0] < 1 / cutmix_area[1]:
-            raise ValueError(f"cutmix_ratio: 0 < low <= high and low below 1 / largest area, got {cutmix_ratio}")
-        if cutmix_ratio[1] <= cutmix_area[1]:
-            raise ValueError(f"cutmix_ratio: high must exceed the largest area, got {cutmix_ratio}")
+        check_rising("cutmix_area", cutmix_area)
+        check_rising("cutmix_ratio", cutmix_ratio)
+        # a box of area a and ratio q fits if a <= q <= 1 / a: without such a ratio the draw would never end
+        if cutmix_ratio[0] >= 1 / cutmix_area[1] or cutmix_ratio[1] <= cutmix_area[1]:
+            raise ValueError(
+                f"cutmix_ratio: no box of {cutmix_area[1]} of the image (cutmix_area) with a height / width in "
+                f"{cutmix_ratio} fits into it; low must be below {1 / cutmix_area[1]:g} and high above {cutmix_area[1]}"
+            )
         self.recolor = RecolorRanges(jitter, tuple(jitter_strength), grey, blur, tuple(blur_radius))
         self.cutmix, self.cutmix_area, self.cutmix_ratio = cutmix, cutmix_area, cutmix_ratio
 
@@ -96,7 +108,7 @@ def box_mask(size: tuple[int, int], box: Box | None) -> np.ndarray:
 
 
 def partners(count: int) -> list[int]:
-    """With whom each image of a batch is mixed: neighbours with each other, the last of an odd number with itself.
+    """The image that each image of a batch is mixed with: its neighbour, or itself for the last of an odd number.
 
     Pairs do not depend on how many processes share a batch, as long as each has an even number.
     """

@@ -1,22 +1,29 @@
 """The training view of an image and its target: scale, crop, flip, colours, padding."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Interval
 from PIL import Image
 
+from ._palettes import Color, Level
 from ._photometric import (
     Distortion,
+    Hue,
+    NonNegative,
+    Positive,
+    Probability,
     Recolor,
     RecolorRanges,
-    check_probability,
+    check_rising,
     distort,
     draw_distortion,
     recolor,
 )
 from ._resample import fit_size, resample_image, resample_label, short_side_size
 
+Pixels = Annotated[int, Ge(1)]
 # mmseg tries a crop and up to ten more; the last one is taken as it comes
 CROP_REDRAWS = 10
 
@@ -51,7 +58,7 @@ class Transform:
         crop_size: the output size; None keeps the whole scaled image.
         scale: what r means. `factor`: the image becomes r times as large (CIRKD). `short_side`, `long_side`: that side
             becomes an integer drawn from [int(low * base_size), int(high * base_size)] (AICSD, TriKD). `fit`: the image
-            grows or shrinks to just fit into r * base_size, whichever way round it lies (mmseg).
+            grows or shrinks to just fit into r * base_size, long side along long side (mmseg).
         scale_range: low and high of r.
         scale_step: r only takes the values low, low + step, ... up to high (CIRKD: 0.1). For `factor` and `fit`.
         base_size: `short_side`, `long_side`: that side in pixels, None takes the image's own. `fit`: (height, width).
@@ -70,7 +77,7 @@ class Transform:
         pad_label: target of padding; 255 does not count. AICSD on VOC: 0.
 
     Raises:
-        ValueError: an option out of its range, or one that the chosen `scale` has no use for.
+        ValueError: a range that falls, or a scale_step or base_size that the chosen `scale` does not take.
     """
 
     def __init__(
@@ -78,31 +85,23 @@ class Transform:
         crop_size: tuple[int, int] | None,
         *,
         scale: Literal["factor", "short_side", "long_side", "fit"] = "factor",
-        scale_range: tuple[float, float] = (0.5, 2.0),
-        scale_step: float | None = None,
-        base_size: int | tuple[int, int] | None = None,
+        scale_range: tuple[Positive, Positive] = (0.5, 2.0),
+        scale_step: Positive | None = None,
+        base_size: Pixels | tuple[Pixels, Pixels] | None = None,
         resample: Literal["pillow", "opencv"] = "pillow",
-        flip: float = 0.5,
+        flip: Probability = 0.5,
         flip_first: bool = False,
-        max_class_share: float | None = None,
+        max_class_share: Annotated[float, Interval(gt=0, le=1)] | None = None,
         distort: bool = False,
-        jitter: float = 0.0,
-        jitter_strength: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.25),
-        grey: float = 0.0,
-        blur: float = 0.0,
-        blur_radius: tuple[float, float] = (0.1, 2.0),
-        pad_image: tuple[int, int, int] = (124, 116, 104),
-        pad_label: int = 255,
+        jitter: Probability = 0.0,
+        jitter_strength: tuple[NonNegative, NonNegative, NonNegative, Hue] = (0.5, 0.5, 0.5, 0.25),
+        grey: Probability = 0.0,
+        blur: Probability = 0.0,
+        blur_radius: tuple[NonNegative, NonNegative] = (0.1, 2.0),
+        pad_image: Color = (124, 116, 104),
+        pad_label: Level = 255,
     ):
-        if crop_size is not None and (len(crop_size) != 2 or min(crop_size) < 1):
-            raise ValueError(f"crop_size: height and width of at least 1 pixel, got {crop_size}")
-        if not 0 < scale_range[0] <= scale_range[1]:
-            raise ValueError(f"scale_range: two numbers 0 < low <= high, got {scale_range}")
-        check_probability("flip", flip)
-        if max_class_share is not None and not 0 < max_class_share <= 1:
-            raise ValueError(f"max_class_share: above 0 and at most 1, got {max_class_share}")
-        if min(*pad_image, pad_label) < 0 or max(*pad_image, pad_label) > 255:
-            raise ValueError(f"pad_image and pad_label: values 0..255, got {pad_image} and {pad_label}")
+        check_rising("scale_range", scale_range)
         _check_scale(scale, scale_step, base_size)
         self.crop_size = None if crop_size is None else tuple(crop_size)
         self.scale, self.scale_range, self.scale_step, self.base_size = scale, scale_range, scale_step, base_size
@@ -146,8 +145,8 @@ class Transform:
             pixels = distort(pixels, draw.distortion)
         crop_size = self.crop_size or draw.size
         mirrored = draw.flip and not self.flip_first
-        pixels = _placed(pixels, (*crop_size, 3), self.pad_image, mirrored)
-        labels = _placed(labels, crop_size, self.pad_label, mirrored)
+        pixels = _place(pixels, (*crop_size, 3), self.pad_image, mirrored)
+        labels = _place(labels, crop_size, self.pad_label, mirrored)
         return recolor(pixels, draw.recolor), labels
 
     def _draw_size(self, rng: np.random.Generator, image_size: tuple[int, int]) -> tuple[tuple[int, int], float | None]:
@@ -200,15 +199,15 @@ def side_size(image_size: tuple[int, int], side: int, scale: Literal["short_side
 
 
 def _check_scale(scale: str, scale_step: float | None, base_size: int | tuple[int, int] | None) -> None:
-    if scale_step is not None and (scale_step <= 0 or scale not in ("factor", "fit")):
-        raise ValueError(f"scale_step: a positive number, for scale factor or fit; got {scale_step} with {scale}")
+    if scale_step is not None and scale not in ("factor", "fit"):
+        raise ValueError(f"scale_step: only scale factor and fit take steps, got {scale_step} with scale {scale}")
     wanted = {"factor": "none", "fit": "[height, width]"}.get(scale, "one integer or none")
     given = "none" if base_size is None else "one integer" if isinstance(base_size, int) else "[height, width]"
     if given not in wanted:
         raise ValueError(f"base_size: scale {scale} takes {wanted}, got {base_size}")
 
 
-def _placed(values: np.ndarray, shape: tuple[int, ...], padding: int | tuple[int, ...], mirrored: bool) -> np.ndarray:
+def _place(values: np.ndarray, shape: tuple[int, ...], padding: int | tuple[int, ...], mirrored: bool) -> np.ndarray:
     """A new array of `shape` with `values` at its top left, the rest padding, mirrored on request, in one copy."""
     placed = np.empty(shape, dtype=np.uint8)
     view = placed[:, ::-1] if mirrored else placed

@@ -6,11 +6,14 @@ picture to picture.
 """
 
 import math
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 from PIL import Image, ImageDraw, ImageFilter
 
-from ._files import IGNORE_INDEX, checked_split
+from ._files import IGNORE_INDEX, require_split
+from ._palettes import Color
 
 SPLITS = {"train": 512, "val": 128}
 SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, PERSON, POLE = range(8)
@@ -19,7 +22,7 @@ SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, PERSON, POLE = range(8)
 COARSE = (4.0, 9.0, 5.0, 10.0, 20.0, 3.0, 8.0, 4.0, 6.0)
 FINE = (1.0, 5.0, 7.0, 3.0, 16.0, 2.0, 5.0, 3.0, 6.0)
 
-Color = tuple[int, int, int]
+Side = Annotated[int, Ge(32)]  # in pixels
 
 
 class Synthetic:
@@ -28,7 +31,7 @@ class Synthetic:
     Args:
         root: not used; every dataset takes it.
         split: train or val: other scenes of the same kind.
-        size: (height, width) in pixels, at least (32, 32).
+        size: (height, width) in pixels.
         length: number of scenes; None: 512 for train, 128 for val.
         seed: another seed is another dataset.
 
@@ -48,15 +51,11 @@ class Synthetic:
         root: str = "",
         split: str = "train",
         *,
-        size: tuple[int, int] = (96, 128),
-        length: int | None = None,
-        seed: int = 0,
+        size: tuple[Side, Side] = (96, 128),
+        length: Annotated[int, Ge(1)] | None = None,
+        seed: Annotated[int, Ge(0)] = 0,
     ):
-        self.split_number = list(SPLITS).index(checked_split(split, SPLITS))
-        if min(size) < 32:
-            raise ValueError(f"size: height and width of at least 32 pixels, got {tuple(size)}")
-        if length is not None and length < 1:
-            raise ValueError(f"length: at least one scene, got {length}")
+        self.split_number = list(SPLITS).index(require_split(split, SPLITS))
         self.split, self.size, self.seed = split, (int(size[0]), int(size[1])), seed
         self.length = SPLITS[split] if length is None else length
 

@@ -115,27 +115,12 @@ def test_distortion_leaves_padding_alone() -> None:
     assert (pixels[:6] != np.asarray(image)).any()
 
 
-@pytest.mark.parametrize(
-    "options,word",
-    [
-        ({"scale_range": (2.0, 0.5)}, "scale_range"),
-        ({"flip": 1.5}, "flip"),
-        ({"jitter": -0.1}, "jitter"),
-        ({"scale": "fit"}, "base_size"),
-        ({"scale": "factor", "base_size": 513}, "base_size"),
-        ({"scale": "short_side", "base_size": (3, 4)}, "base_size"),
-        ({"scale": "long_side", "scale_step": 0.1}, "scale_step"),
-        ({"max_class_share": 0.0}, "max_class_share"),
-        ({"pad_label": 256}, "pad_label"),
-        ({"blur_radius": (2.0, 1.0)}, "blur_radius"),
-        ({"jitter_strength": (0.5, 0.5, 0.5, 0.6)}, "jitter_strength"),
-    ],
-)
-def test_wrong_options_are_named(options: dict, word: str) -> None:
+@pytest.mark.parametrize("options, word", [
+    ({"scale_range": (2.0, 0.5)}, "scale_range"), ({"blur_radius": (2.0, 1.0)}, "blur_radius"),
+    ({"scale": "fit"}, "base_size"), ({"scale": "factor", "base_size": 513}, "base_size"),
+    ({"scale": "short_side", "base_size": (3, 4)}, "base_size"),
+    ({"scale": "long_side", "scale_step": 0.1}, "scale_step"),
+])  # fmt: skip
+def test_options_that_do_not_go_together_are_named(options: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         Transform((8, 8), **options)
-
-
-def test_crop_size_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="crop_size"):
-        Transform((0, 8))
