@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 
 
-def checked_folder(path: str | Path, layout: str) -> Path:
+def require_folder(path: str | Path, layout: str) -> Path:
     """`path` if it is a folder, else FileNotFoundError with the layout the dataset expects."""
     path = Path(path)
     if not path.is_dir():
@@ -23,7 +23,7 @@ def checked_folder(path: str | Path, layout: str) -> Path:
     return path
 
 
-def checked_split(split: str, splits: Iterable[str]) -> str:
+def require_split(split: str, splits: Iterable[str]) -> str:
     """`split` if it is one of `splits`, else ValueError with the list."""
     splits = tuple(splits)
     if split not in splits:
@@ -31,7 +31,7 @@ def checked_split(split: str, splits: Iterable[str]) -> str:
     return split
 
 
-def images_below(folder: Path, suffix: str = "") -> dict[str, str]:
+def find_images(folder: Path, suffix: str = "") -> dict[str, str]:
     """Every image at any depth below `folder`: key -> path, sorted by key.
 
     The key is the path relative to `folder` without `suffix` and the file ending; files whose stem does not end in
@@ -51,14 +51,22 @@ def images_below(folder: Path, suffix: str = "") -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def checked_pairs(images: Mapping[str, str], labels: Mapping[str, str], expected: str) -> list[tuple[str, str]]:
-    """(image, label) paths of every key of `images`; `expected` is the label path with {key} in it, for the error."""
-    pairs = []
+def require_images(folder: str | Path, layout: str, suffix: str = "") -> dict[str, str]:
+    """`find_images` of a folder that must exist and hold some, else an error with the layout that is expected."""
+    images = find_images(require_folder(folder, layout), suffix)
+    if not images:
+        called = f" whose name ends in {suffix!r}" if suffix else ""
+        raise ValueError(f"{folder}: no images{called}. Expected layout: {layout}")
+    return images
+
+
+def pair_labels(images: Mapping[str, str], folder: str | Path, layout: str, suffix: str = "") -> list[tuple[str, str]]:
+    """(image, label) paths of every key of `images`, the label being that of the same key below `folder`."""
+    labels = find_images(require_folder(folder, layout), suffix)
     for key, image in images.items():
         if key not in labels:
-            raise FileNotFoundError(f"{image}: its label {expected.replace('{key}', key)} does not exist")
-        pairs.append((image, labels[key]))
-    return pairs
+            raise FileNotFoundError(f"{image}: its label {folder}/{key}{suffix}.png does not exist")
+    return [(image, labels[key]) for key, image in images.items()]
 
 
 def read_list(path: str | Path, layout: str) -> list[str]:
@@ -85,11 +93,8 @@ def published_split(dataset: str, name: str) -> list[str]:
 def lookup_table(mapping: Mapping[int, int], ignore: Iterable[int] = (IGNORE_INDEX,)) -> tuple[int, ...]:
     """256 entries: raw id of a label file -> train id, 255 for those in `ignore`, -1 for ids that must not occur."""
     table = [-1] * 256
-    for ids in (mapping, ignore):
-        for raw in ids:
-            if not 0 <= raw <= 255:
-                raise ValueError(f"lookup: label ids are 0..255, got {raw}")
-            table[raw] = mapping[raw] if ids is mapping else IGNORE_INDEX
+    for raw, train_id in [*mapping.items(), *((raw, IGNORE_INDEX) for raw in ignore)]:
+        table[raw] = train_id
     return tuple(table)
 
 
@@ -128,25 +133,43 @@ def read_label(path: str, table: tuple[int, ...], rule: str) -> Image.Image:
     return label.point([max(train_id, 0) for train_id in table], "L")
 
 
-def read_pair(image_path: str, label_path: str, table: tuple[int, ...], rule: str) -> tuple[Image.Image, Image.Image]:
-    """`read_image` and `read_label` of one sample, whose sizes must agree."""
-    image, label = read_image(image_path), read_label(label_path, table, rule)
-    check_sizes(image, label, image_path, label_path)
-    return image, label
+class LabelledFiles:
+    """A data set of images and labels in files: its length, its items, and the names of its images.
 
+    Attributes:
+        names: of the images. files: their paths and those of their labels, None where these are not public.
+        table, rule: how label files are read, see `read_label`.
+    """
 
-def check_sizes(image: Image.Image, label: Image.Image, image_path: str, label_path: str) -> None:
-    """ValueError that names both files and sizes if they differ."""
-    if image.size != label.size:
-        raise ValueError(
-            f"{image_path} is {image.height}x{image.width} but its label {label_path} is "
-            f"{label.height}x{label.width} (height x width); they must be of one size"
-        )
+    ignore_index = IGNORE_INDEX
+    names: list[str]
+    files: list[tuple[str, str | None]]
+    table: tuple[int, ...]
+    rule: str
 
+    def __len__(self) -> int:
+        return len(self.files)
 
-def void_target(image: Image.Image) -> Image.Image:
-    """A target of the image's size in which no pixel counts, for images without labels."""
-    return Image.new("L", image.size, IGNORE_INDEX)
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        image_path, label_path = self.files[index]
+        image = read_image(image_path)
+        if label_path is None:
+            return image, Image.new("L", image.size, IGNORE_INDEX)
+        target = self.read_target(label_path)
+        if image.size != target.size:
+            raise ValueError(
+                f"{image_path} is {image.height}x{image.width} but its label {label_path} is "
+                f"{target.height}x{target.width} (height x width); they must be of one size"
+            )
+        return image, target
+
+    def read_target(self, path: str) -> Image.Image:
+        """The label file as train ids, mode L."""
+        return read_label(path, self.table, self.rule)
+
+    def name(self, index: int) -> str:
+        """What the image is called in lists of images and in files made for it."""
+        return self.names[index]
 
 
 def _decode(path: str) -> Image.Image:

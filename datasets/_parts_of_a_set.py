@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ._files import images_below, published_split, read_image, read_list
+from ._files import find_images, published_split, read_image, read_list
 
 FRACTION = re.compile(r"(\d+)/(\d+)")
 
@@ -31,7 +31,7 @@ class Chosen:
 
 
 class WithoutLabels:
-    """The images of a data set beside targets that are 0 everywhere: whoever trains on them sees no label."""
+    """The images of a data set beside targets that are 0 everywhere: training on them sees no label."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -54,7 +54,7 @@ class ImagesBelow:
     def __init__(self, folder: str):
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"data.unlabelled.images: there is no folder {folder}")
-        self.files = list(images_below(Path(folder)).values())
+        self.files = list(find_images(Path(folder)).values())
         if not self.files:
             raise ValueError(f"data.unlabelled.images: no images below {folder}")
 

@@ -5,18 +5,7 @@ Source: Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017.
 
 from pathlib import Path
 
-from PIL import Image
-
-from ._files import (
-    checked_folder,
-    checked_pairs,
-    checked_split,
-    images_below,
-    lookup_table,
-    read_image,
-    read_pair,
-    void_target,
-)
+from ._files import LabelledFiles, lookup_table, pair_labels, require_images, require_split
 from ._palettes import bit_palette
 
 LAYOUT = (
@@ -43,16 +32,17 @@ CLASS_NAMES = """
 """
 
 
-class ADE20K:
+class ADE20K(LabelledFiles):
     """Images and targets of ADE20K (the challenge's release, ADEChallengeData2016).
 
     Args:
         root: the folder that holds `images` and `annotations`.
-        split: train, val, or test (a download of its own, release_test). The test labels are not public: its targets
+        split: train, val, or test (a separate download, release_test). The test labels are not public: its targets
             are 255 everywhere.
 
     Items: (image, target): RGB image and mode L target with train ids 0..149 (id - 1 of the file), 255 where it has 0.
-    The palette is VOC's colour map from id 1 on, not the colours of the challenge.
+    Their names are file stems, e.g. ADE_train_00000001. The palette is VOC's colour map from id 1 on, not the colours
+    of the challenge.
 
     Raises:
         FileNotFoundError: a folder is missing, or an image has no label.
@@ -60,34 +50,17 @@ class ADE20K:
     """
 
     num_classes = 150
-    ignore_index = 255
     class_names = tuple(" ".join(name.split()) for name in CLASS_NAMES.split(","))
     palette = bit_palette(151)[1:]
+    table, rule = TABLE, "ADE20K's ids are 1..150 and 0 for everything else"
 
     def __init__(self, root: str, split: str):
-        part = SPLITS[checked_split(split, SPLITS)]
+        part = SPLITS[require_split(split, SPLITS)]
         released = Path(root, "release_test", "testing")
-        folder = checked_folder(released if split == "test" and released.is_dir() else f"{root}/images/{part}", LAYOUT)
-        images = images_below(folder)
-        if not images:
-            raise ValueError(f"{folder}: no images. Expected layout: {LAYOUT}")
+        folder = released if split == "test" and released.is_dir() else f"{root}/images/{part}"
+        images = require_images(folder, LAYOUT)
         self.names = list(images)
         if split == "test":
             self.files = [(image, None) for image in images.values()]
-            return
-        labels = checked_folder(f"{root}/annotations/{part}", LAYOUT)
-        self.files = checked_pairs(images, images_below(labels), f"{labels}/{{key}}.png")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
-        image_path, label_path = self.files[index]
-        if label_path is None:
-            image = read_image(image_path)
-            return image, void_target(image)
-        return read_pair(image_path, label_path, TABLE, "ADE20K's ids are 1..150 and 0 for everything else")
-
-    def name(self, index: int) -> str:
-        """The file stem, e.g. ADE_train_00000001."""
-        return self.names[index]
+        else:
+            self.files = pair_labels(images, f"{root}/annotations/{part}", LAYOUT)

@@ -3,9 +3,7 @@
 Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video", Pattern Recognition Letters 2009.
 """
 
-from PIL import Image
-
-from ._files import checked_folder, checked_pairs, checked_split, images_below, lookup_table, read_pair
+from ._files import LabelledFiles, lookup_table, pair_labels, require_images, require_split
 
 LAYOUT = "<root>/{train,val,test}/<name>.png (or .jpg) and <root>/{train,val,test}annot/<name>.png"
 SPLITS = {"train": ("train",), "val": ("val",), "test": ("test",), "trainval": ("train", "val")}
@@ -13,14 +11,15 @@ SPLITS = {"train": ("train",), "val": ("val",), "test": ("test",), "trainval": (
 TABLE = lookup_table({index: index for index in range(11)}, ignore=(11, 255))
 
 
-class CamVid:
+class CamVid(LabelledFiles):
     """Images and targets of CamVid.
 
     Args:
         root: the folder that holds `train`, `trainannot` and so on; images may be PNG or JPEG.
         split: train, val, test or trainval.
 
-    Items: (image, target): RGB image and mode L target with train ids 0..10, 255 where nothing is labelled.
+    Items: (image, target): RGB image and mode L target with train ids 0..10, 255 where nothing is labelled. Their names
+    are file stems, e.g. 0001TP_008550.
 
     Raises:
         FileNotFoundError: a folder is missing, or an image has no label.
@@ -28,7 +27,6 @@ class CamVid:
     """
 
     num_classes = 11
-    ignore_index = 255
     class_names = (
         "sky", "building", "pole", "road", "pavement", "tree",
         "sign symbol", "fence", "car", "pedestrian", "bicyclist",
@@ -37,25 +35,11 @@ class CamVid:
         (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
         (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
     )  # fmt: skip
+    table, rule = TABLE, "CamVid's ids are 0..10 and 11 for unlabelled pixels"
 
     def __init__(self, root: str, split: str):
-        self.names: list[str] = []
-        self.files: list[tuple[str, str]] = []
-        for part in SPLITS[checked_split(split, SPLITS)]:
-            folder = checked_folder(f"{root}/{part}", LAYOUT)
-            labels = checked_folder(f"{root}/{part}annot", LAYOUT)
-            images = images_below(folder)
-            if not images:
-                raise ValueError(f"{folder}: no images. Expected layout: {LAYOUT}")
+        self.names, self.files = [], []
+        for part in SPLITS[require_split(split, SPLITS)]:
+            images = require_images(f"{root}/{part}", LAYOUT)
             self.names += images
-            self.files += checked_pairs(images, images_below(labels), f"{labels}/{{key}}.png")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
-        return read_pair(*self.files[index], TABLE, "CamVid's ids are 0..10 and 11 for unlabelled pixels")
-
-    def name(self, index: int) -> str:
-        """The file stem, e.g. 0001TP_008550."""
-        return self.names[index]
+            self.files += pair_labels(images, f"{root}/{part}annot", LAYOUT)

@@ -5,18 +5,7 @@ Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understa
 
 from typing import Literal
 
-from PIL import Image
-
-from ._files import (
-    checked_folder,
-    checked_pairs,
-    checked_split,
-    images_below,
-    lookup_table,
-    read_image,
-    read_pair,
-    void_target,
-)
+from ._files import LabelledFiles, lookup_table, pair_labels, require_images, require_split
 
 LAYOUT = (
     "<root>/leftImg8bit/{train,val,test}/<city>/<frame>_leftImg8bit.png and "
@@ -39,7 +28,7 @@ RULES = {
 }
 
 
-class Cityscapes:
+class Cityscapes(LabelledFiles):
     """Images and targets of Cityscapes (fine annotations).
 
     Args:
@@ -47,7 +36,8 @@ class Cityscapes:
         split: train, val, trainval or test. The test labels are not public: its targets are 255 everywhere.
         labels: which label files to read: `labelIds` (of the release, 34 ids mapped to 19) or `labelTrainIds`.
 
-    Items: (image, target): RGB image and mode L target with train ids 0..18, 255 for all other ids.
+    Items: (image, target): RGB image and mode L target with train ids 0..18, 255 for all other ids. Their names are
+    <city>_<sequence>_<frame>, e.g. aachen_000000_000019.
 
     Raises:
         FileNotFoundError: a folder is missing, or an image has no label.
@@ -55,7 +45,6 @@ class Cityscapes:
     """
 
     num_classes = 19
-    ignore_index = 255
     class_names = (
         "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
         "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
@@ -67,35 +56,12 @@ class Cityscapes:
     )  # fmt: skip
 
     def __init__(self, root: str, split: str, *, labels: Literal["labelIds", "labelTrainIds"] = "labelIds"):
-        if labels not in TABLES:
-            raise ValueError(f"labels: no label files called {labels!r}; there are: {', '.join(TABLES)}")
-        self.labels = labels
-        self.names: list[str] = []
-        self.files: list[tuple[str, str | None]] = []
-        for part in SPLITS[checked_split(split, SPLITS)]:
-            folder = checked_folder(f"{root}/leftImg8bit/{part}", LAYOUT)
-            images = images_below(folder, "_leftImg8bit")
-            if not images:
-                raise ValueError(f"{folder}: no <city>/<frame>_leftImg8bit.png. Expected layout: {LAYOUT}")
+        self.table, self.rule = TABLES[labels], RULES[labels]
+        self.names, self.files = [], []
+        for part in SPLITS[require_split(split, SPLITS)]:
+            images = require_images(f"{root}/leftImg8bit/{part}", LAYOUT, "_leftImg8bit")
             self.names += [key.split("/")[-1] for key in images]
             if part == "test":
                 self.files += [(image, None) for image in images.values()]
-                continue
-            label_folder = checked_folder(f"{root}/gtFine/{part}", LAYOUT)
-            suffix = f"_gtFine_{labels}"
-            found = images_below(label_folder, suffix)
-            self.files += checked_pairs(images, found, f"{label_folder}/{{key}}{suffix}.png")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
-        image_path, label_path = self.files[index]
-        if label_path is None:
-            image = read_image(image_path)
-            return image, void_target(image)
-        return read_pair(image_path, label_path, TABLES[self.labels], RULES[self.labels])
-
-    def name(self, index: int) -> str:
-        """<city>_<sequence>_<frame>, e.g. aachen_000000_000019."""
-        return self.names[index]
+            else:
+                self.files += pair_labels(images, f"{root}/gtFine/{part}", LAYOUT, f"_gtFine_{labels}")

@@ -5,9 +5,7 @@ Source: Caesar, Uijlings, Ferrari, "COCO-Stuff: Thing and Stuff Classes in Conte
 
 from typing import Literal
 
-from PIL import Image
-
-from ._files import checked_folder, checked_pairs, checked_split, images_below, lookup_table, read_pair
+from ._files import LabelledFiles, lookup_table, pair_labels, require_images, require_split
 from ._palettes import bit_palette
 
 LAYOUT = "<root>/images/{train2017,val2017}/<id>.jpg and <root>/annotations/{train2017,val2017}/<id>.png"
@@ -47,7 +45,7 @@ RULES = {
 }
 
 
-class CocoStuff:
+class CocoStuff(LabelledFiles):
     """Images and targets of COCO-Stuff 164K, from its pixel maps (`stuffthingmaps_trainval2017`).
 
     Args:
@@ -57,42 +55,25 @@ class CocoStuff:
             count as classes of IoU 0. 171: those that do occur, numbered without gaps, as mmsegmentation has them.
 
     Items: (image, target): RGB image and mode L target with train ids 0..181 or 0..170, 255 where the file has 255.
-    The palette is VOC's colour map from id 1 on; a class has the same colour in both numberings.
+    Their names are file stems, e.g. 000000000139. The palette is VOC's colour map from id 1 on; a class has the same
+    colour in both numberings.
 
     Raises:
         FileNotFoundError: a folder is missing, or an image has no label.
-        ValueError: unknown split or number of classes, empty folder, and on access an unreadable file, an id or a size
-            that is wrong.
+        ValueError: unknown split, empty folder, and on access an unreadable file, an id or a size that is wrong.
     """
 
     num_classes = 182
-    ignore_index = 255
     class_names = NAMES
     palette = bit_palette(183)[1:]
 
     def __init__(self, root: str, split: str, *, classes: Literal[182, 171] = 182):
-        if classes not in TABLES:
-            raise ValueError(f"classes: COCO-Stuff is read with 182 or 171 classes, got {classes}")
-        part = SPLITS[checked_split(split, SPLITS)]
-        folder = checked_folder(f"{root}/images/{part}", LAYOUT)
-        labels = checked_folder(f"{root}/annotations/{part}", LAYOUT)
-        images = images_below(folder)
-        if not images:
-            raise ValueError(f"{folder}: no images. Expected layout: {LAYOUT}")
         if classes == 171:
             self.num_classes = 171
             self.class_names = tuple(NAMES[raw] for raw in OCCURRING)
             self.palette = tuple(type(self).palette[raw] for raw in OCCURRING)
         self.table, self.rule = TABLES[classes], RULES[classes]
+        part = SPLITS[require_split(split, SPLITS)]
+        images = require_images(f"{root}/images/{part}", LAYOUT)
         self.names = list(images)
-        self.files = checked_pairs(images, images_below(labels), f"{labels}/{{key}}.png")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
-        return read_pair(*self.files[index], self.table, self.rule)
-
-    def name(self, index: int) -> str:
-        """The file stem, e.g. 000000000139."""
-        return self.names[index]
+        self.files = pair_labels(images, f"{root}/annotations/{part}", LAYOUT)

@@ -2,27 +2,19 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval, Len
 from PIL import Image
 
-from ._files import (
-    IGNORE_INDEX,
-    check_sizes,
-    checked_folder,
-    checked_pairs,
-    images_below,
-    lookup_table,
-    read_image,
-    read_label,
-    read_list,
-)
-from ._palettes import bit_palette
+from ._files import IGNORE_INDEX, LabelledFiles, lookup_table, pair_labels, read_image, read_list, require_images
+from ._palettes import Color, bit_palette
 
-Color = tuple[int, int, int]
+LabelId = Annotated[int, Interval(ge=0, le=255)]
 
 
-class Folder:
+class Folder(LabelledFiles):
     """Images and labels paired by name, or by a list file.
 
     Args:
@@ -40,7 +32,8 @@ class Folder:
         lookup: raw id in the label files -> train id; None: files hold 0..K-1.
         ignore: raw ids whose pixels are ignored (255).
 
-    Items: (image, target): RGB image and mode L target with train ids 0..K-1 and 255.
+    Items: (image, target): RGB image and mode L target with train ids 0..K-1 and 255. An image's name is its path below
+    its folder without suffix and ending, folders joined by underscores.
 
     Raises:
         FileNotFoundError: a folder or file is missing, or an image has no label.
@@ -48,14 +41,12 @@ class Folder:
             colour or a size that is wrong.
     """
 
-    ignore_index = IGNORE_INDEX
-
     def __init__(
         self,
         root: str,
         split: str,
         *,
-        class_names: tuple[str, ...],
+        class_names: Annotated[tuple[str, ...], Len(1, 255)],
         images: str = "{split}/images",
         labels: str = "{split}/labels",
         image_suffix: str = "",
@@ -64,13 +55,11 @@ class Folder:
         palette: tuple[Color, ...] | None = None,
         colors: bool = False,
         void_colors: tuple[Color, ...] = (),
-        lookup: dict[int, int] | None = None,
-        ignore: tuple[int, ...] = (255,),
+        lookup: dict[LabelId, LabelId] | None = None,
+        ignore: tuple[LabelId, ...] = (255,),
     ):
         self.class_names = tuple(class_names)
         self.num_classes = len(self.class_names)
-        if not 1 <= self.num_classes <= 255:
-            raise ValueError(f"class_names: between 1 and 255 names, got {self.num_classes}")
         self.palette = bit_palette(self.num_classes) if palette is None else tuple(map(tuple, palette))
         if len(self.palette) != self.num_classes:
             raise ValueError(f"palette: one colour per class, got {len(self.palette)} for {self.num_classes} classes")
@@ -81,26 +70,13 @@ class Folder:
         self.codes = _color_codes(self.palette, void_colors) if colors else None
         self.table, self.rule = _id_table(lookup, ignore, self.num_classes)
         if list_file is None:
-            self.names, self.files = _paired(root, split, images, labels, image_suffix, label_suffix)
+            self.names, self.files = _find_pairs(root, split, images, labels, image_suffix, label_suffix)
         else:
-            self.names, self.files = _listed(root, list_file.replace("{split}", split))
+            self.names, self.files = _read_pairs(root, list_file.replace("{split}", split))
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
-        image_path, label_path = self.files[index]
-        image = read_image(image_path)
-        if self.codes is None:
-            target = read_label(label_path, self.table, self.rule)
-        else:
-            target = _read_colors(label_path, *self.codes)
-        check_sizes(image, target, image_path, label_path)
-        return image, target
-
-    def name(self, index: int) -> str:
-        """The image's path below its folder without suffix and ending, folders joined by underscores."""
-        return self.names[index]
+    def read_target(self, path: str) -> Image.Image:
+        """The label file as train ids, mode L."""
+        return super().read_target(path) if self.codes is None else _read_colors(path, *self.codes)
 
 
 def _id_table(lookup: dict[int, int] | None, ignore: tuple[int, ...], num_classes: int) -> tuple[tuple[int, ...], str]:
@@ -112,20 +88,16 @@ def _id_table(lookup: dict[int, int] | None, ignore: tuple[int, ...], num_classe
     return lookup_table(mapping, ignore), f"allowed are {ids} and, ignored, {', '.join(map(str, ignore)) or 'none'}"
 
 
-def _paired(
+def _find_pairs(
     root: str, split: str, images: str, labels: str, image_suffix: str, label_suffix: str
 ) -> tuple[list[str], list[tuple[str, str]]]:
     layout = f"<root>/{images}/<name>{image_suffix}.png|jpg and <root>/{labels}/<name>{label_suffix}.png"
-    image_folder = checked_folder(Path(root) / images.replace("{split}", split), layout)
-    label_folder = checked_folder(Path(root) / labels.replace("{split}", split), layout)
-    found = images_below(image_folder, image_suffix)
-    if not found:
-        raise ValueError(f"{image_folder}: no images whose name ends in {image_suffix!r}. Expected layout: {layout}")
-    pairs = checked_pairs(found, images_below(label_folder, label_suffix), f"{label_folder}/{{key}}{label_suffix}.png")
+    found = require_images(Path(root) / images.replace("{split}", split), layout, image_suffix)
+    pairs = pair_labels(found, Path(root) / labels.replace("{split}", split), layout, label_suffix)
     return [key.replace("/", "_") for key in found], pairs
 
 
-def _listed(root: str, list_file: str) -> tuple[list[str], list[tuple[str, str]]]:
+def _read_pairs(root: str, list_file: str) -> tuple[list[str], list[tuple[str, str]]]:
     path = Path(root) / list_file
     names, files = [], []
     for number, line in enumerate(read_list(path, 'a text file with "image label" on each line'), start=1):
@@ -147,8 +119,8 @@ def _color_codes(palette: tuple[Color, ...], void_colors: tuple[Color, ...]) -> 
     classes = [(tuple(color), train_id) for train_id, color in enumerate(palette)]
     for color, train_id in [*classes, *((tuple(color), IGNORE_INDEX) for color in void_colors)]:
         code = color[0] << 16 | color[1] << 8 | color[2]
-        if code in ids or not 0 <= min(color) <= max(color) <= 255:
-            raise ValueError(f"palette: colour {color} occurs twice or is not three values 0..255")
+        if code in ids:
+            raise ValueError(f"palette: colour {color} occurs twice")
         ids[code] = train_id
     return np.array(sorted(ids), dtype=np.int32), np.array([ids[code] for code in sorted(ids)], dtype=np.uint8)
 

@@ -11,17 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ._files import (
-    check_sizes,
-    checked_folder,
-    checked_split,
-    lookup_table,
-    published_split,
-    read_image,
-    read_label,
-    read_list,
-    void_target,
-)
+from ._files import LabelledFiles, lookup_table, published_split, read_list, require_folder, require_split
 from ._palettes import bit_palette
 
 LAYOUT = (
@@ -30,21 +20,21 @@ LAYOUT = (
 )
 SPLITS = ("train", "val", "trainval", "train_aug", "test")
 TABLE = lookup_table({index: index for index in range(21)})
-RULE = "VOC's masks hold 0..20 and 255 for object borders"
 
 
-class VOC:
+class VOC(LabelledFiles):
     """Images and targets of VOC 2012.
 
     Args:
         root: the folder that holds `JPEGImages`, or one that holds `VOCdevkit/VOC2012` or `VOC2012`.
         split: train (1464), val (1449), trainval (2913), train_aug: the 10582 images of train plus SBD, or test (1456;
-            a download of its own). The test labels are not public: its targets are 255 everywhere.
+            a separate download). The test labels are not public: its targets are 255 everywhere.
         sbd: SBD's folder (the one with `cls/*.mat`, or the one above `dataset/cls`), read for train_aug only: a
             recipe's arguments go to all its splits. A mask is looked for in SegmentationClassAug, SegmentationClass
             and sbd, in this order.
 
     Items: (image, target): RGB image and mode L target with train ids 0..20 (0 background), 255 on object borders.
+    Their names are VOC's ids, e.g. 2007_000032.
 
     Raises:
         FileNotFoundError: a folder, list, image or mask is missing.
@@ -52,62 +42,50 @@ class VOC:
     """
 
     num_classes = 21
-    ignore_index = 255
     class_names = (
         "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
         "dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
     )  # fmt: skip
     palette = bit_palette(21)
+    table, rule = TABLE, "VOC's masks hold 0..20 and 255 for object borders"
 
     def __init__(self, root: str, split: str, *, sbd: str | None = None):
-        checked_split(split, SPLITS)
-        folder = _devkit(root)
-        images = checked_folder(folder / "JPEGImages", LAYOUT)
+        require_split(split, SPLITS)
+        folder = _find_devkit(root)
+        images = require_folder(folder / "JPEGImages", LAYOUT)
         mask_folders = [(folder / "SegmentationClass", ".png")]
         if split == "train_aug":
             self.names = published_split("voc", "train_aug")
             mask_folders.insert(0, (folder / "SegmentationClassAug", ".png"))
             if sbd is not None:
-                mask_folders.append((_sbd_masks(sbd), ".mat"))
+                mask_folders.append((_find_sbd(sbd), ".mat"))
         else:
             self.names = read_list(folder / "ImageSets" / "Segmentation" / f"{split}.txt", LAYOUT)
         if split == "test":
-            self.files = [(image, None) for image in _listed(self.names, images)]
+            self.files = [(image, None) for image in _find_images(self.names, images)]
             return
-        self.files = _pairs(self.names, images, [entry for entry in mask_folders if entry[0].is_dir()])
+        self.files = _find_pairs(self.names, images, [entry for entry in mask_folders if entry[0].is_dir()])
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
-        image_path, mask_path = self.files[index]
-        image = read_image(image_path)
-        if mask_path is None:
-            return image, void_target(image)
-        target = _read_sbd(mask_path) if mask_path.endswith(".mat") else read_label(mask_path, TABLE, RULE)
-        check_sizes(image, target, image_path, mask_path)
-        return image, target
-
-    def name(self, index: int) -> str:
-        """The image id, e.g. 2007_000032."""
-        return self.names[index]
+    def read_target(self, path: str) -> Image.Image:
+        """The mask as train ids, mode L."""
+        return _read_sbd(path) if path.endswith(".mat") else super().read_target(path)
 
 
-def _devkit(root: str) -> Path:
+def _find_devkit(root: str) -> Path:
     for below in ("", "VOCdevkit/VOC2012", "VOC2012"):
         if (Path(root) / below / "JPEGImages").is_dir():
             return Path(root) / below
     raise FileNotFoundError(f"{root}: no JPEGImages in it nor in VOCdevkit/VOC2012. Expected layout: {LAYOUT}")
 
 
-def _sbd_masks(sbd: str) -> Path:
+def _find_sbd(sbd: str) -> Path:
     for below in ("cls", "dataset/cls", "benchmark_RELEASE/dataset/cls"):
         if (Path(sbd) / below).is_dir():
             return Path(sbd) / below
     raise FileNotFoundError(f"{sbd}: no SBD masks here. Expected layout: <sbd>/cls/<id>.mat or dataset/cls below it")
 
 
-def _listed(names: list[str], images: Path) -> list[str]:
+def _find_images(names: list[str], images: Path) -> list[str]:
     """Path of the image of each id."""
     present = set(os.listdir(images))
     for name in names:
@@ -116,11 +94,11 @@ def _listed(names: list[str], images: Path) -> list[str]:
     return [str(images / f"{name}.jpg") for name in names]
 
 
-def _pairs(names: list[str], images: Path, mask_folders: list[tuple[Path, str]]) -> list[tuple[str, str]]:
+def _find_pairs(names: list[str], images: Path, mask_folders: list[tuple[Path, str]]) -> list[tuple[str, str]]:
     """Paths of image and mask per id; each folder is listed once, not asked about every id."""
     listings = [(folder, suffix, set(os.listdir(folder))) for folder, suffix in mask_folders]
     files = []
-    for name, image in zip(names, _listed(names, images)):
+    for name, image in zip(names, _find_images(names, images)):
         for folder, suffix, found in listings:
             if name + suffix in found:
                 files.append((image, str(folder / (name + suffix))))

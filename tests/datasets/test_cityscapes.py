@@ -7,7 +7,7 @@ from PIL import Image
 from segkd.datasets._files import published_split
 from segkd.datasets.cityscapes import Cityscapes
 
-FRAMES = {"train": "aachen_000000_000019", "val": "lindau_000001_000019", "test": "berlin_000002_000019"}
+FRAMES = {"train": "aachen_000000_000019", "val": "lindau_000001_000019"}
 
 
 @pytest.fixture
@@ -17,13 +17,12 @@ def root(tmp_path: Path) -> Path:
         for folder in ("leftImg8bit", "gtFine"):
             (tmp_path / folder / split / city).mkdir(parents=True)
         Image.new("RGB", (35, 1)).save(tmp_path / "leftImg8bit" / split / city / f"{frame}_leftImg8bit.png")
-        if split != "test":
-            ids = np.array([[*range(34), 255]], dtype=np.uint8)
-            train_ids = np.array([[*range(19), *[255] * 16]], dtype=np.uint8)
-            labels = tmp_path / "gtFine" / split / city
-            Image.fromarray(ids).save(labels / f"{frame}_gtFine_labelIds.png")
-            Image.fromarray(train_ids).save(labels / f"{frame}_gtFine_labelTrainIds.png")
-            Image.new("RGB", (35, 1)).save(labels / f"{frame}_gtFine_color.png")
+        ids = np.array([[*range(34), 255]], dtype=np.uint8)
+        train_ids = np.array([[*range(19), *[255] * 16]], dtype=np.uint8)
+        labels = tmp_path / "gtFine" / split / city
+        Image.fromarray(ids).save(labels / f"{frame}_gtFine_labelIds.png")
+        Image.fromarray(train_ids).save(labels / f"{frame}_gtFine_labelTrainIds.png")
+        Image.new("RGB", (35, 1)).save(labels / f"{frame}_gtFine_color.png")
     return tmp_path
 
 
@@ -42,11 +41,6 @@ def test_train_id_files_are_read_as_they_are(root: Path) -> None:
     assert np.asarray(dataset[1][1])[0].tolist() == [*range(19), *[255] * 16]
 
 
-def test_test_images_have_nothing_to_count(root: Path) -> None:
-    image, target = Cityscapes(str(root), "test")[0]
-    assert target.size == image.size and (np.asarray(target) == 255).all()
-
-
 def test_names_are_those_of_the_published_lists(root: Path) -> None:
     name = Cityscapes(str(root), "train").name(0)
     assert [len(part) for part in published_split("cityscapes", "1_8")[0].split("_")[1:]] == [6, 6]
@@ -61,11 +55,3 @@ def test_what_can_be_wrong_is_said(root: Path) -> None:
     label.unlink()
     with pytest.raises(FileNotFoundError, match=r"leftImg8bit\.png: its label .*_gtFine_labelIds\.png does not exist"):
         Cityscapes(str(root), "train")
-    with pytest.raises(ValueError, match="labels: no label files called 'ids'"):
-        Cityscapes(str(root), "train", labels="ids")
-    with pytest.raises(FileNotFoundError, match="Expected layout: <root>/leftImg8bit"):
-        Cityscapes(str(root / "gtFine"), "train")
-
-
-def test_names_and_colours_of_all_classes() -> None:
-    assert len(Cityscapes.class_names) == len(set(Cityscapes.palette)) == Cityscapes.num_classes == 19

@@ -54,22 +54,6 @@ def test_171_classes_are_numbered_without_gaps(root: Path) -> None:
 
 
 def test_names_and_colours() -> None:
-    assert len(set(CocoStuff.class_names)) == len(set(CocoStuff.palette)) == CocoStuff.num_classes == 182
     assert {index: CocoStuff.class_names[index - 1] for index in NEVER_ANNOTATED} == NEVER_ANNOTATED
     places = {0: "person", 89: "toothbrush", 91: "banner", 168: "tree", 181: "wood"}
     assert {index: CocoStuff.class_names[index] for index in places} == places
-
-
-def test_what_can_be_wrong_is_said(root: Path) -> None:
-    with pytest.raises(ValueError, match="there are: train, val"):
-        CocoStuff(str(root), "val2017")
-    with pytest.raises(ValueError, match="182 or 171 classes, got 172"):
-        CocoStuff(str(root), "val", classes=172)
-    with pytest.raises(FileNotFoundError, match="train2017: no such folder. Expected layout"):
-        CocoStuff(str(root), "train")
-    (root / "annotations" / "val2017" / "000000000139.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"its label .*000000000139\.png does not exist"):
-        CocoStuff(str(root), "val")
-    (root / "images" / "val2017" / "000000000139.jpg").unlink()
-    with pytest.raises(ValueError, match="no images"):
-        CocoStuff(str(root), "val")

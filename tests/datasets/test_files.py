@@ -5,14 +5,15 @@ import pytest
 from PIL import Image
 
 from segkd.datasets._files import (
-    checked_pairs,
-    images_below,
+    LabelledFiles,
+    find_images,
     lookup_table,
+    pair_labels,
     published_split,
     read_image,
     read_label,
     read_list,
-    read_pair,
+    require_images,
 )
 
 TABLE = lookup_table({index: index for index in range(5)}, ignore=(11, 255))
@@ -93,24 +94,35 @@ def test_every_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 def test_size_mismatch_names_both_files(tmp_path: Path) -> None:
     Image.new("RGB", (5, 4)).save(tmp_path / "image.png")
-    label = write_label(tmp_path / "label.png", [[0, 1], [1, 0]])
+    dataset = LabelledFiles()
+    dataset.table, dataset.rule = TABLE, RULE
+    dataset.files = [(str(tmp_path / "image.png"), write_label(tmp_path / "label.png", [[0, 1], [1, 0]]))]
     with pytest.raises(ValueError, match=r"image\.png is 4x5 but its label .*label\.png is 2x2"):
-        read_pair(str(tmp_path / "image.png"), label, TABLE, RULE)
+        dataset[0]
 
 
 def test_listing_sorts_descends_and_strips_suffixes(tmp_path: Path) -> None:
     for name in ("b/2_img.png", "b/10_img.jpg", "a/3_img.PNG", "a/3_mask.png", "a/notes.txt", "a/._x_img.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list(images_below(tmp_path, "_img")) == ["a/3", "b/10", "b/2"]
+    assert list(find_images(tmp_path, "_img")) == ["a/3", "b/10", "b/2"]
     (tmp_path / "b/2_img.jpeg").touch()
     with pytest.raises(ValueError, match="two images of one name"):
-        images_below(tmp_path, "_img")
+        find_images(tmp_path, "_img")
 
 
-def test_image_without_label_names_both() -> None:
-    with pytest.raises(FileNotFoundError, match=r"images/a\.jpg: its label labels/a\.png does not exist"):
-        checked_pairs({"a": "images/a.jpg"}, {}, "labels/{key}.png")
+def test_image_without_label_names_both(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"images/a\.jpg: its label .*/a_mask\.png does not exist"):
+        pair_labels({"a": "images/a.jpg"}, tmp_path, "", "_mask")
+
+
+def test_folder_without_images_shows_the_layout(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    assert list(require_images(tmp_path, "<root>/<name>.png")) == ["a"]
+    with pytest.raises(
+        ValueError, match="no images whose name ends in '_left'. Expected layout: <root>/<name>_left.png"
+    ):
+        require_images(tmp_path, "<root>/<name>_left.png", "_left")
 
 
 def test_lists(tmp_path: Path) -> None:
@@ -124,10 +136,9 @@ def test_lists(tmp_path: Path) -> None:
     assert read_list(path, "") == ["b", "a"]
 
 
-@pytest.mark.parametrize(
-    "dataset,name,length",
-    [("cityscapes", "1_2", 1488), ("cityscapes", "1_30", 100), ("voc", "train_aug", 10582), ("voc", "92", 92)],
-)
+@pytest.mark.parametrize("dataset, name, length", [
+    ("cityscapes", "1_2", 1488), ("cityscapes", "1_30", 100), ("voc", "train_aug", 10582), ("voc", "92", 92),
+])  # fmt: skip
 def test_published_lists_have_their_published_lengths(dataset: str, name: str, length: int) -> None:
     ids = published_split(dataset, name)
     assert len(ids) == len(set(ids)) == length
@@ -136,11 +147,6 @@ def test_published_lists_have_their_published_lengths(dataset: str, name: str, l
 def test_unknown_list_shows_those_there_are() -> None:
     with pytest.raises(ValueError, match="no published list called '1_3'; there are: 1_16, 1_2"):
         published_split("cityscapes", "1_3")
-
-
-def test_lookup_ids_fit_a_byte() -> None:
-    with pytest.raises(ValueError, match="0..255, got 256"):
-        lookup_table({256: 0})
 
 
 def test_16_bit_grey_keeps_its_upper_bits(tmp_path: Path) -> None:

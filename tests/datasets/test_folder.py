@@ -70,21 +70,14 @@ def test_lookup_and_ignored_ids(root: Path) -> None:
         strict[0]
 
 
-@pytest.mark.parametrize(
-    "options,word",
-    [
-        ({"class_names": ()}, "class_names"),
-        ({"class_names": NAMES, "palette": COLORS[:2]}, "palette"),
-        ({"class_names": NAMES, "colors": True}, "colors"),
-        ({"class_names": NAMES, "void_colors": COLORS}, "void_colors"),
-        ({"class_names": NAMES, "lookup": {0: 3}}, "lookup"),
-        ({"class_names": NAMES, "palette": COLORS, "colors": True, "void_colors": COLORS}, "occurs twice"),
-        ({"class_names": NAMES, "image_suffix": "_left"}, "no images whose name ends in '_left'"),
-    ],
-)
+@pytest.mark.parametrize("options, word", [
+    ({"palette": COLORS[:2]}, "palette"), ({"colors": True}, "colors"), ({"void_colors": COLORS}, "void_colors"),
+    ({"lookup": {0: 3}}, "lookup"), ({"palette": COLORS, "colors": True, "void_colors": COLORS}, "occurs twice"),
+    ({"image_suffix": "_left"}, "no images whose name ends in '_left'"),
+])  # fmt: skip
 def test_wrong_arguments_are_named(root: Path, options: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
-        Folder(str(root), "train", **options)
+        Folder(str(root), "train", class_names=NAMES, **options)
 
 
 def test_missing_folder_and_missing_label(root: Path) -> None:

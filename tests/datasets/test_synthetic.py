@@ -1,7 +1,6 @@
 import time
 
 import numpy as np
-import pytest
 
 from segkd.datasets.synthetic import Synthetic
 
@@ -61,11 +60,3 @@ def test_drawing_is_fast() -> None:
         times.append(time.perf_counter() - start)
     # 2 ms on one core; the bound leaves room for a busy machine
     assert np.median(times) < 0.02
-
-
-@pytest.mark.parametrize(
-    "options,word", [({"split": "test"}, "split"), ({"size": (16, 64)}, "size"), ({"length": 0}, "length")]
-)
-def test_wrong_arguments_are_named(options: dict, word: str) -> None:
-    with pytest.raises(ValueError, match=word):
-        Synthetic(**options)
