@@ -44,7 +44,7 @@ TOLERANCE = {loss: value for module in MODULES for loss, value in getattr(module
 
 # expected arrays that record a fault of an original on purpose and that nothing here imitates
 NOT_REPRODUCED = {
-    "pixel_acc_original",  # CIRKD: argmax of logits truncated to integers; pixel_acc_true stands beside it
+    "pixel_acc_original",  # CIRKD: argmax of logits truncated to integers; pixel_acc_true is the right one
 }
 
 

@@ -38,7 +38,7 @@ def restore(
     Every parameter must be recorded; a buffer that is not keeps its value.
 
     Args:
-        prefix: what stands before all recorded names.
+        prefix: what all recorded names begin with.
         names: the beginning of a name in our module -> that of the original's name.
     """
     held = entries(module, prefix, names)

@@ -1,4 +1,4 @@
-"""The network of ours that a recorded checkpoint fits, built from what its entries tell and filled strictly."""
+"""The network of ours that a recorded checkpoint fits: its entries say which, and all of them must be used."""
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ from segkd.runner.recipe import parts
 
 
 def describe(state: dict[str, Tensor], part: str | None = None) -> tuple[str, Described] | None:
-    """Whose checkpoint it is and the network it fits; None where segkd has no such network.
+    """The layout of a checkpoint and the network it fits; None where segkd has no such network.
 
     `part`: which of several networks in the checkpoint.
     """
@@ -24,7 +24,7 @@ def describe(state: dict[str, Tensor], part: str | None = None) -> tuple[str, De
 def network_of(state: dict[str, Tensor], part: str | None = None, **changes: object) -> nn.Module:
     """The network in eval mode with its weights, taking inputs as they are.
 
-    `changes`: arguments that a checkpoint does not tell; those this network does not take are left out.
+    `changes`: arguments that do not show in a checkpoint; those that this network does not take are left out.
     """
     layout, found = describe(state, part)
     known = {key: x for key, x in changes.items() if not parts.wrong_arguments("models", found.model, {key: x})}

@@ -104,7 +104,7 @@ def recipe_for(params: dict, pixels: int) -> Recipe:
 
 
 def recorded_terms(graph: Graph, terms: dict[str, Tensor], labels: Tensor, iteration: int) -> dict[str, Tensor]:
-    """The weighted terms under their recorded names: what the student's auxiliary head adds is one of its own."""
+    """The weighted terms under their recorded names: the student's auxiliary head has a separate one."""
     (seen, _), loss = graph.kept["student_ce"], graph.losses["student_ce"]
     if seen.aux is not None:
         auxiliary = loss.aux_weight * loss.of_head(seen.aux, labels, seen.align_corners)

@@ -1,7 +1,7 @@
 """Recorded network cases: a checkpoint given by its keys and shapes, and what its original network makes of an input.
 
-A case is read as a user's file would be: whose keys these are is guessed, the network is built from what they tell,
-the entries are renamed and loaded strictly.
+A case is read as a user's file would be: the layout is guessed from the keys, the network is built from what they
+say, the entries are renamed and loaded strictly.
 """
 
 import json
@@ -99,6 +99,6 @@ def run_network(case: dict, state: dict[str, Tensor], expected: Arrays) -> dict[
 
 
 def stated(case: dict) -> dict[str, int]:
-    """What weights cannot tell and a case says in words: the output stride."""
-    told = re.search(r"output stride (8|16|32)\b|\(?\bos (8|16|32)\)", case["model"].lower())
-    return {"output_stride": int(told[1] or told[2])} if told else {}
+    """The output stride, which does not show in weights and which a case states in words."""
+    found = re.search(r"output stride (8|16|32)\b|\(?\bos (8|16|32)\)", case["model"].lower())
+    return {"output_stride": int(found[1] or found[2])} if found else {}

@@ -78,7 +78,7 @@ class Objective:
     """What one step minimises.
 
     Attributes:
-        total: the sum of the weighted terms. terms: the same apart, by label. raw: unweighted. In both stand also
+        total: the sum of the weighted terms. terms: the same apart, by label. raw: unweighted. Both also hold
             terms whose weight is 0 at this iteration, but none behind a closed gate.
         graph: with what each active term saw in its `kept`.
     """

@@ -107,7 +107,7 @@ def training_step(case: dict, state: dict[str, Tensor], inputs: dict[str, Tensor
 
 
 def gradient_norms(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
-    """Of the groups of parameters of the recording; what is frozen here has exactly no gradient there."""
+    """Of the groups of parameters of the recording; what is frozen in ours has exactly no gradient in the original."""
     encoder = dict(teacher.backbone.named_parameters())
     small = {name: list(part.parameters()) for name, part in student.named_children()}
     groups = {

@@ -24,7 +24,7 @@ METRICS = {
 
 
 def metric(case: dict, arrays: Arrays) -> Arrays:
-    """Everything that one of the originals calls by a name of its own, over all images of a case."""
+    """Every value under the names of all originals, over all images of a case."""
     params, inputs = case["params"], named(arrays, "input")
     prediction, target, absent = METRICS[case["loss"]]
     num_classes = params["num_classes"] if "num_classes" in params else params["classes"]

@@ -78,7 +78,7 @@ def step(case: dict, arrays: Arrays) -> Arrays:
 
 
 def with_draw(error, drawn: Tensor):
-    """MGD's error with the recorded draw in place of its own."""
+    """MGD's error with the recorded draw in place of a new one."""
 
     def replaced(features: Tensor, goal: Tensor, uniform: Tensor) -> Tensor:
         assert drawn.shape == uniform.shape
