@@ -50,7 +50,7 @@ class Pair:
 def _channels(features: Features, name: str, num_classes: int) -> int:
     if name == "aux" and not features.ask_for_aux():
         raise ValueError(f"{features.owner} has no auxiliary head, so no map called 'aux'")
-    return num_classes if name in ("logits", "aux") else features.channels_of(name)
+    return num_classes if name in ("logits", "aux") else features.use(name)
 
 
 def _pick(prediction: Prediction, name: str) -> Tensor:

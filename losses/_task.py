@@ -38,8 +38,8 @@ class Features:
     norms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     has_aux: bool = False
 
-    def channels_of(self, name: str) -> int:
-        """Channels of the feature `name`; from now on the network keeps it. ValueError lists the names there are."""
+    def use(self, name: str) -> int:
+        """Channels of the feature `name`, which the network keeps from now on. ValueError lists those it has."""
         if name not in self.channels:
             raise ValueError(f"{self.owner} has no feature {name!r}; it has: {', '.join(self.channels)}")
         self.wanted.add(name)

@@ -62,7 +62,7 @@ class AttentionKL(nn.Module):
             raise ValueError("attention_kl: a teacher is needed; name the network to learn from in the term's `from`")
         self.feature = feature
         self.teacher_feature = teacher_feature or feature
-        heads = task.student.channels_of(self.feature), task.teacher.channels_of(self.teacher_feature)
+        heads = task.student.use(self.feature), task.teacher.use(self.teacher_feature)
         if projection == "none" and heads[0] != heads[1]:
             raise ValueError(f"attention_kl: projection none needs equal heads, got {heads[0]} and {heads[1]}")
         self.projection = nn.Conv2d(*heads, 1) if projection == "affine" else nn.Identity()

@@ -36,8 +36,8 @@ class ChannelMean(nn.Module):
             raise ValueError("channel_mean: a teacher is needed; name the network to learn from in the term's `from`")
         self.feature = feature
         self.teacher_feature = teacher_feature or feature
-        task.student.channels_of(self.feature)
-        task.teacher.channels_of(self.teacher_feature)
+        task.student.use(self.feature)
+        task.teacher.use(self.teacher_feature)
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         found = at_least_float32(student.features[self.feature]).mean(1, keepdim=True)  # (B, 1, h, w)

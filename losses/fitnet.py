@@ -49,7 +49,7 @@ class FitNet(nn.Module):
             raise ValueError("fitnet: a teacher is needed; name the network to learn from in the term's `from`")
         self.feature = feature
         self.teacher_feature = teacher_feature or feature
-        widths = task.student.channels_of(self.feature), task.teacher.channels_of(self.teacher_feature)
+        widths = task.student.use(self.feature), task.teacher.use(self.teacher_feature)
         if projection == "none" and widths[0] != widths[1]:
             raise ValueError(f"fitnet: projection none needs equal widths, got {widths[0]} and {widths[1]} channels")
         self.projection = nn.Identity() if projection == "none" else nn.Conv2d(*widths, 1, bias=projection == "affine")

@@ -67,7 +67,7 @@ class Overhaul(nn.Module):
         self.features, self.teacher_features, self.divisors = features, teacher_features, divisors
         self.margin = margin
         names = zip(features, teacher_features)
-        widths = [(task.student.channels_of(s), task.teacher.channels_of(t)) for s, t in names]
+        widths = [(task.student.use(s), task.teacher.use(t)) for s, t in names]
         self.connectors = nn.ModuleList([connector(*width) for width in widths])
         if margin == "batch_norm":
             for index, name in enumerate(teacher_features):

@@ -38,8 +38,8 @@ class SP(nn.Module):
             raise ValueError("sp: a teacher is needed; name the network to learn from in the term's `from`")
         self.feature = feature
         self.teacher_feature = teacher_feature or feature
-        task.student.channels_of(self.feature)
-        task.teacher.channels_of(self.teacher_feature)
+        task.student.use(self.feature)
+        task.teacher.use(self.teacher_feature)
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         features = student.features[self.feature], teacher.features[self.teacher_feature]

@@ -180,15 +180,15 @@ def test_any_module_can_be_a_feature():
     paths = [path for path, module in net.network.named_modules() if isinstance(module, torch.nn.Conv2d)]
     name = next(f"module:{path}" for path in paths if net.network.get_submodule(path).out_channels == 24)
     generator = torch.get_rng_state()
-    assert features.channels_of(name) == net.channels[name] == 24 and net.strides[name] == 16
+    assert features.use(name) == net.channels[name] == 24 and net.strides[name] == 16
     assert torch.equal(generator, torch.get_rng_state()) and not net.network.training
     net.features_wanted = {name, "hidden2"}
     prediction = copy.deepcopy(net)(images(65, 97))
     assert prediction.features[name].shape == (2, 24, 5, 7)
     with pytest.raises(ValueError, match="has no module 'decoder'; its outermost ones are segformer, decode_head"):
-        features.channels_of("module:decoder")
+        features.use("module:decoder")
     with pytest.raises(ValueError, match="networks.teacher has no feature 'stage9'; it has: hidden0"):
-        features.channels_of("stage9")
+        features.use("stage9")
     net.features_wanted = {"stage9"}
     with pytest.raises(ValueError, match="HuggingFace has no feature 'stage9'"):
         net(images())

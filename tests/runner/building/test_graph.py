@@ -187,9 +187,9 @@ def test_names_that_torch_does_not_take(name):
 
 def test_features_of_is_the_networks_own_table():
     task = Task(3, 255, features_of("student", Toy(1)))
-    assert task.student.channels_of("head") == 3 and task.student.wanted == {"head"}
+    assert task.student.use("head") == 3 and task.student.wanted == {"head"}
     with pytest.raises(ValueError, match=r"networks.student has no feature 'stage9'; it has: head"):
-        task.student.channels_of("stage9")
+        task.student.use("stage9")
 
 
 RECIPE = """\
