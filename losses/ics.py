@@ -42,6 +42,8 @@ class ICS(nn.Module):
         ValueError: temperature <= 0 or eps <= 0, or no teacher to learn from.
     """
 
+    label_free = True
+
     def __init__(
         self,
         task: Task,
