@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ._relations import unit
+from ._task import at_least_float32
 
 
 class Memory(nn.Module):
@@ -86,7 +87,7 @@ class Memory(nn.Module):
         if filled_only:
             filled = torch.tensor(self.filled, device=slots.device)
             sampled = sampled[(slots[None] < filled[:, None]).flatten()]
-        return sampled.float() if self.dtype == torch.float16 else sampled
+        return at_least_float32(sampled)
 
     def get_extra_state(self) -> dict:
         return {"vectors": self.vectors, "pointers": self.pointers, "filled": self.filled, "seed": self.seed}

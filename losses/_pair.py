@@ -1,15 +1,19 @@
 """The two maps a loss compares: names and channels, checked when it is built, and how they come to one size."""
 
+from typing import Literal
+
 from torch import Tensor, nn
 
-from ._task import Features, Prediction, Task, at_least_float32, resize
+from ._task import Features, Prediction, Task, at_least_float32, resize, scores_at
+
+ComparedAt = Literal["student", "teacher", "target"]
 
 
 class Pair:
-    """One map of the student and the one of the teacher that it is compared with.
+    """One map of the student and the one of the teacher that it is compared with: `student map` and `teacher map`.
 
     Args:
-        task: sizes of this run. loss: name of the loss, for its errors.
+        task: sizes of this run, with a teacher: reading refuses a recipe whose term lacks one.
         feature: name of the student's feature; `logits`, or None, means its scores, `aux` those of its auxiliary head.
         teacher_feature: name of the teacher's feature; the same name when left out.
 
@@ -17,34 +21,43 @@ class Pair:
         student_channels, teacher_channels: C and C'.
 
     Raises:
-        ValueError: no teacher, or a feature that a network does not have (the error lists those it has).
+        ValueError: a feature that a network does not have (the error lists those it has).
     """
 
-    def __init__(self, task: Task, loss: str, feature: str | None, teacher_feature: str | None = None):
-        if task.teacher is None:
-            raise ValueError(f"{loss}: a teacher is needed; name the network to learn from in the term's `from`")
+    def __init__(self, task: Task, feature: str | None, teacher_feature: str | None = None):
+        assert task.teacher is not None, "a loss between two networks is built for a term that names its source"
         self.student = feature or "logits"
         self.teacher = teacher_feature or self.student
         self.student_channels = _channels(task.student, self.student, task.num_classes)
         self.teacher_channels = _channels(task.teacher, self.teacher, task.num_classes)
 
-    def alignment(self) -> nn.Conv2d | None:
-        """A 1x1 convolution with bias from the student's channels to the teacher's; None where they are equal."""
+    def alignment(self, bias: bool = True) -> nn.Conv2d | None:
+        """A 1x1 convolution from the student's channels to the teacher's; None where they are equal."""
         channels = self.student_channels, self.teacher_channels
-        return None if channels[0] == channels[1] else nn.Conv2d(*channels, 1)
+        return None if channels[0] == channels[1] else nn.Conv2d(*channels, 1, bias=bias)
+
+    def raised(self, student: Prediction, teacher: Prediction) -> tuple[Tensor, Tensor]:
+        """(B, C, h, w) and (B, C', h', w'), at least float32, each of its own size."""
+        of_student, of_teacher = pick(student, self.student), pick(teacher, self.teacher)
+        return at_least_float32(of_student), at_least_float32(of_teacher)
 
     def maps(self, student: Prediction, teacher: Prediction, adapter: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        """(B, C, h, w) and (B, C', h, w), at least float32; a student map of another size is resized to the teacher's.
+        """(B, C, h', w') and (B, C', h', w'), at least float32: the student map is resized bilinearly to the teacher's.
 
         Args:
-            adapter: a 1x1 convolution for the student's map. It commutes with the resize, so it runs before it, at the
-                student's own, usually smaller, size.
+            adapter: what comes before the resize, at the student's own, usually smaller, size: a 1x1 convolution
+                commutes with the resize, whose weights sum to 1.
         """
-        of_teacher = at_least_float32(_pick(teacher, self.teacher))
-        of_student = at_least_float32(_pick(student, self.student))
+        of_student, of_teacher = self.raised(student, teacher)
         if adapter is not None:
             of_student = at_least_float32(adapter(of_student))  # autocast may have lowered it again
         return resize(of_student, of_teacher.shape[-2:], student.align_corners), of_teacher
+
+
+def scores_of_both(student: Prediction, teacher: Prediction, target: Tensor, at: ComparedAt) -> tuple[Tensor, Tensor]:
+    """Both networks' (B, K, h, w) scores at the size of the student's, the teacher's or the target."""
+    size = {"student": student.logits, "teacher": teacher.logits, "target": target}[at].shape[-2:]
+    return scores_at(student, size), scores_at(teacher, size)
 
 
 def _channels(features: Features, name: str, num_classes: int) -> int:
@@ -53,5 +66,6 @@ def _channels(features: Features, name: str, num_classes: int) -> int:
     return num_classes if name in ("logits", "aux") else features.use(name)
 
 
-def _pick(prediction: Prediction, name: str) -> Tensor:
+def pick(prediction: Prediction, name: str) -> Tensor:
+    """The map of that name, as Pair takes it."""
     return getattr(prediction, name) if name in ("logits", "aux") else prediction.features[name]

@@ -38,11 +38,23 @@ def one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
     return hot.scatter_(1, index, 1)[:, :num_classes]
 
 
+def class_masks(
+    target: Tensor, maps: Tensor, num_classes: int, ignore_index: int, how: LabelResize = "nearest"
+) -> Tensor:
+    """Where each class is on a map, as 0 and 1 of the map's type; ignored pixels are in no class.
+
+    Shapes:
+        target: (B, H, W), maps: (B, C, h, w) -> (B, K, N).
+    """
+    labels = labels_at(target, maps.shape[-2:], how)
+    return one_hot(labels.masked_fill(labels == ignore_index, -1), num_classes, maps.dtype)
+
+
 def class_sums(features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """What each class's pixels sum to, and how many there are, per image, in one matrix product.
 
     Shapes:
-        features: (B, C, N), masks: (B, K, N) from one_hot -> (B, K, C) and (B, K).
+        features: (B, C, N), masks: (B, K, N) -> (B, K, C) and (B, K).
     """
     # in this order the gradient of the features comes out contiguous: a copy of the map less for what comes before
     return (features @ masks.mT).mT, masks.sum(-1)
@@ -52,7 +64,7 @@ def class_centres(features: Tensor, masks: Tensor, eps: float = 1e-6) -> Tensor:
     """Mean feature of each class's pixels per image, sum / (count + eps); 0 for a class the image does not have.
 
     Shapes:
-        features: (B, C, N), masks: (B, K, N) from one_hot -> (B, K, C).
+        features: (B, C, N), masks: (B, K, N) -> (B, K, C).
     """
     sums, count = class_sums(features, masks)
     return sums / (count[..., None] + eps)

@@ -98,14 +98,7 @@ class _RowDivergence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        rows_grad, keys_grad = ctx.saved_tensors
-        return (
-            None if rows_grad is None else grad * rows_grad,
-            None if keys_grad is None else grad * keys_grad,
-            None,
-            None,
-            None,
-        )
+        return *(None if x is None else grad * x for x in ctx.saved_tensors), None, None, None
 
 
 def row_divergence(

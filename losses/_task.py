@@ -1,15 +1,43 @@
-"""What a loss is built with: the sizes of this run, and the features of the two networks it compares."""
+"""What a loss is built with: the sizes of this run, and the features of the two networks it compares.
+
+What all losses share is said in this place, and a loss's own docstring adds what is particular to it:
+
+    Args:
+        task: sizes of this run; it has a teacher where forward's `teacher` may not be None.
+        feature: name of the student's feature, as its network's file documents it; `head` is what the classifier reads.
+        teacher_feature: name of the teacher's feature; the same name when left out.
+        label_resize: how labels come to the size of a map, see _regions.labels_at.
+
+    Shapes:
+        student, teacher: scores (B, K, h, w) and (B, K, h', w'), unnormalised, and features (B, C, h, w) and
+        (B, C', h', w') of any channels; what is compared of the student is resized bilinearly to the teacher's size.
+        target: (B, H, W) int64, classes or task.ignore_index; of it a loss with `label_free = True` reads no labels, at
+        most the size and what is ignored. returns: a scalar, or {part: scalar}, before the term's weight. Gradients
+        reach both networks unless the loss says otherwise: the term's `detach` decides about the teacher.
+
+    Raises:
+        ValueError: a feature that a network does not have; the error lists those it has.
+"""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor
+
+# ranges of arguments; a recipe outside them is refused when it is read
+Positive = Annotated[float, Gt(0)]
+Weight = Annotated[float, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Count = Annotated[int, Ge(1)]
+# outside, the T^2 of a loss multiplies little but the rounding of float32
+Temperature = Annotated[float, Interval(ge=1e-3, le=1e3)]
 
 
 class Prediction(Protocol):
-    """What a loss reads of a network's forward pass (rooms do not import each other, so the shape of it stands here).
+    """What a loss reads of a network's forward pass (rooms do not import each other, so its shape is repeated here).
 
     Attributes:
         logits: (B, K, h, w) at the head's own stride. align_corners: how this family resizes its maps.
@@ -26,9 +54,9 @@ class Prediction(Protocol):
 class Features:
     """The named feature maps of one network: channels and strides are true before any forward.
 
-    `wanted` collects the names some loss reads, so that a network keeps only those alive; `aux` in it stands for the
+    `wanted` collects the names some loss reads, so that a network keeps only those alive; `aux` among them means the
     scores of the auxiliary head, which a network makes outside training only when asked. `norms` has weight and bias,
-    each (C,), of the batch norm a feature comes from, for those features of which the network tells it.
+    each (C,), of the batch norm a feature comes from, for the features whose batch norm the network names.
     """
 
     owner: str
@@ -55,7 +83,7 @@ class Features:
         """Weight and bias of the batch norm the feature `name` comes from. ValueError lists those known."""
         if name not in self.norms:
             known = ", ".join(self.norms) or "none"
-            raise ValueError(f"{self.owner} does not tell the batch norm of feature {name!r}; those it tells: {known}")
+            raise ValueError(f"{self.owner} does not name the batch norm of feature {name!r}; known are: {known}")
         return self.norms[name]
 
 
@@ -84,3 +112,8 @@ def resize(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     if x.shape[-2:] == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def scores_at(prediction: Prediction, size: tuple[int, int]) -> Tensor:
+    """(B, K, *size) scores, at least float32, resized by the rule of the network's own family."""
+    return resize(at_least_float32(prediction.logits), size, prediction.align_corners)

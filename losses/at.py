@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ._pair import Pair
 from ._relations import attention_map, unit
-from ._task import Prediction, Task
+from ._task import Positive, Prediction, Task
 
 
 class AT(nn.Module):
@@ -19,18 +19,11 @@ class AT(nn.Module):
     itself (`norm: column`), a slip of axis.
 
     Args:
-        task: sizes of this run; needs a teacher.
-        feature: name of the student's feature; `head` is what the classifier reads.
-        teacher_feature: name of the teacher's feature; the same name when left out.
-        power: p > 0.
+        power: p.
         norm: over what the map has unit length. `image`: all positions of an image. `column`: its rows, per column.
 
-    Shapes:
-        student map: (B, C, h, w); teacher map: (B, C', h', w'), any channels. A student map of another size is resized
-        bilinearly to the teacher's. target: not used. returns: scalar, mean over B*h'*w', no unit.
-
-    Raises:
-        ValueError: power <= 0, no teacher, or a feature that a network does not have.
+    Returns:
+        scalar, mean over B*h'*w', no unit.
     """
 
     label_free = True
@@ -41,13 +34,11 @@ class AT(nn.Module):
         *,
         feature: str = "head",
         teacher_feature: str | None = None,
-        power: float = 2.0,
+        power: Positive = 2.0,
         norm: Literal["image", "column"] = "image",
     ):
         super().__init__()
-        if power <= 0:
-            raise ValueError(f"at: power must be above 0, got {power}")
-        self.pair = Pair(task, "at", feature, teacher_feature)
+        self.pair = Pair(task, feature, teacher_feature)
         self.power = power
         self.norm = norm
 

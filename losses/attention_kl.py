@@ -1,5 +1,6 @@
 """The attention term of TriKD: Li et al., "Triple-View Knowledge Distillation", IEEE TMM 2026, arXiv 2309.12557."""
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -26,9 +27,7 @@ class AttentionKL(nn.Module):
     if it were an image, so that a token of the student meets others than those of its place.
 
     Args:
-        task: sizes of this run; needs a teacher.
-        feature: name of the student's feature; its channels are heads.
-        teacher_feature: name of the teacher's feature; the same name when left out.
+        feature, teacher_feature: maps whose channels are heads.
         projection: P: `affine`, a 1x1 convolution with bias, or `none` where the heads are as many already.
         stretch: `flat`, as released; `grid` resizes the queries' and the keys' grids of tokens, each as an image.
             Both are bilinear with aligned corners.
@@ -37,12 +36,11 @@ class AttentionKL(nn.Module):
     Shapes:
         student.features[feature]: (B, A', M', M'), teacher.features[teacher_feature]: (B, A, M, M): queries, then keys.
         `grid` takes the height and width of each grid of tokens from the shape of that network's logits.
-        target: not used. returns: scalar in nats. Besides the student's maps and their gradient, memory does not grow
-        with B or A. No gradient reaches the teacher.
+        returns: scalar in nats. Besides the student's maps and their gradient, memory does not grow with B or A. The
+        teacher gets no gradient.
 
     Raises:
-        ValueError: no teacher, a feature that a network does not have (the error lists those it has), or different
-            numbers of heads with projection `none`.
+        ValueError: different numbers of heads with projection `none`.
     """
 
     label_free = True
@@ -58,8 +56,6 @@ class AttentionKL(nn.Module):
         reduction: Literal["element", "row"] = "element",
     ):
         super().__init__()
-        if task.teacher is None:
-            raise ValueError("attention_kl: a teacher is needed; name the network to learn from in the term's `from`")
         self.feature = feature
         self.teacher_feature = teacher_feature or feature
         heads = task.student.use(self.feature), task.teacher.use(self.teacher_feature)
@@ -75,11 +71,12 @@ class AttentionKL(nn.Module):
         with torch.autocast(goal.device.type, enabled=False):
             guess = self.projection(at_least_float32(student.features[self.feature]))  # (B, A, M', M')
             tokens = goal.shape[-1]
-            stretched = stretch_flat(tokens)
+            stretch = functools.partial(stretch_flat, tokens=tokens)
             if self.stretch == "grid":
                 small = token_grid(guess.shape[-1], student.logits.shape[-2:])
-                stretched = stretch_grid(small, token_grid(tokens, teacher.logits.shape[-2:]))
-            total = _MapDivergence.apply(guess.flatten(0, 1), goal.flatten(0, 1), stretched, BLOCK)
+                large = token_grid(tokens, teacher.logits.shape[-2:])
+                stretch = functools.partial(stretch_grid, small=small, large=large)
+            total = _MapDivergence.apply(guess.flatten(0, 1), goal.flatten(0, 1), stretch, BLOCK)
         rows = goal.numel() // tokens
         return total / (rows * tokens if self.reduction == "element" else rows)
 
@@ -119,21 +116,16 @@ class _MapDivergence(torch.autograd.Function):
         return grad * gradient, None, None, None
 
 
-def stretch_flat(tokens: int) -> Callable[[Tensor], Tensor]:
+def stretch_flat(maps: Tensor, tokens: int) -> Tensor:
     """(R, M', M') -> (R, M, M), the map of flattened tokens taken for an image."""
-    return lambda maps: _bilinear(maps[None], (tokens, tokens))[0]
+    return _bilinear(maps[None], (tokens, tokens))[0]
 
 
-def stretch_grid(small: tuple[int, int], large: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+def stretch_grid(maps: Tensor, small: tuple[int, int], large: tuple[int, int]) -> Tensor:
     """(R, M', M') -> (R, M, M) for M' = h' * w' and M = h * w: the keys' grid is resized, then the queries'."""
-
-    def stretch(maps: Tensor) -> Tensor:
-        for _ in range(2):
-            rows = _bilinear(maps.unflatten(2, small), large).flatten(2)  # (R, other tokens, h * w)
-            maps = rows.mT
-        return maps
-
-    return stretch
+    for _ in range(2):
+        maps = _bilinear(maps.unflatten(2, small), large).flatten(2).mT  # (R, h * w, other tokens)
+    return maps
 
 
 def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ from ._gcn import projection_head
 from ._memory import Memory, gathered, of_first
 from ._pair import Pair
 from ._relations import image_pair_divergence, row_divergence, unit
-from ._task import Prediction, Task, at_least_float32
+from ._task import Count, Prediction, Task, Temperature, Weight, at_least_float32
 
 
 class CIRKDChannel(nn.Module):
@@ -27,25 +27,20 @@ class CIRKDChannel(nn.Module):
     the window's; here the last windows may be smaller.
 
     Args:
-        task: sizes of this run; needs a teacher.
-        feature: name of the student's feature; `head` is what the classifier reads.
-        teacher_feature: name of the teacher's feature; the same name when left out.
         minibatch, memory, mse: weights of the parts; 0 leaves a part out.
-        temperature: T > 0. contrast_temperature: tau > 0; similarities lie in [-1, 1].
+        temperature: T. contrast_temperature: tau, in units of cosine.
         channel_memory: vectors kept. channel_contrast: vectors in Q.
         channels_per_batch: how many random vectors the images of all processes add at most.
         pool: side of the averaged windows in pixels of the map.
         filled_only: leave slots out of Q that no vector was written to yet; the released code starts from random ones.
         half_memory: keep the vectors as float16.
 
-    Shapes:
-        student map: (B, C, h, w); teacher map: (B, C', h', w'), of one size in the whole run for `memory`. A student
-        map of another size is resized bilinearly to the teacher's. target: not used. returns: {minibatch, memory, mse}
-        of the parts left in, weighted scalars; nats, nats, no unit. The teacher gets no gradient from the first two.
+    Returns:
+        {minibatch, memory, mse} of the parts left in, weighted scalars; nats, nats, no unit. The teacher gets no
+        gradient from the first two.
 
     Raises:
-        ValueError: a temperature or a size <= 0, all weights 0 or one negative, no teacher, or a feature that a network
-            does not have; in training, teacher maps of another size than the memory was made for.
+        ValueError: all weights 0; in forward, with `memory`, teacher maps of another size than those before.
     """
 
     label_free = True
@@ -56,31 +51,24 @@ class CIRKDChannel(nn.Module):
         *,
         feature: str = "head",
         teacher_feature: str | None = None,
-        minibatch: float = 1.0,
-        memory: float = 0.1,
-        mse: float = 100.0,
-        temperature: float = 1.0,
-        contrast_temperature: float = 0.1,
-        channel_memory: int = 10000,
-        channel_contrast: int = 2048,
-        channels_per_batch: int = 256,
-        pool: int = 4,
+        minibatch: Weight = 1.0,
+        memory: Weight = 0.1,
+        mse: Weight = 100.0,
+        temperature: Temperature = 1.0,
+        contrast_temperature: Temperature = 0.1,
+        channel_memory: Count = 10000,
+        channel_contrast: Count = 2048,
+        channels_per_batch: Count = 256,
+        pool: Count = 4,
         filled_only: bool = False,
         half_memory: bool = False,
     ):
         super().__init__()
-        weights = minibatch, memory, mse
-        if min(temperature, contrast_temperature) <= 0:
-            both = f"{temperature} and {contrast_temperature}"
-            raise ValueError(f"cirkd_channel: temperatures must be above 0, got {both}")
-        if min(weights) < 0 or not any(weights):
-            raise ValueError(f"cirkd_channel: minibatch, memory and mse must not be negative, nor all 0; got {weights}")
-        sizes = channel_memory, channel_contrast, channels_per_batch, pool
-        if min(sizes) < 1:
-            raise ValueError(f"cirkd_channel: memory, contrast, channels and pool must be at least 1, got {sizes}")
-        self.pair = Pair(task, "cirkd_channel", feature, teacher_feature)
+        if minibatch == memory == mse == 0:
+            raise ValueError("cirkd_channel: minibatch, memory and mse are all 0; give one of the parts a weight")
+        self.pair = Pair(task, feature, teacher_feature)
         self.head = projection_head(self.pair.student_channels, self.pair.teacher_channels)
-        self.minibatch_weight, self.memory_weight, self.mse_weight = weights
+        self.minibatch_weight, self.memory_weight, self.mse_weight = minibatch, memory, mse
         self.memory = Memory(1, channel_memory, half_memory) if memory else None
         self.temperature, self.contrast_temperature = temperature, contrast_temperature
         self.contrast = channel_contrast
@@ -89,8 +77,8 @@ class CIRKDChannel(nn.Module):
         self.filled_only = filled_only
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> dict[str, Tensor]:
-        pooled = (F.avg_pool2d(x, self.pool, self.pool, ceil_mode=True) for x in self.pair.maps(student, teacher))
-        guess, goal = pooled
+        maps = self.pair.maps(student, teacher)
+        guess, goal = (F.avg_pool2d(x, self.pool, self.pool, ceil_mode=True) for x in maps)
         guess = at_least_float32(self.head(guess))
         parts = {}
         with torch.autocast(goal.device.type, enabled=False):

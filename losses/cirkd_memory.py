@@ -10,7 +10,7 @@ from ._memory import Memory, gathered, gathered_rows, this_process
 from ._pair import Pair
 from ._regions import class_sums, labels_at, one_hot
 from ._relations import row_divergence, unit
-from ._task import Prediction, Task, at_least_float32
+from ._task import Count, Prediction, Task, Temperature, Weight, at_least_float32
 
 
 class CIRKDMemory(nn.Module):
@@ -28,11 +28,8 @@ class CIRKDMemory(nn.Module):
     those numbers, top left pixels of any class (`enqueue: legacy`); the evident intent is the default.
 
     Args:
-        task: sizes of this run; needs a teacher.
-        feature: name of the student's feature; `head` is what the classifier reads.
-        teacher_feature: name of the teacher's feature; the same name when left out.
         pixel, region: weights of the two parts; 0 leaves a part and its memory out.
-        temperature: T > 0. contrast_temperature: tau > 0; similarities lie in [-1, 1].
+        temperature: T. contrast_temperature: tau, in units of cosine.
         pixel_memory, region_memory: vectors kept per class.
         pixel_contrast, region_contrast: n gives n // K + 1 vectors of each class in Q.
         pixels_per_class: how many pixels of a class one image adds at most.
@@ -40,14 +37,12 @@ class CIRKDMemory(nn.Module):
         filled_only: leave slots out of Q that no vector was written to yet; the released code starts from random ones.
         half_memory: keep the vectors as float16. As float32 they take 0.8 GB with 19 classes of 512 channels.
 
-    Shapes:
-        student map: (B, C, h, w); teacher map: (B, C', h', w'). A student map of another size is resized bilinearly to
-        the teacher's, labels to nearest. target: (B, H, W) int64. returns: {pixel, region} of the parts left in,
-        weighted scalars, mean over M, in nats; 0 with zero gradient when every pixel is ignored (original: NaN).
+    Returns:
+        {pixel, region} of the parts left in, weighted scalars, mean over M, in nats; 0 with zero gradient when every
+        pixel is ignored (original: NaN). Labels are resized to nearest. The teacher gets no gradient.
 
     Raises:
-        ValueError: a temperature or a size <= 0, both weights 0 or one negative, no teacher, or a feature that a
-            network does not have.
+        ValueError: both weights 0.
     """
 
     def __init__(
@@ -56,39 +51,31 @@ class CIRKDMemory(nn.Module):
         *,
         feature: str = "head",
         teacher_feature: str | None = None,
-        pixel: float = 0.1,
-        region: float = 0.1,
-        temperature: float = 1.0,
-        contrast_temperature: float = 0.1,
-        pixel_memory: int = 20000,
-        region_memory: int = 2000,
-        pixel_contrast: int = 4096,
-        region_contrast: int = 1024,
-        pixels_per_class: int = 16,
+        pixel: Weight = 0.1,
+        region: Weight = 0.1,
+        temperature: Temperature = 1.0,
+        contrast_temperature: Temperature = 0.1,
+        pixel_memory: Count = 20000,
+        region_memory: Count = 2000,
+        pixel_contrast: Count = 4096,
+        region_contrast: Count = 1024,
+        pixels_per_class: Count = 16,
         enqueue: Literal["class_pixels", "legacy"] = "class_pixels",
         filled_only: bool = False,
         half_memory: bool = False,
     ):
         super().__init__()
-        if min(temperature, contrast_temperature) <= 0:
-            both = f"{temperature} and {contrast_temperature}"
-            raise ValueError(f"cirkd_memory: temperatures must be above 0, got {both}")
-        if min(pixel, region) < 0 or pixel == region == 0:
-            both = f"{pixel} and {region}"
-            raise ValueError(f"cirkd_memory: pixel and region must not be negative, nor both 0; got {both}")
-        sizes = pixel_memory, region_memory, pixel_contrast, region_contrast, pixels_per_class
-        if min(sizes) < 1:
-            raise ValueError(f"cirkd_memory: memory, contrast and pixels_per_class must be at least 1, got {sizes}")
+        if pixel == region == 0:
+            raise ValueError("cirkd_memory: pixel and region are both 0; give one of the two parts a weight")
         self.num_classes, self.ignore_index = task.num_classes, task.ignore_index
-        self.pair = Pair(task, "cirkd_memory", feature, teacher_feature)
+        self.pair = Pair(task, feature, teacher_feature)
         self.head = projection_head(self.pair.student_channels, self.pair.teacher_channels)
         self.weights = {name: weight for name, weight in (("pixel", pixel), ("region", region)) if weight}
         totals = {"pixel": pixel_contrast, "region": region_contrast}
         self.contrast = {name: total // self.num_classes + 1 for name, total in totals.items()}
         slots = {"pixel": pixel_memory, "region": region_memory}
-        self.memories = nn.ModuleDict(
-            {name: Memory(self.num_classes, slots[name], half_memory) for name in self.weights}
-        )
+        memories = {name: Memory(self.num_classes, slots[name], half_memory) for name in self.weights}
+        self.memories = nn.ModuleDict(memories)
         self.temperature, self.contrast_temperature = temperature, contrast_temperature
         self.pixels_per_class = pixels_per_class
         self.enqueue = enqueue

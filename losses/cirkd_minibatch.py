@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ._memory import gathered, this_process
 from ._pair import Pair
 from ._relations import image_pair_divergence, unit
-from ._task import Prediction, Task
+from ._task import Count, Prediction, Task, Temperature
 
 
 class CIRKDMinibatch(nn.Module):
@@ -25,22 +25,14 @@ class CIRKDMinibatch(nn.Module):
     Similarities are made a block of rows at a time and never kept: memory is linear in N.
 
     Args:
-        task: sizes of this run; needs a teacher.
-        feature: name of the student's feature; `head` is what the classifier reads.
-        teacher_feature: name of the teacher's feature; the same name when left out.
-        temperature: T > 0; similarities lie in [-1, 1].
+        temperature: T, in units of cosine.
         pool: side of the averaged windows in pixels of the map, 1 for none; the last ones may be smaller.
         pool_from: (height, width) a map must reach, both, to be pooled.
         gather: compare with the images of all processes; the gradient runs through this process's own. The released
             codes see a process's images only, which with one image per process leaves nothing across images.
 
-    Shapes:
-        student map: (B, C, h, w); teacher map: (B, C', h', w'), any channels. A student map of another size is resized
-        bilinearly to the teacher's. target: not used. returns: scalar, mean over pairs and rows, in nats. The teacher
-        gets no gradient.
-
-    Raises:
-        ValueError: temperature <= 0, pool < 1, no teacher, or a feature that a network does not have.
+    Returns:
+        scalar, mean over pairs and rows, in nats. The teacher gets no gradient.
     """
 
     label_free = True
@@ -51,17 +43,13 @@ class CIRKDMinibatch(nn.Module):
         *,
         feature: str = "head",
         teacher_feature: str | None = None,
-        temperature: float = 0.1,
-        pool: int = 4,
-        pool_from: tuple[int, int] = (256, 256),
+        temperature: Temperature = 0.1,
+        pool: Count = 4,
+        pool_from: tuple[Count, Count] = (256, 256),
         gather: bool = False,
     ):
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"cirkd_minibatch: temperature must be above 0, got {temperature}")
-        if pool < 1:
-            raise ValueError(f"cirkd_minibatch: pool must be at least 1 pixel, got {pool}")
-        self.pair = Pair(task, "cirkd_minibatch", feature, teacher_feature)
+        self.pair = Pair(task, feature, teacher_feature)
         self.temperature = temperature
         self.pool, self.pool_from = pool, pool_from
         self.gather = gather

@@ -6,8 +6,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ._gcn import GCN
-from ._pair import Pair
-from ._task import Prediction, Task
+from ._pair import Pair, pick
+from ._task import Count, Prediction, Task, Temperature, Weight
 from .cirkd_channel import CIRKDChannel
 from .cirkd_memory import CIRKDMemory
 from .cirkd_minibatch import CIRKDMinibatch
@@ -24,9 +24,6 @@ class CIRKDv2(nn.Module):
     `gcn: false, pixel_memory: 2000`; fitnet is 1 or 10 by student.
 
     Args:
-        task: sizes of this run; needs a teacher.
-        feature: name of the student's feature; `head` is what the classifier reads.
-        teacher_feature: name of the teacher's feature; the same name when left out.
         gcn: with the self-attention block.
         fitnet, minibatch_pixel, memory_pixel, memory_region, minibatch_channel, memory_channel, channel_mse: weights of
             the parts; 0 leaves a part out.
@@ -36,12 +33,11 @@ class CIRKDv2(nn.Module):
         pixel_contrast, region_contrast, channel_contrast: vectors a pixel or channel is compared with.
         enqueue, filled_only, half_memory: see CIRKDMemory. gather: see CIRKDMinibatch.
 
-    Shapes:
-        student map: (B, C, h, w); teacher map: (B, C', h', w'). A student map of another size is resized bilinearly to
-        the teacher's, behind the block. target: (B, H, W) int64. returns: {part: weighted scalar} of the parts left in.
+    Returns:
+        {part: weighted scalar} of the parts left in. The student's map is resized behind the block.
 
     Raises:
-        ValueError: all weights 0 or one negative, or what one of the four losses does not allow.
+        ValueError: all weights 0.
     """
 
     def __init__(
@@ -51,21 +47,21 @@ class CIRKDv2(nn.Module):
         feature: str = "head",
         teacher_feature: str | None = None,
         gcn: bool = True,
-        fitnet: float = 1.0,
-        minibatch_pixel: float = 1.0,
-        memory_pixel: float = 0.1,
-        memory_region: float = 0.1,
-        minibatch_channel: float = 1.0,
-        memory_channel: float = 0.1,
-        channel_mse: float = 100.0,
-        temperature: float = 1.0,
-        contrast_temperature: float = 0.1,
-        pixel_memory: int = 20000,
-        region_memory: int = 2000,
-        channel_memory: int = 10000,
-        pixel_contrast: int = 4096,
-        region_contrast: int = 1024,
-        channel_contrast: int = 2048,
+        fitnet: Weight = 1.0,
+        minibatch_pixel: Weight = 1.0,
+        memory_pixel: Weight = 0.1,
+        memory_region: Weight = 0.1,
+        minibatch_channel: Weight = 1.0,
+        memory_channel: Weight = 0.1,
+        channel_mse: Weight = 100.0,
+        temperature: Temperature = 1.0,
+        contrast_temperature: Temperature = 0.1,
+        pixel_memory: Count = 20000,
+        region_memory: Count = 2000,
+        channel_memory: Count = 10000,
+        pixel_contrast: Count = 4096,
+        region_contrast: Count = 1024,
+        channel_contrast: Count = 2048,
         enqueue: Literal["class_pixels", "legacy"] = "class_pixels",
         filled_only: bool = False,
         half_memory: bool = False,
@@ -73,14 +69,13 @@ class CIRKDv2(nn.Module):
     ):
         super().__init__()
         memories, channels = (memory_pixel, memory_region), (minibatch_channel, memory_channel, channel_mse)
-        weights = fitnet, minibatch_pixel, *memories, *channels
-        if min(weights) < 0 or not any(weights):
-            raise ValueError(f"cirkd_v2: the weights must not be negative, nor all 0; got {weights}")
-        self.feature = feature
+        if not any((fitnet, minibatch_pixel, *memories, *channels)):
+            raise ValueError("cirkd_v2: the weights are all 0; give one of the parts a weight")
+        self.pair = Pair(task, feature, teacher_feature)
         names = {"feature": feature, "teacher_feature": teacher_feature}
         kept = {"filled_only": filled_only, "half_memory": half_memory}
         temperatures = {"temperature": temperature, "contrast_temperature": contrast_temperature}
-        self.gcn = GCN(Pair(task, "cirkd_v2", **names).student_channels) if gcn else None
+        self.gcn = GCN(self.pair.student_channels) if gcn else None
         self.fitnet_weight, self.minibatch_weight = fitnet, minibatch_pixel
         self.fitnet = FitNet(task, **names) if fitnet else None
         self.minibatch = self.memory = self.channel = None
@@ -99,10 +94,10 @@ class CIRKDv2(nn.Module):
             )  # fmt: skip
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> dict[str, Tensor]:
-        adapted = student.features[self.feature]
         if self.gcn is not None:
-            adapted = self.gcn(adapted)
-        student = SimpleNamespace(features={self.feature: adapted}, align_corners=student.align_corners)
+            adapted = self.gcn(pick(student, self.pair.student))
+            maps = {"logits": adapted, "aux": adapted, "features": {self.pair.student: adapted}}  # whichever it is
+            student = SimpleNamespace(**maps, align_corners=student.align_corners)
         parts = {}
         if self.fitnet is not None:
             parts["fitnet"] = self.fitnet_weight * self.fitnet(student, teacher, target)

@@ -1,12 +1,13 @@
 """Cross entropy at label size, with the averages and the hard-pixel rules of the published codes."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
-from ._task import Prediction, Task, at_least_float32, resize
+from ._task import Prediction, Share, Task, Weight, at_least_float32, resize
 
 # the 19 weights TriKD uses under OHEM, handed down from earlier codes
 CITYSCAPES_WEIGHTS = [
@@ -30,7 +31,6 @@ class CrossEntropy(nn.Module):
     Left out: TSIC adds 1.2e-7 to the pixel count.
 
     Args:
-        task: sizes of this run.
         aux_weight: factor of the auxiliary head's loss.
         class_weights: K weights, or `cityscapes` for the usual 19.
         divisor: D. `valid`: the sum of the counted pixels' class weights, so the mean over counted pixels without
@@ -44,32 +44,27 @@ class CrossEntropy(nn.Module):
         focal_gamma: turns on L -> focal_alpha * (1 - exp(-L))^focal_gamma * L (before the division by B).
         focal_alpha: see focal_gamma.
 
-    Shapes:
-        student.logits: (B, K, h, w), unnormalised; student.aux: (B, K, h', w') or None.
-        target: (B, H, W) int64, classes or task.ignore_index. teacher: not used.
-        returns: scalar in nats; 0 with zero gradient when every pixel is ignored (AICSD, TriKD: NaN).
+    Returns:
+        scalar in nats; 0 with zero gradient when every pixel is ignored (AICSD, TriKD: NaN). The teacher is not used.
 
     Raises:
-        ValueError: the number of class weights is not K, or a negative aux_weight, ohem_min_kept or focal_gamma.
+        ValueError: the number of class weights is not K.
     """
 
     def __init__(
         self,
         task: Task,
         *,
-        aux_weight: float = 0.4,
-        class_weights: list[float] | Literal["cityscapes"] | None = None,
+        aux_weight: Weight = 0.4,
+        class_weights: list[Weight] | Literal["cityscapes"] | None = None,
         divisor: Literal["valid", "all", "valid_x_batch"] = "valid",
-        ohem_min_kept: int | None = None,
-        ohem_threshold: float | None = 0.7,
+        ohem_min_kept: Annotated[int, Ge(0)] | None = None,
+        ohem_threshold: Share | None = 0.7,
         ohem_rule: Literal["batch", "image"] = "batch",
-        focal_gamma: float | None = None,
-        focal_alpha: float = 0.5,
+        focal_gamma: Weight | None = None,
+        focal_alpha: Weight = 0.5,
     ):
         super().__init__()
-        for name, value in (("aux_weight", aux_weight), ("ohem_min_kept", ohem_min_kept), ("focal_gamma", focal_gamma)):
-            if value is not None and value < 0:
-                raise ValueError(f"cross_entropy: {name} must not be negative, got {value}")
         weights = CITYSCAPES_WEIGHTS if class_weights == "cityscapes" else class_weights
         if weights is not None and len(weights) != task.num_classes:
             raise ValueError(f"cross_entropy: {len(weights)} class_weights given for {task.num_classes} classes")

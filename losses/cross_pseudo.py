@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._task import Prediction, Task, at_least_float32, resize
+from ._task import Prediction, Task, scores_at
 
 
 class CrossPseudo(nn.Module):
@@ -17,31 +17,24 @@ class CrossPseudo(nn.Module):
     to Chen et al., CVPR 2021, with two networks.
 
     Args:
-        task: sizes of this run; needs a teacher, here any other network.
         mask_ignored: leave out pixels whose label is ignored, which on unlabelled images marks the padding; the
             released code counts padding too.
 
-    Shapes:
-        student.logits: (B, K, h, w), teacher.logits: (B, K, h', w'), unnormalised, both resized bilinearly to the
-        label, each by its own family's rule. target: (B, H, W) int64, read for its size and by mask_ignored.
-        returns: scalar in nats, mean over counted pixels. No gradient reaches the teacher.
-
-    Raises:
-        ValueError: no teacher.
+    Returns:
+        scalar in nats, mean over counted pixels; 0 with zero gradient when none is counted. Both networks' scores are
+        resized to the label, each by its own family's rule. The teacher gets no gradient.
     """
 
     label_free = True
 
     def __init__(self, task: Task, *, mask_ignored: bool = False):
         super().__init__()
-        if task.teacher is None:
-            raise ValueError("cross_pseudo: a teacher is needed; name the other network in the term's `from`")
         self.ignore_index = task.ignore_index
         self.mask_ignored = mask_ignored
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         size = target.shape[-2:]
-        logits = resize(at_least_float32(student.logits), size, student.align_corners)  # (B, K, H, W)
+        logits = scores_at(student, size)  # (B, K, H, W)
         labels = pseudo_labels(teacher, size)
         if not self.mask_ignored:
             return F.cross_entropy(logits, labels)
@@ -53,5 +46,5 @@ class CrossPseudo(nn.Module):
 @torch.no_grad()
 def pseudo_labels(prediction: Prediction, size: tuple[int, int]) -> Tensor:
     """The likeliest class of every pixel at `size`, (B, H, W) int64."""
-    # raised before the resize: half types tie at class borders, and the winner of a tie is not specified
-    return resize(at_least_float32(prediction.logits), size, prediction.align_corners).argmax(1)
+    # half types, unless raised before the resize, tie at class borders, and the winner of a tie is not specified
+    return scores_at(prediction, size).argmax(1)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ._pair import Pair
-from ._regions import LabelResize, class_sums, labels_at, one_hot
+from ._regions import LabelResize, class_masks, class_sums
 from ._relations import divergence, inverse_norm
-from ._task import Prediction, Task
+from ._task import Prediction, Task, Temperature
 
 
 class CrossSimilarity(nn.Module):
@@ -20,7 +20,8 @@ class CrossSimilarity(nn.Module):
         KL(a <- b) = sum over columns of KL( softmax_h(b / T) || softmax_h(a / T) )
 
     m_kn is 1 where pixel n has label k; ignored pixels are outside every region. Pixels a mask leaves out stay in the
-    softmax with the value 0. A class the image does not have has no centre and adds 0.
+    softmax with the value 0. A class the image does not have has no centre and adds 0. Where the channels differ, s has
+    passed a learnt 1x1 convolution with bias.
 
     Source: distance_type `cross_sim` of the released code, weight 0.1 on stage 4 or 1 on stage 3, T = 0.1 (article
     111319; the paper was not at hand). The softmax over each column apart (`column`) and the interpolated labels
@@ -29,20 +30,11 @@ class CrossSimilarity(nn.Module):
     map's width.
 
     Args:
-        task: sizes of this run; gives both features' channels.
-        feature: name of the student's feature. teacher_feature: of the teacher's; the same name when left out.
-        temperature: T > 0, in units of cosine.
+        temperature: T, in units of cosine.
         softmax_over: `column`: each column's pixels apart; `spatial`: all pixels of the map together.
-        label_resize: how labels come to the map's size, see labels_at.
 
-    Shapes:
-        student.features[feature]: (B, C, h, w), through a learnt 1x1 convolution with bias where C differs from the
-        teacher's; teacher.features[teacher_feature]: (B, C', h', w'). A student map of another size is resized
-        bilinearly. target: (B, H, W) int64.
-        returns: scalar in nats, mean over B. The teacher gets no gradient.
-
-    Raises:
-        ValueError: temperature <= 0, no teacher, or a feature that a network does not have.
+    Returns:
+        scalar in nats, mean over B; 0 with zero gradient when every pixel is ignored. The teacher gets no gradient.
     """
 
     def __init__(
@@ -51,14 +43,12 @@ class CrossSimilarity(nn.Module):
         *,
         feature: str = "stage4",
         teacher_feature: str | None = None,
-        temperature: float = 0.1,
+        temperature: Temperature = 0.1,
         softmax_over: Literal["column", "spatial"] = "column",
         label_resize: LabelResize = "bilinear_trunc",
     ):
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"cross_similarity: temperature must be above 0, got {temperature}")
-        self.pair = Pair(task, "cross_similarity", feature, teacher_feature)
+        self.pair = Pair(task, feature, teacher_feature)
         self.align = self.pair.alignment()
         self.num_classes, self.ignore_index = task.num_classes, task.ignore_index
         self.temperature = temperature
@@ -68,11 +58,9 @@ class CrossSimilarity(nn.Module):
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         features, goal = self.pair.maps(student, teacher, self.align)
         goal = goal.detach()
+        masks = class_masks(target, goal, self.num_classes, self.ignore_index, self.label_resize)  # (B, K, N)
         size = goal.shape[-2:]
-        labels = labels_at(target, size, self.label_resize)
-        labels = labels.masked_fill(labels == self.ignore_index, -1)
         with torch.autocast(features.device.type, enabled=False):
-            masks = one_hot(labels, self.num_classes, features.dtype)  # (B, K, N)
             guess, aim = similarities(features.flatten(2), goal.flatten(2), masks)
             regions = torch.stack([masks, 1 - masks], 1)[:, :, None]  # (B, 2, 1, K, N)
             # in and outside the region x by the student's and by the teacher's centre: (B, 2, 2, K, h, w)
@@ -81,7 +69,7 @@ class CrossSimilarity(nn.Module):
                 guess, aim = guess.flatten(-2), aim.flatten(-2)
             else:
                 guess, aim = guess.mT, aim.mT
-            return self.temperature**2 / (4 * len(labels)) * divergence(guess, aim, -1).sum()
+            return self.temperature**2 / (4 * len(goal)) * divergence(guess, aim, -1).sum()
 
 
 def similarities(student: Tensor, teacher: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

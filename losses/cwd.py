@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ._pair import Pair
 from ._relations import divergence
-from ._task import Prediction, Task
+from ._task import Prediction, Task, Temperature
 
 
 class CWD(nn.Module):
@@ -20,18 +20,12 @@ class CWD(nn.Module):
     its weight 50 is made for that. It takes the logarithm of a softmax, which may be -inf where this form is finite.
 
     Args:
-        task: sizes of this run; needs a teacher.
         feature: name of the student's feature; None compares the logits.
-        teacher_feature: name of the teacher's feature; the same name when left out.
-        temperature: T > 0, in units of the map.
+        temperature: T, in units of the map.
         divisor: C. `student`: the student's channels before W (released). `teacher`: the channels compared (paper).
 
-    Shapes:
-        student map: (B, C, h, w); teacher map: (B, C', h', w'). A student map of another size is resized bilinearly to
-        the teacher's. target: not used. returns: scalar, mean over B and C, in nats.
-
-    Raises:
-        ValueError: temperature <= 0, no teacher, or a feature that a network does not have.
+    Returns:
+        scalar, mean over B and C, in nats.
     """
 
     label_free = True
@@ -42,17 +36,14 @@ class CWD(nn.Module):
         *,
         feature: str | None = None,
         teacher_feature: str | None = None,
-        temperature: float = 4.0,
+        temperature: Temperature = 4.0,
         divisor: Literal["student", "teacher"] = "student",
     ):
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"cwd: temperature must be above 0, got {temperature}")
-        self.pair = Pair(task, "cwd", feature, teacher_feature)
+        self.pair = Pair(task, feature, teacher_feature)
         self.temperature = temperature
-        channels = self.pair.student_channels, self.pair.teacher_channels
-        self.channels = channels[0] if divisor == "student" else channels[1]
-        self.projection = nn.Conv2d(*channels, 1, bias=False) if channels[0] != channels[1] else None
+        self.channels = self.pair.student_channels if divisor == "student" else self.pair.teacher_channels
+        self.projection = self.pair.alignment(bias=False)
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         guess, goal = self.pair.maps(student, teacher, self.projection)

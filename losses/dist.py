@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._regions import labels_at
-from ._task import Prediction, Task, at_least_float32, resize
+from ._task import Positive, Prediction, Task, Temperature, Weight, at_least_float32, resize
 
 
 class DIST(nn.Module):
@@ -21,22 +21,17 @@ class DIST(nn.Module):
     is 1 or -1, so only `intra` teaches.
 
     Args:
-        task: sizes of this run; needs a teacher.
         inter: factor of the per-pixel part. intra: factor of the per-class part.
         aux_weight: factor of the auxiliary heads' part, which counts where both networks have made such scores (most
             networks make them in training only).
-        temperature: T > 0, in logit units.
+        temperature: T, in logit units.
         eps: added to the product of the two norms.
         mask_ignored: leave out pixels whose label is ignored (labels are resized to nearest); the released code counts
             them all.
 
-    Shapes:
-        student.logits, student.aux: (B, K, h, w), teacher.logits, teacher.aux: (B, K, h', w'), unnormalised. A student
-        map of another size is resized bilinearly to the teacher's. target: (B, H, W) int64, read by mask_ignored only.
-        returns: scalar without unit, 0 to 2 (inter + intra) for the logits at T = 1.
-
-    Raises:
-        ValueError: temperature <= 0, a negative factor, or no teacher to learn from.
+    Returns:
+        scalar without unit, 0 to 2 (inter + intra) for the logits at T = 1; 0 with zero gradient when no pixel is
+        counted.
     """
 
     label_free = True
@@ -45,21 +40,14 @@ class DIST(nn.Module):
         self,
         task: Task,
         *,
-        inter: float = 1.0,
-        intra: float = 1.0,
-        aux_weight: float = 0.4,
-        temperature: float = 1.0,
-        eps: float = 1e-8,
+        inter: Weight = 1.0,
+        intra: Weight = 1.0,
+        aux_weight: Weight = 0.4,
+        temperature: Temperature = 1.0,
+        eps: Positive = 1e-8,
         mask_ignored: bool = False,
     ):
         super().__init__()
-        for name, value in (("inter", inter), ("intra", intra), ("aux_weight", aux_weight)):
-            if value < 0:
-                raise ValueError(f"dist: {name} must not be negative, got {value}")
-        if temperature <= 0:
-            raise ValueError(f"dist: temperature must be above 0, got {temperature}")
-        if task.teacher is None:
-            raise ValueError("dist: a teacher is needed; name the network to learn from in the term's `from`")
         self.ignore_index = task.ignore_index
         self.inter, self.intra, self.aux_weight = inter, intra, aux_weight
         if aux_weight > 0:

@@ -1,13 +1,17 @@
 """Decoupled channel-wise distillation, the logit term of RMRKD: Zheng et al., Pattern Recognition 161, 111319, 2025."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
-from ._regions import class_sums, labels_at, one_hot
+from ._pair import Pair
+from ._regions import class_masks, class_sums
 from ._relations import divergence
-from ._task import Prediction, Task, at_least_float32, resize
+from ._task import Prediction, Task, Temperature, Weight
+
+LabelId = Annotated[int, Ge(0)]
 
 
 class DKD(nn.Module):
@@ -24,8 +28,7 @@ class DKD(nn.Module):
     Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
 
     Args:
-        task: sizes of this run; needs a teacher.
-        temperature: T > 0, in logit units.
+        temperature: T, in logit units.
         target_weight: factor of the part on the pixels of the class. rest_weight: of the part on the others.
         softmax_over: `spatial`: the pixels of each map, as above. `batch_class`: at each pixel the B*K maps jointly;
             the divisor is then B*N.
@@ -34,37 +37,30 @@ class DKD(nn.Module):
             (`batch_class`) of the masked means, A with m and R with 1 - m.
         merge_label: inclusive ranges of label ids, one for each of the K channels; None: channel k is label k.
 
-    Shapes:
-        student.logits: (B, K, h, w); teacher.logits: (B, K, h', w'), unnormalised. The student's are resized
-        bilinearly to the teacher's size, by its own family's rule, labels to nearest. target: (B, H, W) int64.
-        returns: scalar in nats. Gradients reach both networks: whether the teacher gets them is the graph's choice.
+    Returns:
+        scalar in nats. Labels are resized to nearest.
 
     Raises:
-        ValueError: temperature <= 0, no teacher, a negative weight, or not one valid range per class.
+        ValueError: not one range, whose first id is at most its last, per class.
     """
 
     def __init__(
         self,
         task: Task,
         *,
-        temperature: float = 4.0,
-        target_weight: float = 1.0,
-        rest_weight: float = 1.0,
+        temperature: Temperature = 4.0,
+        target_weight: Weight = 1.0,
+        rest_weight: Weight = 1.0,
         softmax_over: Literal["spatial", "batch_class"] = "spatial",
         segment: bool = False,
-        merge_label: list[tuple[int, int]] | None = None,
+        merge_label: list[tuple[LabelId, LabelId]] | None = None,
     ):
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"dkd: temperature must be above 0, got {temperature}")
-        if min(target_weight, rest_weight) < 0:
-            raise ValueError(f"dkd: weights must not be negative, got {target_weight} and {rest_weight}")
-        if task.teacher is None:
-            raise ValueError("dkd: a teacher is needed; name the network to learn from in the term's `from`")
+        self.pair = Pair(task, "logits")
         ranges = [(k, k) for k in range(task.num_classes)] if merge_label is None else merge_label
         if len(ranges) != task.num_classes:
             raise ValueError(f"dkd: merge_label holds {len(ranges)} ranges for {task.num_classes} classes; one each")
-        wrong = [(first, last) for first, last in ranges if not 0 <= first <= last]
+        wrong = [(first, last) for first, last in ranges if first > last]
         if wrong:
             raise ValueError(f"dkd: merge_label holds {wrong[0]}, which is no range of label ids (first <= last)")
         self.ignore_index = task.ignore_index
@@ -78,13 +74,10 @@ class DKD(nn.Module):
         self.register_buffer("members", members, persistent=False)
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
-        t = at_least_float32(teacher.logits)
-        s = resize(at_least_float32(student.logits), t.shape[-2:], student.align_corners)
-        labels = labels_at(target, t.shape[-2:])
-        labels = labels.where(labels != self.ignore_index, -1)
+        s, t = self.pair.maps(student, teacher)
+        ids = class_masks(target, t, self.members.shape[1], self.ignore_index)  # (B, I, N)
         s, t = (x.flatten(2) / self.temperature for x in (s, t))  # (B, K, N)
         with torch.autocast(s.device.type, enabled=False):
-            ids = one_hot(labels, self.members.shape[1], s.dtype)  # (B, I, N)
             members = self.members.to(s.dtype)
             loss = self.maps(s, t, members @ ids)
             if self.segment:

@@ -1,14 +1,16 @@
 """DSD: Feng et al., "Double Similarity Distillation for Semantic Image Segmentation", IEEE TIP 2021."""
 
 from itertools import combinations
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from ._pair import Pair
 from ._relations import attention_map, unit
-from ._task import Prediction, Task, resize
+from ._task import Prediction, Task, Temperature, Weight, resize
 
 
 class DSD(nn.Module):
@@ -26,19 +28,16 @@ class DSD(nn.Module):
     Two levels are the default here.
 
     Args:
-        task: sizes of this run; needs a teacher.
         levels: two or more maps in order of depth, no two the same: names of features, `logits` and `aux`.
         teacher_levels: the teacher's, as many; the same names when left out.
         psd, csd: weights of the two parts; 0 leaves a part out.
-        temperature: T > 0, in units of the last level.
+        temperature: T, in units of the last level.
 
-    Shapes:
-        maps: (B, C_i, h_i, w_i); each is resized bilinearly to the teacher's last level, whose channels both networks
-        must share. target: not used. returns: {psd, csd} of the parts left in, weighted scalars, no unit.
+    Returns:
+        {psd, csd} of the parts left in, weighted scalars, no unit. All levels are resized to the teacher's last one.
 
     Raises:
-        ValueError: fewer than two levels, one twice, temperature <= 0, both weights 0 or one negative, no teacher, a
-            feature that a network does not have, or last levels of different channels.
+        ValueError: not as many levels of the teacher, one twice, both weights 0, or last levels of different channels.
     """
 
     label_free = True
@@ -47,23 +46,21 @@ class DSD(nn.Module):
         self,
         task: Task,
         *,
-        levels: tuple[str, ...] = ("head", "logits"),
+        levels: Annotated[tuple[str, ...], MinLen(2)] = ("head", "logits"),
         teacher_levels: tuple[str, ...] | None = None,
-        psd: float = 1000.0,
-        csd: float = 10.0,
-        temperature: float = 4.0,
+        psd: Weight = 1000.0,
+        csd: Weight = 10.0,
+        temperature: Temperature = 4.0,
     ):
         super().__init__()
         of_teacher = levels if teacher_levels is None else teacher_levels
-        if len(levels) < 2 or len(of_teacher) != len(levels):
-            raise ValueError(f"dsd: two or more levels and as many of the teacher, got {levels} and {of_teacher}")
+        if len(of_teacher) != len(levels):
+            raise ValueError(f"dsd: as many levels of the teacher as of the student, got {levels} and {of_teacher}")
         if len(set(levels)) < len(levels) or len(set(of_teacher)) < len(of_teacher):
             raise ValueError(f"dsd: two equal levels have no residual to compare, got {levels} and {of_teacher}")
-        if temperature <= 0:
-            raise ValueError(f"dsd: temperature must be above 0, got {temperature}")
-        if min(psd, csd) < 0 or psd == csd == 0:
-            raise ValueError(f"dsd: psd and csd must not be negative, nor both 0; got {psd} and {csd}")
-        self.pairs = [Pair(task, "dsd", *names) for names in zip(levels, of_teacher, strict=True)]
+        if psd == csd == 0:
+            raise ValueError("dsd: psd and csd are both 0; give one of the two parts a weight")
+        self.pairs = [Pair(task, *names) for names in zip(levels, of_teacher, strict=True)]
         last = self.pairs[-1]
         if last.student_channels != last.teacher_channels:
             raise ValueError(

@@ -5,7 +5,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._task import Prediction, Task, at_least_float32, resize
+from ._pair import Pair
+from ._task import Prediction, Task
 
 
 class FitNet(nn.Module):
@@ -19,19 +20,13 @@ class FitNet(nn.Module):
     low-level term is the same with a bias (projection `affine`, stage1, weight 0.5 or 0.9, arXiv 2309.12557).
 
     Args:
-        task: sizes of this run; gives both features' channels.
-        feature: name of the student's feature; `head` is what the classifier reads.
-        teacher_feature: name of the teacher's feature; the same name when left out.
         projection: W: `linear`, as above; `affine`, with a bias; `none`, for features of equal widths.
 
-    Shapes:
-        student.features[feature]: (B, C, h, w); teacher.features[teacher_feature]: (B, C', h', w').
-        target: not used. returns: scalar, mean over B*C'*h'*w', in squared feature units. A student map of another
-        size is resized bilinearly to the teacher's.
+    Returns:
+        scalar, mean over B*C'*h'*w', in squared feature units.
 
     Raises:
-        ValueError: no teacher, a feature that a network does not have (the error lists those it has), or different
-            widths with projection `none`.
+        ValueError: different widths with projection `none`.
     """
 
     label_free = True
@@ -45,17 +40,11 @@ class FitNet(nn.Module):
         projection: Literal["linear", "affine", "none"] = "linear",
     ):
         super().__init__()
-        if task.teacher is None:
-            raise ValueError("fitnet: a teacher is needed; name the network to learn from in the term's `from`")
-        self.feature = feature
-        self.teacher_feature = teacher_feature or feature
-        widths = task.student.use(self.feature), task.teacher.use(self.teacher_feature)
+        self.pair = Pair(task, feature, teacher_feature)
+        widths = self.pair.student_channels, self.pair.teacher_channels
         if projection == "none" and widths[0] != widths[1]:
             raise ValueError(f"fitnet: projection none needs equal widths, got {widths[0]} and {widths[1]} channels")
         self.projection = nn.Identity() if projection == "none" else nn.Conv2d(*widths, 1, bias=projection == "affine")
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
-        goal = at_least_float32(teacher.features[self.teacher_feature])  # (B, C', h', w')
-        # a 1x1 convolution commutes with the resize (whose weights sum to 1), so it runs at the student's size
-        guess = at_least_float32(self.projection(student.features[self.feature]))  # (B, C', h, w)
-        return F.mse_loss(resize(guess, goal.shape[-2:], student.align_corners), goal)
+        return F.mse_loss(*self.pair.maps(student, teacher, self.projection))

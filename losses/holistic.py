@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ._discriminator import Discriminator
 from ._pair import Pair
-from ._task import Prediction, Task
+from ._task import Positive, Prediction, Task
 
 
 class Holistic(nn.Module):
@@ -27,16 +27,14 @@ class Holistic(nn.Module):
     After each step of the student the loop steps them with adversary_optimizer(), gradients averaged over processes.
 
     Args:
-        task: sizes of this run; needs a teacher.
         objective: the form of L_D.
         adversary_weight: w. adversary_lr: constant learning rate of D's Adam, betas (0.9, 0.99).
 
-    Shapes:
-        student.logits: (B, K, h, w), resized bilinearly to the teacher's size; teacher.logits: (B, K, h', w'), both
-        sides at least 64. target: not used. returns: scalar, mean over B and D's windows, no unit.
+    Returns:
+        scalar, mean over B and D's windows, no unit. The teacher gets no gradient.
 
     Raises:
-        ValueError: adversary_weight or adversary_lr <= 0, or no teacher; in forward, scores smaller than 64x64.
+        ValueError: in forward, scores of the teacher smaller than 64x64.
     """
 
     label_free = True
@@ -46,16 +44,11 @@ class Holistic(nn.Module):
         task: Task,
         *,
         objective: Literal["hinge", "wasserstein"] = "hinge",
-        adversary_weight: float = 0.1,
-        adversary_lr: float = 4e-4,
+        adversary_weight: Positive = 0.1,
+        adversary_lr: Positive = 4e-4,
     ):
         super().__init__()
-        if min(adversary_weight, adversary_lr) <= 0:
-            raise ValueError(
-                f"holistic: adversary_weight and adversary_lr must be above 0, "
-                f"got {adversary_weight} and {adversary_lr}"
-            )
-        self.pair = Pair(task, "holistic", "logits")
+        self.pair = Pair(task, "logits")
         self.objective = objective
         self.adversary_weight, self.adversary_lr = adversary_weight, adversary_lr
         self.adversary = Discriminator(task.num_classes).requires_grad_(False)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ._pair import Pair
 from ._relations import row_gram, unit
-from ._task import Prediction, Task, at_least_float32
+from ._task import Prediction, Task
 
 
 class ICKD(nn.Module):
@@ -18,34 +18,28 @@ class ICKD(nn.Module):
     between. The paper's own reduction differs and was not at hand.
 
     Args:
-        task: sizes of this run; needs a teacher.
         feature: name of the student's feature; None compares the logits.
-        teacher_feature: name of the teacher's feature; the same name when left out.
 
-    Shapes:
-        student map: (B, C', h, w), teacher map: (B, C, h', w'). A student map of another size is resized bilinearly to
-        the teacher's, behind the learnt part. target: not used. returns: scalar without unit, 0 to 4.
-
-    Raises:
-        ValueError: no teacher, or a feature that a network does not have (the error lists those it has).
+    Returns:
+        scalar without unit, 0 to 4. The student's feature is resized behind the learnt part.
     """
 
     label_free = True
 
     def __init__(self, task: Task, *, feature: str | None = "stage4", teacher_feature: str | None = None):
         super().__init__()
-        self.pair = Pair(task, "ickd", feature, teacher_feature)
+        self.pair = Pair(task, feature, teacher_feature)
         widths = self.pair.student_channels, self.pair.teacher_channels
         self.embed = None
         if self.pair.student != "logits":
             self.embed = nn.Sequential(nn.Conv2d(*widths, 1, bias=False), nn.BatchNorm2d(widths[1]))
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
-        found, goal = (correlations(x) for x in self.pair.maps(student, teacher, self.embed))
-        return (found - goal).square().sum((1, 2)).mean() / goal.shape[1]
+        guess, goal = (correlations(x) for x in self.pair.maps(student, teacher, self.embed))
+        return (guess - goal).square().sum((1, 2)).mean() / goal.shape[1]
 
 
 def correlations(x: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, C, C): inner products of the channels, every row of unit length."""
     with torch.autocast(x.device.type, enabled=False):
-        return unit(row_gram(at_least_float32(x).flatten(2)), 2)
+        return unit(row_gram(x.flatten(2)), 2)

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._pair import ComparedAt, scores_of_both
 from ._relations import unit
-from ._task import Prediction, Task, at_least_float32, resize
+from ._task import Positive, Prediction, Task, Temperature
 
 
 class ICS(nn.Module):
@@ -22,24 +23,18 @@ class ICS(nn.Module):
     which the published weight 9500 belongs. B is the batch of one process.
 
     Args:
-        task: sizes of this run; needs a teacher.
         variant: `paper`: as above. `raw`: without row norm and 1/B. `symmetric`: KL(p_j || p_i) for i <= j, mirrored
             into the lower triangle. `branch`: as symmetric, but the side branch's M_ij = sum_n p_j (log p_j - p_i),
             a probability where its logarithm belongs, so hardly more than the entropy of class max(i, j).
             `released`: as branch, and the softmax runs over each column of pixels instead of the whole map.
-        temperature: T > 0, in logit units.
+        temperature: T, in logit units.
         size: at whose resolution the two are compared; the other one is resized bilinearly, by its own family's rule.
             The released code compares at label size.
         eps: the least norm of a row. 1e-12 in the released code; with true divergences, a student whose class maps are
             all alike then gets rounding noise times 1e12 as its gradient.
 
-    Shapes:
-        student.logits: (B, K, h, w), teacher.logits: (B, K, h', w'), unnormalised. target: (B, H, W), read for its
-        size. returns: scalar; without unit, in squared nats for `raw`. Ignored pixels count as any other. Gradients
-        reach both networks.
-
-    Raises:
-        ValueError: temperature <= 0 or eps <= 0, or no teacher to learn from.
+    Returns:
+        scalar; without unit, in squared nats for `raw`. Ignored pixels count as any other.
     """
 
     label_free = True
@@ -49,27 +44,19 @@ class ICS(nn.Module):
         task: Task,
         *,
         variant: Literal["paper", "raw", "symmetric", "branch", "released"] = "paper",
-        temperature: float = 1.0,
-        size: Literal["student", "teacher", "target"] = "target",
-        eps: float = 1e-6,
+        temperature: Temperature = 1.0,
+        size: ComparedAt = "target",
+        eps: Positive = 1e-6,
     ):
         super().__init__()
-        for name, value in (("temperature", temperature), ("eps", eps)):
-            if value <= 0:
-                raise ValueError(f"ics: {name} must be above 0, got {value}")
-        if task.teacher is None:
-            raise ValueError("ics: a teacher is needed; name the network to learn from in the term's `from`")
         self.variant = variant
         self.temperature = temperature
         self.size = size
         self.eps = eps
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
-        size = {"student": student.logits, "teacher": teacher.logits, "target": target}[self.size].shape[-2:]
-        found, goal = (
-            self.matrix(resize(at_least_float32(p.logits), size, p.align_corners)) for p in (student, teacher)
-        )
-        loss = F.mse_loss(found, goal)
+        guess, goal = (self.matrix(x) for x in scores_of_both(student, teacher, target, self.size))
+        loss = F.mse_loss(guess, goal)
         return loss if self.variant == "raw" else loss / len(student.logits)
 
     def matrix(self, logits: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ._pair import Pair
-from ._regions import LabelResize, class_centres, labels_at, one_hot
+from ._regions import LabelResize, class_centres, class_masks
 from ._relations import unit
 from ._task import Prediction, Task
 
@@ -22,19 +22,10 @@ class IFVD(nn.Module):
     (`align: true`). Gradients flow through the centres too.
 
     Args:
-        task: sizes of this run; needs a teacher.
-        feature: name of the student's feature; `head` is what the classifier reads.
-        teacher_feature: name of the teacher's feature; the same name when left out.
-        label_resize: how labels come to the size of the map, `nearest` or `bilinear_trunc`.
         align: a 1x1 convolution with bias for the student's map where the widths differ; the loss needs none.
 
-    Shapes:
-        student map: (B, C, h, w); teacher map: (B, C', h', w'), any channels. A student map of another size is resized
-        bilinearly to the teacher's. target: (B, H, W) int64. returns: scalar, mean over B*h'*w', no unit; 0 with zero
-        gradient when every pixel is ignored.
-
-    Raises:
-        ValueError: no teacher, or a feature that a network does not have.
+    Returns:
+        scalar, mean over B*h'*w', no unit; 0 with zero gradient when every pixel is ignored.
     """
 
     def __init__(
@@ -48,15 +39,13 @@ class IFVD(nn.Module):
     ):
         super().__init__()
         self.num_classes, self.ignore_index = task.num_classes, task.ignore_index
-        self.pair = Pair(task, "ifvd", feature, teacher_feature)
+        self.pair = Pair(task, feature, teacher_feature)
         self.label_resize = label_resize
-        channels = self.pair.student_channels, self.pair.teacher_channels
-        self.align = nn.Conv2d(*channels, 1) if align and channels[0] != channels[1] else None
+        self.align = self.pair.alignment() if align else None
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         guess, goal = self.pair.maps(student, teacher, self.align)
-        labels = labels_at(target, goal.shape[-2:], self.label_resize)  # (B, h, w)
-        masks = one_hot(labels.masked_fill(labels == self.ignore_index, -1), self.num_classes, goal.dtype)
+        masks = class_masks(target, goal, self.num_classes, self.ignore_index, self.label_resize)  # (B, K, N)
         with torch.autocast(goal.device.type, enabled=False):
             difference = similarity(guess.flatten(2), masks) - similarity(goal.flatten(2), masks)  # (B, N)
         return difference.square().mean()

@@ -4,9 +4,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ._pair import ComparedAt, scores_of_both
 from ._regions import labels_at
 from ._relations import divergence
-from ._task import Prediction, Task, at_least_float32, resize
+from ._task import Prediction, Task, Temperature
 
 
 class KL(nn.Module):
@@ -21,8 +22,7 @@ class KL(nn.Module):
     teacher's size with T = 5 (`element`, size `teacher`).
 
     Args:
-        task: sizes of this run; needs a teacher.
-        temperature: T > 0, in logit units.
+        temperature: T, in logit units.
         reduction: `pixel`: summed over classes, mean over B*N pixels. `element`: divided by K as well.
         temperature_squared: multiply by T^2, which keeps the gradient's size when T changes.
         size: at whose resolution the two are compared; the other one is resized bilinearly, by its own family's rule.
@@ -31,12 +31,8 @@ class KL(nn.Module):
         guide: the distribution to learn: that of the `teacher`; or of the `mean` of both networks' scores, with its
             gradient, as TSIC's second term has it, where SAM learns from (SAM + student) / 2; or `detached_mean`.
 
-    Shapes:
-        student.logits: (B, K, h, w); teacher.logits: (B, K, h', w'); both unnormalised. target: (B, H, W) int64.
-        returns: scalar in nats. Gradients reach both networks: whether the teacher gets them is the graph's choice.
-
-    Raises:
-        ValueError: temperature <= 0, or no teacher to learn from.
+    Returns:
+        scalar in nats; 0 with zero gradient when no pixel is counted.
     """
 
     label_free = True
@@ -45,18 +41,14 @@ class KL(nn.Module):
         self,
         task: Task,
         *,
-        temperature: float = 1.0,
+        temperature: Temperature = 1.0,
         reduction: Literal["pixel", "element"] = "pixel",
         temperature_squared: bool = True,
-        size: Literal["student", "teacher", "target"] = "student",
+        size: ComparedAt = "student",
         mask_ignored: bool = False,
         guide: Literal["teacher", "mean", "detached_mean"] = "teacher",
     ):
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"kl: temperature must be above 0, got {temperature}")
-        if task.teacher is None:
-            raise ValueError("kl: a teacher is needed; name the network to learn from in the term's `from`")
         self.ignore_index = task.ignore_index
         self.temperature = temperature
         self.reduction = reduction
@@ -67,23 +59,18 @@ class KL(nn.Module):
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         assert student.logits.shape[1] == teacher.logits.shape[1], "student and teacher differ in classes"
-        size = {"student": student.logits, "teacher": teacher.logits, "target": target}[self.size].shape[-2:]
-        scores = self.scores(student, size)
-        guide = self.scores(teacher, size)
+        both = scores_of_both(student, teacher, target, self.size)
+        scores, guide = (x / self.temperature for x in both)  # (B, K, h, w)
         if self.guide != "teacher":
             guide = (scores + guide) / 2
         if self.guide == "detached_mean":
             guide = guide.detach()
         per_pixel = divergence(scores, guide, 1)  # (B, h, w)
         if self.mask_ignored:
-            valid = (labels_at(target, size) != self.ignore_index).to(per_pixel.dtype)
+            valid = (labels_at(target, scores.shape[-2:]) != self.ignore_index).to(per_pixel.dtype)
             mean = (per_pixel * valid).sum() / valid.sum().clamp_min(1)
         else:
             mean = per_pixel.mean()
         if self.reduction == "element":
             mean = mean / student.logits.shape[1]
         return self.factor * mean
-
-    def scores(self, prediction: Prediction, size: tuple[int, int]) -> Tensor:
-        """(B, K, h, w) logits / T."""
-        return resize(at_least_float32(prediction.logits), size, prediction.align_corners) / self.temperature

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ._pair import Pair
-from ._task import Prediction, Task, at_least_float32
+from ._task import Prediction, Share, Task, at_least_float32
 
 
 class MGD(nn.Module):
@@ -20,29 +20,20 @@ class MGD(nn.Module):
     The two convolutions dominate a step's arithmetic: 18 C'^2 multiplications per pixel forward, 75.5 M at C' = 2048.
 
     Args:
-        task: sizes of this run; gives both features' channels.
-        feature: name of the student's feature. teacher_feature: of the teacher's; the same name when left out.
-        masked: share of the pixels that are masked, 0 to 1.
+        masked: share of the pixels that are masked.
 
-    Shapes:
-        student.features[feature]: (B, C, h, w); teacher.features[teacher_feature]: (B, C', h', w'). A student map of
-        another size is resized bilinearly before the mask. target: not used.
-        returns: scalar, sum over C'*h'*w' and mean over B, in squared feature units. The teacher gets no gradient.
-
-    Raises:
-        ValueError: masked outside 0 to 1, no teacher, or a feature that a network does not have.
+    Returns:
+        scalar, sum over C'*h'*w' and mean over B, in squared feature units. The teacher gets no gradient.
     """
 
     label_free = True
 
     def __init__(
-        self, task: Task, *, feature: str = "stage4", teacher_feature: str | None = None, masked: float = 0.75
+        self, task: Task, *, feature: str = "stage4", teacher_feature: str | None = None, masked: Share = 0.75
     ):
         super().__init__()
-        if not 0 <= masked <= 1:
-            raise ValueError(f"mgd: masked is a share from 0 to 1, got {masked}")
         self.masked = masked
-        self.pair = Pair(task, "mgd", feature, teacher_feature)
+        self.pair = Pair(task, feature, teacher_feature)
         self.align = self.pair.alignment()
         channels = self.pair.teacher_channels
         self.generation = nn.Sequential(

@@ -1,13 +1,15 @@
 """Overhaul: Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019, arXiv 1904.01866."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from torch import Tensor, nn
 
-from ._task import Prediction, Task, at_least_float32, resize
+from ._pair import Pair
+from ._task import Positive, Prediction, Task
 
 
 class Overhaul(nn.Module):
@@ -16,30 +18,27 @@ class Overhaul(nn.Module):
         t' = max(t, m),   L = 1/B sum_l 1/d_l sum_bcn [ x > t' or t' > 0 ] (x - t')^2,   x = batch_norm(W s)
 
     m_c, the margin of a channel, is the mean of the teacher's negative values there; where the teacher is negative, the
-    student has to come below m and is then left alone. d_l is a divisor for each of the features l.
+    student has to come below m and is then left alone. d_l is a divisor for each of the features l. W, 1x1 without
+    bias, and its batch norm are learnt and come before the resize to the teacher's size.
 
     Source: the margin ReLU and the partial L2 distance of sections 3.1 to 3.3, as in the authors' segmentation code
     (weight 1e-5), of which AICSD's is a copy. The published divisors are 8, 4, 2, 1 for the four stages, 1 for ASPP
     and 16 for the decoder.
 
     Args:
-        task: sizes of this run; needs a teacher.
         features: names of the student's features, before their ReLU.
         teacher_features: names of the teacher's, as many; the same names when left out.
-        divisors: d_l, as many.
+        divisors: d_l, as many, above 0.
         margin: how m is found. `batch_norm`, as released: once, from weight w and bias b of the batch norm behind the
             teacher's feature, as the mean of what N(b, w^2) has below 0, or -3 |w| where that is less than 0.1 % of it.
-            `measured`: over all negative values seen so far on all processes, for a teacher that does not tell its
-            batch norms. `none`: no margin, t' = t.
+            `measured`: over all negative values seen so far on all processes, for a teacher whose batch norms are not
+            known. `none`: no margin, t' = t.
 
-    Shapes:
-        student.features[f]: (B, C, h, w); teacher.features[f]: (B, C', h', w'). A student map of another size is
-        resized bilinearly to the teacher's, behind W (1x1, no bias) and its batch norm, both learnt. target: not used.
-        returns: scalar, a sum over C'*h'*w', mean over B, in squared feature units.
+    Returns:
+        scalar, a sum over C'*h'*w', mean over B, in squared feature units. The teacher gets no gradient.
 
     Raises:
-        ValueError: no teacher, lists of different lengths, a divisor <= 0, a feature that a network does not have (the
-            error lists those it has), or batch_norm with a teacher's feature of unknown batch norm.
+        ValueError: lists of different lengths, or batch_norm with a teacher's feature of unknown batch norm.
     """
 
     label_free = True
@@ -48,42 +47,36 @@ class Overhaul(nn.Module):
         self,
         task: Task,
         *,
-        features: tuple[str, ...] = ("stage1_pre", "stage2_pre", "stage3_pre", "stage4_pre"),
+        features: Annotated[tuple[str, ...], MinLen(1)] = ("stage1_pre", "stage2_pre", "stage3_pre", "stage4_pre"),
         teacher_features: tuple[str, ...] | None = None,
-        divisors: tuple[float, ...] = (8.0, 4.0, 2.0, 1.0),
+        divisors: tuple[Positive, ...] = (8.0, 4.0, 2.0, 1.0),
         margin: Literal["batch_norm", "measured", "none"] = "batch_norm",
     ):
         super().__init__()
-        if task.teacher is None:
-            raise ValueError("overhaul: a teacher is needed; name the network to learn from in the term's `from`")
-        teacher_features = features if teacher_features is None else teacher_features
-        if not len(features) == len(teacher_features) == len(divisors) > 0:
+        of_teacher = features if teacher_features is None else teacher_features
+        if not len(features) == len(of_teacher) == len(divisors):
             raise ValueError(
-                f"overhaul: features, teacher_features and divisors must be as many, at least one; "
-                f"got {len(features)}, {len(teacher_features)} and {len(divisors)}"
+                f"overhaul: features, teacher_features and divisors must be as many; "
+                f"got {len(features)}, {len(of_teacher)} and {len(divisors)}"
             )
-        if min(divisors) <= 0:
-            raise ValueError(f"overhaul: divisors must be above 0, got {list(divisors)}")
-        self.features, self.teacher_features, self.divisors = features, teacher_features, divisors
+        self.divisors = divisors
         self.margin = margin
-        names = zip(features, teacher_features)
-        widths = [(task.student.use(s), task.teacher.use(t)) for s, t in names]
-        self.connectors = nn.ModuleList([connector(*width) for width in widths])
+        self.pairs = [Pair(task, *names) for names in zip(features, of_teacher, strict=True)]
+        self.connectors = nn.ModuleList(connector(pair.student_channels, pair.teacher_channels) for pair in self.pairs)
         if margin == "batch_norm":
-            for index, name in enumerate(teacher_features):
+            for index, pair in enumerate(self.pairs):
                 # from the teacher's checkpoint each time, not from this run's
-                self.register_buffer(f"margin{index}", margins(*task.teacher.norm_of(name)), persistent=False)
+                self.register_buffer(f"margin{index}", margins(*task.teacher.norm_of(pair.teacher)), persistent=False)
         elif margin == "measured":
-            for index, (_, channels) in enumerate(widths):
+            for index, pair in enumerate(self.pairs):
                 # the same on all processes; float64 counts pixels exactly
-                self.register_buffer(f"negative{index}", torch.zeros(2, channels, dtype=torch.float64))
+                self.register_buffer(f"negative{index}", torch.zeros(2, pair.teacher_channels, dtype=torch.float64))
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         total = 0
-        for index, (name, teacher_name) in enumerate(zip(self.features, self.teacher_features)):
-            goal = at_least_float32(teacher.features[teacher_name]).detach()  # (B, C', h', w')
-            guess = at_least_float32(self.connectors[index](student.features[name]))
-            guess = resize(guess, goal.shape[-2:], student.align_corners)
+        for index, pair in enumerate(self.pairs):
+            guess, goal = pair.maps(student, teacher, self.connectors[index])
+            goal = goal.detach()
             if self.margin != "none":
                 goal = torch.maximum(goal, self.margin_of(index, goal).to(goal.dtype).view(1, -1, 1, 1))
             total = total + partial_l2(guess, goal) / (len(goal) * self.divisors[index])

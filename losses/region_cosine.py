@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ._pair import Pair
-from ._regions import LabelResize, class_centres, labels_at, one_hot
+from ._regions import LabelResize, class_centres, class_masks
 from ._relations import divergence, inverse_norm, unit
 from ._task import Prediction, Task, at_least_float32
 
@@ -25,19 +25,9 @@ class RegionCosine(nn.Module):
     code needs equal channels; here a 1x1 convolution with bias comes before E where they differ, as in its other forms.
     sum_j a_jn can come near 0, where z is large; below 1e-8 it is held there.
 
-    Args:
-        task: sizes of this run; gives both features' channels.
-        feature: name of the student's feature. teacher_feature: of the teacher's; the same name when left out.
-        label_resize: how labels come to the map's size, see labels_at.
-
-    Shapes:
-        student.features[feature]: (B, C, h, w); teacher.features[teacher_feature]: (B, C', h', w'). A student map of
-        another size is resized bilinearly. target: (B, H, W) int64.
-        returns: scalar, cosines and nats; 0 with zero gradient when every pixel is ignored (released: NaN). No gradient
-        reaches the teacher, but E learns from its map too.
-
-    Raises:
-        ValueError: no teacher, or a feature that a network does not have.
+    Returns:
+        scalar, cosines and nats; 0 with zero gradient when every pixel is ignored (released: NaN). The teacher gets no
+        gradient, but E learns from its map too.
     """
 
     def __init__(
@@ -49,7 +39,7 @@ class RegionCosine(nn.Module):
         label_resize: LabelResize = "bilinear_trunc",
     ):
         super().__init__()
-        self.pair = Pair(task, "region_cosine", feature, teacher_feature)
+        self.pair = Pair(task, feature, teacher_feature)
         self.align = self.pair.alignment()
         self.num_classes, self.ignore_index = task.num_classes, task.ignore_index
         self.label_resize = label_resize
@@ -64,11 +54,9 @@ class RegionCosine(nn.Module):
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         features, goal = self.pair.maps(student, teacher, self.align)
         goal = goal.detach()
-        labels = labels_at(target, goal.shape[-2:], self.label_resize)
-        labels = labels.masked_fill(labels == self.ignore_index, -1)
+        masks = class_masks(target, goal, self.num_classes, self.ignore_index, self.label_resize)  # (B, K, N)
         embedded = [at_least_float32(self.embed(x)).flatten(2) for x in (features, goal)]  # (B, C', N)
         with torch.autocast(features.device.type, enabled=False):
-            masks = one_hot(labels, self.num_classes, features.dtype)  # (B, K, N)
             (centres, guess), (goal_centres, aim) = (shares(x, masks) for x in embedded)
             likeness = (centres * goal_centres).sum(-1)  # (B, K)
             kl = divergence(guess.flatten(0, 1), aim.flatten(0, 1), 0).sum() / masks[:, 0].numel()

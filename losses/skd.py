@@ -1,14 +1,15 @@
 """SKD: Liu et al., "Structured Knowledge Distillation for Semantic Segmentation", CVPR 2019, arXiv 1903.04197."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from ._pair import Pair
 from ._relations import gram_distance, unit
-from ._task import Prediction, Task
+from ._task import Count, Prediction, Task
 
 
 class SKD(nn.Module):
@@ -23,19 +24,12 @@ class SKD(nn.Module):
     the norm out of the gradient (`share: 0.5, norm: detached`). The other terms of SKD are `kl` and `holistic`.
 
     Args:
-        task: sizes of this run; needs a teacher.
-        feature: name of the student's feature; `head` is what the classifier reads.
-        teacher_feature: name of the teacher's feature; the same name when left out.
         window: side of the pooled windows in pixels of the map; the stride is the same, the last ones may be smaller.
-        share: in place of window, the windows' sides as a share of the map's (cut to whole pixels).
+        share: in place of window, the windows' sides as a share of the map's (cut to whole pixels), above 0 up to 1.
         norm: `unit`: f / max(||f||, 1e-12). `detached`: f / (||f|| + 1e-8), the norm being a constant.
 
-    Shapes:
-        student map: (B, C, h, w); teacher map: (B, C', h', w'), any channels. A student map of another size is resized
-        bilinearly to the teacher's. target: not used. returns: scalar, mean over B*n*n, no unit.
-
-    Raises:
-        ValueError: window < 1, share not in (0, 1], no teacher, or a feature that a network does not have.
+    Returns:
+        scalar, mean over B*n*n, no unit.
     """
 
     label_free = True
@@ -46,16 +40,12 @@ class SKD(nn.Module):
         *,
         feature: str = "head",
         teacher_feature: str | None = None,
-        window: int = 2,
-        share: float | None = None,
+        window: Count = 2,
+        share: Annotated[float, Interval(gt=0, le=1)] | None = None,
         norm: Literal["unit", "detached"] = "unit",
     ):
         super().__init__()
-        if window < 1:
-            raise ValueError(f"skd: window must be at least 1 pixel, got {window}")
-        if share is not None and not 0 < share <= 1:
-            raise ValueError(f"skd: share must lie in (0, 1], got {share}")
-        self.pair = Pair(task, "skd", feature, teacher_feature)
+        self.pair = Pair(task, feature, teacher_feature)
         self.window, self.share = window, share
         self.norm = norm
 

@@ -47,8 +47,8 @@ def sp(loss, student, teacher, target):
         rows = feature.flatten(1)
         return F.normalize(rows @ rows.T, dim=1)
 
-    goal = similarities(teacher.features[loss.teacher_feature])
-    found = similarities(student.features[loss.feature])
+    goal = similarities(teacher.features[loss.pair.teacher])
+    found = similarities(student.features[loss.pair.student])
     return (goal - found).square().sum() / len(goal) ** 2
 
 
@@ -65,17 +65,17 @@ def ickd(loss, student, teacher, target):
 
 def overhaul(loss, student, teacher, target):
     total = 0
-    for index, (name, teacher_name) in enumerate(zip(loss.features, loss.teacher_features)):
-        x, t = loss.connectors[index](student.features[name]), teacher.features[teacher_name]
+    for index, pair in enumerate(loss.pairs):
+        x, t = loss.connectors[index](student.features[pair.student]), teacher.features[pair.teacher]
         if loss.margin != "none":
             t = torch.max(t, loss.margin_of(index, t).to(t.dtype).view(1, -1, 1, 1))
         kept = ((x > t) | (t > 0)).to(x.dtype)
         total = total + (F.mse_loss(x, t, reduction="none") * kept).sum() / loss.divisors[index]
-    return total / len(student.features[loss.features[0]])
+    return total / len(student.logits)
 
 
 def channel_mean(loss, student, teacher, target):
-    found, goal = student.features[loss.feature], teacher.features[loss.teacher_feature]
+    found, goal = student.features[loss.pair.student], teacher.features[loss.pair.teacher]
     goal = F.interpolate(goal, size=found.shape[-2:], mode="bilinear", align_corners=teacher.align_corners)
     return (found.mean(1) - goal.mean(1)).square().mean()
 

@@ -62,22 +62,16 @@ def test_one_score_per_window(height, width, scores):
     assert Discriminator(3)(torch.randn(1, 3, height, width)).shape == (1, 1, *scores)
 
 
-def test_each_side_gets_its_own_gradients():
+def test_each_side_gets_its_own_gradients_and_the_networks_optimizer_sees_no_parameter():
     loss, student, teacher = Holistic(TASK), prediction(0), prediction(1)
-    loss(student, teacher, None).backward()
-    assert student.logits.grad.any()
-    assert all(parameter.grad is None for parameter in loss.parameters())
-    student.logits.grad = None
+    assert list(loss.parameters()) and not any(parameter.requires_grad for parameter in loss.parameters())
     loss.adversary_loss(student, teacher).backward()
     assert student.logits.grad is None and teacher.logits.grad is None
     assert all(parameter.grad is not None for parameter in loss.adversary.parameters())
-
-
-def test_the_networks_optimizer_sees_no_parameter():
-    loss = Holistic(TASK)
-    assert list(loss.parameters()) and not any(parameter.requires_grad for parameter in loss.parameters())
-    loss(prediction(0), prediction(1), None)
-    assert not any(parameter.requires_grad for parameter in loss.parameters())
+    loss.zero_grad()
+    loss(student, teacher, None).backward()
+    assert student.logits.grad.any()
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in loss.parameters())
 
 
 def test_a_few_steps_tell_the_maps_apart():
@@ -96,27 +90,6 @@ def test_a_few_steps_tell_the_maps_apart():
     assert values[-1] < values[0] - 0.1
 
 
-def test_student_is_resized_to_the_teacher():
-    torch.manual_seed(0)
-    loss, student, teacher = Holistic(TASK).eval(), prediction(0, 40, 33), prediction(1)
-    value = loss(student, teacher, None)
-    student.logits = F.interpolate(student.logits, size=(64, 80), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(value, loss(student, teacher, None))
-
-
-def test_autocast_leaves_the_discriminator_in_float32():
-    torch.manual_seed(0)
-    loss, student, teacher = Holistic(TASK).eval(), prediction(0), prediction(1)
-    wanted = loss(student, teacher, None)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = loss(student, teacher, None)
-    torch.testing.assert_close(value, wanted)
-
-
-def test_errors():
+def test_maps_smaller_than_a_window():
     with pytest.raises(ValueError, match="the teacher's scores have 63x80 pixels, the discriminator needs 64x64"):
         Holistic(TASK)(prediction(0, 63), prediction(1, 63), None)
-    with pytest.raises(ValueError, match="adversary_weight and adversary_lr must be above 0, got 0 and 0.0004"):
-        Holistic(TASK, adversary_weight=0)
-    with pytest.raises(ValueError, match="holistic: a teacher is needed"):
-        Holistic(Task(3, 255, Features("student", {}, {})))

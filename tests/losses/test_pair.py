@@ -24,46 +24,44 @@ def prediction(height, width, seed, align_corners=False, **channels):
 def test_names_channels_and_what_the_networks_must_keep():
     for names, wanted in ((("head",), (4, 6)), (("head", "neck"), (4, 5)), ((None,), (3, 3)), (("logits",), (3, 3))):
         task = make_task()
-        pair = Pair(task, "loss", *names)
+        pair = Pair(task, *names)
         assert (pair.student_channels, pair.teacher_channels) == wanted
         kept = set() if pair.student == "logits" else {pair.student}
         assert task.student.wanted == kept
-    assert Pair(make_task(), "loss", "head", "logits").teacher_channels == 3
+    assert Pair(make_task(), "head", "logits").teacher_channels == 3
 
 
 def test_auxiliary_scores_are_asked_for():
     task = make_task()
     with pytest.raises(ValueError, match="student has no auxiliary head"):
-        Pair(task, "loss", "aux")
+        Pair(task, "aux")
     task = Task(3, 255, Features("student", {}, {}, has_aux=True), Features("teacher", {}, {}, has_aux=True))
-    assert Pair(task, "loss", "aux").teacher_channels == 3
+    assert Pair(task, "aux").teacher_channels == 3
     assert task.teacher.wanted == {"aux"}
     student, teacher = prediction(3, 4, 0), prediction(3, 4, 1)
     student.aux, teacher.aux = torch.ones(2, 3, 3, 4), torch.zeros(2, 3, 3, 4)
-    assert Pair(task, "loss", "aux").maps(student, teacher)[1] is teacher.aux
+    assert Pair(task, "aux").maps(student, teacher)[1] is teacher.aux
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_maps_have_the_size_of_the_teacher(align_corners):
     student, teacher = prediction(3, 4, 0, align_corners, head=4), prediction(6, 5, 1, head=6)
-    guess, goal = Pair(make_task(), "loss", "head").maps(student, teacher)
+    guess, goal = Pair(make_task(), "head").maps(student, teacher)
     wanted = F.interpolate(student.features["head"], size=(6, 5), mode="bilinear", align_corners=align_corners)
     assert goal is teacher.features["head"]
     torch.testing.assert_close(guess, wanted)
     adapter = nn.Conv2d(4, 6, 1)
-    torch.testing.assert_close(Pair(make_task(), "loss", "head").maps(student, teacher, adapter)[0], adapter(wanted))
+    torch.testing.assert_close(Pair(make_task(), "head").maps(student, teacher, adapter)[0], adapter(wanted))
 
 
 def test_half_types_are_raised():
     student, teacher = prediction(3, 4, 0, head=4), prediction(3, 4, 1, head=6)
     student.features["head"] = student.features["head"].bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        maps = Pair(make_task(), "loss", "head").maps(student, teacher, nn.Conv2d(4, 6, 1))
+        maps = Pair(make_task(), "head").maps(student, teacher, nn.Conv2d(4, 6, 1))
     assert [x.dtype for x in maps] == [torch.float32, torch.float32]
 
 
-def test_errors_name_the_loss_and_list_the_features():
-    with pytest.raises(ValueError, match="cwd: a teacher is needed"):
-        Pair(Task(3, 255, Features("student", {}, {})), "cwd", None)
+def test_a_feature_that_is_not_there():
     with pytest.raises(ValueError, match="teacher has no feature 'stage3'; it has: head, neck"):
-        Pair(make_task(), "cwd", "head", "stage3")
+        Pair(make_task(), "head", "stage3")
