@@ -104,7 +104,7 @@ class Memory(nn.Module):
         self.seed = state["seed"]
 
 
-def gathered(x: Tensor) -> list[Tensor]:
+def gather(x: Tensor) -> list[Tensor]:
     """The tensors that all processes pass, in their order; they must have one shape. No gradient."""
     if not (dist.is_available() and dist.is_initialized()):
         return [x.detach()]
@@ -113,11 +113,11 @@ def gathered(x: Tensor) -> list[Tensor]:
     return parts
 
 
-def gathered_rows(x: Tensor, counts: list[int]) -> Tensor:
-    """As gathered, concatenated, for (n, C) with another n on each process: counts[rank]."""
+def gather_rows(x: Tensor, counts: list[int]) -> Tensor:
+    """As gather, concatenated, for (n, C) with another n on each process: counts[rank]."""
     padded = x.new_zeros(max(counts), x.shape[1])
     padded[: len(x)] = x
-    return torch.cat([part[:count] for part, count in zip(gathered(padded), counts, strict=True)])
+    return torch.cat([part[:count] for part, count in zip(gather(padded), counts, strict=True)])
 
 
 def of_first(x: Tensor) -> Tensor:

@@ -13,19 +13,15 @@ class Pair:
     """One map of the student and the one of the teacher that it is compared with: `student map` and `teacher map`.
 
     Args:
-        task: sizes of this run, with a teacher: reading refuses a recipe whose term lacks one.
-        feature: name of the student's feature; `logits`, or None, means its scores, `aux` those of its auxiliary head.
-        teacher_feature: name of the teacher's feature; the same name when left out.
+        task, feature, teacher_feature: as _task says. Besides a network's features there are `logits`, its scores, which
+            None means too, and `aux`, those of its auxiliary head.
 
     Attributes:
         student_channels, teacher_channels: C and C'.
-
-    Raises:
-        ValueError: a feature that a network does not have (the error lists those it has).
     """
 
     def __init__(self, task: Task, feature: str | None, teacher_feature: str | None = None):
-        assert task.teacher is not None, "a loss between two networks is built for a term that names its source"
+        assert task.teacher is not None, "reading has refused a term that lacks the network to learn from"
         self.student = feature or "logits"
         self.teacher = teacher_feature or self.student
         self.student_channels = _channels(task.student, self.student, task.num_classes)
@@ -36,7 +32,7 @@ class Pair:
         channels = self.student_channels, self.teacher_channels
         return None if channels[0] == channels[1] else nn.Conv2d(*channels, 1, bias=bias)
 
-    def raised(self, student: Prediction, teacher: Prediction) -> tuple[Tensor, Tensor]:
+    def read(self, student: Prediction, teacher: Prediction) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) and (B, C', h', w'), at least float32, each of its own size."""
         of_student, of_teacher = pick(student, self.student), pick(teacher, self.teacher)
         return at_least_float32(of_student), at_least_float32(of_teacher)
@@ -48,7 +44,7 @@ class Pair:
             adapter: what comes before the resize, at the student's own, usually smaller, size: a 1x1 convolution
                 commutes with the resize, whose weights sum to 1.
         """
-        of_student, of_teacher = self.raised(student, teacher)
+        of_student, of_teacher = self.read(student, teacher)
         if adapter is not None:
             of_student = at_least_float32(adapter(of_student))  # autocast may have lowered it again
         return resize(of_student, of_teacher.shape[-2:], student.align_corners), of_teacher

@@ -49,11 +49,6 @@ def row_gram(x: Tensor, *, block: int = 512) -> Tensor:
     return _RowGram.apply(x, block)
 
 
-def gram(x: Tensor) -> Tensor:
-    """Inner products of the columns: (B, C, N) -> (B, N, N)."""
-    return x.mT @ x
-
-
 def divergence(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
     """KL( softmax(teacher) || softmax(student) ) over `dim`, which the result no longer has.
 
@@ -126,7 +121,7 @@ def gram_distance(student: Tensor, teacher: Tensor) -> Tensor:
         student: (B, C, N), teacher: (B, C', N). returns: scalar.
     """
     if student.shape[2] <= student.shape[1] + teacher.shape[1]:
-        return (gram(student) - gram(teacher)).square().sum()
+        return (student.mT @ student - teacher.mT @ teacher).square().sum()
     own, cross, other = (a @ b.mT for a, b in ((student, student), (student, teacher), (teacher, teacher)))
     return own.square().sum() - 2 * cross.square().sum() + other.square().sum()
 

@@ -29,6 +29,6 @@ class ChannelMean(nn.Module):
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         # the mean commutes with the resize, which then handles one channel instead of hundreds
         guess, goal = (
-            x.mean(1, keepdim=True) for x in self.pair.raised(student, teacher)
+            x.mean(1, keepdim=True) for x in self.pair.read(student, teacher)
         )  # (B, 1, h, w), (B, 1, h', w')
         return F.mse_loss(guess, resize(goal, guess.shape[-2:], teacher.align_corners))

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._gcn import projection_head
-from ._memory import Memory, gathered, of_first
+from ._memory import Memory, gather, of_first
 from ._pair import Pair
 from ._relations import image_pair_divergence, row_divergence, unit
 from ._task import Count, Prediction, Task, Temperature, Weight, at_least_float32
@@ -103,7 +103,7 @@ class CIRKDChannel(nn.Module):
 
     def remember(self, goal: Tensor) -> None:
         """Writes random ones of all processes' (B C', N) unit vectors into the memory."""
-        vectors = torch.cat(gathered(goal))
+        vectors = torch.cat(gather(goal))
         chosen = of_first(self.draw(len(vectors)).to(goal.device))[: self.channels_per_batch]
         self.memory.write([0], [len(chosen)], vectors[chosen])
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ._gcn import projection_head
-from ._memory import Memory, gathered, gathered_rows, this_process
+from ._memory import Memory, gather, gather_rows, this_process
 from ._pair import Pair
 from ._regions import class_sums, labels_at, one_hot
 from ._relations import row_divergence, unit
@@ -112,7 +112,7 @@ class CIRKDMemory(nn.Module):
         """
         sums, counts = class_sums(goal, one_hot(labels, self.num_classes, goal.dtype))  # (B, K, C'), (B, K)
         # a wait for the device: which classes are there decides the shapes of all that follows
-        everywhere = [part.tolist() for part in gathered(counts.long())]
+        everywhere = [part.tolist() for part in gather(counts.long())]
         present = [
             [(image, label, row[label]) for image, row in enumerate(part) for label in range(len(row)) if row[label]]
             for part in everywhere
@@ -123,7 +123,7 @@ class CIRKDMemory(nn.Module):
             limit = self.pixels_per_class if name == "pixel" else 1
             rows = self.pixels(goal, labels, mine) if name == "pixel" else self.regions(sums, mine)
             sizes = [[min(count, limit) for _, _, count in part] for part in present]
-            rows = gathered_rows(rows, [sum(part) for part in sizes])
+            rows = gather_rows(rows, [sum(part) for part in sizes])
             memory.write(classes, [size for part in sizes for size in part], rows)
 
     def regions(self, sums: Tensor, present: list[tuple[int, int, int]]) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._memory import gathered, this_process
+from ._memory import gather, this_process
 from ._pair import Pair
 from ._relations import image_pair_divergence, unit
 from ._task import Count, Prediction, Task, Temperature
@@ -74,6 +74,6 @@ class CIRKDMinibatch(nn.Module):
 
 def of_all(x: Tensor) -> Tensor:
     """x of all processes along the batch; this process's part keeps its gradient."""
-    parts = gathered(x)
+    parts = gather(x)
     parts[this_process()] = x
     return torch.cat(parts)

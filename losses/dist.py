@@ -90,13 +90,13 @@ class DIST(nn.Module):
 
     def correlation(self, x: Tensor, y: Tensor, dims: tuple[int, ...], counted: Tensor | None = None) -> Tensor:
         """rho over `dims`, which stay as dimensions of size 1."""
-        x, y = (_centred(value, dims, counted) for value in (x, y))
+        x, y = (_centre(value, dims, counted) for value in (x, y))
         # centred in a pass of its own: E[xy] - E[x]E[y] would lose the classes of small probability to cancellation
         norms = (torch.linalg.vector_norm(value, dim=dims, keepdim=True) for value in (x, y))
         return (x * y).sum(dims, keepdim=True) / (next(norms) * next(norms) + self.eps)
 
 
-def _centred(x: Tensor, dims: tuple[int, ...], counted: Tensor | None) -> Tensor:
+def _centre(x: Tensor, dims: tuple[int, ...], counted: Tensor | None) -> Tensor:
     """x less its mean over `dims`; what is not counted becomes 0."""
     if counted is None:
         return x - x.mean(dims, keepdim=True)

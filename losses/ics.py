@@ -75,14 +75,14 @@ class ICS(nn.Module):
         p = log_p.exp()
         if self.variant in ("released", "branch"):
             entropy = -(p * log_p).sum(2)  # (B, K)
-            return _mirrored(-entropy[:, None] - p @ p.mT)
+            return _mirror(-entropy[:, None] - p @ p.mT)
         # what all classes share at a pixel cancels between the two terms below; left out, so does its rounding error
         log_p = log_p - log_p.mean(1, keepdim=True)
         cross = p @ log_p.mT  # (B, K, K), sum_n p_i log p_j
         divergences = cross.diagonal(dim1=1, dim2=2)[..., None] - cross  # the diagonal is exactly 0
-        return _mirrored(divergences.mT) if self.variant == "symmetric" else divergences
+        return _mirror(divergences.mT) if self.variant == "symmetric" else divergences
 
 
-def _mirrored(matrix: Tensor) -> Tensor:
+def _mirror(matrix: Tensor) -> Tensor:
     """The upper triangle of (B, K, K), and the same in the lower one."""
     return matrix.triu() + matrix.triu(1).mT

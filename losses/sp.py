@@ -28,7 +28,7 @@ class SP(nn.Module):
         self.pair = Pair(task, feature, teacher_feature)
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
-        return F.mse_loss(*(similarities(x) for x in self.pair.raised(student, teacher)))
+        return F.mse_loss(*(similarities(x) for x in self.pair.read(student, teacher)))
 
 
 def similarities(features: Tensor) -> Tensor:
