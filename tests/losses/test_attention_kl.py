@@ -62,9 +62,9 @@ def test_grid_resizes_queries_and_keys_in_place():
         f, g = (2 * y[:, None] - x).flatten(), (y[:, None] + 3 * x).flatten()
         return (f[:, None] + g)[None]
 
-    torch.testing.assert_close(stretch_grid(scores(2, 3), (2, 3), (4, 7)), scores(4, 7))
+    torch.testing.assert_close(stretch_grid(scores(3, 2), (3, 2), (4, 7)), scores(4, 7))
     loss = AttentionKL(make_task(1, 1), projection="none", stretch="grid")
-    value = loss(prediction(scores(2, 3)[None], (20, 30)), prediction(scores(4, 7)[None], (40, 70)), None)
+    value = loss(prediction(scores(3, 2)[None], (30, 20)), prediction(scores(4, 7)[None], (40, 70)), None)
     assert value.item() == pytest.approx(0, abs=1e-12)
 
 

@@ -77,6 +77,9 @@ STOPPED += [("cross_similarity", arguments) for arguments in ({}, *VARIANTS["cro
 COUNTS_LABELLED_PIXELS = {
     "cirkd_memory", "cross_entropy", "cross_similarity", "ifvd", "region_cosine", "region_distance",
 }  # fmt: skip
+# ids that are interpolated change with the id that is ignored
+LABEL_RESIZE = [parts.completed_arguments("losses", *case).get("label_resize") for case in CASES]
+WITH_WHOLE_LABELS = [case for case, how in zip(CASES, LABEL_RESIZE) if how != "bilinear_trunc"]
 # these do not resize the student to the teacher, or not before all else
 OTHER_SIZES = {"attention_kl", "channel_mean", "cirkd_v2", "cross_entropy", "cross_pseudo", "dsd", "ics", "kl", "sp"}
 
@@ -100,12 +103,12 @@ OPTIONAL = ("cross_similarity", "mgd", "overhaul", "region_cosine", "region_dist
 AS_WRITTEN = [(name, {}) for name in sorted(LITERAL)] + [case for case in CASES if case[0] in OPTIONAL and case[1]]
 
 
-def make_task():
+def make_task(ignore_index=IGNORE):
     generator = torch.Generator().manual_seed(0)
     norms = {name: tuple(torch.randn(2, c, generator=generator)) for name, c in CHANNELS["teacher"].items()}
     student, teacher = (Features(owner, channels, {}, has_aux=True) for owner, channels in CHANNELS.items())
     teacher.norms.update(norms)
-    return Task(CLASSES, IGNORE, student, teacher)
+    return Task(CLASSES, ignore_index, student, teacher)
 
 
 def make_loss(name, arguments, task=None, seed=0):
@@ -275,6 +278,17 @@ def test_all_pixels_ignored(name, arguments):
     if name == "cirkd_v2":
         values = loss(student, teacher, torch.full_like(target, IGNORE))
         assert values["memory_pixel"] == values["memory_region"] == 0
+
+
+@every_loss(WITH_WHOLE_LABELS)
+def test_the_ignored_label_may_be_a_class(name, arguments):
+    student, teacher, target = make_inputs(name, arguments, torch.float64)
+    labels = {IGNORE: target, 3: target.where(target != IGNORE, 3)}  # class 3 is absent otherwise
+    values = [
+        run(make_loss(name, arguments, make_task(ignored)).double(), student, teacher, labels[ignored])[0]
+        for ignored in (IGNORE, 3)
+    ]
+    torch.testing.assert_close(*values, rtol=0, atol=0)
 
 
 @every_loss([case for case in CASES if case[0] not in OTHER_SIZES])

@@ -22,7 +22,7 @@ def prediction(head):
     return SimpleNamespace(align_corners=False, features={"head": head})
 
 
-@pytest.mark.parametrize("share, sides", [(0.5, (2, 2)), (0.25, (1, 1)), (1.0, (5, 4)), (0.01, (1, 1))])
+@pytest.mark.parametrize("share, sides", [(0.5, (2, 2)), (0.75, (3, 3)), (1.0, (5, 4)), (0.01, (1, 1))])
 def test_windows_as_a_share_of_the_map(share, sides):
     student, teacher = feature(3, 0), feature(5, 1)
     value = SKD(TASK, share=share)(prediction(student), prediction(teacher), None)
