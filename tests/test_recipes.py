@@ -5,10 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from segkd.runner.building.optimizers import build_optimizers
 from segkd.runner.building.shapes import shape_graph, shape_predictions
 from segkd.runner.loading.data_sets import build_views
+from segkd.runner.recipe.addresses import Source
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipes import shipped
@@ -32,6 +34,20 @@ recipe_in = functools.cache(read)  # most teachers and baselines are asked for s
 tried = set()  # the forward passes that have been made: most recipes share their networks with others
 
 
+@functools.cache
+def said(file):
+    """What a recipe's file itself says."""
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def extended(file):
+    """The files a recipe builds on, the nearest first."""
+    if "extends" not in said(file):
+        return []
+    base = file.parent / said(file)["extends"]
+    return [base, *extended(base)]
+
+
 def others(recipe):
     """The recipes a recipe asks to be run before it: network name (or None for the baseline) -> recipe."""
     wanted = {name: network.weights for name, network in recipe.networks.items()} | {None: recipe.baseline}
@@ -52,6 +68,17 @@ def forwards(recipe, graph):
 
 def test_there_are_recipes():
     assert "quickstart" in RECIPES
+
+
+@each_recipe
+def test_a_recipe_builds_on_two_files_at_most(file):
+    assert len(extended(file)) <= 2
+
+
+@each_recipe
+def test_no_recipe_spells_the_name_that_its_path_says(file):
+    inherits = any("name" in said(base) for base in extended(file))
+    assert inherits or said(file).get("name") != Source(file).default_name
 
 
 @each_recipe
