@@ -39,7 +39,7 @@ from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import build_networks, weights_are_there, weights_path
 from segkd.runner.building.optimizers import build_optimizers
 from segkd.runner.building.shapes import shape_graph, shape_image, shape_predictions, without_autocast
-from segkd.runner.console import clock
+from segkd.runner.console import clock, say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
 from segkd.runner.recipe.section import OtherRecipe
@@ -53,7 +53,7 @@ TIMED = 3
 
 def main() -> None:
     options, recipe = ask()
-    print(
+    say(
         f"recipe    {recipe.name}: {len(recipe.networks)} networks, {len(recipe.losses)} terms, "
         f"{recipe.schedule.iterations} iterations of {recipe.data.batch_size} images"
     )
@@ -69,7 +69,7 @@ def main() -> None:
     iteration = busiest_iteration(graph, recipe)
     check_terms(graph.train(), batch, iteration, accelerator)
     check_cost(wrapped, optimizers, batch, iteration, recipe, accelerator)
-    print("verdict   this recipe will run")
+    say("verdict   this recipe will run")
     accelerator.end_training()
 
 
@@ -78,7 +78,7 @@ def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     train_set, unlabelled_set = build_training_sets(recipe)
     val_set = build_dataset(recipe, recipe.data.val_split)
     others = f"{len(unlabelled_set)} without labels, " if unlabelled_set is not None else ""
-    print(
+    say(
         f"data      {recipe.data.dataset}: {len(train_set)} images to train on ({recipe.data.train_split}), "
         f"{others}{len(val_set)} to score ({recipe.data.val_split}), {train_set.num_classes} classes"
     )
@@ -90,12 +90,10 @@ def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
         val_set[index]
     total = counts.sum()
     shares = " | ".join(f"{name} {count / total:.1%}" for name, count in zip(train_set.class_names, counts))
-    print(
-        f"labels    of {len(chosen)} training images: {shares} | ignored {counts[train_set.ignore_index] / total:.1%}"
-    )
+    say(f"labels    of {len(chosen)} training images: {shares} | ignored {counts[train_set.ignore_index] / total:.1%}")
     absent = [name for name, count in zip(train_set.class_names, counts) if count == 0]
     if absent:
-        print(f"          not seen in this sample: {', '.join(absent)}")
+        say(f"          not seen in this sample: {', '.join(absent)}")
     if counts[: train_set.num_classes].sum() == 0:
         raise ValueError("data: every pixel of the sampled labels is ignored; check the label folder and the ids")
     return train_set, unlabelled_set
@@ -104,13 +102,13 @@ def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
 def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator) -> Graph:
     """Builds the networks and the graph; prints parameters, FLOPs at the crop size and features."""
     for line in trained_first(recipe):
-        print(line)
+        say(line)
     networks = build_networks(recipe, train_set, untrained=True)
     graph = build_graph(recipe, networks, train_set.ignore_index)
     prepare_for_device(graph, recipe, accelerator)
     image = torch.zeros(1, 3, *recipe.data.crop_size, dtype=torch.uint8, device=accelerator.device)
     for name in networks:
-        print(described(name, graph, recipe, image))
+        say(described(name, graph, recipe, image))
     return graph
 
 
@@ -128,7 +126,7 @@ def described(name: str, graph: Graph, recipe: Recipe, image: Tensor) -> str:
     network = graph.network(name).eval()
     size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     return (
-        f"network   {name}: {recipe.networks[name].model}, {'trained' if name in graph.networks else 'frozen'}, "
+        f"network   {name}: {recipe.networks[name].title}, {'trained' if name in graph.networks else 'frozen'}, "
         f"{size:.2f} M parameters, {flops(network, image) / 1e9:.2f} GFLOP for one "
         f"{'x'.join(map(str, recipe.data.crop_size))} crop (1 multiply-add = 2), "
         f"features {', '.join(network.channels)}"
@@ -144,17 +142,17 @@ def check_without_data(recipe: Recipe) -> None:
     with without_autocast():
         for name, network in recipe.networks.items():
             if network.ema_of is None:
-                print(described(name, graph, recipe, shape_image(recipe)))
+                say(described(name, graph, recipe, shape_image(recipe)))
     for term in graph.terms:
         source = f" from {term.source}" if term.source else ""
         ramp = term.weight
         weight = f"{ramp.start:g} to {ramp.end:g}" if isinstance(ramp, Ramp) else f"{ramp:g}"
-        print(f"term      {term.label}: trains {term.of}{source}, on {term.on} images, weight {weight}")
+        say(f"term      {term.label}: trains {term.of}{source}, on {term.on} images, weight {weight}")
     lines = [*missing(recipe), *trained_first(recipe)]
     for line in lines:
-        print(line)
+        say(line)
     lacks = f"; it still needs what the {len(lines)} lines above name" if lines else ", and nothing it names is missing"
-    print(f"verdict   the parts of this recipe fit together{lacks}")
+    say(f"verdict   the parts of this recipe fit together{lacks}")
 
 
 def missing(recipe: Recipe) -> list[str]:
@@ -196,7 +194,7 @@ def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Acceler
         if not torch.isfinite(loss):
             raise ValueError(f"the term {name} is {loss.item()} on the first batch; check its arguments and the labels")
         cosine = f", cosine to the cross entropy's {report[f'cosine/{name}']:.2f}" if f"cosine/{name}" in report else ""
-        print(
+        say(
             f"term      {name}: {losses[name].item():.5g}, weighted {loss.item():.5g}, weighted gradient norm "
             f"{report[f'gradient/{name}']:.3g}{cosine} (iteration {iteration})"
         )
@@ -206,7 +204,7 @@ def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Acceler
     ]
     graph.zero_grad()
     if silent:
-        print(
+        say(
             f"warning   {len(silent)} parameters get no gradient from any active term, such as {silent[0]}: several "
             f"processes would stop on them; drop the head they belong to, or give it a term"
         )
@@ -238,7 +236,7 @@ def check_cost(
         times.append(time.perf_counter() - since)
     step = statistics.median(times[1:])
     peak = peak_memory(accelerator.device)
-    print(
+    say(
         f"cost      {step:.3g} s a step on {accelerator.device} ({recipe.data.batch_size / step:.1f} images/s), "
         f"peak memory {peak / 2**30:.2f} GiB, about {clock(step * recipe.schedule.iterations)} for the run "
         f"without scoring and loading"

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
+from segkd.runner.console import printable
 from segkd.runner.recipe.mistakes import RecipeError
 
 Asked = TypeVar("Asked")
@@ -71,7 +72,8 @@ def run_command(main: Callable[[], None]) -> None:
             where = f"segkd (process {rank})" if rank else "segkd"
             is_full = getattr(error, "errno", None) == errno.ENOSPC
             full = "; make room and run it again (a training with --resume)" if is_full else ""
-            print(f"\n{where}: {error}{full}\n(--debug shows where in the code)", file=sys.stderr, flush=True)
+            text = f"\n{where}: {error}{full}\n(--debug shows where in the code)"
+            print(printable(text), file=sys.stderr, flush=True)
         sys.exit(2)
 
 

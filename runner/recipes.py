@@ -17,7 +17,6 @@ from pathlib import Path
 import yaml
 
 from segkd.runner.command import run_command
-from segkd.runner.recipe import parts
 from segkd.runner.recipe.addresses import find_source, is_address
 from segkd.runner.recipe.differences import differences
 from segkd.runner.recipe.mistakes import Key, did_you_mean
@@ -117,7 +116,7 @@ def listed(words: list[str]) -> str:
 
 def row(name: str, recipe: Recipe) -> list[str]:
     """Name, data set, method, teachers -> student and iterations."""
-    words = {key: parts.network_words(network.model, network.args) for key, network in recipe.networks.items()}
+    words = {key: network.title for key, network in recipe.networks.items()}
     student = words.pop("student")
     networks = f"{' + '.join(words.values())} -> {student}" if words else student
     return [name, recipe.data.dataset, recipe.method_name, networks, str(recipe.schedule.iterations)]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segkd.runner.building.device import start_accelerator
 from segkd.runner.command import run_command
+from segkd.runner.console import one_line, percent
 from segkd.runner.loading.data_sets import build_dataset, fixed_resize
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
@@ -142,13 +143,13 @@ def told(
     if "boundary" in result.further:
         mean, ious = boundary.boundary_iou(result.further["boundary"], recipe.evaluate.absent)
         width = f"{options.boundary} pixels wide" if options.boundary else default_width(recipe, dataset)
-        print(f"\nboundary IoU {100 * mean:.2f}, bands {width}; " + per_class(dataset.class_names, ious))
+        print(f"\nboundary IoU {percent(mean)}, bands {width}; " + per_class(dataset.class_names, ious))
         values |= {"boundary_width": width, "boundary_miou": mean, "boundary_iou_per_class": ious}
     if "calibration" in result.further:
         bins = result.further["calibration"]
         error = calibration.calibration_error(bins)
         print(f"\n{calibration.reliability(bins)}")
-        print(f"expected calibration error {100 * error:.2f} %, {len(bins)} bins")
+        print(f"expected calibration error {percent(error)} %, {len(bins)} bins")
         values |= {"calibration_error": error, "calibration_bins": bins.tolist()}
     if values:
         print()
@@ -166,9 +167,7 @@ def default_width(recipe: Recipe, dataset: torch.utils.data.Dataset) -> str:
 
 def per_class(class_names: tuple[str, ...] | list[str], shares: list[float]) -> str:
     """`sky 88.1, pole -, ...` in percent."""
-    return ", ".join(
-        f"{name} {'-' if share != share else f'{100 * share:.2f}'}" for name, share in zip(class_names, shares)
-    )
+    return ", ".join(f"{one_line(name)} {percent(share)}" for name, share in zip(class_names, shares))
 
 
 if __name__ == "__main__":

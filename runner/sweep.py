@@ -22,9 +22,8 @@ from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import common_folder, find_runs
 from segkd.runner.comparing.sweep_plan import Plan, Run, Sweep, read_plan
 from segkd.runner.comparing.tables import write_comparison
-from segkd.runner.console import clock, say
+from segkd.runner.console import clock, percent, say
 from segkd.runner.run_folder.opening import is_finished
-from segkd.runner.training.report import percent
 
 SHOWN = 8  # last lines of a log that are shown when its run fails
 
@@ -121,7 +120,7 @@ class Runs:
             if code == 0 and is_finished(one.run.recipe):
                 self.took.append(time.monotonic() - one.since)
                 miou = json.loads((one.run.recipe.folder / "summary.json").read_text())["miou"]
-                say(f"{name}: {percent(miou)} mIoU after {clock(self.took[-1])}{self._left(waiting, at_once)}")
+                say(f"{name}: {percent(miou)} % mIoU after {clock(self.took[-1])}{self._left(waiting, at_once)}")
             elif self.received is not None:
                 say(f"{name}: stopped, will go on when the sweep is started again")
             else:

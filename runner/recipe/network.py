@@ -56,6 +56,17 @@ class Network(Section):
     )
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.99, description="with ema_of")
 
+    @property
+    def title(self) -> str:
+        """What tables call the network: `deeplabv3 resnet18`, `pspnet timm/convnext_tiny`, `average of student`."""
+        if self.ema_of is not None:
+            return f"average of {self.ema_of}"
+        file, arguments = parts.network_part(self.source, self.model, self.args)
+        if file == "huggingface" and arguments.get("name"):
+            return arguments["name"]
+        kind = (arguments.get("config") or {}).get("model_type")
+        return " ".join(filter(None, [file, arguments.get("backbone") or arguments.get("arch") or kind]))
+
     def wrong(self, name: str, recipe: "Recipe") -> Iterator[Mistake]:
         """What this network, called `name`, asks of others that they cannot give, or says twice."""
         if (self.model is None) == (self.ema_of is None):

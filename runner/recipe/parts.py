@@ -100,8 +100,3 @@ def network_part(source: str, model: str, arguments: dict) -> tuple[str, dict]:
         rest = {key: value for key, value in arguments.items() if key != "head"}
         return str(arguments.get("head", "deeplabv3")), {"backbone": f"timm/{model}", **rest}
     return model, arguments
-
-
-def network_words(model: str | None, arguments: dict) -> str:
-    """What tables call a network, such as `deeplabv3 resnet18`; one without a model is an average of another."""
-    return " ".join(filter(None, [model or "average", str(arguments.get("backbone") or arguments.get("arch") or "")]))

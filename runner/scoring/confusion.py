@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from segkd.runner.console import one_line, percent
+
 
 def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """Counts pixels by (target class, predicted class).
@@ -92,12 +94,20 @@ def scores(matrix: Tensor, absent: Literal["skip", "zero"] = "skip") -> Scores:
 
 def table(result: Scores, class_names: tuple[str, ...] | list[str]) -> str:
     """Plain-text table in percent: one line per class, the means below; "-" where a class has no value."""
-    lines = list(zip(class_names, result.iou_per_class, result.accuracy_per_class, result.dice_per_class, strict=True))
+    lines = list(
+        zip(
+            map(one_line, class_names),
+            result.iou_per_class,
+            result.accuracy_per_class,
+            result.dice_per_class,
+            strict=True,
+        )
+    )
     lines.append(("mean", result.miou, result.class_accuracy, result.dice))
     width = max(len(line[0]) for line in lines)
     text = [f"{'class':<{width}}     IoU  accuracy    Dice"]
     for name, *values in lines:
-        iou, accuracy, dice = ("-" if value != value else f"{100 * value:.2f}" for value in values)
+        iou, accuracy, dice = map(percent, values)
         text.append(f"{name:<{width}}  {iou:>6}  {accuracy:>8}  {dice:>6}")
-    overall = f"pixel accuracy {100 * result.pixel_accuracy:.2f}, frequency-weighted IoU {100 * result.fwiou:.2f}"
+    overall = f"pixel accuracy {percent(result.pixel_accuracy)}, frequency-weighted IoU {percent(result.fwiou)}"
     return "\n".join([*text, overall])

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from PIL import Image, ImageDraw
 from torch import nn
 
+from segkd.runner.console import one_line
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.schema import Recipe
@@ -75,24 +76,38 @@ def beside(tiles: dict[str, np.ndarray]) -> Image.Image:
     for column, (name, tile) in enumerate(tiles.items()):
         resample = Image.Resampling.BILINEAR if name == "image" else Image.Resampling.NEAREST
         picture.paste(Image.fromarray(tile).resize((width, height), resample), (column * (width + 4), head))
-        draw.text((column * (width + 4) + 2, 2), name, fill="black")
+        draw.text((column * (width + 4) + 2, 2), one_line(name), fill="black")
     return picture
 
 
-def curves(rows: list[dict], file: Path) -> Path:
-    """Loss terms (running mean over a fiftieth of the run), learning rate and mIoU over the iterations, as one PNG."""
-    import matplotlib  # half a second to import; only the end of a run needs it
+def open_pyplot():
+    """matplotlib without a screen; half a second to import, so only where a picture is drawn."""
+    import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def label_text(text: str) -> str:
+    """A label that matplotlib draws as it is: `$` begins no formula, and `_` does not hide it from the legend."""
+    text = one_line(text).replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text
+
+
+def curves(rows: list[dict], file: Path) -> Path:
+    """Loss terms (running mean over a fiftieth of the run), learning rate and mIoU over the iterations, as one PNG."""
+    pyplot = open_pyplot()
     figure, (losses, rate, miou) = pyplot.subplots(1, 3, figsize=(15, 4), constrained_layout=True)
     iterations = [row["iteration"] for row in rows]
     window = max(1, len(rows) // 50)
     for key in dict.fromkeys(key for row in rows for key in row if key.startswith("weighted/")):
         points = [(row["iteration"], row[key]) for row in rows if key in row]
         mean = np.convolve([value for _, value in points], np.ones(window) / window, "valid")
-        losses.plot([iteration for iteration, _ in points][window - 1 :], mean, label=key.removeprefix("weighted/"))
+        losses.plot(
+            [iteration for iteration, _ in points][window - 1 :], mean, label=label_text(key.removeprefix("weighted/"))
+        )
     losses.set(title="weighted losses", xlabel="iteration")
     losses.legend()
     rate.plot(iterations, [row["lr"] for row in rows])
@@ -114,11 +129,7 @@ def confusion_picture(matrix: torch.Tensor, class_names: tuple[str, ...] | list[
     Args:
         matrix: (K, K) counts, rows = target, columns = prediction.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot, class_names = open_pyplot(), [label_text(name) for name in class_names]
     matrix = matrix.double().numpy()
     pixels = matrix.sum(1, keepdims=True)
     shares = 100 * np.divide(matrix, pixels, out=np.full_like(matrix, np.nan), where=pixels > 0)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import asdict
+from urllib.parse import quote
 
 import torch
 from accelerate import Accelerator
@@ -11,7 +12,7 @@ from torch import nn
 from segkd.models._weights import read_weights
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.networks import build_network, gives_scores
-from segkd.runner.console import say
+from segkd.runner.console import markdown, markdown_text, percent, say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
@@ -44,7 +45,7 @@ def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Datas
         known[name] = plain(asdict(result))
         if accelerator.is_main_process:
             write_text(run.teachers_file, json.dumps(known, indent=2) + "\n")
-            say(f"{recipe.name}: {name} has {percent(result.miou)} mIoU on {recipe.data.val_split}")
+            say(f"{recipe.name}: {name} has {percent(result.miou)} % mIoU on {recipe.data.val_split}")
         accelerator.wait_for_everyone()
 
 
@@ -62,9 +63,9 @@ def record_evaluation(
         return
     iteration = state.iteration
     say(
-        f"{recipe.name} {iteration}/{recipe.schedule.iterations} | mIoU {percent(result.miou)} | "
-        f"pixel accuracy {percent(result.pixel_accuracy)}"
-        + "".join(f" | {words} {percent(other.miou)}" for words, other in others.items())
+        f"{recipe.name} {iteration}/{recipe.schedule.iterations} | mIoU {percent(result.miou)} % | "
+        f"pixel accuracy {percent(result.pixel_accuracy)} %"
+        + "".join(f" | {words} {percent(other.miou)} %" for words, other in others.items())
     )
     tracking.dashboard.summarize({"best_miou": state.best_miou, "best_iteration": state.best_iteration})
     if state.best_iteration == iteration:
@@ -110,7 +111,7 @@ def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Rec
             "iteration": state.best_iteration,
         },
     )
-    say(f"\n{markdown(rows)}\n\n{recipe.name} is done: {run.report_file}, {run.student.path}")
+    say(f"\n{closing_table(rows)}\n\n{recipe.name} is done: {run.report_file}, {run.student.path}")
 
 
 def summary(state: TrainingState, rows: list[dict], val_set: torch.utils.data.Dataset, recipe: Recipe) -> dict:
@@ -121,6 +122,7 @@ def summary(state: TrainingState, rows: list[dict], val_set: torch.utils.data.Da
         "miou": state.best_miou,
         "iteration": state.best_iteration,
         "protocol": protocol_words(recipe),
+        "absent": recipe.evaluate.absent,
         "seconds": training_seconds(RunFolder(recipe.folder).read_rows(), recipe.data.batch_size),
         "flops": flops(state.student, image),
         **{key: rows[-1][key] for key in ("parameters", "milliseconds")},
@@ -178,12 +180,9 @@ def row(
 ) -> dict:
     """One line of the closing table."""
     network.eval()
-    settings = recipe.networks[name]
     return {
         "network": title,
-        "model": " ".join(
-            [settings.model or f"average of {settings.ema_of}", str(settings.args.get("backbone", ""))]
-        ).strip(),
+        "model": recipe.networks[name].title,
         "miou": miou,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "milliseconds": latency(network, first_image(val_set, recipe).to(accelerator.device).images),
@@ -195,15 +194,13 @@ def first_image(val_set: torch.utils.data.Dataset, recipe: Recipe) -> Batch:
     return next(evaluation_batches(val_set, resize=fixed_resize(recipe, scoring=True)))
 
 
-def markdown(rows: list[dict]) -> str:
-    """The closing table."""
-    lines = ["| network | model | mIoU (%) | parameters | ms per image |", "| --- | --- | --- | --- | --- |"]
-    lines += [
-        f"| {r['network']} | {r['model']} | {100 * r['miou']:.2f} | {r['parameters'] / 1e6:.2f} M | "
-        f"{r['milliseconds']:.1f} |"
+def closing_table(rows: list[dict]) -> str:
+    """The closing table as Markdown."""
+    lines = [
+        [r["network"], r["model"], percent(r["miou"]), f"{r['parameters'] / 1e6:.2f} M", f"{r['milliseconds']:.1f}"]
         for r in rows
     ]
-    return "\n".join(lines)
+    return markdown(["network", "model", "mIoU (%)", "parameters", "ms per image"], lines)
 
 
 def report(recipe: Recipe, rows: list[dict], state: TrainingState, val_set: torch.utils.data.Dataset) -> str:
@@ -213,37 +210,28 @@ def report(recipe: Recipe, rows: list[dict], state: TrainingState, val_set: torc
     curves(history, run.curves_file)
     scored = [r for r in history if "miou" in r]
     chosen = next(r for r in scored if r["iteration"] == state.best_iteration)
-    pictures = [f"![{file.stem}]({file.relative_to(run.path)})" for file in run.last_panels()]
-    classes = ["| class | IoU (%) | accuracy (%) |", "| --- | --- | --- |"]
-    classes += [
-        f"| {name} | {number(iou)} | {number(accuracy)} |"
+    pictures = [
+        f"![{markdown_text(file.stem)}]({quote(file.relative_to(run.path).as_posix())})" for file in run.last_panels()
+    ]
+    classes = [
+        [name, percent(iou), percent(accuracy)]
         for name, iou, accuracy in zip(val_set.class_names, chosen["iou_per_class"], chosen["accuracy_per_class"])
     ]
     return (
         "\n\n".join(
             [
                 f"# {recipe.name}",
-                markdown(rows),
+                closing_table(rows),
                 f"The student is the checkpoint of iteration {state.best_iteration}, the best of {len(scored)} on "
-                f"`{recipe.data.val_split}` ({percent(state.best_miou)}); the last one has "
-                f"{percent(scored[-1]['miou'])}. Made by `{run.recipe_file.name}` in `{run.environment_file.name}`.",
+                f"`{recipe.data.val_split}` ({percent(state.best_miou)} %); the last one has "
+                f"{percent(scored[-1]['miou'])} %. Made by `{run.recipe_file.name}` in `{run.environment_file.name}`.",
                 f"![curves]({run.curves_file.name})",
-                "\n".join(classes),
-                f"pixel accuracy {percent(chosen['pixel_accuracy'])}, "
-                f"class accuracy {percent(chosen['class_accuracy'])}, "
-                f"frequency-weighted IoU {percent(chosen['fwiou'])}, Dice {percent(chosen['dice'])}",
+                markdown(["class", "IoU (%)", "accuracy (%)"], classes),
+                f"pixel accuracy {percent(chosen['pixel_accuracy'])} %, "
+                f"class accuracy {percent(chosen['class_accuracy'])} %, "
+                f"frequency-weighted IoU {percent(chosen['fwiou'])} %, Dice {percent(chosen['dice'])} %",
                 *pictures,
             ]
         )
         + "\n"
     )
-
-
-def percent(share: float) -> str:
-    """0.7512 -> `75.12 %`."""
-    return f"{100 * share:.2f} %"
-
-
-def number(share: float | None) -> str:
-    """A percentage in a table, `-` for a class that does not occur."""
-    return "-" if share is None or share != share else f"{100 * share:.2f}"

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 from segkd.runner.console import say
-from segkd.runner.recipe import parts
 from segkd.runner.recipe.addresses import has_account
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import StudentFolder
@@ -119,8 +118,7 @@ def group_of(recipe: Recipe) -> str:
 def tags_of(recipe: Recipe) -> list[str]:
     """Data set, method and networks, to pick runs by."""
     networks = [
-        f"{'student' if name == 'student' else 'teacher'}: {parts.network_words(network.model, network.args)}"
-        for name, network in recipe.networks.items()
+        f"{'student' if name == 'student' else 'teacher'}: {network.title}" for name, network in recipe.networks.items()
     ]
     tags = [recipe.data.dataset, recipe.method_name, *networks]
     return list(dict.fromkeys(tag[:64] for tag in tags))  # wandb takes no longer ones

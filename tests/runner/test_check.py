@@ -15,8 +15,8 @@ def test_check_reports_every_part_and_writes_nothing(server, folder):
     assert result.code == 0, result.err
     firsts = [line.split()[0] for line in result.out.splitlines() if line[:1].strip()]
     assert firsts == ["recipe", "data", "labels", "network", "network", "term", "term", "cost", "verdict"]
-    assert "15 images to train on" in result.out and "student: pspnet, trained" in result.out
-    assert "teacher: deeplabv3, frozen" in result.out and "this recipe will run" in result.out
+    assert "15 images to train on" in result.out and "student: pspnet mobilenetv2_035, trained" in result.out
+    assert "teacher: deeplabv3 resnet18, frozen" in result.out and "this recipe will run" in result.out
     assert "fitnet" in result.out and "(iteration 3)" in result.out, "the term behind its gate is tried too"
     assert not (folder / "runs").exists()
 
@@ -56,7 +56,7 @@ def test_check_without_data(server, folder):
     lines = result.out.splitlines()
     assert [line.split()[0] for line in lines] == [
         "recipe", "network", "network", "term", "term", "data", "data", "download", "weights", "verdict"]  # fmt: skip
-    assert "student: pspnet, trained" in lines[1] and "one 96x64 crop" in lines[1]
+    assert "student: pspnet mobilenetv2_035, trained" in lines[1] and "one 96x64 crop" in lines[1]
     assert "fitnet: trains student from teacher, on both images" in lines[4]
     assert "no folder nowhere" in lines[5] and "no folder no_images" in lines[6]
     assert "no teacher.pth" in result.out and "mobilenetv2_035" in result.out

@@ -1,0 +1,39 @@
+"""What people are shown: numbers, and text of recipes and data as text, wherever it is shown."""
+
+import html
+import re
+
+import pytest
+
+from segkd.runner.console import clock, markdown, number, percent, printable, say
+
+HOSTILE = ["a|b", "two\nlines", r"$\alpha$", "<b>bold</b>", "&lt;", "_x_ a_b __init__", "**b** ~~s~~ `c`", "back\\slash",
+           "[link](http://x.y)", "![image](x.png)", "a_", "-", "+- 3", "<http://x.y>"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_markdown_table_shows_text_as_it_is(text):
+    reader = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    page = reader.render(markdown(["class", text], [[text, "1"], ["2", text]]))
+    cells = [html.unescape(cell) for cell in re.findall("<t[hd]>(.*?)</t[hd]>", page)]
+    shown = text.replace("\n", " ")
+    assert cells == ["class", shown, shown, "1", "2", shown] and page.count("<tr>") == 3
+    assert "$" not in text or r"\$" in markdown([text], [])  # not CommonMark's, but GitHub's and others' formulas
+
+
+def test_names_of_ours_stay_readable():
+    assert markdown(["a"], [["trikd_resnet resnet50"]]).endswith("| trikd_resnet resnet50 |")
+
+
+def test_control_characters_do_not_reach_the_console(capsys):
+    say("red \x1b[31m, back \r\b, turned \u202e, bell \a\nnext line, naïve 雪")
+    assert capsys.readouterr().out == (
+        "red \\x1b[31m, back \\r\\x08, turned \\u202e, bell \\x07\nnext line, naïve 雪\n"
+    )
+    assert printable("\ud800") == "\\ud800"  # half of a pair, which no terminal's encoding has
+
+
+def test_numbers():
+    assert (percent(0.75125), percent(0.0), percent(-0.5, "{:+.1f}")) == ("75.12", "0.00", "-50.0")
+    assert [percent(None), percent(float("nan")), number(None), number(float("nan"), "{:.1f} M")] == ["-"] * 4
+    assert (number(2.5, "{:.1f} M"), clock(59.6), clock(3725)) == ("2.5 M", "1:00", "1:02:05")
