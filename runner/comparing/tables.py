@@ -2,15 +2,16 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from segkd.runner.comparing.bootstrap import DRAWS
 from segkd.runner.comparing.comparison import Comparison, Row
 from segkd.runner.comparing.pictures import draw_curves, draw_examples, draw_table
-from segkd.runner.console import clock
+from segkd.runner.console import clock, markdown, markdown_text, number, percent
 from segkd.runner.run_folder.replacing import write_text
 
+SIGNED = "{:+.2f}"
 COLUMNS = ("data set", "teacher (mIoU %)", "student", "method", "seeds", "mIoU (%)", "gain", "95 % interval",
            "parameters", "GFLOPs", "images/s", "training")  # fmt: skip
 
@@ -36,10 +37,10 @@ def report(comparison: Comparison) -> str:
     """The table, what its numbers are, and the gains of each class, as Markdown."""
     table = markdown(COLUMNS, [cells(row) for row in comparison.rows])
     parts = [table, *notes(comparison)]
-    for index, base in enumerate(comparison.rows):
-        above = [row for row in comparison.rows if row.gain is not None and row.gain.over == index]
+    for base in comparison.rows:
+        above = [row for row in comparison.rows if row.gain is not None and row.gain.over is base]
         if above:
-            parts += [f"IoU of each class (%), gains over {base.method}, {base.student}:"]
+            parts += [markdown_text(f"IoU of each class (%), gains over {base.method}, {base.student}:")]
             parts += [class_table(comparison.class_names, base, above)]
     return "\n\n".join(parts)
 
@@ -53,19 +54,14 @@ def cells(row: Row) -> list[str]:
         row.student,
         row.method,
         str(len(row.runs)),
-        f"{100 * row.miou.mean():.2f}" + (f" +- {100 * row.std:.2f}" if len(row.runs) > 1 else ""),
-        "-" if gain is None else f"{100 * gain.mean:+.2f}",
-        "-" if gain is None else f"{100 * gain.low:+.2f} to {100 * gain.high:+.2f}",
-        number(row.measured("parameters") / 1e6, "{:.2f} M".format),
-        number(row.measured("flops") / 1e9, "{:.2f}".format),
-        number(1000 / row.measured("milliseconds"), "{:.1f}".format),
-        number(row.measured("seconds"), clock),
+        percent(row.miou.mean()) + (f" +- {percent(row.std)}" if len(row.runs) > 1 else ""),
+        "-" if gain is None else percent(gain.mean, SIGNED),
+        "-" if gain is None else f"{percent(gain.low, SIGNED)} to {percent(gain.high, SIGNED)}",
+        number(row.measured("parameters") / 1e6, "{:.2f} M"),
+        number(row.measured("flops") / 1e9),
+        number(1000 / row.measured("milliseconds"), "{:.1f}"),
+        clock(row.measured("seconds")),
     ]
-
-
-def number(value: float, words: Callable[[float], str]) -> str:
-    """A number in a table, `-` where it is not known (NaN)."""
-    return words(value) if value == value else "-"
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -77,7 +73,7 @@ def notes(comparison: Comparison) -> list[str]:
         f"standard deviation over the seeds; {comparison.protocol}. Interval: of the gain, over {DRAWS} paired "
         f"resamples of the images; it does not tell how much the seeds change. A gain is over the seeds both have."
     ]
-    over = grouped((rows[row.gain.over].method, row) for row in rows if row.gain is not None)
+    over = grouped((row.gain.over.method, row) for row in rows if row.gain is not None)
     if len(over) == 1:
         lines.append(f"Gains are over {next(iter(over))}.")
     elif over:
@@ -87,9 +83,9 @@ def notes(comparison: Comparison) -> list[str]:
         lines.append(f"Trained differently: {'; '.join(f'{who}: {how}' for how, who in training.items())}.")
     devices = grouped((run.device, row) for row in rows for run in row.runs)
     if len(devices) > 1:
-        told = "; ".join(f"{who}: {device}" for device, who in devices.items())
-        lines.append(f"Made on different devices, so that images/s and training times do not compare: {told}.")
-    return lines
+        words = "; ".join(f"{who}: {device}" for device, who in devices.items())
+        lines.append(f"Made on different devices, so that images/s and training times do not compare: {words}.")
+    return [markdown_text(line) for line in lines]
 
 
 def grouped(pairs: Iterable[tuple[str, Row]]) -> dict[str, str]:
@@ -109,16 +105,8 @@ def setting(row: Row) -> str:
 def class_table(class_names: list[str], base: Row, rows: list[Row]) -> str:
     """A line for each class: the baseline's IoU and the gain of each method."""
     columns = zip(class_names, base.per_class, *(row.gain.per_class for row in rows))
-    lines = [
-        [name, number(100 * iou, "{:.2f}".format), *(number(100 * gain, "{:+.2f}".format) for gain in gains)]
-        for name, iou, *gains in columns
-    ]
+    lines = [[name, percent(iou), *(percent(gain, SIGNED) for gain in gains)] for name, iou, *gains in columns]
     return markdown(["class", base.method, *(row.method for row in rows)], lines)
-
-
-def markdown(columns: tuple[str, ...] | list[str], lines: list[list[str]]) -> str:
-    """A table of words."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *lines])
 
 
 def table_csv(comparison: Comparison) -> str:
@@ -136,7 +124,7 @@ def table_csv(comparison: Comparison) -> str:
         gain, data = row.gain, row.recipe.data
         over = ["", "", "", ""]
         if gain is not None:
-            over = [comparison.rows[gain.over].method, gain.mean, gain.low, gain.high]
+            over = [gain.over.method, gain.mean, gain.low, gain.high]
         values = [
             *(data.dataset, data.val_split, comparison.protocol, row.teacher, row.student, row.method),
             " ".join(str(run.recipe.seed) for run in row.runs),

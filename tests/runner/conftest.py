@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from segkd.runner.comparing.bootstrap import mean_iou
+from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 
 ROOT = Path(__file__).parents[2]
@@ -175,13 +176,17 @@ def fabricate(folder: Path) -> Callable[..., Path]:
         summary = {
             "miou": miou,
             "iteration": curve[-1][0],
+            "protocol": protocol_words(recipe),
+            "absent": recipe.evaluate.absent,
             "seconds": seconds,
             "parameters": 2_500_000,
             "flops": 3e9,
             "milliseconds": 8.0,
         }
-        classes = {"class_names": [f"class {index}" for index in range(counts.shape[1])]}
-        files = {"summary": summary, "student/config": classes, "environment": {"device": device}}
+        class_names = [f"class {index}" for index in range(counts.shape[1])]
+        config = {"model": "pspnet", "args": {}, "num_classes": len(class_names), "class_names": class_names}
+        (run / "student/model.safetensors").touch()
+        files = {"summary": summary, "student/config": config, "environment": {"device": device}}
         for file, values in files.items():
             (run / f"{file}.json").write_text(json.dumps(values))
         if teachers:

@@ -1,5 +1,7 @@
 """Which runs are one experiment, what it is compared with, and what cannot stand in one table."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,31 @@ def test_runs_that_differ_in_their_seed_are_one_row(fabricate):
     assert np.isnan(kl.gain.per_class[2]) and kl.gain.per_class[:2].mean() == pytest.approx(kl.gain.mean)
 
 
+def test_networks_are_called_as_everywhere(fabricate):
+    networks = "networks={student: {source: timm, model: convnext_tiny, args: {head: pspnet}}, " + (
+        "average: {ema_of: student, train: false}, teacher: {model: sam, train: false}}"
+    )
+    fabricate("x", counts(0.5), networks, "losses=[{loss: cross_entropy}, {loss: kl, from: average}]")
+    (row,) = compare(find_runs(["runs"])).rows
+    assert (row.student, row.teacher) == ("pspnet timm/convnext_tiny", "average of student + sam vit_b")
+
+
+def test_a_score_keeps_the_protocol_it_was_made_with(fabricate):
+    run = fabricate("resumed", counts(0.5))
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"protocol": "whole images at half size"}))
+    assert compare(find_runs(["runs"])).protocol == "whole images at half size"
+    fabricate("other", counts(0.5), "seed=1")
+    # the third class never occurs, so that its score of 0 is a third of the mean
+    zero = json.loads((run / "summary.json").read_text()) | {"miou": 2 / 3 * summary["miou"], "absent": "zero"}
+    (run / "summary.json").write_text(json.dumps(zero))
+    assert compare(find_runs([str(run)])).rows[0].miou == pytest.approx([zero["miou"]])
+    with pytest.raises(
+        ValueError, match="differ in protocol: whole images at native size, .* and whole images at half"
+    ):
+        compare(find_runs(["runs"]))
+
+
 def test_rows_that_would_read_the_same_are_told_apart_by_name(fabricate):
     fabricate("light-s0", counts(0.5), *KL)
     fabricate("heavy-s0", counts(0.5), *KL, "losses.kl.weight=9")
@@ -66,7 +93,7 @@ def test_the_baseline_has_the_same_student_and_the_most_alike_settings(fabricate
     fabricate("kl-quarter", counts(0.45), *KL, *quarter)
     fabricate("kl-wider", counts(0.9), *KL, "networks.student.args.width=24")
     rows = compare(find_runs(["runs"]), sort=True).rows
-    over = {row.runs[0].folder.name: row.gain and rows[row.gain.over].runs[0].folder.name for row in rows}
+    over = {row.runs[0].folder.name: row.gain and row.gain.over.runs[0].folder.name for row in rows}
     assert over == {"kl-wider": None, "wide": None, "kl": "all", "all": None, "kl-quarter": "quarter", "quarter": None}
     assert list(over) == ["kl-wider", "wide", "kl", "all", "kl-quarter", "quarter"]
 
@@ -78,7 +105,7 @@ def test_any_method_or_run_can_be_the_baseline(fabricate):
     runs = find_runs(["runs"])
     for asked in ("KD", "kl", "runs/kl"):
         none, dist, kl = compare(runs, baseline=asked).rows
-        assert kl.gain is None and dist.gain.over == none.gain.over == 2
+        assert kl.gain is None and dist.gain.over is none.gain.over is kl
         assert none.gain.mean == pytest.approx(none.miou[0] - kl.miou[0])
     with pytest.raises(ValueError, match="--baseline DK: no run and no method .*, did you mean 'KD'?.* none, dist, KD"):
         compare(runs, baseline="DK")
@@ -91,7 +118,7 @@ def test_two_baselines_that_are_equally_alike_must_be_chosen_from(fabricate):
     with pytest.raises(ValueError, match="runs/kl could be compared with runs/a or runs/b; say which with --baseline"):
         compare(find_runs(["runs"]))
     rows = compare(find_runs(["runs"]), baseline="runs/b").rows
-    assert [row.gain and row.gain.over for row in rows] == [1, None, 1]
+    assert [row.gain and row.gain.over for row in rows] == [rows[1], None, rows[1]]
 
 
 @pytest.mark.parametrize("difference, told", [

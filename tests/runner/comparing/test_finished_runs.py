@@ -49,7 +49,7 @@ def test_a_path_without_runs_is_named(path):
     ("images.npz", None, "runs/x/images.npz is missing, so runs/x cannot be compared; train it again"),
     ("images.npz", "PK\x03\x04 cut off", "a file of runs/x cannot be read"),
     ("summary.json", '{"miou": null}', "a file of runs/x cannot be read"),
-    ("summary.json", '{"miou": 0.25}', "runs/x/images.npz gives 0.3889 mIoU, summary.json says 0.2500; train it again"),
+    ("summary.json", '{"miou": 0.25, "protocol": ""}', "runs/x/images.npz gives 0.3889 mIoU, summary.json says 0.2500; train it again"),
 ])  # fmt: skip
 def test_what_is_damaged_is_named(fabricate, file, text, told):
     run = fabricate("x", COUNTS)

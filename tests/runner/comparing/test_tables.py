@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import numpy as np
 import pytest
@@ -58,6 +59,17 @@ def test_notes_say_what_must_be_known_before_comparing(runs):
     assert "Made on different devices" in text and "none, long: cpu, 1 threads; kl: a GPU." in text
     alike = report(compare([run for run in runs if run.recipe.method_name == "none"]))
     assert "differently" not in alike and "devices" not in alike and "Gains are" not in alike
+
+
+def test_names_from_recipes_and_data_are_text(fabricate, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for name, found, words in (("plain", 50, [r"method=<b>a|$\b$"]), ("kl", 60, [*KL, "method=_"])):
+        run = fabricate(name, counts(found), *words)
+        student = json.loads((run / "student/config.json").read_text())
+        (run / "student/config.json").write_text(json.dumps(student | {"class_names": ["a|b", "two\nlines", "_"]}))
+    text = write_comparison(compare(find_runs(["runs"])), folder / "out")  # pictures included
+    assert r"| \<b>a\|\$\\b\$ | 1 | 75.00 |" in text and r"Gains are over \<b>a\|\$\\b\$." in text
+    assert r"| a\|b | 50.00 | +10.00 |" in text and "| two lines | 100.00 |" in text
 
 
 def test_the_csv_has_the_same_numbers_with_all_digits(runs):
