@@ -7,9 +7,6 @@ no file if it differs.
 """
 
 import argparse
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,7 +15,8 @@ import yaml
 from segkd.models._checkpoints import LAYOUTS
 from segkd.runner.building.delivered import Delivered, find
 from segkd.runner.command import run_command
-from segkd.runner.exporting.agreement import Written
+from segkd.runner.console import say
+from segkd.runner.exporting.agreement import Export
 from segkd.runner.exporting.hub import card, push, shareable
 from segkd.runner.exporting.other_codes import (
     write_huggingface,
@@ -28,6 +26,9 @@ from segkd.runner.exporting.other_codes import (
     write_torchvision,
 )
 from segkd.runner.exporting.programs import write_onnx, write_program
+from segkd.runner.recipe import yaml_file
+from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.replacing import replacing
 from segkd.runner.scoring.cost import flops, latency
 
 # target -> what is added to the network's name for the default output
@@ -58,21 +59,23 @@ def main() -> None:
     delivered = find(options.source, options.network)
     size = tuple(options.input_size or delivered.size)
     ending = ENDINGS.get(options.to, f".{options.to}.pth")
-    path = options.output or Path(options.source) / "export" / f"{options.network}{ending}"
+    path = options.output or RunFolder(options.source).exports / f"{options.network}{ending}"
     is_folder = options.to in FOLDERS
     if options.output and path.exists() and (path.is_dir() and any(path.iterdir()) or path.is_dir() != is_folder):
         wanted = "a new folder" if is_folder else "a file"
         raise ValueError(f"--output {path} is there already, as something else than this export; name {wanted}")
-    with replacing(path, is_folder) as new:
-        written = write(options, delivered, new, size)
-        line = cost(delivered, written, size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, folder=is_folder) as partial:
+        export = write(options, delivered, partial, size)
+        line = cost(delivered, export, size)
         if options.to == "segkd":
-            (new / "README.md").write_text(card(delivered, options.push_to_hub or str(path), line))
+            (partial / "README.md").write_text(card(delivered, options.push_to_hub or str(path), line))
             if delivered.recipe:  # what hf://user/name/recipe.yaml reads
-                (new / "recipe.yaml").write_text(shareable(yaml.safe_load(delivered.recipe)))
-    print(f"{path}: {disk_size(path)}. {line}\n{written.remark}; {written.agreement}")
+                values = shareable(yaml.safe_load(delivered.recipe))
+                RunFolder(partial).recipe_file.write_text(yaml_file.write(values))
+    say(f"{path}: {disk_size(path)}. {line}\n{export.remark}; {export.agreement}")
     if options.push_to_hub:
-        print(f"uploaded to {push(path, options.push_to_hub, private=options.private)}")
+        say(f"uploaded to {push(path, options.push_to_hub, private=options.private)}")
 
 
 def targets() -> list[str]:
@@ -96,7 +99,7 @@ def refuse_wrong(options: argparse.Namespace) -> None:
         raise ValueError(f"--input-size {options.input_size}: height and width in pixels are at least 1")
 
 
-def write(options: argparse.Namespace, delivered: Delivered, path: Path, size: tuple[int, int]) -> Written:
+def write(options: argparse.Namespace, delivered: Delivered, path: Path, size: tuple[int, int]) -> Export:
     """Writes one export to `path` and compares it with the network. ValueError where it cannot be, or differs."""
     target, network = options.to, delivered.network
     if target == "onnx":
@@ -110,19 +113,19 @@ def write(options: argparse.Namespace, delivered: Delivered, path: Path, size: t
 
 
 @torch.no_grad()
-def cost(delivered: Delivered, written: Written, size: tuple[int, int]) -> str:
+def cost(delivered: Delivered, export: Export, size: tuple[int, int]) -> str:
     """Parameters, FLOPs and the latency of what was written, for one image."""
     image = torch.zeros(1, 3, *size, dtype=torch.uint8)
     operations = flops(delivered.network, image)
     parameters = sum(parameter.numel() for parameter in delivered.network.parameters())
-    device = written.device
+    device = export.device
     if not device and torch.cuda.is_available():
         delivered.network.cuda()
         image, device = image.cuda(), torch.cuda.get_device_name()
     device = device or f"torch on cpu, {torch.get_num_threads()} threads"
     text = (
         f"{parameters / 1e6:.2f} M parameters, {operations / 1e9:.2f} GFLOP (1 multiply-add = 2) and "
-        f"{latency(written.run, image):.1f} ms for one {size[0]}x{size[1]} image ({device})."
+        f"{latency(export.scorer, image):.1f} ms for one {size[0]}x{size[1]} image ({device})."
     )
     delivered.network.cpu()
     return text
@@ -132,30 +135,6 @@ def disk_size(path: Path) -> str:
     """Of a file or a folder."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
-
-
-@contextmanager
-def replacing(final: Path, is_folder: bool) -> Iterator[Path]:
-    """A path beside `final` to write a file or a folder to; it takes its place at the end, and is gone on an error."""
-    partial = final.with_name(f".partial-{final.name}")  # the ending decides how some files are written
-    remove(partial)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    if is_folder:
-        partial.mkdir()
-    try:
-        yield partial
-        remove(final) if final.is_dir() else None
-        partial.replace(final)
-    finally:
-        remove(partial)
-
-
-def remove(path: Path) -> None:
-    """Deletes a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 LARGEST = 1e-4  # difference, as a share of the scores' standard deviation
 SAME_CLASS = 0.999  # share of pixels: scores that are equal but for rounding swap the first two classes at some
 
-Shape = tuple[int, int, int]
-Run = Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 RGB -> (B, K, H, W) scores
+Shape = tuple[int, int, int]  # batch, height, width
+Scorer = Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 RGB -> (B, K, H, W) scores
 
 
-class Scores(nn.Module):
+class PlainScores(nn.Module):
     """A network as others run it: plain images in, scores at their size out, nothing to resize or to normalise.
 
     Shapes:
@@ -45,41 +45,44 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What an export has made: `run` computes with it, on `device`; `remark` says what one must know to use it."""
+class Export:
+    """A finished export: `scorer` computes with it on `device` ("" for torch's); `remark` says how it is used."""
 
-    run: Run
+    scorer: Scorer
     agreement: Agreement
     remark: str
     device: str = ""
 
 
 @torch.no_grad()
-def compare(network: nn.Module, other: Run, shapes: list[Shape]) -> Agreement:
-    """Runs both on the same noise of each shape (batch, height, width).
+def compare(ours: Scorer, theirs: Scorer, shapes: list[Shape]) -> Agreement:
+    """Computes both for the same noise of each shape.
 
     Raises:
         ValueError: they differ by more than rounding.
     """
     generator = torch.Generator().manual_seed(0)
-    expects, largest, same = Scores(network), 0.0, 1.0
+    largest, least = 0.0, 1.0
     for batch, height, width in shapes:
         images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
-        expected, found = expects(images), other(images)
+        expected, found = ours(images), theirs(images)
         if found.shape != expected.shape:
             raise ValueError(f"its scores are {tuple(found.shape)}, torch's {tuple(expected.shape)}")
         spread = expected.std().clamp(min=torch.finfo(expected.dtype).tiny)
-        # NaN anywhere makes the maximum NaN, which no comparison below lets through
-        largest = max(
-            largest, ((found - expected).abs().max() / spread).item(), key=lambda value: (value != value, value)
-        )
-        same = min(same, (found.argmax(1) == expected.argmax(1)).float().mean().item())
-        if not largest <= LARGEST or same < SAME_CLASS:
+        difference = ((found - expected).abs().max() / spread).item()
+        same = (found.argmax(1) == expected.argmax(1)).float().mean().item()
+        if not difference <= LARGEST or same < SAME_CLASS:  # not <=: a NaN anywhere makes the maximum NaN
             raise ValueError(
-                f"at {batch}x{height}x{width} its scores differ from torch's by {largest:.1e} of their spread "
+                f"at {batch}x{height}x{width} its scores differ from torch's by {difference:.1e} of their spread "
                 f"({LARGEST:.0e} is allowed) and {100 * same:.2f} % of the pixels get the same class"
             )
-    return Agreement(largest, same, shapes)
+        largest, least = max(largest, difference), min(least, same)
+    return Agreement(largest, least, shapes)
+
+
+def shapes_for(network: nn.Module, size: tuple[int, int]) -> list[Shape]:
+    """The size and, where the network takes it, another one."""
+    return [(1, *size), *((2, *other) for other in other_sizes(size)[:1] if takes(network, other))]
 
 
 def other_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:

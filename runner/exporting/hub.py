@@ -1,11 +1,15 @@
 """The card of a delivered network, made from its recipe and its scores, and the upload to the Hugging Face Hub."""
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 from segkd.runner.building.delivered import Delivered
+from segkd.runner.console import markdown, markdown_text, percent
+from segkd.runner.recipe.schema import Network, Recipe
 from segkd.runner.recipe.yaml_file import write
 
 LOADING = """```python
@@ -42,85 +46,76 @@ def card(delivered: Delivered, name: str, size: str) -> str:
     Args:
         name: what `from_pretrained` finds it under. size: its parameters, FLOPs and milliseconds, in words.
     """
+    from huggingface_hub import EvalResult, ModelCardData
+
     config, scores = delivered.config, delivered.scores
-    model = " ".join([config["model"], str(config["args"].get("backbone") or "")]).strip()
-    recipe = yaml.safe_load(delivered.recipe) if delivered.recipe else None
-    parts = [
-        "---\n" + yaml.safe_dump(_front(config, scores, recipe), sort_keys=False) + "---",
-        f"# {config.get('recipe', name)}",
-        f"A `{model}` for semantic segmentation with {config['num_classes']} classes, {_taught(delivered, recipe)} "
-        f"with segkd. {size}",
+    title = config.get("recipe", name)
+    values = shareable(yaml.safe_load(delivered.recipe)) if delivered.recipe else None
+    recipe = Recipe.model_validate_json(json.dumps(values)) if values else None
+    metadata = ModelCardData(
+        library_name="segkd",
+        pipeline_tag="image-segmentation",
+        tags=["semantic-segmentation", "knowledge-distillation", config["model"]],
+    )
+    taught = f", {_learnt(recipe)}" if recipe and delivered.is_student else ""
+    text = [
+        f"# {markdown_text(title)}",
+        f"A `{Network(model=config['model'], args=config['args']).title}` for semantic segmentation with "
+        f"{config['num_classes']} classes{taught}, delivered by segkd. {size}",
         "## Loading",
         LOADING.format(name=name),
         "Images are plain RGB bytes; the network normalises them itself.",
     ]
-    if scores.get("miou") is not None:
-        parts += ["## Scores", _scores(config, scores, recipe)]
+    if scores.get("miou") is None:
+        text += [markdown_text(f"Classes: {', '.join(config.get('class_names') or [])}.")]
     else:
-        parts += ["Classes: " + ", ".join(config.get("class_names", [])) + "."]
+        text += ["## Scores", *_scores(config, scores, recipe)]
     if recipe:
-        parts += ["## Recipe", "Every value, defaults written out.", f"```yaml\n{shareable(recipe)}```"]
-    return "\n\n".join(parts) + "\n"
-
-
-def _front(config: dict, scores: dict, recipe: dict | None) -> dict:
-    """The card's metadata, as the Hub reads it."""
-    front = {
-        "library_name": "segkd",
-        "pipeline_tag": "image-segmentation",
-        "tags": ["semantic-segmentation", "knowledge-distillation", config["model"]],
-    }
+        text += ["## Recipe", "Every value, defaults written out.", f"```yaml\n{write(values)}```"]
     if recipe and scores.get("miou") is not None:
-        dataset = recipe["data"]["dataset"]
-        result = {
-            "task": {"type": "image-segmentation"},
-            "dataset": {"name": dataset, "type": dataset, "split": recipe["data"]["val_split"]},
-            "metrics": [{"name": "mIoU (%)", "type": "mean_iou", "value": round(100 * scores["miou"], 2)}],
-        }
-        front["metrics"] = ["mean_iou"]
-        front["model-index"] = [{"name": config.get("recipe", config["model"]), "results": [result]}]
-    return front
+        metadata.model_name, metadata.metrics = title, ["mean_iou"]
+        metadata.eval_results = [
+            EvalResult(
+                task_type="image-segmentation",
+                dataset_type=recipe.data.dataset,
+                dataset_name=recipe.data.dataset,
+                dataset_split=recipe.data.val_split,
+                metric_type="mean_iou",
+                metric_name="mIoU (%)",
+                metric_value=round(100 * scores["miou"], 2),
+            )
+        ]
+    return "\n\n".join([f"---\n{metadata.to_yaml()}\n---", *text]) + "\n"
 
 
-def _taught(delivered: Delivered, recipe: dict | None) -> str:
-    """What it learned from."""
-    if recipe is None or not delivered.is_student:
-        return "delivered"
-    sources = [term["from"] for term in recipe["losses"] if term["of"] == "student" and term["from"]]
-    described = []
-    for name in dict.fromkeys(sources):
-        network = recipe["networks"][name]
-        described.append(f"`{name}`, a {network['model']} {network['args'].get('backbone') or ''}".strip())
-    teachers = f", distilled from {' and '.join(described)}," if described else ""
-    return f"trained on {recipe['data']['dataset']} (`{recipe['data']['train_split']}`){teachers}"
+def _learnt(recipe: Recipe) -> str:
+    """What a student learnt from."""
+    sources = dict.fromkeys(term.source for term in recipe.losses if term.of == "student" and term.source)
+    teachers = " and ".join(f"`{name}`, a {recipe.networks[name].title}" for name in sources)
+    trained = f"trained on {recipe.data.dataset} (`{recipe.data.train_split}`)"
+    return f"{trained}, distilled from {teachers}" if teachers else trained
 
 
-def _scores(config: dict, scores: dict, recipe: dict | None) -> str:
+def _scores(config: dict, scores: dict, recipe: Recipe | None) -> Iterator[str]:
     """The measured numbers, per class where the run's log has them."""
-    where = f" on {recipe['data']['dataset']} (`{recipe['data']['val_split']}`)" if recipe else ""
-    protocol = ", by the `evaluate` section of the recipe" if recipe else ""
+    where = (
+        f" on {recipe.data.dataset} (`{recipe.data.val_split}`), by the `evaluate` section of the recipe"
+        if recipe
+        else ""
+    )
     chosen = f", the checkpoint of iteration {scores['iteration']}" if "iteration" in scores else ""
-    text = f"{100 * scores['miou']:.2f} % mIoU{where}{protocol}{chosen}."
-    if "iou_per_class" not in scores:
-        return text
-    rows = zip(config["class_names"], scores["iou_per_class"], scores["accuracy_per_class"])
-    table = ["| class | IoU (%) | accuracy (%) |", "| --- | --- | --- |"]
-    table += [f"| {name} | {_percent(iou)} | {_percent(accuracy)} |" for name, iou, accuracy in rows]
-    return text + f" Pixel accuracy {_percent(scores['pixel_accuracy'])} %.\n\n" + "\n".join(table)
+    yield f"{percent(scores['miou'])} % mIoU{where}{chosen}."
+    if "iou_per_class" in scores:
+        yield f"Pixel accuracy {percent(scores['pixel_accuracy'])} %."
+        classes = zip(config["class_names"], scores["iou_per_class"], scores["accuracy_per_class"])
+        lines = [[name, percent(iou), percent(accuracy)] for name, iou, accuracy in classes]
+        yield markdown(["class", "IoU (%)", "accuracy (%)"], lines)
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
-
-
-def shareable(value: dict) -> str:
-    """A recipe's values as YAML; of a path that begins at the root of this machine only the last part is told."""
-
-    def short(inner: object) -> object:
-        if isinstance(inner, dict):
-            return {key: short(item) for key, item in inner.items()}
-        if isinstance(inner, list):
-            return [short(item) for item in inner]
-        return os.path.basename(inner.rstrip("/")) if isinstance(inner, str) and os.path.isabs(inner) else inner
-
-    return write(short(value))
+def shareable(value: object) -> object:
+    """A recipe's values; of a path that begins at the root of this machine only the last part is shown."""
+    if isinstance(value, dict):
+        return {key: shareable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [shareable(item) for item in value]
+    return os.path.basename(value.rstrip("/")) if isinstance(value, str) and os.path.isabs(value) else value

@@ -1,5 +1,7 @@
 """A delivered network as files that other codes load: each is read back and must give the same scores."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import timm
@@ -7,30 +9,29 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from segkd.models._checkpoints import Described, describe, read, write
+from segkd.models._checkpoints import describe, read, write
 from segkd.models._resnet import STEMS
 from segkd.models._timm import ANY_SIZE
 from segkd.models._weights import fill, read_weights, shown
 from segkd.runner.building.delivered import Delivered, write_folder
-from segkd.runner.exporting.agreement import Agreement, Scores, Shape, Written, compare, other_sizes, takes
+from segkd.runner.exporting.agreement import Export, PlainScores, Scorer, compare, shapes_for
 from segkd.runner.recipe import parts
-from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.checkpoint import write_tensors
 from segkd.runner.run_folder.pretrained import from_pretrained
 
-# what a network's settings there decide, not its file; all else a code implies must be as ours
-SET_THERE = ("output_stride", "align_corners")
+# arguments that are settings in other codes, not weights: the user sets them there; all else must be as ours
+SETTINGS = ("output_stride", "align_corners")
 
 
-def write_segkd(delivered: Delivered, folder: Path, size: tuple[int, int]) -> Written:
+def write_segkd(delivered: Delivered, folder: Path, size: tuple[int, int]) -> Export:
     """The folder `from_pretrained` reads."""
     write_folder(delivered, folder)
-    agreement = compare(delivered.network, Scores(from_pretrained(folder)), shapes_for(delivered.network, size))
-    return Written(Scores(delivered.network), agreement, "from_pretrained loads it")
+    return _export(delivered.network, PlainScores(from_pretrained(folder)), size, "from_pretrained loads it")
 
 
 def write_layout(
     delivered: Delivered, file: Path, size: tuple[int, int], layout: str, *, keys_only: bool = False
-) -> Written:
+) -> Export:
     """A torch file {meta, state_dict} with the keys of another code, compared with the network that code makes of it.
 
     mmsegmentation finds class names and colours in `meta`, in the places of its versions 0.x and 1.x.
@@ -41,8 +42,7 @@ def write_layout(
     Raises:
         ValueError: that code has no such network, or one that computes something else.
     """
-    config = delivered.config
-    state = write(delivered.network.state_dict(), layout)
+    network, config, args = delivered.network, delivered.config, delivered.config["args"]
     classes, palette = config.get("class_names"), config.get("palette")
     meta = {
         "CLASSES": classes,
@@ -50,37 +50,29 @@ def write_layout(
         "dataset_meta": {"classes": classes, "palette": palette},
         "segkd": {key: config[key] for key in ("model", "args", "normalize") if key in config},
     }
-    torch.save({"meta": meta, "state_dict": state}, file)
-    theirs = read_weights(file)
-    found = describe(theirs, layout)
-    chosen = {
-        key: config["args"][key] for key in SET_THERE if key in found.args and config["args"].get(key) is not None
-    }
-    args = found.args | chosen
-    settings = ", ".join(f"{key} {value}" for key, value in chosen.items())
-    remark = f"to be set there: {settings}" if settings else "nothing to be set there"
+    torch.save({"meta": meta, "state_dict": write(network.state_dict(), layout)}, file)
+    state = read_weights(file)
+    found = describe(state, layout)
+    settings = {key: args[key] for key in SETTINGS if key in found.args and args.get(key) is not None}
+    remark = "to be set there: " + (", ".join(f"{key} {value}" for key, value in settings.items()) or "nothing")
+    model, their_args = found.model, found.args | settings
     differs = ", ".join(
-        f"{key} ({config['args'][key]} here, {value} there)"
-        for key, value in args.items()
-        if config["args"].get(key) not in (None, value)
+        f"{key} ({args[key]} here, {value} there)"
+        for key, value in their_args.items()
+        if args.get(key) not in (None, value)
     )
     if keys_only:
-        found, args = Described(config["model"], config["num_classes"]), config["args"]
+        model, their_args = config["model"], args
         remark += f"; its keys were compared, not what that code computes; differs in {differs or 'nothing'}"
-    rebuilt = parts.build("models", found.model, args, found.num_classes).eval()
-    rebuilt.normalize = delivered.network.normalize
-    fill(rebuilt, read(theirs, layout), str(file))
-    try:
-        agreement = compare(delivered.network, Scores(rebuilt), shapes_for(delivered.network, size))
-    except ValueError as error:
-        raise ValueError(
-            f"{layout} makes another network of this file, which differs in {differs or 'what no argument tells'}: "
-            f"{error}; --keys-only writes it all the same"
-        ) from None
-    return Written(Scores(delivered.network), agreement, remark)
+    theirs = parts.build("models", model, their_args, network.num_classes).eval()
+    theirs.normalize = network.normalize
+    fill(theirs, read(state, layout), str(file))
+    which = f"which differs in {differs or 'what no argument tells'}; --keys-only writes it all the same"
+    with _refusing(f"{layout} makes another network of this file, {which}"):
+        return _export(network, PlainScores(theirs), size, remark)
 
 
-def write_torchvision(delivered: Delivered, file: Path, size: tuple[int, int]) -> Written:
+def write_torchvision(delivered: Delivered, file: Path, size: tuple[int, int]) -> Export:
     """The bare state dict of torchvision's deeplabv3_resnet50 or deeplabv3_resnet101, compared with that network.
 
     Raises:
@@ -88,57 +80,55 @@ def write_torchvision(delivered: Delivered, file: Path, size: tuple[int, int]) -
     """
     import torchvision  # half a second, for those who ask for it
 
-    state = write(delivered.network.state_dict(), "torchvision")
+    network = delivered.network
+    state = write(network.state_dict(), "torchvision")
     torch.save(state, file)
-    name = "resnet101" if "backbone.layer3.22.conv1.weight" in state else "resnet50"
-    build = getattr(torchvision.models.segmentation, f"deeplabv3_{name}")
+    name = "deeplabv3_resnet101" if "backbone.layer3.22.conv1.weight" in state else "deeplabv3_resnet50"
     aux = "aux_classifier.0.weight" in state
-    there = build(weights=None, weights_backbone=None, num_classes=delivered.network.num_classes, aux_loss=aux)
-    try:
-        there.load_state_dict(state)
-        there.eval()
-        normalize = delivered.network.normalize
-        agreement = compare(
-            delivered.network, lambda images: there(normalize(images))["out"], shapes_for(delivered.network, size)
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"torchvision's deeplabv3_{name} is another network: {reason}") from None
-    mode = "with" if aux else "without"
-    return Written(
-        Scores(delivered.network), agreement, f"deeplabv3_{name}, {mode} aux_loss; images normalised outside"
-    )
+    theirs = torchvision.models.get_model(
+        name, weights=None, weights_backbone=None, num_classes=network.num_classes, aux_loss=aux
+    ).eval()
+    with _refusing(f"torchvision's {name} is another network"):
+        theirs.load_state_dict(state)
+        remark = f"{name}, {'with' if aux else 'without'} aux_loss; images normalised outside"
+        return _export(network, lambda images: theirs(network.normalize(images))["out"], size, remark)
 
 
-def write_timm(delivered: Delivered, file: Path, size: tuple[int, int]) -> Written:
-    """The backbone alone as .safetensors with timm's keys, compared with what timm computes from it.
+def write_timm(delivered: Delivered, file: Path, size: tuple[int, int]) -> Export:
+    """The backbone alone as .safetensors with timm's keys, compared with what timm computes from it: stage4.
 
     Raises:
         ValueError: the backbone is none of timm's, or computes something else there.
     """
     network, args = delivered.network, delivered.config["args"]
-    given = str(args.get("backbone", ""))
-    name = given.removeprefix("timm/")
+    backbone = str(args.get("backbone", ""))
+    name = backbone.removeprefix("timm/")
     if not timm.is_model(name.partition(".")[0]):
         raise ValueError(
             f"timm has no network {name!r}" if name else f"{delivered.config['model']} has no timm backbone"
         )
-    prefix = "backbone." if name == given else "backbone.net."
+    prefix = "backbone." if name == backbone else "backbone.net."
     state = {key.removeprefix(prefix): value for key, value in network.state_dict().items() if key.startswith(prefix)}
-    checkpoint.write_tensors(file, state)
-    there, called = _timm_network(name, args)
-    try:
-        missing, unknown = there.load_state_dict(load_file(file), strict=False)
+    write_tensors(file, state)
+    theirs, call = _timm_network(name, args)
+
+    def our_stage4(images: Tensor) -> Tensor:
+        return network.backbone(network.normalize(images), {"stage4"})["stage4"]
+
+    def their_stage4(images: Tensor) -> Tensor:
+        pixels = network.normalize(images)
+        return theirs.forward_intermediates(pixels, indices=1, norm=False, intermediates_only=True)[-1]
+
+    with _refusing(f"{call} is another network than this backbone"):
+        missing, unknown = theirs.load_state_dict(load_file(file), strict=False)
         if unknown:
             raise ValueError(f"it has no {shown(unknown)}")
-        agreement = _same_maps(
-            network, there, [(batch, _whole(h), _whole(w)) for batch, h, w in shapes_for(network, size)]
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{called} is another network than this backbone: {reason}") from None
+        # sides rounded up to whole pixels of stride 32, which every encoder takes
+        shapes = [(b, -(-height // 32) * 32, -(-width // 32) * 32) for b, height, width in shapes_for(network, size)]
+        agreement = compare(our_stage4, their_stage4, shapes)
     without = f", strict=False) (without {shown(missing)}" if missing else ""
-    return Written(Scores(network), agreement, f"the backbone alone: {called}.load_state_dict(load_file(...){without})")
+    remark = f"the backbone alone: {call}.load_state_dict(load_file(...){without})"
+    return Export(PlainScores(network), agreement, remark)
 
 
 def _timm_network(name: str, args: dict) -> tuple[nn.Module, str]:
@@ -154,33 +144,7 @@ def _timm_network(name: str, args: dict) -> tuple[nn.Module, str]:
     raise ValueError(f"timm cannot make {name} with these arguments: {stem}")
 
 
-def _whole(side: int) -> int:
-    """The side rounded up to whole pixels of stride 32."""
-    return -(-side // 32) * 32
-
-
-def _same_maps(network: nn.Module, there: nn.Module, shapes: list[Shape]) -> Agreement:
-    """Compares the deepest maps, channels in the place of classes."""
-
-    class Deepest(nn.Module):
-        """The backbone's stage4 in the place of a network's prediction."""
-
-        def forward(self, images: Tensor) -> "Deepest":
-            self.map = network.backbone(network.normalize(images), {"stage4"})["stage4"]
-            return self
-
-        def resized(self, size: tuple[int, int]) -> Tensor:
-            return self.map
-
-    def deepest(images: Tensor) -> Tensor:
-        return there.forward_intermediates(network.normalize(images), indices=1, norm=False, intermediates_only=True)[
-            -1
-        ]
-
-    return compare(Deepest(), deepest, shapes)
-
-
-def write_huggingface(delivered: Delivered, folder: Path, size: tuple[int, int]) -> Written:
+def write_huggingface(delivered: Delivered, folder: Path, size: tuple[int, int]) -> Export:
     """A folder of transformers: config.json, model.safetensors, preprocessor_config.json; compared with what it loads.
 
     Raises:
@@ -191,55 +155,43 @@ def write_huggingface(delivered: Delivered, folder: Path, size: tuple[int, int])
 
     logging.disable_progress_bar()
     network = delivered.network
-    processor = _image_processor(network)
+    _image_processor(network).save_pretrained(folder)
     if delivered.config["model"] == "huggingface":
         network.network.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        there = parts.build("models", "huggingface", {"name": str(folder)}, network.num_classes).eval()
-        there.normalize = network.normalize
-        agreement = compare(network, Scores(there), shapes_for(network, size))
-        return Written(Scores(network), agreement, f"transformers' {type(network.network).__name__} loads it")
+        theirs = parts.build("models", "huggingface", {"name": str(folder)}, network.num_classes).eval()
+        theirs.normalize = network.normalize
+        return _export(network, PlainScores(theirs), size, f"transformers' {type(network.network).__name__} loads it")
     state = write(network.state_dict(), "huggingface")
     _segformer_config(state, delivered.config).save_pretrained(folder)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    processor.save_pretrained(folder)
-    there, report = AutoModelForSemanticSegmentation.from_pretrained(folder, output_loading_info=True)
-    wrong = [key for keys in report.values() for key in keys]
-    if wrong:
-        raise ValueError(f"transformers' SegFormer does not fit these weights: {shown([str(key) for key in wrong])}")
+    theirs, report = AutoModelForSemanticSegmentation.from_pretrained(folder, output_loading_info=True)
     processor = AutoImageProcessor.from_pretrained(folder)
 
     def scores(images: Tensor) -> Tensor:
         pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
-        logits = there(pixel_values=pixels).logits
+        logits = theirs(pixel_values=pixels).logits
         return nn.functional.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
 
-    try:
-        agreement = compare(network, scores, shapes_for(network, size))
-    except ValueError as error:
-        wrong = f"{error}; it has norm_eps: 1e-05 and align_corners: false"
-        raise ValueError(f"transformers' SegFormer is another network: {wrong}") from None
-    return Written(Scores(network), agreement, "AutoModelForSemanticSegmentation and AutoImageProcessor load it")
+    with _refusing("transformers' SegFormer, with norm_eps: 1e-05 and align_corners: false, is another network"):
+        wrong = [str(key) for keys in report.values() for key in keys]
+        if wrong:
+            raise ValueError(f"these weights do not fit: {shown(wrong)}")
+        return _export(network, scores, size, "AutoModelForSemanticSegmentation and AutoImageProcessor load it")
 
 
 def _segformer_config(state: dict[str, Tensor], config: dict):
     """The configuration of transformers' SegFormer around these entries, its sizes read off them."""
     from transformers import SegformerConfig
 
-    depths, widths, ratios = [], [], []
-    for stage in range(4):
-        prefix = f"segformer.encoder.block.{stage}"
-        depths.append(sum(key.startswith(prefix) and key.endswith("layer_norm_1.weight") for key in state))
-        widths.append(state[f"segformer.encoder.patch_embeddings.{stage}.proj.weight"].shape[0])
-        reduction = state.get(f"{prefix}.0.attention.self.sr.weight")
-        ratios.append(1 if reduction is None else reduction.shape[-1])
+    norms = [key.split(".")[3] for key in state if key.endswith("layer_norm_1.weight")]  # the stage of each block
+    widths = [state[f"segformer.encoder.patch_embeddings.{stage}.proj.weight"].shape[0] for stage in range(4)]
     names = config.get("class_names") or [str(index) for index in range(config["num_classes"])]
     return SegformerConfig(
         architectures=["SegformerForSemanticSegmentation"],
-        depths=depths,
+        depths=[norms.count(str(stage)) for stage in range(4)],
         hidden_sizes=widths,
-        sr_ratios=ratios,
-        num_attention_heads=[1, 2, 5, 8],  # in all sizes of the Mix Transformer
+        sr_ratios=[8, 4, 2, 1],  # in all sizes of the Mix Transformer, as the heads
+        num_attention_heads=[1, 2, 5, 8],
         decoder_hidden_size=state["decode_head.linear_fuse.weight"].shape[0],
         semantic_loss_ignore_index=config.get("ignore_index", 255),
         id2label=dict(enumerate(names)),
@@ -248,10 +200,10 @@ def _segformer_config(state: dict[str, Tensor], config: dict):
 
 
 def _image_processor(network: nn.Module):
-    """What turns an image into the network's input there: its normalisation, at the image's own size.
+    """What turns an image into the network's input: its normalisation, at the image's own size.
 
     Raises:
-        ValueError: the network reads BGR, which no processor there makes.
+        ValueError: the network reads BGR, which no processor of transformers makes.
     """
     from transformers import SegformerImageProcessor
 
@@ -262,6 +214,16 @@ def _image_processor(network: nn.Module):
     return SegformerImageProcessor(do_resize=False, do_rescale=True, do_normalize=True, image_mean=mean, image_std=std)
 
 
-def shapes_for(network: nn.Module, size: tuple[int, int]) -> list[Shape]:
-    """The size and, where the network takes it, another one."""
-    return [(1, *size), *((2, *other) for other in other_sizes(size)[:1] if takes(network, other))]
+def _export(network: nn.Module, theirs: Scorer, size: tuple[int, int], remark: str) -> Export:
+    """The export of weights alone, which take ours as long as what `theirs` computes with them."""
+    ours = PlainScores(network)
+    return Export(ours, compare(ours, theirs, shapes_for(network, size)), remark)
+
+
+@contextmanager
+def _refusing(sentence: str) -> Iterator[None]:
+    """A ValueError that begins with the sentence, where weights do not fit or scores differ inside."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{sentence}: {' '.join(str(error).split())[:300]}") from None

@@ -9,12 +9,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from segkd.runner.exporting.agreement import Agreement, Run, Scores, Written, compare, other_sizes, takes
+from segkd.runner.exporting.agreement import (
+    Agreement,
+    Export,
+    PlainScores,
+    Scorer,
+    Shape,
+    compare,
+    other_sizes,
+    takes,
+)
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 
 
-def write_program(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_size: bool = False) -> Written:
+def write_program(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_size: bool = False) -> Export:
     """A torch.export program (.pt2): `torch.export.load(path).module()(images)`.
 
     Args:
@@ -24,14 +33,14 @@ def write_program(network: nn.Module, path: Path, size: tuple[int, int], *, fixe
         ValueError: the network cannot be traced, or what was written computes something else.
     """
 
-    def save(program: torch.export.ExportedProgram, dynamic: bool) -> Run:
+    def save(program: torch.export.ExportedProgram, dynamic: bool) -> Scorer:
         torch.export.save(program, path)
         return torch.export.load(path).module()
 
-    return _traced(network, size, fixed_size, save, f"torch.export on cpu, {torch.get_num_threads()} threads")
+    return _export(network, size, fixed_size, save, f"torch.export on cpu, {torch.get_num_threads()} threads")
 
 
-def write_onnx(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_size: bool = False) -> Written:
+def write_onnx(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_size: bool = False) -> Export:
     """An ONNX file with the input `images` (batch, 3, height, width) uint8 and the output `logits` of that size.
 
     Args:
@@ -50,7 +59,7 @@ def write_onnx(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_s
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # what it would print comes as an exception too
 
-    def save(program: torch.export.ExportedProgram, dynamic: bool) -> Run:
+    def save(program: torch.export.ExportedProgram, dynamic: bool) -> Scorer:
         axes = {axis: name for axis, name in AXES.items() if dynamic or name == "batch"}
         written = torch.onnx.export(
             program, input_names=["images"], output_names=["logits"], dynamic_shapes={"images": axes}, verbose=False
@@ -59,49 +68,43 @@ def write_onnx(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_s
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
-    return _traced(network, size, fixed_size, save, f"onnxruntime on cpu, {options.intra_op_num_threads} threads")
+    return _export(network, size, fixed_size, save, f"onnxruntime on cpu, {options.intra_op_num_threads} threads")
 
 
-def _traced(
+def _export(
     network: nn.Module,
     size: tuple[int, int],
     fixed_size: bool,
-    save: Callable[[torch.export.ExportedProgram, bool], Run],
+    save: Callable[[torch.export.ExportedProgram, bool], Scorer],
     device: str,
-) -> Written:
-    """Any size if that is right at two further ones, else this one alone. `save` writes a program and loads it back."""
-    remark = "any batch size, this size only"
-    others = other_sizes(size)
+) -> Export:
+    """An export with dynamic sizes if it is right at two further sizes, else with this size alone.
+
+    Args:
+        save: writes a program, with dynamic sizes or without, and loads it again.
+    """
+
+    def export(shapes: list[Shape], dynamic: bool) -> tuple[Scorer, Agreement]:
+        images = torch.zeros(2, 3, *size, dtype=torch.uint8)  # batches of 1 are taken for a constant
+        axes = {0: torch.export.Dim("batch")}
+        if dynamic:
+            axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(PlainScores(network).eval(), (images,), dynamic_shapes={"images": axes})
+            scorer = save(program, dynamic)
+        return scorer, compare(PlainScores(network), scorer, shapes)
+
+    others, remark = other_sizes(size), "any batch size, this size only"
     if not fixed_size and all(takes(network, other) for other in others):
-        shapes = [(1, *size), *((2 + index, *other) for index, other in enumerate(others))]
         try:
-            run, agreement = _written(network, size, shapes, save, dynamic=True)
-            return Written(run, agreement, "any batch size and size", device)
+            shapes = [(1, *size), *((2 + index, *other) for index, other in enumerate(others))]
+            return Export(*export(shapes, dynamic=True), "any batch size and size", device)
         except Exception as error:  # exporter, runtime and comparison fail each in their own types
             remark += f" (as it cannot be traced for any: {_reason(error)})"
     try:
-        run, agreement = _written(network, size, [(1, *size), (3, *size)], save, dynamic=False)
+        return Export(*export([(1, *size), (3, *size)], dynamic=False), remark, device)
     except Exception as error:
         raise ValueError(f"{type(network).__name__} cannot be exported this way: {_reason(error)}") from error
-    return Written(run, agreement, remark, device)
-
-
-def _written(
-    network: nn.Module,
-    size: tuple[int, int],
-    shapes: list[tuple[int, int, int]],
-    save: Callable[[torch.export.ExportedProgram, bool], Run],
-    *,
-    dynamic: bool,
-) -> tuple[Run, Agreement]:
-    images = torch.zeros(2, 3, *size, dtype=torch.uint8)  # batches of 1 are taken for a constant
-    axes = {0: torch.export.Dim("batch")}
-    if dynamic:
-        axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    with _quiet(), torch.no_grad():
-        program = torch.export.export(Scores(network).eval(), (images,), dynamic_shapes={"images": axes})
-        run = save(program, dynamic)
-    return run, compare(network, run, shapes)
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from segkd.models._prediction import Normalize, Prediction
-from segkd.runner.exporting.agreement import Scores, compare
+from segkd.runner.exporting.agreement import PlainScores, compare
 from segkd.runner.exporting.programs import write_onnx, write_program
 
 
@@ -38,7 +38,7 @@ def test_torch_program_takes_any_size(tmp_path):
     written = write_program(Small(pool=True), tmp_path / "small.pt2", (32, 48))
     assert written.remark == "any batch size and size" and len(written.agreement.shapes) == 3
     loaded, images = torch.export.load(tmp_path / "small.pt2").module(), images_of(41, 30, batch=1)
-    assert torch.allclose(loaded(images), Scores(Small(pool=True))(images), atol=1e-4)
+    assert torch.allclose(loaded(images), PlainScores(Small(pool=True))(images), atol=1e-4)
 
 
 def test_onnx_takes_any_size_only_where_that_is_right(tmp_path):
@@ -48,7 +48,7 @@ def test_onnx_takes_any_size_only_where_that_is_right(tmp_path):
     session, images = onnxruntime.InferenceSession(tmp_path / "any.onnx"), images_of(41, 30)
     assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
     found = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-    assert torch.allclose(found, Scores(Small(pool=False))(images), atol=1e-2)  # of scores around 100
+    assert torch.allclose(found, PlainScores(Small(pool=False))(images), atol=1e-2)  # of scores around 100
     written = write_onnx(Small(pool=True), tmp_path / "one.onnx", (36, 44))
     assert written.remark.startswith("any batch size, this size only (as it cannot be traced for any: ")
     assert onnxruntime.InferenceSession(tmp_path / "one.onnx").get_inputs()[0].shape == ["batch", 3, 36, 44]
@@ -63,6 +63,6 @@ def test_onnx_without_its_packages_is_one_sentence(tmp_path, monkeypatch):
 def test_a_difference_is_found():
     network = Small(pool=False)
     with pytest.raises(ValueError, match="scores differ"):
-        compare(network, lambda images: Scores(network)(images) + 10, [(1, 32, 48)])
+        compare(PlainScores(network), lambda images: PlainScores(network)(images) + 10, [(1, 32, 48)])
     with pytest.raises(ValueError, match="nan"):
-        compare(network, lambda images: Scores(network)(images) * float("nan"), [(1, 32, 48)])
+        compare(PlainScores(network), lambda images: PlainScores(network)(images) * float("nan"), [(1, 32, 48)])

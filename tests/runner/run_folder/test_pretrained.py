@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segkd.runner.building.delivered import Delivered, find, write_folder
-from segkd.runner.exporting.agreement import Scores, compare
+from segkd.runner.exporting.agreement import PlainScores, compare
 from segkd.runner.recipe import parts
 from segkd.runner.run_folder.pretrained import description, from_pretrained
 
@@ -43,13 +43,13 @@ def images_of(height, width, batch=2):
 
 
 def test_from_pretrained_gives_the_delivered_network_back(run):
-    images, expected = images_of(33, 50), Scores(network_of("pspnet", PSPNET))
+    images, expected = images_of(33, 50), PlainScores(network_of("pspnet", PSPNET))
     state = torch.random.get_rng_state()
     for path in (run, run / "student", str(run)):
         network = from_pretrained(path)
         assert not network.training and network.class_names == CLASSES
         with torch.no_grad():
-            assert torch.equal(Scores(network)(images), expected(images))
+            assert torch.equal(PlainScores(network)(images), expected(images))
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -97,11 +97,11 @@ def test_a_hub_id_is_downloaded(run, monkeypatch):
 def test_a_network_of_transformers_is_built_without_its_own_folder(tmp_path):
     network = network_of("huggingface", HUGGING_FACE)
     write_folder(Delivered(network, description(network, "hf", "somewhere/else", {}), None), tmp_path)
-    compare(network, Scores(from_pretrained(tmp_path)), [(1, 32, 64)])
+    compare(PlainScores(network), PlainScores(from_pretrained(tmp_path)), [(1, 32, 64)])
 
 
 def test_a_head_on_an_encoder_of_timm(tmp_path):
     args = {"head": "pspnet", "output_stride": 16, "width": 8}
     network = network_of(*parts.network_part("timm", "mobilenetv2_035", args))
     write_folder(Delivered(network, description(network, "timm", "mobilenetv2_035", args), None), tmp_path)
-    compare(network, Scores(from_pretrained(tmp_path)), [(1, 32, 64)])
+    compare(PlainScores(network), PlainScores(from_pretrained(tmp_path)), [(1, 32, 64)])
