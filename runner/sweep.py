@@ -6,16 +6,16 @@ done. runner/comparing/sweep_plan.py says what stands in the file.
 
 import argparse
 import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import RLock
 from types import FrameType
-from typing import BinaryIO
 
 from segkd.runner.command import run_command
 from segkd.runner.comparing.comparison import compare
@@ -23,21 +23,10 @@ from segkd.runner.comparing.finished_runs import common_folder, find_runs
 from segkd.runner.comparing.sweep_plan import Plan, Run, Sweep, read_plan
 from segkd.runner.comparing.tables import write_comparison
 from segkd.runner.console import clock, percent, say
-from segkd.runner.run_folder.opening import is_finished
+from segkd.runner.run_folder.folder import RunFolder
 
 SHOWN = 8  # last lines of a log that are shown when its run fails
-
-
-@dataclass
-class Process:
-    """A run that is going on, in the place `slot` of those that run at once."""
-
-    run: Run
-    slot: int
-    process: subprocess.Popen
-    log: BinaryIO
-    log_start: int
-    since: float
+STOPPED = "is stopped and goes on when the sweep is started again"
 
 
 def command_of(run: Run) -> list[str]:
@@ -46,98 +35,91 @@ def command_of(run: Run) -> list[str]:
 
 
 class Runs:
-    """Starts runs, so many at once, and waits for their ends; passes on the signals that ask it to stop."""
+    """Trains runs, each in a process of its own, and passes on the signals that ask it to stop."""
 
     def __init__(self, sweep: Sweep):
         self.sweep = sweep
-        self.going: list[Process] = []
+        self.processes: list[subprocess.Popen] = []
         self.failed: set[Path] = set()
-        self.took: list[float] = []
         self.received: int | None = None
+        self.lock = RLock()  # a signal may arrive while another one is passed on
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._pass_on)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        for one in self.going:
-            one.process.send_signal(number)
+        with self.lock:
+            if self.processes and self.received is None:
+                say("waiting for the runs to finish their step and save; Ctrl-C once more ends them at once")
+            self.received = number
+            for process in self.processes:
+                process.send_signal(number)
 
     def train(self, runs: list[Run], at_once: int) -> None:
-        """Trains the runs in their order, to the end of the last one or to a signal."""
-        waiting, told = list(runs), False
-        self.took = []
-        while (waiting and self.received is None) or self.going:
-            while waiting and self.received is None and len(self.going) < at_once:
-                run, place = waiting.pop(0), f"[{len(runs) - len(waiting)}/{len(runs)}]"
-                missing = [str(folder) for folder in run.needs if folder in self.failed]
-                if missing:
-                    self.failed.add(run.recipe.folder)
-                    say(f"{place} {run.recipe.name} is left out: it needs {', '.join(missing)}, which failed")
-                    continue
-                self._start(run, place, at_once)
-            if self.received is not None and not told:
-                told = True
-                say("waiting for the runs to finish their step and save; Ctrl-C once more ends them at once")
-            self._look(waiting, at_once)
-            time.sleep(0.1)
+        """Trains the runs in their order, so many at once, to the end of the last one or to a signal."""
+        waiting, seconds = deque(enumerate(runs, start=1)), []
 
-    def _start(self, run: Run, place: str, at_once: int) -> None:
-        slot = min(set(range(at_once)) - {one.slot for one in self.going})
-        state = run.state()
-        run.log.parent.mkdir(parents=True, exist_ok=True)
-        log = run.log.open("ab")
-        try:  # the run holds the lock with its output, also when the sweep that started it was killed
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.close()
+        def take_turns(slot: int) -> None:
+            while True:
+                with self.lock:
+                    if not waiting or self.received is not None:
+                        return
+                    number, run = waiting.popleft()
+                since = time.monotonic()
+                problem = self._train_one(run, f"[{number}/{len(runs)}]", slot, at_once)
+                if problem is not None:
+                    say(f"{run.recipe.name} {problem}")
+                    continue
+                seconds.append(time.monotonic() - since)
+                miou = percent(RunFolder(run.recipe.folder).read_summary()["miou"])
+                # if the others take as long as those that have ended; those going on are taken half done
+                rest, mean = len(waiting) + len(self.processes) / 2, sum(seconds) / len(seconds)
+                left = f"; about {clock(mean * max(rest / at_once, 0.5))} left" if rest else ""
+                say(f"{run.recipe.name}: {miou} % mIoU after {clock(seconds[-1])}{left}")
+
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(take_turns, range(at_once)))  # an error in one is raised
+
+    def _train_one(self, run: Run, place: str, slot: int, at_once: int) -> str | None:
+        """Trains a run and says why it did not come to its end, None if it did."""
+        missing = [str(folder) for folder in run.needs if folder in self.failed]
+        if missing:
             self.failed.add(run.recipe.folder)
-            say(f"{place} {run.recipe.name} is left out: it is still running, started by another sweep ({run.log})")
-            return
-        threads = self.sweep.threads or max(1, (os.cpu_count() or 1) // at_once)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+            return f"is left out: it needs {', '.join(missing)}, which failed"
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(self.sweep.threads or max(1, (os.cpu_count() or 1) // at_once))
+        }
         if self.sweep.gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(self.sweep.gpus[slot % len(self.sweep.gpus)])
-        say(f"{place} {run.recipe.name}: {'going on' if state == 'begun' else 'started'}, output in {run.log}")
-        log_start = os.fstat(log.fileno()).st_size
-        process = subprocess.Popen(
-            command_of(run),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C in a terminal would reach it twice, and twice means: at once
-        )
-        self.going.append(Process(run, slot, process, log, log_start, time.monotonic()))
-        if self.received is not None:  # it came while this one started
-            process.send_signal(self.received)
-
-    def _look(self, waiting: list[Run], at_once: int) -> None:
-        """Takes notice of the runs that have ended."""
-        for one in [one for one in self.going if one.process.poll() is not None]:
-            self.going.remove(one)
-            one.log.close()
-            name, code = one.run.recipe.name, one.process.returncode
-            if code == 0 and is_finished(one.run.recipe):
-                self.took.append(time.monotonic() - one.since)
-                miou = json.loads((one.run.recipe.folder / "summary.json").read_text())["miou"]
-                say(f"{name}: {percent(miou)} % mIoU after {clock(self.took[-1])}{self._left(waiting, at_once)}")
-            elif self.received is not None:
-                say(f"{name}: stopped, will go on when the sweep is started again")
-            else:
-                self.failed.add(one.run.recipe.folder)
-                with one.run.log.open("rb") as log:
-                    log.seek(one.log_start)
-                    lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-                say(f"{name} failed with exit code {code}; the end of {one.run.log}:")
-                say("\n".join(f"    {line}" for line in lines[-SHOWN:]))
-
-    def _left(self, waiting: list[Run], at_once: int) -> str:
-        """The time left if the others take as long as those that have ended; those going on are taken half done."""
-        open_runs = len(waiting) + len(self.going) / 2
-        if not open_runs:
-            return ""
-        mean = sum(self.took) / len(self.took)
-        return f"; about {clock(mean * max(open_runs / at_once, 0.5))} left"
+        run.log.parent.mkdir(parents=True, exist_ok=True)
+        with run.log.open("ab") as log, self.lock:  # a signal reaches the process whenever it arrives, and once
+            if self.received is not None:
+                return STOPPED
+            try:  # the run holds the lock with its output, also when the sweep that started it was killed
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.failed.add(run.recipe.folder)
+                return f"is left out: it is still running, started by another sweep ({run.log})"
+            start, began = log.tell(), run.state() == "begun"
+            process = subprocess.Popen(
+                command_of(run),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in a terminal would reach it twice, and twice means: at once
+            )
+            self.processes.append(process)
+        say(f"{place} {run.recipe.name}: {'going on' if began else 'started'}, output in {run.log}")
+        code = process.wait()
+        self.processes.remove(process)
+        if code == 0 and run.state() == "done":
+            return None
+        if self.received is not None:
+            return STOPPED
+        self.failed.add(run.recipe.folder)
+        lines = run.log.read_bytes()[start:].decode(errors="replace").splitlines()
+        end = "\n".join([f"    {line}" for line in lines if line.strip()][-SHOWN:])
+        return f"failed with exit code {code}; the end of {run.log}:\n{end}"
 
 
 def main() -> None:

@@ -18,9 +18,12 @@ from segkd.runner.comparing.sweep_plan import Sweep, read_plan
 STAND_IN = """
 import os, pathlib, signal, sys, time
 folder, method = pathlib.Path(sys.argv[1]), sys.argv[2]
+asked = []
 def stop(number, frame):
-    print("saved", flush=True)
-    sys.exit(128 + number)
+    asked.append(number)
+    print("asked", len(asked), flush=True)
+    if method != "stubborn" or len(asked) == 2:
+        sys.exit(128 + number)
 signal.signal(signal.SIGTERM, stop)
 with open("order", "a") as order:
     order.write(f"{folder.name} {os.environ['OMP_NUM_THREADS']} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
@@ -28,7 +31,7 @@ print("training", folder, flush=True)
 if method == "fails":
     print("the disk is full", file=sys.stderr)
     sys.exit(2)
-time.sleep(60 if method == "waits" else 0.2)
+time.sleep(60 if method in ("waits", "stubborn") else 0.2)
 (folder / "student").mkdir(parents=True)
 for name in ("config.json", "model.safetensors"):
     (folder / "student" / name).write_text("{}")
@@ -99,21 +102,23 @@ def test_a_run_that_fails_does_not_stop_the_others(stand_in, capsys):
     assert {folder.name for folder in runs.failed} == {"s-fails-s0", "s-b-s0"}
 
 
-def test_a_signal_is_passed_on_and_nothing_new_starts(stand_in, capsys):
-    runs, listed = stand_in("waits", "a")
+def test_each_signal_is_passed_on_once_and_nothing_new_starts(stand_in, capsys):
+    runs, listed = stand_in("waits", "stubborn", "a")
+    logs = [Path(f"runs/s/s-{method}-s0.log") for method in ("waits", "stubborn")]
 
     def stop():
-        log = Path("runs/s/s-waits-s0.log")
-        while not log.is_file() or "training" not in log.read_text():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
+        for words in ("training", "asked 1"):
+            while not all(log.is_file() and words in log.read_text() for log in logs):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop).start()
-    runs.train(listed, at_once=1)
-    assert runs.received == signal.SIGTERM and len(order()) == 1 and not runs.failed
+    runs.train(listed, at_once=2)
+    assert runs.received == signal.SIGTERM and len(order()) == 2 and not runs.failed
     out = capsys.readouterr().out
-    assert "waiting for the runs" in out and "s-waits-s0: stopped, will go on when the sweep is started again" in out
-    assert Path("runs/s/s-waits-s0.log").read_text().endswith("saved\n")
+    assert out.count("waiting for the runs") == 1
+    assert out.count("-s0 is stopped and goes on when the sweep is started again") == 2
+    assert [log.read_text().partition("\n")[2] for log in logs] == ["asked 1\n", "asked 1\nasked 2\n"]
 
 
 def test_a_run_that_another_sweep_has_started_is_left_alone(stand_in, capsys):
