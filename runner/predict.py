@@ -8,7 +8,6 @@ data set's palette), overlays/x.png (image and colours blended) and legend.png; 
 import argparse
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,8 +22,8 @@ from segkd.datasets._palettes import bit_palette
 from segkd.datasets._resample import resize_image
 from segkd.runner.building.device import find_device
 from segkd.runner.command import run_command
-from segkd.runner.console import say
-from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decoded, find_images
+from segkd.runner.console import one_line, printable, say
+from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decode, find_images, map_ahead
 from segkd.runner.predicting.label_files import Palette, label_image, save_png
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.scoring.inference import predict
@@ -60,15 +59,15 @@ def main() -> None:
     device = find_device()
     refuse_wrong(options, device)
     files = find_images(options.inputs, leave_out=options.to)
-    folder = find_student(options.network).path
-    config = find_student(options.network).read_config()
+    student = find_student(options.network)
+    config = student.read_config()
     if config["num_classes"] > 256:
-        raise ValueError(f"{folder}: {config['num_classes']} classes do not fit into 8-bit files")
+        raise ValueError(f"{student.path}: {config['num_classes']} classes do not fit into 8-bit files")
     palette = config.get("palette") or bit_palette(config["num_classes"])
     picture = legend(config.get("class_names") or [str(index) for index in range(config["num_classes"])], palette)
     if not options.overwrite:
         refuse_existing(files, picture, options)
-    network = from_pretrained(folder).to(device)
+    network = from_pretrained(student.path).to(device)
     # a network trained on images of a third of their size knows streets a third as wide
     options.resize = None if options.native else options.resize or config.get("resize")
     count, seconds, failed = predict_all(network, files, palette, options, device)
@@ -77,7 +76,7 @@ def main() -> None:
     say(f"{options.to}: {count} images in {seconds:.1f} s, {count / seconds:.1f} images/s")
     if failed:
         lines = "\n".join(f"  {item.path}: {item.reason}" for item in failed)
-        print(f"segkd: {len(failed)} files could not be predicted:\n{lines}", file=sys.stderr)
+        print(printable(f"segkd: {len(failed)} files could not be predicted:\n{lines}"), file=sys.stderr)
         sys.exit(1)
 
 
@@ -131,7 +130,7 @@ def predict_all(
     names: set[str] = set()
 
     def readable() -> Iterator[Picture]:
-        for item in decoded(files, THREADS):
+        for item in decode(files, THREADS):
             if isinstance(item, Picture) and item.name in names:
                 item = Unreadable(Path(item.name), "a frame and an image of one name; predict them into two folders")
             if isinstance(item, Picture):
@@ -141,20 +140,16 @@ def predict_all(
                 failed.append(item)
                 say(f"{item.path}: cannot be predicted, {item.reason}")
 
+    def predictions() -> Iterator[tuple[Picture, np.ndarray]]:
+        for batch in batches(readable(), options.batch_size):
+            yield from zip(batch, label_maps(network, batch, options, device).cpu().numpy())
+
     since = time.perf_counter()
     total = None if any(file.is_video for file in files) else len(files)
     bar = tqdm(total=total, unit=" images", desc="predicting", leave=False, disable=None, dynamic_ncols=True)
     with bar, ThreadPoolExecutor(THREADS) as writers:
-        unwritten: deque = deque()
-        for batch in batches(readable(), options.batch_size):
-            labels = label_maps(network, batch, options, device).cpu().numpy()
-            for picture, found in zip(batch, labels):
-                unwritten.append(writers.submit(write, picture, found, palette, options))
-            while len(unwritten) > 4 * THREADS:
-                unwritten.popleft().result()
-            bar.update(len(batch))
-        for future in unwritten:
-            future.result()
+        for _ in map_ahead(writers, lambda pair: write(*pair, palette, options), predictions(), 4 * THREADS):
+            bar.update()
     return len(names), time.perf_counter() - since, failed
 
 
@@ -191,7 +186,7 @@ def write(picture: Picture, labels: np.ndarray, palette: Palette, options: argpa
 
 def legend(class_names: Iterable[str], palette: Palette) -> Image.Image:
     """A picture of the classes' colours, ids and names, in columns of 20."""
-    entries = list(zip(class_names, palette))
+    entries = list(zip(map(one_line, class_names), palette))
     widths = [ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(f"000 {name}") for name, _ in entries]
     column, line = round(max(widths)) + 40, 18
     rows = min(len(entries), 20)

@@ -4,19 +4,19 @@ import glob
 import importlib.util
 import itertools
 import os
-import queue
-import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from segkd.datasets._files import IMAGE_SUFFIXES, UNDECODABLE, as_rgb
 
+T, R = TypeVar("T"), TypeVar("R")
 SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 ANIMATIONS = ("GIF", "TIFF", "WEBP", "PNG")  # a phone's JPEG may hold other pictures too, such as its depth map
@@ -145,37 +145,27 @@ def _video_frames(path: Path) -> Iterator[tuple[np.ndarray, bool]]:
         raise ValueError(str(error)) from error
 
 
-def decoded(files: Iterable[ImageFile], threads: int) -> Iterator[Picture | Unreadable]:
-    """All frames of all files in their order, decoded by threads that stay some images in front."""
-    taken: queue.Queue = queue.Queue(2 * threads)
-    end = object()
+def decode(files: Iterable[ImageFile], threads: int) -> Iterator[Picture | Unreadable]:
+    """All frames of all files in their order; threads decode the next images while these are used."""
 
-    def started(file: ImageFile) -> Iterator[Picture | Unreadable]:
+    def begin(file: ImageFile) -> Iterator[Picture | Unreadable]:
         pictures = frames(file)
         return itertools.chain([next(pictures)], pictures)  # further frames are decoded when it is their turn
 
-    def take() -> None:
-        waiting: deque = deque()
-        try:
-            with ThreadPoolExecutor(threads) as pool:
-                for file in files:
-                    waiting.append(pool.submit(started, file))
-                    if len(waiting) > threads:
-                        for item in waiting.popleft().result():
-                            taken.put(item)
-                for future in waiting:
-                    for item in future.result():
-                        taken.put(item)
-        except BaseException as error:  # raised where the images are wanted
-            taken.put(error)
-        taken.put(end)
+    with ThreadPoolExecutor(threads) as pool:
+        for pictures in map_ahead(pool, begin, files, 2 * threads):
+            yield from pictures
 
-    # a daemon: a command that ends early does not wait for it
-    threading.Thread(target=take, daemon=True).start()
-    while (item := taken.get()) is not end:
-        if isinstance(item, BaseException):
-            raise item
-        yield item
+
+def map_ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """The function's results in the order of the items, which the pool computes, at most so many ahead of their use."""
+    futures: deque[Future[R]] = deque()
+    for item in items:
+        futures.append(pool.submit(function, item))
+        if len(futures) > ahead:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
 
 
 def batches(pictures: Iterable[Picture], batch_size: int) -> Iterator[list[Picture]]:

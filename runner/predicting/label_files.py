@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import os
 import tarfile
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from PIL import Image
 
 from segkd.datasets._files import UNDECODABLE
 from segkd.runner.run_folder.folder import StudentFolder
+from segkd.runner.run_folder.replacing import replacing
 
 Palette = Sequence[Sequence[int]]
 # where a PNG's header tells its bits a channel and its kind of colour
@@ -37,12 +37,8 @@ def full_palette(palette: Palette) -> bytes:
 def save_png(image: Image.Image, file: Path, compress_level: int = 6) -> None:
     """Writes a PNG, with the folders above it, in one step: a kill leaves no half of one under its name."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_name(f".{file.name}.new")
-    try:
-        image.save(new, format="PNG", compress_level=compress_level)
-        os.replace(new, file)
-    finally:
-        new.unlink(missing_ok=True)
+    with replacing(file) as partial:
+        image.save(partial, format="PNG", compress_level=compress_level)
 
 
 def check_label_file(file: Path, size: tuple[int, int], ids: Iterable[int], palette: Palette | None = None) -> None:
@@ -74,10 +70,9 @@ def check_label_file(file: Path, size: tuple[int, int], ids: Iterable[int], pale
         raise ValueError(f"{file}: holds the ids {wrong[:10]}, which are not allowed; delete it")
 
 
-def network_fingerprint(folder: Path) -> str:
-    """SHA-256 of a student folder's config.json and weights: the same for the same network only."""
+def network_fingerprint(student: StudentFolder) -> str:
+    """SHA-256 of a delivered network's description and weights: the same for the same network only."""
     digest = hashlib.sha256()
-    student = StudentFolder(folder)
     for path in (student.config_file, student.weights_file):
         with open(path, "rb") as file:
             while block := file.read(2**20):
@@ -91,26 +86,22 @@ def pack(folder: Path, archive: Path) -> None:
     Paths inside are relative to the folder. The archive appears when it is complete.
     """
     files = sorted((file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if file.is_file())
-    new = archive.with_name(f".{archive.name}.new")
-    try:
-        if archive.suffix == ".zip":
-            with zipfile.ZipFile(new, "w") as packed:
-                for name, file in files:
-                    # PNGs do not get smaller; 1980 is as early as the format goes
-                    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-                    entry.create_system, entry.external_attr = 3, 0o644 << 16
-                    packed.writestr(entry, file.read_bytes())
-        else:
-            with (
-                open(new, "wb") as raw,
-                gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as compressed,
-                tarfile.open(fileobj=compressed, mode="w", format=tarfile.USTAR_FORMAT) as packed,
-            ):
-                for name, file in files:
-                    entry = tarfile.TarInfo(name)
-                    entry.size = file.stat().st_size
-                    with open(file, "rb") as content:
-                        packed.addfile(entry, content)
-        os.replace(new, archive)
-    finally:
-        new.unlink(missing_ok=True)
+    if archive.suffix == ".zip":
+        with replacing(archive) as partial, zipfile.ZipFile(partial, "w") as packed:
+            for name, file in files:
+                # PNGs do not get smaller; 1980 is as early as the format goes
+                entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+                entry.create_system, entry.external_attr = 3, 0o644 << 16
+                packed.writestr(entry, file.read_bytes())
+        return
+    with (
+        replacing(archive) as partial,
+        open(partial, "wb") as raw,
+        gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as compressed,
+        tarfile.open(fileobj=compressed, mode="w", format=tarfile.USTAR_FORMAT) as packed,
+    ):
+        for name, file in files:
+            entry = tarfile.TarInfo(name)
+            entry.size = file.stat().st_size
+            with open(file, "rb") as content:
+                packed.addfile(entry, content)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from segkd.runner.predicting import image_files
-from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decoded, find_images
+from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decode, find_images
 
 
 def draw(file, color=(9, 9, 9), size=(4, 3), **settings):
@@ -57,7 +57,7 @@ def test_what_can_be_wrong_is_said(root, tmp_path, monkeypatch):
 
 
 def read(*files):
-    return list(decoded([ImageFile(file, file.stem) for file in files], threads=2))
+    return list(decode([ImageFile(file, file.stem) for file in files], threads=2))
 
 
 def test_images_of_all_kinds_become_rgb(tmp_path):

@@ -16,6 +16,7 @@ from segkd.runner.predicting.label_files import (
     pack,
     save_png,
 )
+from segkd.runner.run_folder.folder import StudentFolder
 
 LABELS = np.array([[0, 1, 2], [2, 1, 0]], dtype=np.uint8)
 PALETTE = ((10, 20, 30), (40, 50, 60), (70, 80, 90))
@@ -101,14 +102,15 @@ def test_archives_are_the_same_each_time(tmp_path, name):
 
 
 def test_fingerprints_differ_with_weights_and_config(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"1")
-    first = network_fingerprint(tmp_path)
-    assert network_fingerprint(tmp_path) == first
-    (tmp_path / "model.safetensors").write_bytes(b"2")
-    second = network_fingerprint(tmp_path)
-    (tmp_path / "config.json").write_text("{} ")
-    assert len({first, second, network_fingerprint(tmp_path)}) == 3
+    student = StudentFolder(tmp_path)
+    student.config_file.write_text("{}")
+    student.weights_file.write_bytes(b"1")
+    first = network_fingerprint(student)
+    assert network_fingerprint(student) == first
+    student.weights_file.write_bytes(b"2")
+    second = network_fingerprint(student)
+    student.config_file.write_text("{} ")
+    assert len({first, second, network_fingerprint(student)}) == 3
 
 
 def test_a_palette_has_256_colours():
