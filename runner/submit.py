@@ -9,7 +9,7 @@ import argparse
 import functools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from segkd.datasets._parts_of_a_set import Chosen
 from segkd.runner.building.device import find_device
 from segkd.runner.command import run_command
 from segkd.runner.console import say
+from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.predicting.label_files import check_label_file, label_image, network_fingerprint, pack, save_png
@@ -28,6 +29,7 @@ from segkd.runner.recipe import parts
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.folder import RunFolder, StudentFolder
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.evaluation import label_map, progress
@@ -50,17 +52,17 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="start again if FOLDER holds other labels")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_intermixed_args()
-    recipe, folder = read_run(options.run, options.overrides), find_student(options.run).path
-    dataset = test_images(options, recipe, find_student(options.run).read_config())
+    recipe, student = read_run(options.run, options.overrides), find_student(options.run)
+    dataset = test_images(options, recipe, student.read_config().get("class_names") or ["unnamed"])
     server, labels = SERVERS[options.server], options.to / "labels"
     files = [
         labels / server.path(dataset.name(index), options.split, options.competition) for index in range(len(dataset))
     ]
-    begin(options.to, fingerprint(options, recipe, folder), overwrite=options.overwrite)
+    begin(options.to, fingerprint(options, recipe, student), overwrite=options.overwrite)
     archive = options.to / server.archive
     archive.unlink(missing_ok=True)  # one that is there has passed all checks
-    write_labels(folder, dataset, files, recipe, server)
-    sizes = check(dataset, files, labels, server)
+    write_labels(student.path, dataset, files, recipe, server)
+    sizes = check(evaluation_batches(dataset, workers=recipe.data.workers), files, labels, server)
     pack(labels, archive)
     megabytes = archive.stat().st_size / 1e6
     say(f"{archive}: {len(files)} label files, each checked, {megabytes:.1f} MB; {protocol_words(recipe)}")
@@ -80,16 +82,15 @@ def read_run(run: Path, overrides: list[str]) -> Recipe:
     for assignment in overrides:
         if not assignment.startswith(CHANGEABLE):
             raise ValueError(f"{assignment}: a trained network's scores depend on {', '.join(CHANGEABLE)} alone")
-    file = run / "recipe.yaml"
-    if not file.is_file():
+    if not RunFolder(run).is_begun:
         raise FileNotFoundError(
-            f"there is no {file}; submit.py needs a run folder, whose recipe says how the network is scored "
-            f"(predict.py writes labels with a student folder alone)"
+            f"there is no {RunFolder(run).recipe_file}; submit.py needs a run folder, whose recipe says how the "
+            f"network is scored (predict.py writes labels with a student folder alone)"
         )
-    return read(file, overrides)
+    return read(RunFolder(run).recipe_file, overrides)
 
 
-def test_images(options: argparse.Namespace, recipe: Recipe, config: dict) -> Dataset:
+def test_images(options: argparse.Namespace, recipe: Recipe, class_names: list[str]) -> Dataset:
     """The split of the server's data set. ValueError where the network has other classes."""
     root = options.root
     if root is None:
@@ -100,19 +101,18 @@ def test_images(options: argparse.Namespace, recipe: Recipe, config: dict) -> Da
         root = recipe.data.root
     arguments = recipe.data.args if recipe.data.dataset == options.server and options.split != "test" else {}
     dataset = parts.build("datasets", options.server, arguments, root, options.split)
-    if list(config.get("class_names") or []) != list(dataset.class_names):
+    if list(class_names) != list(dataset.class_names):
         raise ValueError(
             f"{options.run} has other classes than {options.server}, or in another order: "
-            f"{', '.join(map(str, (config.get('class_names') or ['unnamed'])[:5]))}, ... "
-            f"and not {', '.join(dataset.class_names[:5])}, ..."
+            f"{', '.join(class_names[:5])}, ... and not {', '.join(dataset.class_names[:5])}, ..."
         )
     return dataset
 
 
-def fingerprint(options: argparse.Namespace, recipe: Recipe, folder: Path) -> dict:
+def fingerprint(options: argparse.Namespace, recipe: Recipe, student: StudentFolder) -> dict:
     """What the label files depend on besides the images."""
     return {
-        "network": network_fingerprint(folder),
+        "network": network_fingerprint(student),
         "server": options.server,
         "split": options.split,
         "competition": options.competition,
@@ -166,19 +166,21 @@ def image_alone(
     return (image if resize is None else resize(image, target)[0]), target
 
 
-def check(dataset: Dataset, files: list[Path], labels: Path, server: Server) -> set[tuple[int, int]]:
+def check(images: Iterator[Batch], files: list[Path], labels: Path, server: Server) -> set[tuple[int, int]]:
     """Reads every label file back. ValueError names the first that is not as it must be, or does not belong there.
 
+    Args:
+        images: one a file, in its own size.
+
     Returns:
-        The sizes there are, height and width.
+        The sizes of the images, height and width.
     """
     others = sorted({file for file in labels.rglob("*") if file.is_file()} - {*files})
     if others:
         raise ValueError(f"{others[0]} belongs to no image of the split ({len(others)} such files); move it away")
     sizes = set()
-    for index, file in enumerate(progress(files, total=len(files), title="checking", shown=True)):
-        with Image.open(dataset.files[index][0]) as image:  # its header alone
-            size = image.height, image.width
+    for file, image in zip(files, progress(images, total=len(files), title="checking", shown=True)):
+        size = tuple(image.images.shape[-2:])
         check_label_file(file, size, server.ids, server.palette)
         sizes.add(size)
     return sizes
