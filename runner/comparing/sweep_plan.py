@@ -8,18 +8,20 @@ from pathlib import Path
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from segkd.runner.recipe.mistakes import Key, Origins, RecipeError, did_you_mean, found_by, located
+from segkd.runner.recipe.addresses import Source
+from segkd.runner.recipe.mistakes import RecipeError, did_you_mean, found_by, located
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import Name, OtherRecipe, Section
 from segkd.runner.recipe.yaml_file import read_with_traps
+from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import is_finished, refuse_used_folder
 
-FIXED = {"name", "seed", "baseline", "tracking.group"}  # what the sweep itself says for each of its runs
+GIVEN_BY_THE_SWEEP = {"name", "seed", "baseline", "tracking.group"}  # for each of its runs, so no override may
 
 
 class Method(Section):
-    recipe: str = Field(description="path of a recipe, relative to the sweep's file")
+    recipe: str = Field(description="path of a recipe, relative to the sweep's file, or its address")
     assignments: list[str] = Field([], alias="set", description="key=value, for this method's runs")
 
 
@@ -33,6 +35,13 @@ class Sweep(Section):
     )
     assignments: list[str] = Field([], alias="set", description="key=value, for all runs")
     methods: dict[Name, str | Method] = Field(min_length=1, description="what tables call it -> recipe")
+
+    @pydantic.field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("each must be given once")
+        return seeds
 
 
 @dataclass(frozen=True)
@@ -57,12 +66,12 @@ class Run:
         """`done`, `begun` or `new`."""
         if is_finished(self.recipe):
             return "done"
-        return "begun" if (self.recipe.folder / "recipe.yaml").is_file() else "new"
+        return "begun" if RunFolder(self.recipe.folder).is_begun else "new"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep that was found right: the teachers that have not been trained yet, then the runs in their order."""
+    """A sweep without mistakes: the teachers that have not been trained yet, then the runs in their order."""
 
     sweep: Sweep
     teachers: list[Run]
@@ -80,48 +89,38 @@ def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no sweep file {path}")
-    sweep, origins = _read_sweep(path)
-    chosen = list(sweep.methods) if only is None else list(dict.fromkeys(only))
-    for method in chosen:
-        if method not in sweep.methods:
-            known = list(sweep.methods)
-            raise ValueError(
-                f"--only {method}: {path} has no such method{did_you_mean(method, known)}; it has {', '.join(known)}"
-            )
-    runs: dict[str, list[Run]] = {}
-    teachers: dict[Path, Run] = {}
-    mistakes = [
-        f"{origins.of(('set', index)) or path}: set.{index}: {text}"
-        for index, assignment in enumerate(sweep.assignments)
-        for text in _wrong_assignment(assignment)
-    ]
-    mistakes += [f"command line: {text}" for assignment in assignments for text in _wrong_assignment(assignment)]
-    for method in chosen:
-        here: Key = ("methods", method)
-        try:
-            runs[method] = _runs_of(sweep, method, Path(path).parent, list(assignments), teachers)
-        except RecipeError as error:
-            mistakes += [f"methods.{method}: {mistake}" for mistake in error.mistakes]
-        except (ValueError, FileNotFoundError) as error:
-            mistakes.append(f"{origins.of(here)}: methods.{method}: {error}")
-    if mistakes:
-        raise _wrong(path, mistakes)
-    by_seed = [run for of_a_seed in zip(*runs.values()) for run in of_a_seed]
-    return Plan(sweep, [run for run in teachers.values() if run.state() != "done"], by_seed)
-
-
-def _read_sweep(path: str | Path) -> tuple[Sweep, Origins]:
-    """The file against the schema."""
-    values, origins, traps = read_with_traps(path)
+    values, origins, mistakes = read_with_traps(path)
     try:
         sweep = Sweep.model_validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
-        raise _wrong(path, traps + located(found_by(error, Sweep, values), origins, str(path))) from None
-    if len(set(sweep.seeds)) < len(sweep.seeds):
-        traps.append(f"{origins.of(('seeds',))}: seeds: each must be given once; got {sweep.seeds}")
-    if traps:
-        raise _wrong(path, traps)
-    return sweep, origins
+        mistakes += located(found_by(error, Sweep, values), origins, str(path))
+    if mistakes:
+        raise _wrong(path, mistakes)
+    chosen, known = list(sweep.methods if only is None else dict.fromkeys(only)), list(sweep.methods)
+    for method in chosen:
+        if method not in known:
+            raise ValueError(
+                f"--only {method}: {path} has no such method{did_you_mean(method, known)}; it has {', '.join(known)}"
+            )
+    runs: list[list[Run]] = []
+    teachers: dict[Path, Run] = {}
+    mistakes += _refused(f"{origins.of(('set',))}: set", sweep.assignments) + _refused("command line", assignments)
+    for method in chosen:
+        entry = sweep.methods[method]
+        entry = Method(recipe=entry) if isinstance(entry, str) else entry
+        where = f"{origins.of(('methods', method))}: methods.{method}"
+        mistakes += _refused(where, entry.assignments)
+        given = [*sweep.assignments, *entry.assignments, *assignments, "baseline=null"]
+        try:
+            runs.append(_runs_of(sweep, method, Source(Path(path)).other(entry.recipe), given, teachers))
+        except RecipeError as error:
+            mistakes += [f"methods.{method}: {mistake}" for mistake in error.mistakes]
+        except (ValueError, FileNotFoundError) as error:
+            mistakes.append(f"{where}: {error}")
+    if mistakes:
+        raise _wrong(path, mistakes)
+    by_seed = [run for of_a_seed in zip(*runs) for run in of_a_seed]
+    return Plan(sweep, [run for run in teachers.values() if run.state() != "done"], by_seed)
 
 
 def _wrong(path: str | Path, mistakes: list[str]) -> ValueError:
@@ -130,35 +129,33 @@ def _wrong(path: str | Path, mistakes: list[str]) -> ValueError:
     return ValueError(f"the sweep {path} has {count}, nothing was started:\n" + "\n".join(f"  {m}" for m in mistakes))
 
 
-def _wrong_assignment(assignment: str) -> Iterator[str]:
-    """What the sweep says itself cannot be set."""
-    key = assignment.partition("=")[0]
-    if key in FIXED:
-        yield f"{key} is what the sweep gives each of its runs; it cannot be set"
+def _refused(where: str, assignments: Iterable[str]) -> list[str]:
+    """A mistake for each assignment of what the sweep itself gives its runs."""
+    keys = [assignment.partition("=")[0] for assignment in assignments]
+    return [
+        f"{where}: {key} is what the sweep gives each of its runs; it cannot be set"
+        for key in keys
+        if key in GIVEN_BY_THE_SWEEP
+    ]
 
 
-def _runs_of(sweep: Sweep, method: str, folder: Path, assignments: list[str], teachers: dict[Path, Run]) -> list[Run]:
-    """The runs of one method, seed by seed; the teachers they need are added to `teachers`, those they need first."""
-    entry = sweep.methods[method]
-    entry = Method(recipe=entry) if isinstance(entry, str) else entry
-    for assignment in entry.assignments:
-        for text in _wrong_assignment(assignment):
-            raise ValueError(text)
-    path = str(folder / entry.recipe)
-    given = [*sweep.assignments, *entry.assignments, *assignments, "baseline=null"]
+def _runs_of(sweep: Sweep, method: str, path: str, given: list[str], teachers: dict[Path, Run]) -> list[Run]:
+    """The runs of one method, seed by seed; the teachers they need are added to `teachers`, those they need first.
+
+    Args:
+        path: of the recipe, or its address. given: its overrides.
+    """
     recipe = read(path, given)
     # in quotes, since a name such as 1e5 would be a number
-    given.append(f"tracking.folder={json.dumps(str(Path(recipe.tracking.folder) / sweep.name))}")
-    given.append(f"tracking.group={json.dumps(sweep.name)}")
-    if recipe.method is None:
-        given.append(f"method={json.dumps(method)}")
+    given = [*given, f"tracking.folder={json.dumps(str(Path(recipe.tracking.folder) / sweep.name))}"]
+    given += [f"tracking.group={json.dumps(sweep.name)}"]
+    given += [f"method={json.dumps(method)}"] if recipe.method is None else []
     needs = tuple(_needed(recipe, teachers))
     runs = []
     for seed in sweep.seeds:
-        own = [*given, f"name={json.dumps(f'{sweep.name}-{method}-s{seed}')}", f"seed={seed}"]
-        run = Run(read(path, own), path, tuple(own), needs)
-        refuse_used_folder(run.recipe, resume=True, overwrite=False)
-        runs.append(run)
+        own = (*given, f"name={json.dumps(f'{sweep.name}-{method}-s{seed}')}", f"seed={seed}")
+        runs.append(Run(read(path, own), path, own, needs))
+        refuse_used_folder(runs[-1].recipe, resume=True, overwrite=False)
     return runs
 
 

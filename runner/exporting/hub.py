@@ -9,7 +9,8 @@ import yaml
 
 from segkd.runner.building.delivered import Delivered
 from segkd.runner.console import markdown, markdown_text, percent
-from segkd.runner.recipe.schema import Network, Recipe
+from segkd.runner.recipe.network import Network
+from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.yaml_file import write
 
 LOADING = """```python

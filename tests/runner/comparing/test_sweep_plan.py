@@ -3,6 +3,7 @@
 import pytest
 
 from segkd.runner.comparing.sweep_plan import read_plan
+from segkd.runner.recipe import addresses
 from segkd.runner.recipe.read import read
 
 KL = """
@@ -78,6 +79,20 @@ def test_names_that_look_like_numbers_stay_names(folder):
     assert (run.recipe.name, run.recipe.tracking.group, run.recipe.method_name) == ("1-2-s0", "1", "2")
 
 
+def test_a_recipe_may_be_an_address(folder, monkeypatch):
+    (folder / "hub").mkdir()
+    (folder / "hub/tiny.yaml").write_text((folder / "tiny.yaml").read_text())
+    monkeypatch.setattr(addresses, "_hub_folder", lambda repo, revision: folder / "hub")
+    (folder / "sweep.yaml").write_text(
+        "name: small\nmethods: {none: hf://user/repo/tiny.yaml, gone: {recipe: hf://user/repo/gone.yaml}}"
+    )
+    (run,) = read_plan("sweep.yaml", only=["none"]).runs
+    assert (run.path, str(run.recipe.folder)) == ("hf://user/repo/tiny.yaml", "runs/small/small-none-s0")
+    assert run.recipe == read(run.path, run.assignments)
+    with pytest.raises(ValueError, match="methods.gone: hf://user/repo/gone.yaml: the Hub's user/repo has no file"):
+        read_plan("sweep.yaml")
+
+
 @pytest.mark.parametrize("text, told", [
     (SWEEP.replace("seeds", "seedz"), ["sweep.yaml:3: seedz: unknown key, did you mean 'seeds'?"]),
     (SWEEP.replace("recipe:", "recip:"), ["sweep.yaml:7: methods.kd.recip: unknown key", "is missing"]),
@@ -90,7 +105,7 @@ def test_names_that_look_like_numbers_stay_names(folder):
     (SWEEP.replace("kl.weight", "kll.weight").replace("optimizer.lr", "optimizer.rl"),
      ["methods.none: command line: optimizer.rl: unknown key", "methods.kd: command line: losses.kll.weight: "]),
     (SWEEP.replace("optimizer.lr=0.5", "seed=2").replace('"losses.kl.weight=2"', "name=x"),
-     ["sweep.yaml:4: set.0: seed is what the sweep gives each of its runs", "sweep.yaml:7: methods.kd: name is what"]),
+     ["sweep.yaml:4: set: seed is what the sweep gives each of its runs", "sweep.yaml:7: methods.kd: name is what"]),
 ])  # fmt: skip
 def test_all_mistakes_are_told_at_once(folder, text, told):
     (folder / "sweep.yaml").write_text(text)
