@@ -1,4 +1,4 @@
-"""What is shown to people: console lines, percentages, numbers, Markdown tables. Text of others is shown as text."""
+"""What people see: console lines, numbers, Markdown tables, labels in pictures. Text of others is shown as text."""
 
 import re
 import sys
@@ -56,3 +56,19 @@ def markdown_text(text: str) -> str:
     """One line of Markdown that shows the text as it is: no markup, HTML, formula or further cell begins in it."""
     # an underscore inside a word begins nothing
     return re.sub(r"[\\`*~$|<&\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", one_line(text))
+
+
+def open_pyplot():
+    """matplotlib without a screen; half a second to import, so only where a picture is drawn."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def label_text(text: str) -> str:
+    """A label that matplotlib draws as it is: `$` begins no formula, and `_` does not hide it from the legend."""
+    text = one_line(text).replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text

@@ -7,9 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segkd.runner.comparing.comparison import Comparison
-from segkd.runner.console import one_line
+from segkd.runner.console import label_text, one_line, open_pyplot
 from segkd.runner.run_folder.folder import RunFolder
-from segkd.runner.scoring.pictures import label_text, open_pyplot
 
 LINE, LETTER = 0.3, 0.078  # inches: height of a line, width of a letter
 GAINS = 3.2  # inches: width of the picture of the gains

@@ -10,9 +10,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from segkd.runner.recipe.addresses import Source
 from segkd.runner.recipe.mistakes import RecipeError, did_you_mean, found_by, located
-from segkd.runner.recipe.read import read
+from segkd.runner.recipe.read import read, read_needed, read_other
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.recipe.section import Name, OtherRecipe, Section
+from segkd.runner.recipe.section import Name, Section
 from segkd.runner.recipe.yaml_file import read_with_traps
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import is_finished, refuse_used_folder
@@ -120,7 +120,7 @@ def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[
     if mistakes:
         raise _wrong(path, mistakes)
     by_seed = [run for of_a_seed in zip(*runs) for run in of_a_seed]
-    return Plan(sweep, [run for run in teachers.values() if run.state() != "done"], by_seed)
+    return Plan(sweep, list(teachers.values()), by_seed)
 
 
 def _wrong(path: str | Path, mistakes: list[str]) -> ValueError:
@@ -146,6 +146,7 @@ def _runs_of(sweep: Sweep, method: str, path: str, given: list[str], teachers: d
         path: of the recipe, or its address. given: its overrides.
     """
     recipe = read(path, given)
+    read_needed(recipe, is_finished)  # an error for recipes that need each other
     # in quotes, since a name such as 1e5 would be a number
     given = [*given, f"tracking.folder={json.dumps(str(Path(recipe.tracking.folder) / sweep.name))}"]
     given += [f"tracking.group={json.dumps(sweep.name)}"]
@@ -160,13 +161,13 @@ def _runs_of(sweep: Sweep, method: str, path: str, given: list[str], teachers: d
 
 
 def _needed(recipe: Recipe, teachers: dict[Path, Run]) -> Iterator[Path]:
-    """Run folders of the networks that are recipes themselves, which must have been trained before this one starts."""
-    wanted = [network.weights for network in recipe.networks.values()] + [recipe.baseline]
-    for other in wanted:
-        if isinstance(other, OtherRecipe):
-            teacher = read(other.recipe)
-            if teacher.folder not in teachers:
-                refuse_used_folder(teacher, resume=True, overwrite=False)
-                needs = tuple(_needed(teacher, teachers))
-                teachers[teacher.folder] = Run(teacher, other.recipe, needs=needs)
-            yield teacher.folder
+    """Run folders of the recipes that must be trained before this one, which join `teachers` after what they need."""
+    for entry in recipe.others:
+        teacher = read_other(recipe, entry)
+        if is_finished(teacher):
+            continue
+        if teacher.folder not in teachers:
+            refuse_used_folder(teacher, resume=True, overwrite=False)
+            needs = tuple(_needed(teacher, teachers))
+            teachers[teacher.folder] = Run(teacher, entry.recipe, teacher.assignments, needs)
+        yield teacher.folder

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from PIL import Image, ImageDraw
 from torch import nn
 
-from segkd.runner.console import one_line
+from segkd.runner.console import label_text, one_line, open_pyplot
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.schema import Recipe
@@ -78,22 +78,6 @@ def beside(tiles: dict[str, np.ndarray]) -> Image.Image:
         picture.paste(Image.fromarray(tile).resize((width, height), resample), (column * (width + 4), head))
         draw.text((column * (width + 4) + 2, 2), one_line(name), fill="black")
     return picture
-
-
-def open_pyplot():
-    """matplotlib without a screen; half a second to import, so only where a picture is drawn."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def label_text(text: str) -> str:
-    """A label that matplotlib draws as it is: `$` begins no formula, and `_` does not hide it from the legend."""
-    text = one_line(text).replace("$", r"\$")
-    return f"\u200b{text}" if text.startswith("_") else text
 
 
 def curves(rows: list[dict], file: Path) -> Path:

@@ -3,9 +3,10 @@
 import html
 import re
 
+import numpy as np
 import pytest
 
-from segkd.runner.console import clock, markdown, number, percent, printable, say
+from segkd.runner.console import clock, label_text, markdown, number, open_pyplot, percent, printable, say
 
 HOSTILE = ["a|b", "two\nlines", r"$\alpha$", "<b>bold</b>", "&lt;", "_x_ a_b __init__", "**b** ~~s~~ `c`", "back\\slash",
            "[link](http://x.y)", "![image](x.png)", "a_", "-", "+- 3", "<http://x.y>"]  # fmt: skip
@@ -37,3 +38,22 @@ def test_numbers():
     assert (percent(0.75125), percent(0.0), percent(-0.5, "{:+.1f}")) == ("75.12", "0.00", "-50.0")
     assert [percent(None), percent(float("nan")), number(None), number(float("nan"), "{:.1f} M")] == ["-"] * 4
     assert (number(2.5, "{:.1f} M"), clock(59.6), clock(3725)) == ("2.5 M", "1:00", "1:02:05")
+
+
+def test_labels_are_drawn_as_they_are():
+    pyplot = open_pyplot()
+
+    def drawn(text, **settings):
+        figure = pyplot.figure(figsize=(2, 1))
+        figure.text(0, 0.5, text, **settings)
+        figure.canvas.draw()
+        pixels = np.asarray(figure.canvas.buffer_rgba()).copy()
+        pyplot.close(figure)
+        return pixels
+
+    for label in (r"$\alpha$", r"$\no such command$", "50 $", r"\$"):
+        assert np.array_equal(drawn(label_text(label)), drawn(label, parse_math=False))
+    figure, axes = pyplot.subplots()
+    axes.plot([1, 2], label=label_text("_hidden"))
+    assert len(axes.legend().get_texts()) == 1
+    pyplot.close(figure)

@@ -7,7 +7,6 @@ from PIL import Image
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import find_runs
 from segkd.runner.comparing.pictures import NAME, draw_curves, draw_examples, draw_table
-from segkd.runner.scoring.pictures import label_text, open_pyplot
 
 KL = (
     "networks.teacher={model: deeplabv3, args: {backbone: resnet18}, weights: t, train: false}",
@@ -32,25 +31,6 @@ def test_the_table_widens_with_its_words_and_grows_with_its_lines(comparison, tm
     blue = (np.asarray(short.convert("RGB")).astype(int) @ [-1, 0, 1] > 80).any(1).nonzero()[0]
     # the gain is drawn in the last line of the words only: LINE is 0.3 inches of 110 dots, the margin 0.1 inches
     assert 11 + 2 * 33 <= blue.min() and blue.max() <= 11 + 3 * 33
-
-
-def test_labels_are_drawn_as_they_are():
-    pyplot = open_pyplot()
-
-    def drawn(text, **settings):
-        figure = pyplot.figure(figsize=(2, 1))
-        figure.text(0, 0.5, text, **settings)
-        figure.canvas.draw()
-        pixels = np.asarray(figure.canvas.buffer_rgba()).copy()
-        pyplot.close(figure)
-        return pixels
-
-    for label in (r"$\alpha$", r"$\no such command$", "50 $", r"\$"):
-        assert np.array_equal(drawn(label_text(label)), drawn(label, parse_math=False))
-    figure, axes = pyplot.subplots()
-    axes.plot([1, 2], label=label_text("_hidden"))
-    assert len(axes.legend().get_texts()) == 1
-    pyplot.close(figure)
 
 
 def test_curves_are_drawn_where_all_seeds_were_scored(comparison, tmp_path):

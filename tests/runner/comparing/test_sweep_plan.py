@@ -57,8 +57,10 @@ def test_teachers_that_are_recipes_come_first_and_once(folder):
     (folder / "giant.yaml").write_text(KL.replace("name: kl", "name: giant").replace("baseline", "# baseline"))
     (folder / "two.yaml").write_text(KL.replace("big.yaml", "giant.yaml"))
     (folder / "sweep.yaml").write_text(SWEEP + "  second: kl.yaml\n  third: two.yaml\n")
-    plan = read_plan("sweep.yaml")
+    plan = read_plan("sweep.yaml", ["tracking.wandb=offline", "optimizer.lr=0.3"])
     assert [str(run.recipe.folder) for run in plan.teachers] == ["runs/big", "runs/giant"]
+    for run in plan.teachers:  # what is said of the place is for them too
+        assert run.assignments == ("tracking.wandb=offline",) and run.recipe == read(run.path, run.assignments)
     assert [[str(path) for path in run.needs] for run in plan.runs[:4]] == [
         [],
         ["runs/big"],
@@ -66,6 +68,12 @@ def test_teachers_that_are_recipes_come_first_and_once(folder):
         ["runs/giant"],
     ]
     assert all(run.recipe.schedule.iterations == 4 for run in plan.teachers)  # the sweep's overrides are not theirs
+
+
+def test_recipes_that_need_each_other_are_a_mistake(folder):
+    (folder / "big.yaml").write_text(KL.replace("name: kl", "name: big").replace("big.yaml", "kl.yaml"))
+    with pytest.raises(ValueError, match="methods.kd: each of these runs needs the next one first, in a circle"):
+        read_plan("sweep.yaml")
 
 
 def test_a_recipe_keeps_the_method_it_names(folder):
