@@ -4,10 +4,9 @@ A RUN is a run folder, a folder that holds some, or a pattern of either. Runs th
 one row.
 """
 
-import argparse
 from pathlib import Path
 
-from segkd.runner.command import run_command
+from segkd.runner.command import new_parser, run_command
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import common_folder, find_runs
 from segkd.runner.comparing.tables import write_comparison
@@ -15,7 +14,7 @@ from segkd.runner.console import say
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare runs.", allow_abbrev=False)
+    parser = new_parser("Compare runs.")
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="run folders, folders that hold some, patterns of either"
     )
@@ -27,7 +26,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for the tables (default: comparison/ beside the runs)")
     parser.add_argument("--sort", action="store_true", help="the best mIoU first")
     parser.add_argument("--skip-unfinished", action="store_true", help="leave out runs that have not come to their end")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
     runs = find_runs(options.runs, skip_unfinished=options.skip_unfinished)
     folder = options.output or common_folder(runs) / "comparison"

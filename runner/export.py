@@ -9,12 +9,38 @@ no file if it differs.
 import argparse
 from pathlib import Path
 
+from segkd.runner.command import ask_early, new_parser, run_command
+
+
+def ask() -> argparse.Namespace:
+    """The options."""
+    parser = new_parser("Export a delivered network.")
+    parser.add_argument("source", help="a run folder, or a student folder")
+    parser.add_argument(
+        "--to", required=True, metavar="TARGET", help="segkd, a code such as mmseg or cirkd, timm, hf, onnx or torch"
+    )
+    parser.add_argument("--output", type=Path, help="file or folder to write (default: in the source's folder export/)")
+    parser.add_argument("--network", default="student", help="which network of the run (default: student)")
+    parser.add_argument(
+        "--input-size", type=int, nargs=2, metavar=("H", "W"), help="size it is traced, compared and timed at "
+        "(default: the crop size it was trained on)"
+    )  # fmt: skip
+    parser.add_argument("--fixed-size", action="store_true", help="onnx and torch: take images of this size only")
+    parser.add_argument(
+        "--keys-only", action="store_true", help="mmseg, cirkd, ...: even where that code's network differs"
+    )
+    parser.add_argument("--push-to-hub", metavar="USER/REPO", help="segkd: upload the folder to the Hugging Face Hub")
+    parser.add_argument("--private", action="store_true", help="a repository that --push-to-hub makes is private")
+    return parser.parse_args()
+
+
+ask = ask_early(ask, __name__)  # before the imports that take seconds
+
 import torch
 import yaml
 
 from segkd.models._checkpoints import LAYOUTS
 from segkd.runner.building.delivered import Delivered, find
-from segkd.runner.command import run_command
 from segkd.runner.console import say
 from segkd.runner.exporting.agreement import Export
 from segkd.runner.exporting.hub import card, push, shareable
@@ -38,23 +64,7 @@ KEYS = [name for name in LAYOUTS if name not in ("segkd", "huggingface")]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Export a delivered network.", allow_abbrev=False)
-    parser.add_argument("source", help="a run folder, or a student folder")
-    parser.add_argument("--to", required=True, metavar="TARGET", help=f"one of {', '.join(targets())}")
-    parser.add_argument("--output", type=Path, help="file or folder to write (default: in the source's folder export/)")
-    parser.add_argument("--network", default="student", help="which network of the run (default: student)")
-    parser.add_argument(
-        "--input-size", type=int, nargs=2, metavar=("H", "W"), help="size it is traced, compared and timed at "
-        "(default: the crop size it was trained on)"
-    )  # fmt: skip
-    parser.add_argument("--fixed-size", action="store_true", help="onnx and torch: take images of this size only")
-    parser.add_argument(
-        "--keys-only", action="store_true", help="mmseg, cirkd, ...: even where that code's network differs"
-    )
-    parser.add_argument("--push-to-hub", metavar="USER/REPO", help="segkd: upload the folder to the Hugging Face Hub")
-    parser.add_argument("--private", action="store_true", help="a repository that --push-to-hub makes is private")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args()
+    options = ask()
     refuse_wrong(options)
     delivered = find(options.source, options.network)
     size = tuple(options.input_size or delivered.size)

@@ -6,34 +6,16 @@ data set's palette), overlays/x.png (image and colours blended) and legend.png; 
 """
 
 import argparse
-import sys
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw
-from torch import Tensor, nn
-from tqdm import tqdm
-
-from segkd.datasets._palettes import bit_palette
-from segkd.datasets._resample import resize_image
-from segkd.runner.building.device import find_device
-from segkd.runner.command import run_command
-from segkd.runner.console import one_line, printable, say
-from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decode, find_images, map_ahead
-from segkd.runner.predicting.label_files import Palette, label_image, save_png
-from segkd.runner.run_folder.pretrained import find_student, from_pretrained
-from segkd.runner.scoring.inference import predict
+from segkd.runner.command import ask_early, new_parser, run_command
 
 KINDS = ("labels", "colored", "overlays")
-THREADS = 4  # that decode, and as many that write
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Predict the classes of images.", allow_abbrev=False)
+def ask() -> argparse.Namespace:
+    """The options, as far as they can be checked without looking at anything."""
+    parser = new_parser("Predict the classes of images.")
     parser.add_argument("network", help="a run folder, a student folder or a Hub id user/name")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, a folder, a quoted pattern or a video")
     parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="folder for what is written")
@@ -54,10 +36,59 @@ def main() -> None:
     parser.add_argument("--flip", action="store_true", help="also average with the mirrored image")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: on a GPU")
     parser.add_argument("--overwrite", action="store_true", help="replace what is in FOLDER already")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args()
+    refuse_wrong(options)
+    return options
+
+
+def refuse_wrong(options: argparse.Namespace) -> None:
+    """ValueError for values out of range and options that do not go together, before anything is loaded."""
+    if not 0 <= options.alpha <= 1:
+        raise ValueError(f"--alpha {options.alpha}: the share of the colours is between 0 and 1")
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size {options.batch_size}: at least one image")
+    if min(options.scales) <= 0:
+        raise ValueError(f"--scales {' '.join(map(str, options.scales))}: factors on the image size are above 0")
+    if (options.mode == "slide") != (options.window is not None) or (options.stride and not options.window):
+        raise ValueError("--mode slide needs --window H W (and may have --stride H W); whole images have neither")
+    if options.resize and min(options.resize) < 1:
+        raise ValueError(f"--resize {options.resize}: height and width in pixels are at least 1")
+    if options.window and min(options.window) < 1:
+        raise ValueError(f"--window {options.window}: height and width in pixels are at least 1")
+    if options.to.exists() and not options.to.is_dir():
+        raise ValueError(f"--to {options.to} is a file; name a folder")
+
+
+ask = ask_early(ask, __name__)  # before the imports that take seconds
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from segkd.datasets._palettes import bit_palette
+from segkd.datasets._resample import resize_image
+from segkd.runner.building.device import find_device
+from segkd.runner.console import one_line, printable, say
+from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decode, find_images, map_ahead
+from segkd.runner.predicting.label_files import Palette, label_image, save_png
+from segkd.runner.run_folder.pretrained import find_student, from_pretrained
+from segkd.runner.scoring.inference import predict
+
+THREADS = 4  # that decode, and as many that write
+
+
+def main() -> None:
+    options = ask()
     device = find_device()
-    refuse_wrong(options, device)
+    if options.precision == "bf16" and device.type != "cuda":
+        raise ValueError(f"--precision bf16 is for GPUs, and this computes on {device.type}; leave it out")
     files = find_images(options.inputs, leave_out=options.to)
     student = find_student(options.network)
     config = student.read_config()
@@ -78,26 +109,6 @@ def main() -> None:
         lines = "\n".join(f"  {item.path}: {item.reason}" for item in failed)
         print(printable(f"segkd: {len(failed)} files could not be predicted:\n{lines}"), file=sys.stderr)
         sys.exit(1)
-
-
-def refuse_wrong(options: argparse.Namespace, device: torch.device) -> None:
-    """ValueError for values out of range and options that do not go together, before anything is loaded."""
-    if not 0 <= options.alpha <= 1:
-        raise ValueError(f"--alpha {options.alpha}: the share of the colours is between 0 and 1")
-    if options.batch_size < 1:
-        raise ValueError(f"--batch-size {options.batch_size}: at least one image")
-    if min(options.scales) <= 0:
-        raise ValueError(f"--scales {' '.join(map(str, options.scales))}: factors on the image size are above 0")
-    if (options.mode == "slide") != (options.window is not None) or (options.stride and not options.window):
-        raise ValueError("--mode slide needs --window H W (and may have --stride H W); whole images have neither")
-    if options.resize and min(options.resize) < 1:
-        raise ValueError(f"--resize {options.resize}: height and width in pixels are at least 1")
-    if options.window and (min(options.window) < 1):
-        raise ValueError(f"--window {options.window}: height and width in pixels are at least 1")
-    if options.precision == "bf16" and device.type != "cuda":
-        raise ValueError(f"--precision bf16 is for GPUs, and this computes on {device.type}; leave it out")
-    if options.to.exists() and not options.to.is_dir():
-        raise ValueError(f"--to {options.to} is a file; name a folder")
 
 
 def refuse_existing(files: list[ImageFile], picture: Image.Image, options: argparse.Namespace) -> None:

@@ -6,11 +6,34 @@ runner/predicting/servers.py has the formats.
 """
 
 import argparse
+from pathlib import Path
+
+from segkd.runner.command import ask_early, new_parser, run_command
+
+
+def ask() -> argparse.Namespace:
+    """The options."""
+    parser = new_parser("Make the files of a test server.")
+    parser.add_argument("server", choices=("cityscapes", "voc", "ade20k"), help="whose test server")
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("overrides", nargs="*", help="key=value, such as evaluate.flip=true")
+    parser.add_argument("--root", help="folder the data set lies in (default: the recipe's)")
+    parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="folder for the files and the archive")
+    parser.add_argument("--split", default="test", help="which images (default: test)")
+    parser.add_argument(
+        "--competition", choices=("comp5", "comp6"), default="comp6",
+        help="voc: comp5 if nothing but VOC's data was trained on, not even ImageNet's (default: comp6)",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="start again if FOLDER holds other labels")
+    return parser.parse_intermixed_args()
+
+
+ask = ask_early(ask, __name__)  # before the imports that take seconds
+
 import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -18,7 +41,6 @@ from torch.utils.data import Dataset
 
 from segkd.datasets._parts_of_a_set import Chosen
 from segkd.runner.building.device import find_device
-from segkd.runner.command import run_command
 from segkd.runner.console import say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import fixed_resize
@@ -38,20 +60,7 @@ CHANGEABLE = ("evaluate.", "data.resize", "data.workers")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the files of a test server.", allow_abbrev=False)
-    parser.add_argument("server", choices=SERVERS, help="whose test server")
-    parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("overrides", nargs="*", help="key=value, such as evaluate.flip=true")
-    parser.add_argument("--root", help="folder the data set lies in (default: the recipe's)")
-    parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="folder for the files and the archive")
-    parser.add_argument("--split", default="test", help="which images (default: test)")
-    parser.add_argument(
-        "--competition", choices=("comp5", "comp6"), default="comp6",
-        help="voc: comp5 if nothing but VOC's data was trained on, not even ImageNet's (default: comp6)",
-    )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="start again if FOLDER holds other labels")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_intermixed_args()
+    options = ask()
     recipe, student = read_run(options.run, options.overrides), find_student(options.run)
     dataset = test_images(options, recipe, student.read_config().get("class_names") or ["unnamed"])
     server, labels = SERVERS[options.server], options.to / "labels"

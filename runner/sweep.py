@@ -5,6 +5,22 @@ done. runner/comparing/sweep_plan.py says what stands in the file.
 """
 
 import argparse
+
+from segkd.runner.command import ask_early, new_parser, run_command
+
+
+def ask() -> argparse.Namespace:
+    """The options."""
+    parser = new_parser("Train methods with several seeds.")
+    parser.add_argument("sweep", help="path of the sweep's file")
+    parser.add_argument("overrides", nargs="*", help="key=value for all recipes, such as schedule.iterations=400")
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="run these methods (after the overrides)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and start nothing")
+    return parser.parse_intermixed_args()
+
+
+ask = ask_early(ask, __name__)  # before the imports that take seconds
+
 import fcntl
 import os
 import signal
@@ -17,7 +33,6 @@ from pathlib import Path
 from threading import RLock
 from types import FrameType
 
-from segkd.runner.command import run_command
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import common_folder, find_runs
 from segkd.runner.comparing.sweep_plan import Plan, Run, Sweep, read_plan
@@ -123,13 +138,7 @@ class Runs:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train methods with several seeds.", allow_abbrev=False)
-    parser.add_argument("sweep", help="path of the sweep's file")
-    parser.add_argument("overrides", nargs="*", help="key=value for all recipes, such as schedule.iterations=400")
-    parser.add_argument("--only", nargs="+", metavar="METHOD", help="run these methods (after the overrides)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, and start nothing")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_intermixed_args()
+    options = ask()
     plan = read_plan(options.sweep, options.overrides, options.only)
     if options.dry_run:
         for run in [*plan.teachers, *plan.runs]:

@@ -104,12 +104,14 @@ def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[
             )
     runs: list[list[Run]] = []
     teachers: dict[Path, Run] = {}
-    mistakes += _refused(f"{origins.of(('set',))}: set", sweep.assignments) + _refused("command line", assignments)
+    mistakes += _wrong_assignments(f"{origins.of(('set',))}: set", sweep.assignments) + _wrong_assignments(
+        "command line", assignments
+    )
     for method in chosen:
         entry = sweep.methods[method]
         entry = Method(recipe=entry) if isinstance(entry, str) else entry
         where = f"{origins.of(('methods', method))}: methods.{method}"
-        mistakes += _refused(where, entry.assignments)
+        mistakes += _wrong_assignments(where, entry.assignments)
         given = [*sweep.assignments, *entry.assignments, *assignments, "baseline=null"]
         try:
             runs.append(_runs_of(sweep, method, Source(Path(path)).other(entry.recipe), given, teachers))
@@ -129,7 +131,7 @@ def _wrong(path: str | Path, mistakes: list[str]) -> ValueError:
     return ValueError(f"the sweep {path} has {count}, nothing was started:\n" + "\n".join(f"  {m}" for m in mistakes))
 
 
-def _refused(where: str, assignments: Iterable[str]) -> list[str]:
+def _wrong_assignments(where: str, assignments: Iterable[str]) -> list[str]:
     """A mistake for each assignment of what the sweep itself gives its runs."""
     keys = [assignment.partition("=")[0] for assignment in assignments]
     return [

@@ -73,22 +73,22 @@ def notes(comparison: Comparison) -> list[str]:
         f"standard deviation over the seeds; {comparison.protocol}. Interval: of the gain, over {DRAWS} paired "
         f"resamples of the images; it does not tell how much the seeds change. A gain is over the seeds both have."
     ]
-    over = grouped((row.gain.over.method, row) for row in rows if row.gain is not None)
+    over = methods_by_word((row.gain.over.method, row) for row in rows if row.gain is not None)
     if len(over) == 1:
         lines.append(f"Gains are over {next(iter(over))}.")
     elif over:
         lines.append(f"Gains: {'; '.join(f'{who} over {base}' for base, who in over.items())}.")
-    training = grouped((setting(row), row) for row in rows)
+    training = methods_by_word((setting(row), row) for row in rows)
     if len(training) > 1:
         lines.append(f"Trained differently: {'; '.join(f'{who}: {how}' for how, who in training.items())}.")
-    devices = grouped((run.device, row) for row in rows for run in row.runs)
+    devices = methods_by_word((run.device, row) for row in rows for run in row.runs)
     if len(devices) > 1:
         words = "; ".join(f"{who}: {device}" for device, who in devices.items())
         lines.append(f"Made on different devices, so that images/s and training times do not compare: {words}.")
     return [markdown_text(line) for line in lines]
 
 
-def grouped(pairs: Iterable[tuple[str, Row]]) -> dict[str, str]:
+def methods_by_word(pairs: Iterable[tuple[str, Row]]) -> dict[str, str]:
     """(word, row) pairs -> word: the methods of its rows."""
     found: dict[str, dict[str, None]] = {}
     for word, row in pairs:

@@ -58,7 +58,7 @@ def card(delivered: Delivered, name: str, size: str) -> str:
         pipeline_tag="image-segmentation",
         tags=["semantic-segmentation", "knowledge-distillation", config["model"]],
     )
-    taught = f", {_learnt(recipe)}" if recipe and delivered.is_student else ""
+    taught = f", {_origin(recipe)}" if recipe and delivered.is_student else ""
     text = [
         f"# {markdown_text(title)}",
         f"A `{Network(model=config['model'], args=config['args']).title}` for semantic segmentation with "
@@ -89,8 +89,8 @@ def card(delivered: Delivered, name: str, size: str) -> str:
     return "\n\n".join([f"---\n{metadata.to_yaml()}\n---", *text]) + "\n"
 
 
-def _learnt(recipe: Recipe) -> str:
-    """What a student learnt from."""
+def _origin(recipe: Recipe) -> str:
+    """The data and the teachers a student learnt from."""
     sources = dict.fromkeys(term.source for term in recipe.losses if term.of == "student" and term.source)
     teachers = " and ".join(f"`{name}`, a {recipe.networks[name].title}" for name in sources)
     trained = f"trained on {recipe.data.dataset} (`{recipe.data.train_split}`)"

@@ -9,16 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from segkd.runner.exporting.agreement import (
-    Agreement,
-    Export,
-    PlainScores,
-    Scorer,
-    Shape,
-    compare,
-    other_sizes,
-    takes,
-)
+from segkd.runner.exporting.agreement import Agreement, Export, PlainScores, Scorer, Shape, compare, other_sizes, takes
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 

@@ -15,9 +15,7 @@ from segkd.runner.run_folder.folder import StudentFolder
 from segkd.runner.run_folder.replacing import replacing
 
 Palette = Sequence[Sequence[int]]
-# where a PNG's header tells its bits a channel and its kind of colour
-BIT_DEPTH, COLOR_TYPE = 24, 25
-GREY, INDEXED = 0, 3
+BIT_DEPTH = 24  # where a PNG's header has its bits a channel
 
 
 def label_image(labels: np.ndarray, palette: Palette | None = None) -> Image.Image:
@@ -49,16 +47,15 @@ def check_label_file(file: Path, size: tuple[int, int], ids: Iterable[int], pale
         palette: the colours an indexed PNG must have; None asks for a grey one.
     """
     try:
-        header = file.read_bytes()[: COLOR_TYPE + 1]
+        bits = file.read_bytes()[BIT_DEPTH]
         with Image.open(file) as image:
             image.load()
     except FileNotFoundError:
         raise ValueError(f"{file}: is missing") from None
     except UNDECODABLE as error:
         raise ValueError(f"{file}: cannot be read back ({error}); delete it and start again") from None
-    kind = GREY if palette is None else INDEXED
-    if image.format != "PNG" or header[BIT_DEPTH] != 8 or header[COLOR_TYPE] != kind:
-        raise ValueError(f"{file}: must be an 8-bit {'grey' if kind == GREY else 'palette'} PNG; delete it")
+    if (image.format, image.mode, bits) != ("PNG", "L" if palette is None else "P", 8):
+        raise ValueError(f"{file}: must be an 8-bit {'grey' if palette is None else 'palette'} PNG; delete it")
     if (image.height, image.width) != tuple(size):
         raise ValueError(
             f"{file}: is {image.height}x{image.width} but its image is {size[0]}x{size[1]} (height x width); delete it"

@@ -13,7 +13,6 @@ ADE20K (development kit of the scene parsing benchmark): one PNG an image, calle
 annotations, where 0 is everything else and does not count, in a zip.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -28,7 +27,7 @@ class Server:
 
     Attributes:
         ids: the id in the files of each class, in the order of the data set's classes.
-        path: (image name, split, competition) -> path of its file in the archive.
+        file: path of an image's file in the archive, with {name}, {split} and {competition} in it.
         archive: name of the archive.
         palette: the colours of indexed files, None for grey ones.
         images: how many images its splits have.
@@ -36,29 +35,27 @@ class Server:
     """
 
     ids: tuple[int, ...]
-    path: Callable[[str, str, str], str]
+    file: str
     archive: str
     palette: Palette | None
     images: dict[str, int]
     size: tuple[int, int] | None = None
 
-
-def _cityscapes_path(name: str, split: str, competition: str) -> str:
-    return f"{name}_pred_labelIds.png"
-
-
-def _voc_path(name: str, split: str, competition: str) -> str:
-    return f"results/VOC2012/Segmentation/{competition}_{split}_cls/{name}.png"
-
-
-def _ade20k_path(name: str, split: str, competition: str) -> str:
-    return f"{PurePosixPath(name).name}.png"
+    def path(self, name: str, split: str, competition: str) -> str:
+        """The path in the archive of the file for the image called `name`, whose own folders do not count."""
+        return self.file.format(name=PurePosixPath(name).name, split=split, competition=competition)
 
 
 SERVERS = {
     "cityscapes": Server(
-        LABEL_IDS, _cityscapes_path, "cityscapes.zip", None, images={"val": 500, "test": 1525}, size=(1024, 2048)
+        LABEL_IDS, "{name}_pred_labelIds.png", "cityscapes.zip", None, {"val": 500, "test": 1525}, size=(1024, 2048)
     ),
-    "voc": Server(tuple(range(21)), _voc_path, "voc.tar.gz", bit_palette(256), images={"val": 1449, "test": 1456}),
-    "ade20k": Server(tuple(range(1, 151)), _ade20k_path, "ade20k.zip", None, images={"val": 2000}),
+    "voc": Server(
+        tuple(range(21)),
+        "results/VOC2012/Segmentation/{competition}_{split}_cls/{name}.png",
+        "voc.tar.gz",
+        bit_palette(256),
+        {"val": 1449, "test": 1456},
+    ),
+    "ade20k": Server(tuple(range(1, 151)), "{name}.png", "ade20k.zip", None, {"val": 2000}),
 }

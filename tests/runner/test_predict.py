@@ -180,6 +180,11 @@ def test_bad_input_is_one_sentence(server, student, images, tmp_path):
     assert result.code == 2 and "is a file" in result.err
 
 
+def test_the_legend_has_a_line_for_each_class():
+    names = ["road", "two\nlines", "tab\tand \x1b"]
+    assert predict.legend(names, PALETTE).height == predict.legend(["a", "b", "c"], PALETTE).height
+
+
 def test_more_classes_than_a_byte_holds_are_refused(command, student, images):
     config = json.loads((student / "config.json").read_text())
     (student / "config.json").write_text(json.dumps(config | {"num_classes": 300}))

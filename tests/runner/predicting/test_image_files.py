@@ -98,6 +98,13 @@ def test_order_is_kept_and_unreadable_files_are_told(tmp_path):
     assert [int(item.pixels[0, 0, 0]) for item in good] == [i for i in range(20) if i not in (3, 7, 9)]
 
 
+def test_few_images_wait_in_memory(tmp_path):
+    files = iter([ImageFile(draw(tmp_path / f"{index:02d}.png"), str(index)) for index in range(20)])
+    pictures = decode(files, threads=2)
+    assert next(pictures).name == "0" and next(files).name == "5"  # twice as many as threads are decoded ahead
+    pictures.close()
+
+
 def test_an_error_of_our_own_is_raised(monkeypatch):
     def fail(file):
         raise RuntimeError("ours")

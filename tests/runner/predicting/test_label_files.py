@@ -10,7 +10,6 @@ from PIL import Image
 
 from segkd.runner.predicting.label_files import (
     check_label_file,
-    full_palette,
     label_image,
     network_fingerprint,
     pack,
@@ -111,8 +110,3 @@ def test_fingerprints_differ_with_weights_and_config(tmp_path):
     second = network_fingerprint(student)
     student.config_file.write_text("{} ")
     assert len({first, second, network_fingerprint(student)}) == 3
-
-
-def test_a_palette_has_256_colours():
-    assert full_palette(PALETTE)[:9] == bytes([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    assert len(full_palette(PALETTE)) == len(full_palette([(1, 2, 3)] * 256)) == 768
