@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from segkd.models._weights import first_line
 from segkd.runner.building.delivered import Delivered
 from segkd.runner.console import markdown, markdown_text, percent
 from segkd.runner.recipe.network import Network
@@ -33,9 +34,8 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
         address = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Delivered by segkd")
     except (OSError, ValueError) as error:  # no access, no network, no login, HF_HUB_OFFLINE, a malformed name
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(
-            f"--push-to-hub {name}: nothing was uploaded ({reason}); the folder is {folder}, log in with hf auth login "
+            f"--push-to-hub {name}: nothing was uploaded ({first_line(error)}); the folder is {folder}, log in with hf auth login "
             f"and check HF_HUB_OFFLINE"
         ) from error
     return str(address)
