@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from segkd.runner.building.device import peak_memory
-from segkd.runner.console import clock, say
+from segkd.runner.console import clock, one_line, say
 from segkd.runner.loading.sampler import samples_of_step
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
@@ -171,7 +171,7 @@ class Tracking:
             f"{key.removeprefix('loss/')} {value:.3f}" for key, value in mean.items() if key.startswith("loss/")
         )
         if self.bar and not self.bar.disable:
-            self.bar.set_postfix_str(f"{terms} | {last['images_per_second']:.1f} img/s")
+            self.bar.set_postfix_str(f"{one_line(terms)} | {last['images_per_second']:.1f} img/s")
         else:
             say(
                 f"{self.recipe.name} {last['iteration']}/{self.recipe.schedule.iterations} | {terms} | "
