@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 Resample = Literal["pillow", "opencv"]
@@ -98,6 +99,26 @@ def fit_size(image_size: tuple[int, int], base_size: tuple[int, int], ratio: flo
 def fitted_pair(image: Image.Image, target: Image.Image, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The image resized to just fit into `size`, the target as it is: what mmsegmentation scores on."""
     return resize_image(image, fit_size((image.height, image.width), size), "opencv"), np.asarray(target)
+
+
+def fitted_pair_corners(
+    image: Image.Image, target: Image.Image, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image resized to just fit into `size` with its corners aligned, the target as it is: what TriKD scores on.
+
+    Returns:
+        (height, width, 3) float32 in 0..255, not rounded to grey levels; the target's (height, width).
+    """
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1)[None]  # (1, 3, H, W)
+    return fit_corners(pixels, size)[0].permute(1, 2, 0).numpy(), np.asarray(target)
+
+
+def fit_corners(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(B, C, H, W) float images resized to just fit into `size`, long side along long side, corners aligned."""
+    sides = images.shape[-2:]
+    factor = min(min(size) / min(sides), max(size) / max(sides))
+    fitted = [max(round(side * factor), 1) for side in sides]  # a half goes to the even side, unlike fit_size
+    return F.interpolate(images, size=fitted, mode="bilinear", align_corners=True)
 
 
 def _steps(

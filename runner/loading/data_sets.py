@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch.utils.data import Dataset
 
 from segkd.datasets._parts_of_a_set import Chosen, ImagesBelow, WithoutLabels, labelled_indices
-from segkd.datasets._resample import fitted_pair, resize_pair, short_side_pair
+from segkd.datasets._resample import fitted_pair, fitted_pair_corners, resize_pair, short_side_pair
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.sampler import images_per_part, training_batches
 from segkd.runner.recipe import parts
@@ -106,7 +106,8 @@ def fixed_resize(recipe: Recipe, scoring: bool):
     if scoring and recipe.evaluate.short_side is not None:
         return functools.partial(short_side_pair, short_side=recipe.evaluate.short_side)
     if scoring and recipe.evaluate.fit is not None:
-        return functools.partial(fitted_pair, size=recipe.evaluate.fit)
+        fit = fitted_pair_corners if recipe.evaluate.fit_corners else fitted_pair
+        return functools.partial(fit, size=recipe.evaluate.fit)
     if recipe.data.resize is not None:
         return functools.partial(resize_pair, size=recipe.data.resize)
     return None

@@ -22,27 +22,33 @@ FITTED = {"cityscapes": (1024, 2048), "voc": (512, 2048), "ade20k": (512, 2048),
 # corners aligned, and a mean over all K classes, in which one that never occurs counts 0 (inter / (union + 2e-16))
 CIRKD = NATIVE | {"mode": "whole", "resizes": 1, "align_corners": True, "average": "logits", "absent": "zero"}
 
+# mmsegmentation, test_cfg mode whole: the image alone is resized to fit (OpenCV, no antialias), logits go to that size
+# and then to the label's by the head's own align_corners; classes in neither labels nor predictions are left out of the
+# mean
+MMSEG = ONE_VIEW | {
+    "mode": "whole", "short_side": None, "fit_corners": False, "resizes": 2, "align_corners": None, "average": "logits",
+    "absent": "skip",
+}  # fmt: skip
+
 PROTOCOLS: dict[str, Fields] = {
     "cirkd": CIRKD,
     # DIST's evaluation is CIRKD's; its numbers are of val, one scale, not mirrored
     "dist": CIRKD,
-    # RMRKD and what else is made with mmsegmentation, test_cfg mode whole: the image alone is resized to fit (OpenCV,
-    # no antialias), logits go to that size and then to the label's by the head's own align_corners; classes in neither
-    # labels nor predictions are left out of the mean
-    "mmseg": ONE_VIEW
-    | {"mode": "whole", "short_side": None, "resizes": 2, "align_corners": None, "average": "logits", "absent": "skip"},
+    # RMRKD and what else is made with mmsegmentation
+    "mmseg": MMSEG,
     # AICSD's FixedResize and Evaluator: image AND label get a short side of 513 (Pillow; labels nearest) and the score
     # is counted at that size, Cityscapes' at about half its own
     "aicsd": ONE_VIEW
     | {"mode": "whole", "fit": None, "resizes": 1, "align_corners": True, "average": "logits", "absent": "skip"},
-    # TriKD's test script: windows every two thirds of their side (rounded up), the last one shifted inside, small
-    # images padded evenly with zeros, raw logits averaged where windows overlap; the mean counts absent classes as 0
+    # TriKD's test script: the float image is resized with aligned corners, windows every two thirds of their side
+    # (rounded up), the last one shifted inside, small images padded evenly with zeros, raw logits averaged where
+    # windows overlap; the mean counts absent classes as 0
     "trikd": ONE_VIEW
-    | {"mode": "slide", "short_side": None, "stride": None, "smaller": "pad", "align_corners": True}
+    | {"mode": "slide", "short_side": None, "fit_corners": True, "stride": None, "smaller": "pad"}
+    | {"align_corners": True}
     | {"average": "logits", "absent": "zero"},
     # TSIC on mmsegmentation 1.x: as `mmseg`; on ADE20K in windows, logits averaged, not padded where an image is small
-    "tsic": ONE_VIEW
-    | {"mode": "whole", "short_side": None, "resizes": 2, "align_corners": None, "average": "logits", "absent": "skip"},
+    "tsic": MMSEG,
 }
 
 # protocol -> data set -> what it fixes there besides
@@ -165,7 +171,7 @@ def _size(recipe: Recipe) -> str:
     if settings.short_side:
         return f"resized to a short side of {settings.short_side}, labels too"
     if settings.fit:
-        return f"resized to fit into {_by(settings.fit)}"
+        return f"resized to fit into {_by(settings.fit)}" + (", their corners aligned" if settings.fit_corners else "")
     if recipe.data.resize:
         return f"resized to {_by(recipe.data.resize)}, labels too"
     return "at native size"

@@ -119,6 +119,9 @@ class Evaluate(Section):
     fit: tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="height, width images just fit into, whichever way round they lie; labels keep their size"
     )
+    fit_corners: bool = Field(
+        False, description="fit: corners of images aligned, pixels not rounded; default: as OpenCV resizes"
+    )
     short_side: PositiveInt | None = Field(None, description="short side that images and labels are resized to first")
     resizes: Literal[1, 2] = Field(1, description="2: scores of whole images go to the image's size, then the label's")
     align_corners: bool | None = Field(None, description="how scores are resized; default: the network family's way")

@@ -38,7 +38,8 @@ def panels(
     for position, batch in enumerate(evaluation_batches(chosen, resize=fixed_resize(recipe, scoring=True))):
         batch = batch.to(accelerator.device)
         target = batch.target[0].cpu().numpy()
-        tiles = {"image": batch.images[0].permute(1, 2, 0).cpu().numpy(), "label": colored(target, dataset.palette)}
+        image = batch.images[0].permute(1, 2, 0).round().byte().cpu().numpy()  # a protocol may resize to floats
+        tiles = {"image": image, "label": colored(target, dataset.palette)}
         prediction = target
         for name, network in networks.items():
             was_training = network.training

@@ -5,6 +5,7 @@ from PIL import Image
 from segkd.datasets import _resample
 from segkd.datasets._resample import (
     fitted_pair,
+    fitted_pair_corners,
     resample_image,
     resample_label,
     resize_image,
@@ -110,3 +111,20 @@ def test_a_fitted_image_keeps_its_aspect_and_its_label() -> None:
     assert pixels.shape == (43, 32, 3)  # upright: the long side lies along the long one
     np.testing.assert_array_equal(labels, np.asarray(target))
     np.testing.assert_array_equal(pixels, resize_image(image, (43, 32), "opencv"))
+
+
+@pytest.mark.parametrize("height, width, fitted", [(24, 48, (30, 60)), (73, 120, (36, 60)), (60, 33, (60, 33))])
+def test_corners_stay_where_they_are_and_nothing_is_rounded(height: int, width: int, fitted: tuple[int, int]) -> None:
+    """Pixel i of n lies at i (m - 1) / (n - 1) of m; a side that ends in a half is rounded to even, 36.5 to 36."""
+    image, target = random_pair(np.random.default_rng(0), height, width)
+    computed, labels = fitted_pair_corners(image, target, (60, 60))
+    assert computed.dtype == np.float32 and computed.shape == (*fitted, 3)
+    np.testing.assert_array_equal(labels, np.asarray(target))
+    pixels = np.asarray(image).astype(float)
+    for axis, (length, source) in enumerate(zip(fitted, (height, width))):
+        positions = np.arange(length) * (source - 1) / (length - 1)
+        low = np.floor(positions + 1e-9).astype(int)
+        share = (positions - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        lower, upper = (np.take(pixels, np.minimum(low + step, source - 1), axis) for step in (0, 1))
+        pixels = lower * (1 - share) + upper * share
+    np.testing.assert_allclose(computed, pixels, atol=5e-3)
