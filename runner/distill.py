@@ -120,11 +120,11 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         if evaluates:
             result = evaluate(state.student, val_set, recipe, accelerator, title="scoring the student")
             others = evaluate_also(graph, val_set, recipe, accelerator)
-            state.note_score(result.scores.miou)
+            state.note_score(result.values["miou"])
         if writes or saves or stopping:
-            tracking.flush(norm, result and result.scores, others)
+            tracking.flush(norm, result, others)
         if evaluates:
-            record_evaluation(state, result.scores, others, val_set, recipe, accelerator, tracking)
+            record_evaluation(state, result, others, val_set, recipe, accelerator, tracking)
         if (saves or stopping) and accelerator.is_main_process:
             state.save(run, recipe.loop.keep_last, result)
         if stopping:

@@ -125,7 +125,9 @@ def fingerprint(options: argparse.Namespace, recipe: Recipe, student: StudentFol
         "server": options.server,
         "split": options.split,
         "competition": options.competition,
-        "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"every", "also", "absent", "batch_size"}),
+        "evaluate": recipe.evaluate.model_dump(
+            mode="json", exclude={"every", "also", "absent", "metrics", "batch_size"}
+        ),
         "resize": recipe.data.resize and list(recipe.data.resize),
         "crop_size": list(recipe.data.crop_size),
     }

@@ -166,7 +166,7 @@ def test_a_selectable_file_holds_one_public_class_of_its_own_name():
         classes = [node.name for node in tree(file).body if isinstance(node, ast.ClassDef) and node.name[0] != "_"]
         return [] if [name.lower() for name in classes] == [file.stem.replace("_", "")] else [classes]
 
-    selectable = [file for file in PARTS if file.parent.name in ROOMS and file.name[0] != "_"]
+    selectable = [file for file in PARTS + RUNNER if file.parent.name in (*ROOMS, "metrics") and file.name[0] != "_"]
     assert found_in(selectable, wrong) == {}
 
 
@@ -174,7 +174,7 @@ def undocumented(file):
     """Public functions and classes of a file, and public methods of its public classes, without a docstring.
 
     A section of the recipe says what its fields mean, the docstring of a script is that of its `main`, and what torch
-    asks of a module (forward, get_extra_state, ...) is documented there.
+    asks of a module (forward, get_extra_state, ...) or `Metric` of a metric is documented there.
     """
     module = tree(file)
     if ast.get_docstring(module) is None:
@@ -187,8 +187,10 @@ def undocumented(file):
             is_section = isinstance(node, ast.ClassDef) and any(
                 getattr(base, "id", "") in ("Section", "Curve") for base in node.bases
             )
-            is_torchs = owner is not module and hasattr(torch.nn.Module, node.name)
-            if ast.get_docstring(node) is None and not is_section and not is_torchs:
+            is_asked_for = owner is not module and (
+                hasattr(torch.nn.Module, node.name) or "Metric" in [getattr(base, "id", "") for base in owner.bases]
+            )
+            if ast.get_docstring(node) is None and not is_section and not is_asked_for:
                 yield node.name
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from segkd.runner.comparing.bootstrap import image_draws, iou, mean_iou, resampled_gains
 from segkd.runner.comparing.finished_runs import FinishedRun
 from segkd.runner.console import percent
+from segkd.runner.recipe import parts
 from segkd.runner.recipe.differences import MAY_CHANGE_ON_RESUME, changes
 from segkd.runner.recipe.mistakes import did_you_mean
 from segkd.runner.recipe.schema import Recipe
@@ -63,17 +64,26 @@ class Row:
 
     def measured(self, key: str) -> float:
         """Mean over the runs of a number in their summaries."""
-        return float(np.mean([run.summary.get(key) or np.nan for run in self.runs]))
+        return float(self.all_measured(key).mean())
+
+    def all_measured(self, key: str) -> np.ndarray:
+        """A number in the summaries, one for each run; NaN where it is not there."""
+        return np.array([run.summary.get(key) for run in self.runs], dtype=float)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows that may be compared: one data set, split and protocol, the same images and labels."""
+    """Rows that may be compared: one data set, split and protocol, the same images and labels.
+
+    Attributes:
+        headline: the values of further metrics that all runs have, with their titles.
+    """
 
     rows: list[Row]
     protocol: str
     class_names: list[str]
     images: int
+    headline: dict[str, str]
 
 
 def compare(runs: list[FinishedRun], *, baseline: str | None = None, sort: bool = False) -> Comparison:
@@ -99,7 +109,16 @@ def compare(runs: list[FinishedRun], *, baseline: str | None = None, sort: bool 
         base = None if row in baselines else _baseline_of(row, baselines, only=baseline is not None)
         if base is not None:
             rows[index] = replace(row, gain=_gain(row, base, draws))
-    return Comparison(rows, runs[0].protocol, runs[0].class_names, len(runs[0].names))
+    one = runs[0]
+    return Comparison(rows, one.protocol, one.class_names, len(one.names), _shared_headline(runs))
+
+
+def _shared_headline(runs: list[FinishedRun]) -> dict[str, str]:
+    """The headline values of the metrics that were computed in all runs with the same arguments, with their titles."""
+    first, *others = (run.summary.get("metrics", {}) for run in runs)
+    shared = [name for name, values in first.items() if all(other.get(name) == values for other in others)]
+    titles = {key: title for name in shared for key, title in parts.find(parts.METRICS, name).headline.items()}
+    return {key: title for key, title in titles.items() if all(run.summary.get(key) is not None for run in runs)}
 
 
 def _refuse_what_differs(runs: list[FinishedRun]) -> None:

@@ -5,6 +5,8 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from segkd.runner.comparing.bootstrap import DRAWS
 from segkd.runner.comparing.comparison import Comparison, Row
 from segkd.runner.comparing.pictures import draw_curves, draw_examples, draw_table
@@ -12,8 +14,6 @@ from segkd.runner.console import clock, markdown, markdown_text, number, percent
 from segkd.runner.run_folder.replacing import write_text
 
 SIGNED = "{:+.2f}"
-COLUMNS = ("data set", "teacher (mIoU %)", "student", "method", "seeds", "mIoU (%)", "gain", "95 % interval",
-           "parameters", "GFLOPs", "images/s", "training")  # fmt: skip
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> str:
@@ -28,15 +28,14 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
     shown = "\n\n".join(f"![{name}]({name}.png)" for name in pictures)
     write_text(folder / "table.md", f"{text}\n\n{shown}\n")
     write_text(folder / "table.csv", table_csv(comparison))
-    draw_table(comparison, COLUMNS, [cells(row) for row in comparison.rows], folder / "table.png")
+    draw_table(comparison, *main_table(comparison), folder / "table.png")
     draw_curves(comparison, folder / "curves.png")
     return text
 
 
 def report(comparison: Comparison) -> str:
     """The table, what its numbers are, and the gains of each class, as Markdown."""
-    table = markdown(COLUMNS, [cells(row) for row in comparison.rows])
-    parts = [table, *notes(comparison)]
+    parts = [markdown(*main_table(comparison)), *notes(comparison)]
     for base in comparison.rows:
         above = [row for row in comparison.rows if row.gain is not None and row.gain.over is base]
         if above:
@@ -45,7 +44,15 @@ def report(comparison: Comparison) -> str:
     return "\n\n".join(parts)
 
 
-def cells(row: Row) -> list[str]:
+def main_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """The table's columns, and its lines."""
+    headline = comparison.headline
+    columns = ["data set", "teacher (mIoU %)", "student", "method", "seeds", "mIoU (%)", "gain", "95 % interval"]
+    columns += [*headline.values(), "parameters", "GFLOPs", "images/s", "training"]
+    return columns, [cells(row, headline) for row in comparison.rows]
+
+
+def cells(row: Row, headline: dict[str, str]) -> list[str]:
     """One line of the table."""
     data, gain = row.recipe.data, row.gain
     return [
@@ -54,14 +61,21 @@ def cells(row: Row) -> list[str]:
         row.student,
         row.method,
         str(len(row.runs)),
-        percent(row.miou.mean()) + (f" +- {percent(row.std)}" if len(row.runs) > 1 else ""),
+        spread(row.miou, "(%)"),
         "-" if gain is None else percent(gain.mean, SIGNED),
         "-" if gain is None else f"{percent(gain.low, SIGNED)} to {percent(gain.high, SIGNED)}",
+        *(spread(row.all_measured(key), title) for key, title in headline.items()),
         number(row.measured("parameters") / 1e6, "{:.2f} M"),
         number(row.measured("flops") / 1e9),
         number(1000 / row.measured("milliseconds"), "{:.1f}"),
         clock(row.measured("seconds")),
     ]
+
+
+def spread(values: np.ndarray, title: str) -> str:
+    """Mean +- standard deviation over the seeds, in percent under a title that ends in (%)."""
+    told = percent if title.endswith("(%)") else number
+    return told(values.mean()) + (f" +- {told(values.std(ddof=1))}" if len(values) > 1 else "")
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -119,6 +133,7 @@ def table_csv(comparison: Comparison) -> str:
         + ["baseline", "gain", "gain_low", "gain_high", "parameters", "flops", "images_per_second", "training_seconds"]
         + [f"iou/{name}" for name in classes]
         + [f"gain/{name}" for name in classes]
+        + [column for key in comparison.headline for column in (key, f"{key}_std")]
     )
     for row in comparison.rows:
         gain, data = row.gain, row.recipe.data
@@ -134,5 +149,7 @@ def table_csv(comparison: Comparison) -> str:
             *(1000 / row.measured("milliseconds"), row.measured("seconds"), *row.per_class),
             *([""] * len(classes) if gain is None else gain.per_class),
         ]
+        for found in map(row.all_measured, comparison.headline):
+            values += [found.mean(), found.std(ddof=1) if len(found) > 1 else ""]
         writer.writerow(["" if value != value else value for value in values])
     return text.getvalue()

@@ -10,8 +10,9 @@ import pydantic
 
 from segkd.runner.recipe.mistakes import Mistake, found_by
 
+METRICS = "runner.scoring.metrics"  # the room of evaluate.metrics
 # what the runner itself passes to a part of each room, and a recipe therefore cannot
-GIVEN = {"datasets": {"root", "split"}, "models": {"num_classes"}, "losses": {"task"}}
+GIVEN = {"datasets": {"root", "split"}, "models": {"num_classes"}, "losses": {"task"}, METRICS: {"split"}}
 # parts a recipe configures without naming their file -> their class, and what the runner passes to it
 UNNAMED = {"_transforms": ("Transform", {"crop_size"}), "_strong": ("StrongView", set()), "_mixing": ("Mix", set())}
 
@@ -19,7 +20,12 @@ UNNAMED = {"_transforms": ("Transform", {"crop_size"}), "_strong": ("StrongView"
 def names(room: str) -> list[str]:
     """The parts of a room: its files that do not begin with an underscore."""
     folders = importlib.import_module(f"segkd.{room}").__path__
-    return sorted(path.stem for folder in folders for path in Path(folder).glob("[!_]*.py"))
+    return sorted({path.stem for folder in folders for path in Path(folder).glob("[!_]*.py")})
+
+
+def path_of(room: str, name: str) -> str:
+    """The file of a part, from the root of the project."""
+    return f"{room.replace('.', '/')}/{name}.py"
 
 
 @functools.cache
@@ -32,7 +38,7 @@ def find(room: str, name: str) -> type:
     found = [value for key, value in vars(module).items() if key.lower() == wanted and inspect.isclass(value)]
     if not found:
         raise ValueError(
-            f"{room}/{name}.py holds no class of its own name "
+            f"{path_of(room, name)} holds no class of its own name "
             f"(such as {name.title().replace('_', '')}, in any letter case)"
         )
     return found[0]

@@ -44,7 +44,9 @@ def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint:
     source, assignments = find_source(path), list(assignments)
     values, origins, traps = read_with_traps(source.path, source.root)
     before = protocol_in(values)
+    _name_metrics(values)
     override(values, origins, assignments)
+    _name_metrics(values)
     change_protocol(values, origins, before)
     values.setdefault("name", source.default_name)
     for path in PATHS:  # a stranger's recipe learns nothing of this machine
@@ -60,7 +62,7 @@ def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint:
         told = traps + [line for line in lines if not _told(line, traps)]
         raise RecipeError([source.named(line) for line in told])
     completed = _with_paths(recipe.complete(), source)
-    completed = completed.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=fixed_by(recipe))})
+    completed = completed.model_copy(update={"evaluate": completed.evaluate.model_copy(update=fixed_by(recipe))})
     completed._trust_checkpoint, completed._assignments = trust_checkpoint, tuple(assignments)
     return completed
 
@@ -96,6 +98,14 @@ def read_needed(recipe: Recipe, is_done: Callable[[Recipe], bool], above: tuple[
             needed |= {one.folder: one for one in read_needed(other, is_done, above)}
             needed[other.folder] = other
     return list(needed.values())
+
+
+def _name_metrics(values: dict) -> None:
+    """Makes the list `metrics: [boundary]` a mapping to arguments in place, so that each can be set or overridden."""
+    section = values.get("evaluate")
+    listed = section.get("metrics") if isinstance(section, dict) else None
+    if isinstance(listed, list) and all(isinstance(name, str) for name in listed):
+        section["metrics"] = {name: {} for name in listed}
 
 
 def _expand(place: object, path: Key, may: Callable[[Key], bool], above: Key = ()) -> None:
@@ -156,6 +166,11 @@ def _parts_of(values: dict) -> Iterator[tuple[Key, Key, str, object, object]]:
         if isinstance(term, dict):
             here = ("losses", index)
             yield (*here, "loss"), (*here, "args"), "losses", term.get("loss"), term.get("args", {})
+    scoring = values.get("evaluate")
+    metrics = scoring.get("metrics") if isinstance(scoring, dict) else None
+    for name, arguments in metrics.items() if isinstance(metrics, dict) else ():
+        here = ("evaluate", "metrics", name)
+        yield here, here, parts.METRICS, name, arguments
 
 
 def _wrong_parts(values: dict) -> list[Mistake]:
@@ -167,7 +182,7 @@ def _wrong_parts(values: dict) -> list[Mistake]:
         if name not in parts.names(room) and not (name in parts.UNNAMED and name_key == ("data",)):
             there = parts.names(room)
             mistakes.append(
-                (name_key, f"no {room}/{name}.py{did_you_mean(name, there)}; there are: {', '.join(there)}")
+                (name_key, f"no {parts.path_of(room, name)}{did_you_mean(name, there)}; there are: {', '.join(there)}")
             )
             continue
         mistakes += [((*arguments_key, *key), text) for key, text in parts.wrong_arguments(room, name, arguments)]

@@ -128,12 +128,23 @@ class Evaluate(Section):
     absent: Literal["skip", "zero"] = Field(
         "skip", description="a class in neither labels nor predictions: left out of the mean, or 0 in it"
     )
+    metrics: dict[str, dict] = Field(
+        {},
+        description="further scores, files in runner/scoring/metrics/: a list of names, or a mapping of names to their "
+        "arguments, as in {boundary: {width: 5}}",
+    )
     batch_size: PositiveInt = 1
     also: list[str] = Field(
         [],
         description="what is scored beside the student at each evaluation: a trained network, or the mean of several "
         "networks' probabilities, as in student+teacher",
     )
+
+    def complete(self) -> "Evaluate":
+        """The section with the defaults of the metrics written out."""
+        further = {name: values for name, values in self.metrics.items() if name != "confusion"}  # always computed
+        completed = {name: parts.completed_arguments(parts.METRICS, name, further[name]) for name in further}
+        return self.model_copy(update={"metrics": completed})
 
 
 class Tracking(Section):
@@ -259,6 +270,7 @@ class Recipe(Section):
                 "data": self.data.complete(),
                 "networks": {name: network.complete() for name, network in self.networks.items()},
                 "losses": [term.complete(self) for term in self.losses],
+                "evaluate": self.evaluate.complete(),
             }
         )
 

@@ -12,12 +12,13 @@ from segkd.runner.building.graph import Graph
 from segkd.runner.building.networks import build_network, gives_scores, mapped, weights_path
 from segkd.runner.recipe.mistakes import did_you_mean
 from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.folder import RunFolder, StudentFolder
 from segkd.runner.run_folder.pretrained import from_pretrained
 from segkd.runner.scoring.evaluation import Together
 
 
 @dataclass(frozen=True)
-class Weights:
+class GivenWeights:
     """What the command line says of weights: a file or folder, whose names it uses, which network of several it is."""
 
     path: str | None = None
@@ -25,25 +26,8 @@ class Weights:
     part: str | None = None
 
 
-def find_recipe(path: str) -> tuple[str, Path | None]:
-    """The recipe that a path names, and the run folder it is in where a run or student folder was given.
-
-    Raises:
-        ValueError: a folder without a recipe.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        return path, None
-    for run in (folder, *([folder.parent] if folder.name == "student" else [])):
-        if (run / "recipe.yaml").is_file():
-            return str(run / "recipe.yaml"), run
-    raise ValueError(
-        f"{path} holds no recipe.yaml, so nothing says on which data to score; give a recipe and --weights {path}"
-    )
-
-
-def scored_network(
-    words: str, recipe: Recipe, dataset: torch.utils.data.Dataset, run: Path, weights: Weights
+def choose_network(
+    words: str, recipe: Recipe, dataset: torch.utils.data.Dataset, run: Path, weights: GivenWeights
 ) -> tuple[nn.Module, str]:
     """The network called `words`, or the mean of several joined by +, and where its weights are from.
 
@@ -59,19 +43,19 @@ def scored_network(
         if name not in recipe.networks:
             known = list(recipe.networks)
             raise ValueError(f"--network {name}: the recipe has {', '.join(known)}{did_you_mean(name, known)}")
-    prompts = {name: recipe.networks[name].prompted_by for name in names if recipe.networks[name].prompted_by}
     if weights.path is None and (weights.layout or weights.part):
         raise ValueError("--layout and --part say what a weights file holds; name the file with --weights")
     if weights.path is not None and len(names) > 1:
         raise ValueError(f"--weights are of one network, and --network {words} asks for {len(names)}")
     found = {name: _network(name, recipe, dataset, run, weights) for name in names}
-    for name in {*prompts.values()} - found.keys():
-        found[name] = _network(name, recipe, dataset, run, Weights())
-    origin = " and ".join(dict.fromkeys(found[name][1] for name in names))
-    networks = {name: network for name, (network, _) in found.items()}
     for name in names:
-        if not gives_scores(networks[name]):
+        if not gives_scores(found[name][0]):
             raise ValueError(f"--network {name}: it has features only and no head, so no scores")
+    origin = " and ".join(dict.fromkeys(path for _, path in found.values()))
+    prompts = {name: recipe.networks[name].prompted_by for name in names if recipe.networks[name].prompted_by}
+    for name in {*prompts.values()} - found.keys():
+        found[name] = _network(name, recipe, dataset, run, GivenWeights())
+    networks = {name: network for name, (network, _) in found.items()}
     if len(names) == 1 and not prompts:
         return networks[words], origin
     return Loaded(Graph({}, networks, [], {}, prompted_by=prompts), names), origin
@@ -87,27 +71,27 @@ class Loaded(Together):
 
 
 def _network(
-    name: str, recipe: Recipe, dataset: torch.utils.data.Dataset, run: Path, weights: Weights
+    name: str, recipe: Recipe, dataset: torch.utils.data.Dataset, run: Path, weights: GivenWeights
 ) -> tuple[nn.Module, str]:
     """One network with the data set's classes, and where its weights are from."""
-    entry, owner = recipe.networks[name], f"networks.{name}"
-    described = None if weights.layout or weights.part else _described(weights.path)
+    entry, owner, path = recipe.networks[name], f"networks.{name}", weights.path
+    described = None if weights.layout or weights.part else _described(path)
     if described is not None:
-        network, origin = from_pretrained(described), weights.path
-    elif weights.path is None and name != "student" and (entry.train or entry.ema_of):
+        network, origin = from_pretrained(described.path), path
+    elif path is None and name != "student" and (entry.train or entry.ema_of):
         network, origin = delivered.find(str(run), name).network, str(run)
     else:
-        origin = weights.path or (str(run) if entry.train else weights_path(entry))
-        if origin is None and entry.source == "segkd":
+        if path is not None or entry.train:
+            entry = entry.model_copy(
+                update={"weights": path or str(run), "layout": weights.layout, "part": weights.part}
+            )
+        origin = weights_path(entry) or f"{entry.source}:{entry.model}"
+        if entry.weights is None and entry.source == "segkd":
             raise ValueError(f"{owner} has no weights in the recipe; name some with --weights")
-        if origin is not None:
-            same = weights.path is None and not entry.train  # a file of the recipe, which says whose it is
-            told = {} if same else {"layout": weights.layout, "part": weights.part}
-            entry = entry.model_copy(update={"weights": origin, **told})
         network = build_network(
             name, entry, dataset.num_classes, recipe.seed, dataset.class_names, trust=recipe.trust_checkpoint
         )
-        return network, origin or f"{entry.source}:{entry.model}"
+        return network, origin
     if entry.class_map and network.num_classes != dataset.num_classes:
         network = mapped(network, entry, None, dataset.class_names, owner)
     if network.num_classes != dataset.num_classes:
@@ -118,11 +102,10 @@ def _network(
     return network, origin
 
 
-def _described(path: str | None) -> Path | None:
-    """The folder with the config.json that describes the network in it, None where nothing does."""
-    for folder in (Path(path) / "student", Path(path)) if path else ():
-        file = folder / "config.json"
-        # one without `model` is another library's
-        if file.is_file() and "model" in json.loads(file.read_text()):
-            return folder
+def _described(path: str | None) -> StudentFolder | None:
+    """The student folder that a path means and that describes the network in it, None where there is none."""
+    for student in (RunFolder(path).student, StudentFolder(Path(path))) if path else ():
+        # a config.json without `model` is another library's
+        if student.config_file.is_file() and "model" in json.loads(student.config_file.read_text()):
+            return student
     return None

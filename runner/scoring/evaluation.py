@@ -1,12 +1,12 @@
-"""Scores a network on a whole split: every image once, over however many processes, into one confusion matrix."""
+"""Scores a network on a whole split: every image once, over however many processes, by all metrics in one pass."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from segkd.models._prediction import Prediction
@@ -14,12 +14,11 @@ from segkd.runner.building.graph import Graph
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
+from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.scoring.confusion import Scores, confusion_matrix, scores
 from segkd.runner.scoring.inference import predict
-
-# (scores (B, K, H, W), target (B, H, W)) -> counts that add up over images
-Count = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+from segkd.runner.scoring.metrics._metric import Metric, Split, Values
+from segkd.runner.scoring.metrics.confusion import Confusion
 
 
 @dataclass(frozen=True)
@@ -27,39 +26,58 @@ class Evaluation:
     """What scoring a split gives.
 
     Attributes:
-        scores: of the whole split.
-        names: N image names, in the data set's order.
-        counts: (N, K, 3) int64, for each image and class its intersection, label pixels and predicted pixels. Their
-            sums over the images, i, l and p, give the split's IoU, i / (l + p - i).
-        matrix: (K, K) int64, the confusion matrix, rows = target, columns = prediction.
-        further: what else was asked for, summed over the images.
+        metrics: those that scored it, by name.
+        values: what they say of the whole split, by the names of the values.
+        counts: metric -> what it counted over the split; counts of single images are in the data set's order.
+        names: N image names, in that order.
     """
 
-    scores: Scores
+    metrics: dict[str, Metric]
+    values: Values
+    counts: dict[str, dict[str, Tensor]]
     names: list[str]
-    counts: torch.Tensor
-    matrix: torch.Tensor
-    further: dict[str, torch.Tensor]
+
+    @property
+    def headline(self) -> dict[str, str]:
+        """The values that are shown beside mIoU, with their titles."""
+        return {name: title for metric in self.metrics.values() for name, title in metric.headline.items()}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What images.npz holds, for comparisons of runs image by image."""
-        return {"names": np.array(self.names), "counts": self.counts.numpy()}
+        """What images.npz holds, for comparisons of runs image by image: `Confusion`'s (N, K, 3) counts of images."""
+        return {"names": np.array(self.names), "counts": self.counts["confusion"]["images"].numpy()}
+
+
+def build_metrics(recipe: Recipe, dataset: torch.utils.data.Dataset) -> dict[str, Metric]:
+    """The confusion matrix, which every evaluation counts, and what `evaluate.metrics` names besides."""
+    settings = recipe.evaluate
+    split = Split(tuple(dataset.class_names), dataset.ignore_index, settings.absent, settings.average)
+    further = {name: parts.build(parts.METRICS, name, values, split) for name, values in settings.metrics.items()}
+    return {"confusion": Confusion(split), **further}
+
+
+def values_in(row: dict, metrics: dict[str, Metric]) -> Values:
+    """The values of metrics in a row of metrics.jsonl; not all need be there, after a resume with other metrics."""
+    prefixes = tuple(f"{name}_" for name in metrics)
+    bare = (*Confusion.names, *Confusion.names_per_class) if "confusion" in metrics else ()
+    # a name with a slash is of one of evaluate.also
+    own = (name for name in row if name in bare or (name.startswith(prefixes) and "/" not in name))
+    return {name: row[name] for name in own}
+
+
+def text_of(metrics: dict[str, Metric], values: Values) -> str:
+    """The values as Markdown, as each metric words its own; metrics that have none among them say nothing."""
+    return "\n\n".join(metric.text(values) for name, metric in metrics.items() if values_in(values, {name: metric}))
 
 
 def evaluate(
-    network: nn.Module,
-    dataset: torch.utils.data.Dataset,
-    recipe: Recipe,
-    accelerator: Accelerator,
-    title: str,
-    further: Mapping[str, Count] | None = None,
+    network: nn.Module, dataset: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator, title: str
 ) -> Evaluation:
     """Scores `network` on `dataset` by the recipe's `evaluate` section; the same on all processes.
 
     The network is put in eval mode and back. Scoring runs in float32 whatever the training precision.
 
-    Args:
-        further: what else to count in the same pass, by name.
+    Raises:
+        ValueError: no pixel of the split has a label.
     """
     was_training = network.training
     network.eval()
@@ -72,35 +90,43 @@ def evaluate(
         resize=fixed_resize(recipe, scoring=True),
         pin_memory=accelerator.device.type == "cuda",
     )
-    integers = {"dtype": torch.int64, "device": accelerator.device}
-    matrix = torch.zeros(network.num_classes, network.num_classes, **integers)
-    counts = torch.zeros(len(dataset), network.num_classes, 3, **integers)
-    further = dict(further or {})
-    # what no image gives: a process without one has something to add, too
-    nothing = torch.zeros(0, network.num_classes, 1, 1, device=accelerator.device)
-    sums = {name: count(nothing, nothing[:, 0].long()) for name, count in further.items()}
+    metrics = build_metrics(recipe, dataset)
+    counts = {name: _nothing_counted(metric, len(dataset), accelerator.device) for name, metric in metrics.items()}
     mine = range(accelerator.process_index, len(dataset), accelerator.num_processes)
-    steps, indices = -(-len(mine) // recipe.evaluate.batch_size), iter(mine)
+    steps = -(-len(mine) // recipe.evaluate.batch_size)
     for batch in progress(batches, total=steps, title=title, shown=accelerator.is_main_process):
         batch = batch.to(accelerator.device)
-        maps = class_scores(network, batch, recipe)
-        for name, count in further.items():
-            sums[name] += count(maps, batch.target)
-        for prediction, target in zip(maps.argmax(1), batch.target):
-            found = confusion_matrix(prediction, target, network.num_classes, dataset.ignore_index)
-            counts[next(indices)] = torch.stack([found.diagonal(), found.sum(1), found.sum(0)], dim=1)  # (K, 3)
-            matrix += found
+        scores = class_scores(network, batch, recipe)
+        prediction = scores.argmax(1)
+        for name, metric in metrics.items():
+            for key, found in metric.count(scores, prediction, batch.target).items():
+                if key in metric.per_image:
+                    counts[name][key][batch.indices] = found
+                else:
+                    counts[name][key] += found
     network.train(was_training)
-    matrix = accelerator.reduce(matrix, reduction="sum").cpu()
-    counts = accelerator.reduce(counts, reduction="sum").cpu()
-    sums = {name: accelerator.reduce(found, reduction="sum").cpu() for name, found in sums.items()}
-    if matrix.sum() == 0:
+    counts = {
+        name: {key: accelerator.reduce(found, reduction="sum").cpu() for key, found in own.items()}
+        for name, own in counts.items()
+    }
+    if counts["confusion"]["matrix"].sum() == 0:
         raise ValueError(
             f"no pixel of the {len(dataset)} images of {recipe.data.val_split} has a label that counts; check the "
             f"label folder and the ids (runner/check.py shows how they are spread)"
         )
-    names = [dataset.name(index) for index in range(len(dataset))]
-    return Evaluation(scores(matrix, recipe.evaluate.absent), names, counts, matrix, sums)
+    values = {key: value for name, metric in metrics.items() for key, value in metric.values(counts[name]).items()}
+    assert values_in(values, metrics) == values, "the names of a metric's values begin with the metric's own"
+    return Evaluation(metrics, values, counts, [dataset.name(index) for index in range(len(dataset))])
+
+
+def _nothing_counted(metric: Metric, images: int, device: torch.device) -> dict[str, Tensor]:
+    """The counts of a split before its first batch; a process without an image has these to add, too."""
+    scores = torch.zeros(0, metric.split.num_classes, 1, 1, device=device)
+    target = scores[:, 0].long()
+    return {
+        key: found.new_zeros(images, *found.shape[1:]) if key in metric.per_image else found
+        for key, found in metric.count(scores, target, target).items()
+    }
 
 
 class Together(nn.Module):
@@ -134,17 +160,12 @@ class Together(nn.Module):
 
 def evaluate_also(
     graph: Graph, dataset: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator
-) -> dict[str, Scores]:
-    """Scores of what `evaluate.also` names, by its words."""
+) -> dict[str, Evaluation]:
+    """Evaluations of what `evaluate.also` names, by its words."""
+    networks = {words: Together(graph, words.split("+")).train(graph.training) for words in recipe.evaluate.also}
     return {
-        words: evaluate(
-            Together(graph, words.split("+")).train(graph.training),
-            dataset,
-            recipe,
-            accelerator,
-            title=f"scoring {words}",
-        ).scores
-        for words in recipe.evaluate.also
+        words: evaluate(network, dataset, recipe, accelerator, title=f"scoring {words}")
+        for words, network in networks.items()
     }
 
 

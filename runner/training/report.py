@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import asdict
 from urllib.parse import quote
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 from segkd.models._weights import read_weights
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.networks import build_network, gives_scores
-from segkd.runner.console import markdown, markdown_text, percent, say
+from segkd.runner.console import markdown, markdown_text, number, percent, say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
@@ -25,9 +24,8 @@ from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import plain, training_seconds
 from segkd.runner.run_folder.pretrained import description
 from segkd.runner.run_folder.replacing import write_text
-from segkd.runner.scoring.confusion import Scores
 from segkd.runner.scoring.cost import flops, latency
-from segkd.runner.scoring.evaluation import evaluate
+from segkd.runner.scoring.evaluation import Evaluation, build_metrics, evaluate, text_of, values_in
 from segkd.runner.scoring.pictures import curves, panels
 from segkd.runner.training.state import TrainingState
 from segkd.runner.training.tracking import Tracking
@@ -41,18 +39,18 @@ def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Datas
         built = graph.network(name)
         if network.train or network.ema_of is not None or name in known or not gives_scores(built):
             continue
-        result = evaluate(built, val_set, recipe, accelerator, title=f"scoring {name}").scores
-        known[name] = plain(asdict(result))
+        result = evaluate(built, val_set, recipe, accelerator, title=f"scoring {name}")
+        known[name] = plain(result.values)
         if accelerator.is_main_process:
             write_text(run.teachers_file, json.dumps(known, indent=2) + "\n")
-            say(f"{recipe.name}: {name} has {percent(result.miou)} % mIoU on {recipe.data.val_split}")
+            say(f"{recipe.name}: {name} has {percent(result.values['miou'])} % mIoU on {recipe.data.val_split}")
         accelerator.wait_for_everyone()
 
 
 def record_evaluation(
     state: TrainingState,
-    result: Scores,
-    others: dict[str, Scores],
+    result: Evaluation,
+    others: dict[str, Evaluation],
     val_set: torch.utils.data.Dataset,
     recipe: Recipe,
     accelerator: Accelerator,
@@ -61,16 +59,17 @@ def record_evaluation(
     """The evaluation's line on the console, its panels on the disk and in wandb, its per-class table in wandb."""
     if not accelerator.is_main_process:
         return
-    iteration = state.iteration
-    say(
-        f"{recipe.name} {iteration}/{recipe.schedule.iterations} | mIoU {percent(result.miou)} % | "
-        f"pixel accuracy {percent(result.pixel_accuracy)} %"
-        + "".join(f" | {words} {percent(other.miou)} %" for words, other in others.items())
-    )
+    iteration, values = state.iteration, result.values
+    shown = {"mIoU": f"{percent(values['miou'])} %", "pixel accuracy": f"{percent(values['pixel_accuracy'])} %"}
+    shown |= {title.removesuffix(" (%)"): in_its_unit(values[name], title) for name, title in result.headline.items()}
+    shown |= {words: f"{percent(other.values['miou'])} %" for words, other in others.items()}
+    numbers = " | ".join(f"{title} {value}" for title, value in shown.items())
+    say(f"{recipe.name} {iteration}/{recipe.schedule.iterations} | {numbers}")
     tracking.dashboard.summarize({"best_miou": state.best_miou, "best_iteration": state.best_iteration})
     if state.best_iteration == iteration:
-        best = {f"best_iou/{name}": iou for name, iou in zip(val_set.class_names, result.iou_per_class)}
-        tracking.dashboard.summarize({**best, "best_pixel_accuracy": result.pixel_accuracy})
+        best = {f"best_iou/{name}": iou for name, iou in zip(val_set.class_names, values["iou_per_class"])}
+        best |= {f"best_{name}": values[name] for name in ("pixel_accuracy", *result.headline)}
+        tracking.dashboard.summarize(best)
     frozen = {name: state.graph.network(name) for name, network in recipe.networks.items() if not network.train}
     frozen = {name: network for name, network in frozen.items() if gives_scores(network)}
     files = panels(
@@ -80,10 +79,9 @@ def record_evaluation(
         accelerator,
         RunFolder(recipe.folder).panels(iteration),
     )
-    classes = [
-        [name, *values] for name, *values in zip(val_set.class_names, result.iou_per_class, result.accuracy_per_class)
-    ]
-    tracking.dashboard.log_evaluation(iteration, files, ["class", "IoU", "accuracy"], classes)
+    columns = [name for name in values if name.endswith("_per_class")]
+    classes = [list(line) for line in zip(val_set.class_names, *(values[name] for name in columns))]
+    tracking.dashboard.log_evaluation(iteration, files, ["class", *columns], classes)
 
 
 def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator) -> None:
@@ -115,15 +113,18 @@ def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Rec
 
 
 def summary(state: TrainingState, rows: list[dict], val_set: torch.utils.data.Dataset, recipe: Recipe) -> dict:
-    """What comparisons of runs read: the closing table's rows, and score, training seconds and size of the student."""
+    """What comparisons of runs read: the closing table's rows, and scores, training seconds and size of the student."""
+    history = RunFolder(recipe.folder).read_rows()
     image = first_image(val_set, recipe).images.to(next(state.student.parameters()).device)
     return {
+        **values_in(chosen_row(history, state), build_metrics(recipe, val_set)),
+        "metrics": recipe.evaluate.metrics,
         "rows": rows,
         "miou": state.best_miou,
         "iteration": state.best_iteration,
         "protocol": protocol_words(recipe),
         "absent": recipe.evaluate.absent,
-        "seconds": training_seconds(RunFolder(recipe.folder).read_rows(), recipe.data.batch_size),
+        "seconds": training_seconds(history, recipe.data.batch_size),
         "flops": flops(state.student, image),
         **{key: rows[-1][key] for key in ("parameters", "milliseconds")},
     }
@@ -138,7 +139,7 @@ def closing_rows(
         if not network.train and network.ema_of is None and gives_scores(state.graph.network(name)):
             score = run.read_teachers()[name]["miou"]
             rows.append(row(name, recipe, name, state.graph.network(name), score, val_set, accelerator))
-    scored = next((entry for entry in run.read_rows() if entry["iteration"] == state.best_iteration), {})
+    scored = chosen_row(run.read_rows(), state)
     for name in recipe.evaluate.also:
         # one with a prompt cannot be timed alone, several networks together are no network
         if f"miou/{name}" in scored and name in recipe.networks and name not in state.graph.prompted_by:
@@ -203,19 +204,19 @@ def closing_table(rows: list[dict]) -> str:
     return markdown(["network", "model", "mIoU (%)", "parameters", "ms per image"], lines)
 
 
+def chosen_row(history: list[dict], state: TrainingState) -> dict:
+    """The row of metrics.jsonl with the evaluation that chose the student."""
+    return next(row for row in history if "miou" in row and row["iteration"] == state.best_iteration)
+
+
 def report(recipe: Recipe, rows: list[dict], state: TrainingState, val_set: torch.utils.data.Dataset) -> str:
-    """report.md: the table, the curves, the per-class scores of the chosen checkpoint, the last panels."""
+    """report.md: the table, the curves, what the metrics say of the chosen checkpoint, the last panels."""
     run = RunFolder(recipe.folder)
     history = run.read_rows()
     curves(history, run.curves_file)
     scored = [r for r in history if "miou" in r]
-    chosen = next(r for r in scored if r["iteration"] == state.best_iteration)
     pictures = [
         f"![{markdown_text(file.stem)}]({quote(file.relative_to(run.path).as_posix())})" for file in run.last_panels()
-    ]
-    classes = [
-        [name, percent(iou), percent(accuracy)]
-        for name, iou, accuracy in zip(val_set.class_names, chosen["iou_per_class"], chosen["accuracy_per_class"])
     ]
     return (
         "\n\n".join(
@@ -226,12 +227,14 @@ def report(recipe: Recipe, rows: list[dict], state: TrainingState, val_set: torc
                 f"`{recipe.data.val_split}` ({percent(state.best_miou)} %); the last one has "
                 f"{percent(scored[-1]['miou'])} %. Made by `{run.recipe_file.name}` in `{run.environment_file.name}`.",
                 f"![curves]({run.curves_file.name})",
-                markdown(["class", "IoU (%)", "accuracy (%)"], classes),
-                f"pixel accuracy {percent(chosen['pixel_accuracy'])} %, "
-                f"class accuracy {percent(chosen['class_accuracy'])} %, "
-                f"frequency-weighted IoU {percent(chosen['fwiou'])} %, Dice {percent(chosen['dice'])} %",
+                text_of(build_metrics(recipe, val_set), chosen_row(history, state)),
                 *pictures,
             ]
         )
         + "\n"
     )
+
+
+def in_its_unit(value: float, title: str) -> str:
+    """A headline on the console: `12.34 %` where its title ends in (%), else the number."""
+    return f"{percent(value)} %" if title.endswith("(%)") else number(value, "{:.4g}")

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from dataclasses import asdict
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +15,7 @@ from segkd.runner.loading.sampler import samples_of_step
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import append_rows, keep_rows
-from segkd.runner.scoring.confusion import Scores
+from segkd.runner.scoring.evaluation import Evaluation
 from segkd.runner.training.state import TrainingState
 from segkd.runner.training.wandb_run import Dashboard
 
@@ -76,13 +75,13 @@ class Tracking:
     def flush(
         self,
         gradient_norm: Tensor | None = None,
-        evaluation: Scores | None = None,
-        others: dict[str, Scores] | None = None,
+        evaluation: Evaluation | None = None,
+        others: dict[str, Evaluation] | None = None,
     ) -> None:
         """Writes the iterations noted since the last flush, averaged over the processes.
 
         Args:
-            evaluation: the student's. others: by the words of `evaluate.also`; their mIoU is written.
+            evaluation: the student's. others: by the words of `evaluate.also`; their headlines are written.
 
         Raises:
             FloatingPointError: a loss was not finite; names the first iteration and the terms.
@@ -99,8 +98,9 @@ class Tracking:
                 row[f"loss/{label}"], row[f"weighted/{label}"] = value, weight * value
                 row["total"] += weight * value
             rows.append(row)
-        rows[-1].update(self._speed(), **(asdict(evaluation) if evaluation else {}))
-        rows[-1].update({f"miou/{words}": other.miou for words, other in (others or {}).items()})
+        rows[-1].update(self._speed(), **(evaluation.values if evaluation else {}))
+        for words, other in (others or {}).items():
+            rows[-1].update({f"{name}/{words}": other.values[name] for name in ("miou", *other.headline)})
         if gradient_norm is not None:
             rows[-1]["gradient_norm"] = float(gradient_norm)
         self.rows, self.values = [], []

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from recorded.arrays import Arrays, named
 from torch import Tensor, nn
 
+from segkd.datasets._resample import fit_corners
 from segkd.models._prediction import Prediction
 from segkd.runner.building.schedule import learning_rate
 from segkd.runner.recipe.term import Ramp
-from segkd.runner.scoring.confusion import confusion_matrix, scores
 from segkd.runner.scoring.inference import predict
+from segkd.runner.scoring.metrics.confusion import confusion_matrix, scores
 
 # loss name -> what precedes the numbers of predictions and labels, how classes that do not occur count
 METRICS = {
@@ -38,18 +39,18 @@ def metric(case: dict, arrays: Arrays) -> Arrays:
     correct, predicted, labelled = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
     union, result = predicted + labelled - correct, scores(matrix, absent=absent)
     names = ("miou", "pixel_accuracy", "class_accuracy", "fwiou")
-    return {name: getattr(result, name) for name in names} | {
+    return {name: result[name] for name in names} | {
         "confusion": matrix,
         "total_label": matrix.sum(),
         **dict.fromkeys(("total_inter", "intersection", "area_intersect"), correct),
         **dict.fromkeys(("total_union", "union", "area_union"), union),
         "area_pred": predicted,
         "area_label": labelled,
-        "iou": np.array(result.iou_per_class),
-        "acc": np.array(result.accuracy_per_class),
-        "mIoU": result.miou,
-        "mAcc": result.class_accuracy,
-        **dict.fromkeys(("pixel_acc_true", "aAcc"), result.pixel_accuracy),
+        "iou": np.array(result["iou_per_class"]),
+        "acc": np.array(result["accuracy_per_class"]),
+        "mIoU": result["miou"],
+        "mAcc": result["class_accuracy"],
+        **dict.fromkeys(("pixel_acc_true", "aAcc"), result["pixel_accuracy"]),
     }
 
 
@@ -71,11 +72,10 @@ def slide(case: dict, arrays: Arrays) -> Arrays:
     rate = Fraction(params["stride_rate"])
     stride = tuple(-(-side * rate.numerator // rate.denominator) for side in window)
     size = tuple(image.shape[-2:])
-    scale = params["base_size"] / max(size) if params["base_size"] else 1.0
+    if params["base_size"]:
+        image = fit_corners(image, (params["base_size"], params["base_size"]))
     network = Convolution(torch.from_numpy(arrays["state:conv.weight"]))
-    return {
-        "logits": predict(network, image, size, mode="slide", window=window, stride=stride, scales=(scale,))[0].numpy()
-    }
+    return {"logits": predict(network, image, size, mode="slide", window=window, stride=stride)[0].numpy()}
 
 
 def rates(counts: np.ndarray, **curve) -> np.ndarray:

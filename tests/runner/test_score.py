@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from segkd.runner.recipe import parts
+
 
 def test_score_of_a_run_equals_the_score_it_logged(distill, server, folder):
     assert distill("tiny.yaml").code == 0
@@ -36,7 +38,15 @@ def test_score_takes_other_weights_and_another_protocol(distill, server, folder)
 
 def test_two_processes_count_what_one_does(distill, server, folder):
     assert distill("tiny.yaml").code == 0
-    asked = "--boundary", "--calibration", "--confusion", "confusion.png", "--output", "scores.json", "--overwrite"
+    asked = (
+        "--confusion",
+        "confusion.png",
+        "--output",
+        "scores.json",
+        "--overwrite",
+        "--metrics",
+        *parts.names(parts.METRICS),
+    )
     found = []
     for processes in (1, 2):
         # one image: the second process has none
@@ -44,7 +54,7 @@ def test_two_processes_count_what_one_does(distill, server, folder):
             result = server(folder, "score", "runs/tiny", images, *asked, processes=processes)
             assert result.code == 0, result.err
             found.append(json.loads((folder / "scores.json").read_text()))
-            assert "boundary IoU" in result.out and "bands 2 % of the image's diagonal wide (1 pixels" in result.out
+            assert "boundary mIoU" in result.out and "in bands of 1 pixels, 2 % of the image's diagonal" in result.out
             assert "expected calibration error" in result.out and (folder / "confusion.png").stat().st_size > 1000
     for one, two in zip(found[:2], found[2:]):
         assert {key: one[key] for key in one if "calibration" not in key} == {
@@ -52,6 +62,19 @@ def test_two_processes_count_what_one_does(distill, server, folder):
         }
         assert two["calibration_error"] == pytest.approx(one["calibration_error"], rel=1e-6)
     assert sum(pixels for pixels, _, _ in found[0]["calibration_bins"]) <= 15 * 32 * 48
+
+
+def test_arguments_of_metrics_are_set_like_any_value(distill, server, folder):
+    assert distill("tiny.yaml").code == 0
+    widths = []
+    for words in (
+        ("evaluate.metrics.boundary.width=2",),
+        ("evaluate.metrics.boundary.width=9", "--metrics", "boundary"),
+    ):
+        result = server(folder, "score", "runs/tiny", *words, "--output", "scores.json", "--overwrite")
+        assert result.code == 0, result.err
+        widths.append(json.loads((folder / "scores.json").read_text())["boundary_width"])
+    assert widths == [2, 9]
 
 
 def test_what_cannot_be_scored_is_one_sentence(distill, server, folder):
@@ -63,8 +86,8 @@ def test_what_cannot_be_scored_is_one_sentence(distill, server, folder):
         (("runs/tiny", "--output", "there.json"), "there.json is there already"),
         (("runs/tiny", "--confusion", "no/such.png"), "there is no folder no"),
         (("runs/tiny", "--layout", "mmseg"), "name the file with --weights"),
-        (("runs/tiny", "--boundary", "0"), "a width is a whole number of pixels, got '0'"),
-        (("--boundary", "runs/tiny"), "a recipe goes before --boundary"),
+        (("runs/tiny", "--metrics", "boundry"), "no runner/scoring/metrics/boundry.py, did you mean 'boundary'?"),
+        (("runs/tiny", "evaluate.metrics.boundary.width=0"), "evaluate.metrics.boundary.width: must be greater than 0"),
         (("runs/tiny", "evaluate.protocol=cirkd", "evaluate.mode=slide"), "the protocol cirkd has whole on synthetic"),
     ):
         result = server(folder, "score", *arguments)

@@ -35,7 +35,7 @@ from torch import nn
 
 from segkd.models._prediction import Normalize, Prediction
 from segkd.runner import score
-from segkd.runner.scoring import chosen_network as scored
+from segkd.runner.scoring import chosen_network
 from segkd.runner.command import run_command
 
 
@@ -63,7 +63,7 @@ class Recorded(nn.Module):
         return Prediction(values, align_corners=True)
 
 
-scored.build_network = lambda name, entry, *rest, **options: Recorded(dict(np.load(entry.weights)))
+chosen_network.build_network = lambda name, entry, *rest, **options: Recorded(dict(np.load(entry.weights)))
 run_command(score.main)
 '''
 

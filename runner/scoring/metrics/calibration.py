@@ -1,54 +1,63 @@
 """Calibration: whether a network is right as often as it is sure."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Gt
 from torch import Tensor
 
-BINS = 15
+from segkd.runner.scoring.metrics._bands import without_label
+from segkd.runner.scoring.metrics._metric import Metric, Split, Values, percent, table
 
 
-def calibration_counts(probabilities: Tensor, target: Tensor, ignore_index: int, bins: int = BINS) -> Tensor:
-    """Per bin of confidence how many pixels there are, the sum of their confidences, and how many are right.
-
-    Confidence is the largest probability of a pixel. The sums of images add up.
-
-    Args:
-        probabilities: (B, K, H, W), sums of 1 over K. target: (B, H, W); ignored pixels are not counted.
-        bins: of equal width, bin i holding confidences in (i / bins, (i + 1) / bins].
-
-    Returns:
-        (bins, 3) float64.
-    """
-    confidence, prediction = probabilities.max(1)  # (B, H, W)
-    counted = (target != ignore_index) & (target >= 0) & (target < probabilities.shape[1])
-    sure = confidence[counted].double()
-    right = (prediction == target)[counted].double()
-    place = ((sure * bins).ceil().long() - 1).clamp(0, bins - 1)
-    each = torch.stack([torch.ones_like(sure), sure, right], dim=1)  # (N, 3)
-    return torch.zeros(bins, 3, dtype=torch.float64, device=target.device).index_add_(0, place, each)
-
-
-def calibration_error(counts: Tensor) -> float:
+class Calibration(Metric):
     """Expected calibration error, in 0..1; NaN where nothing was counted.
 
         ECE = sum_b n_b / N * |right_b / n_b - confidence_b / n_b|
 
-    Source: Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, ICML 2017, eq. 3; here over all
-    pixels of a split that have a label.
+    Confidence is the largest probability of a pixel. Source: Guo, Pleiss, Sun, Weinberger, On Calibration of Modern
+    Neural Networks, ICML 2017, eq. 3; here over all pixels of a split that have a label.
 
     Args:
-        counts: (bins, 3), the sum of `calibration_counts`: pixels, sums of confidence, right ones.
+        bins: of equal width, bin i holding confidences in (i / bins, (i + 1) / bins].
+
+    Values:
+        calibration_error. calibration_bins: the counts, [pixels, sum of confidences, right ones] of each bin.
+
+    Counts:
+        bins: (bins, 3) float64.
     """
-    pixels, sure, right = counts.unbind(1)
-    return ((right - sure).abs().sum() / pixels.sum()).item()
 
+    headline = {"calibration_error": "calibration error (%)"}
 
-def reliability(counts: Tensor) -> str:
-    """A plain-text table of the bins that hold pixels: share of all, mean confidence and accuracy, in percent."""
-    lines = ["confidence     % pixels  mean confidence  accuracy"]
-    for index, (pixels, sure, right) in enumerate(counts.tolist()):
-        if pixels:
-            low, high = 100 * index / len(counts), 100 * (index + 1) / len(counts)
-            share = 100 * pixels / counts[:, 0].sum().item()
-            shares = f"{share:>6.2f}  {100 * sure / pixels:>15.2f}  {100 * right / pixels:>8.2f}"
-            lines.append(f"{low:5.1f} .. {high:5.1f}   {shares}")
-    return "\n".join(lines)
+    def __init__(self, split: Split, *, bins: Annotated[int, Gt(0)] = 15):
+        super().__init__(split)
+        self.bins = bins
+
+    def count(self, scores: Tensor, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        probabilities = scores if self.split.average == "softmax" else scores.softmax(1)
+        counted = ~without_label(target, self.split.num_classes, self.split.ignore_index)
+        # of the probabilities, where rounding may tie what the scores order
+        confidence, chosen = probabilities.max(1)  # (B, H, W)
+        sure, right = confidence[counted].double(), (chosen == target)[counted].double()  # (N,)
+        place = ((sure * self.bins).ceil().long() - 1).clamp(0, self.bins - 1)
+        each = torch.stack([torch.ones_like(sure), sure, right], dim=1)  # (N, 3)
+        return {"bins": each.new_zeros(self.bins, 3).index_add_(0, place, each)}
+
+    def values(self, counts: dict[str, Tensor]) -> Values:
+        pixels, sure, right = counts["bins"].unbind(1)
+        error = (right - sure).abs().sum() / pixels.sum()
+        return {"calibration_error": error.item(), "calibration_bins": counts["bins"].tolist()}
+
+    def text(self, values: Values) -> str:
+        bins = values["calibration_bins"]
+        total = sum(pixels for pixels, _, _ in bins)
+        rows = [
+            [f"{100 * index / len(bins):.1f} .. {100 * (index + 1) / len(bins):.1f}"]
+            + [percent(share) for share in (pixels / total, sure / pixels, right / pixels)]
+            for index, (pixels, sure, right) in enumerate(bins)
+            if pixels
+        ]
+        columns = ["confidence (%)", "pixels (%)", "mean confidence (%)", "accuracy (%)"]
+        error = percent(values["calibration_error"])
+        return f"{table(columns, rows)}\n\nexpected calibration error {error} %, {len(bins)} bins"

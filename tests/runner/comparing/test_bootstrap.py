@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from segkd.runner.comparing.bootstrap import image_draws, iou, mean_iou, resampled_gains
-from segkd.runner.scoring.confusion import confusion_matrix, scores
+from segkd.runner.scoring.metrics.confusion import confusion_matrix, scores
 
 
 def random_counts(images: int, classes: int, seed: int, runs: int = 1) -> np.ndarray:
@@ -25,8 +25,8 @@ def test_iou_from_counts_is_that_of_the_confusion_matrix(absent):
     matrix = confusion_matrix(prediction, target, 5, 255)
     counts = torch.stack([matrix.diagonal(), matrix.sum(1), matrix.sum(0)], dim=1).numpy()
     expected = scores(matrix, absent)
-    assert mean_iou(counts, absent) == pytest.approx(expected.miou, rel=1e-12)
-    assert np.nan_to_num(iou(counts), nan=-1)[:4] == pytest.approx(expected.iou_per_class[:4])
+    assert mean_iou(counts, absent) == pytest.approx(expected["miou"], rel=1e-12)
+    assert np.nan_to_num(iou(counts), nan=-1)[:4] == pytest.approx(expected["iou_per_class"][:4])
     assert np.isnan(iou(counts)[4])
 
 

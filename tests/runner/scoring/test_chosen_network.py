@@ -10,8 +10,8 @@ from torch import nn
 from segkd.models._prediction import Normalize, Prediction
 from segkd.runner.loading.data_sets import build_dataset
 from segkd.runner.recipe.read import read
-from segkd.runner.scoring import chosen_network as scored
-from segkd.runner.scoring.chosen_network import Weights, find_recipe, scored_network
+from segkd.runner.scoring import chosen_network
+from segkd.runner.scoring.chosen_network import GivenWeights, choose_network
 
 NETWORK = "{model: pspnet, args: {backbone: mobilenetv2_035, width: 8}"
 
@@ -32,17 +32,17 @@ class Flat(nn.Module):
 
 @pytest.fixture
 def flat(monkeypatch, folder):
-    """The recipe's networks replaced by Flat ones, and what scored_network finds."""
+    """The recipe's networks replaced by Flat ones, and what choose_network finds."""
     built = {}
 
     def build(name, entry, num_classes, *rest, trust):
         return built.setdefault(name, Flat(len(built), num_classes))
 
-    monkeypatch.setattr(scored, "build_network", build)
+    monkeypatch.setattr(chosen_network, "build_network", build)
 
-    def find(words, *assignments, weights=Weights()):
+    def find(words, *assignments, weights=GivenWeights()):
         recipe = read(folder / "tiny.yaml", assignments)
-        return scored_network(words, recipe, build_dataset(recipe, "val"), recipe.folder, weights)
+        return choose_network(words, recipe, build_dataset(recipe, "val"), recipe.folder, weights)
 
     return find, built
 
@@ -69,23 +69,13 @@ def test_a_prompted_network_gets_its_prompt(flat):
 
 
 @pytest.mark.parametrize("words, weights, told", [
-    ("teachr", Weights(), "--network teachr: the recipe has student, teacher, did you mean 'teacher'"),
-    ("student+teacher", Weights("there"), "--weights are of one network, and --network student+teacher asks for 2"),
-    ("student", Weights(part="student"), "name the file with --weights"),
+    ("teachr", GivenWeights(), "--network teachr: the recipe has student, teacher, did you mean 'teacher'"),
+    ("student+teacher", GivenWeights("there"), "--weights are of one network, and --network student+teacher asks for 2"),
+    ("student", GivenWeights(part="student"), "name the file with --weights"),
 ])  # fmt: skip
 def test_what_was_asked_wrongly_is_one_sentence(flat, words, weights, told):
     with pytest.raises(ValueError, match=told.replace("+", r"\+")):
         flat[0](words, *TEACHER, weights=weights)
-
-
-def test_a_folder_stands_for_its_recipe(tmp_path):
-    assert find_recipe("recipes/a.yaml") == ("recipes/a.yaml", None)
-    (tmp_path / "run/student").mkdir(parents=True)
-    with pytest.raises(ValueError, match="holds no recipe.yaml"):
-        find_recipe(str(tmp_path / "run/student"))
-    (tmp_path / "run/recipe.yaml").write_text("name: a")
-    for path in ("run", "run/student"):
-        assert find_recipe(str(tmp_path / path)) == (str(tmp_path / "run/recipe.yaml"), tmp_path / "run")
 
 
 def test_a_run_folder_a_student_folder_and_several_networks(distill, server, folder):
@@ -98,7 +88,9 @@ def test_a_run_folder_a_student_folder_and_several_networks(distill, server, fol
     assert distill("kl.yaml").code == 0
 
     def score(*arguments):
-        result = server(folder, "score", *arguments, "--calibration", "--output", "scores.json", "--overwrite")
+        result = server(
+            folder, "score", *arguments, "--output", "scores.json", "--overwrite", "--metrics", "calibration"
+        )
         assert result.code == 0, result.err
         return json.loads((folder / "scores.json").read_text())["calibration_error"]
 

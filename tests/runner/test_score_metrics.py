@@ -1,0 +1,114 @@
+"""Metrics from the recipe to the last table: in training, score.py, the report and comparisons alike."""
+
+import csv
+import json
+
+import pytest
+
+# a metric that is in no folder of the project, and the commands as they are with it in the room
+METRIC = '''
+"""The share of pixels that are called the first class."""
+
+from segkd.runner.scoring.metrics._metric import Metric
+
+
+class FirstClass(Metric):
+    headline = {"first_class_pixels": "called the first class (px)"}
+
+    def __init__(self, split, *, times: int = 1):
+        super().__init__(split)
+        self.times = times
+
+    def count(self, scores, prediction, target):
+        return {"pixels": (prediction == 0).sum()}
+
+    def values(self, counts):
+        return {"first_class_pixels": float(self.times * counts["pixels"])}
+
+    def text(self, values):
+        return f"{values['first_class_pixels']:g} pixels are called {self.split.class_names[0]}"
+'''
+COMMAND = """
+import importlib
+
+room = importlib.import_module("segkd.runner.scoring.metrics")
+room.__path__ = [*room.__path__, "more"]
+
+from segkd.runner import {name}
+from segkd.runner.command import run_command
+
+run_command({name}.main)
+"""
+
+
+@pytest.fixture
+def commands(server, folder):
+    """commands("score", ...) runs a command with one more file in the room of metrics."""
+    (folder / "more").mkdir()
+    (folder / "more/first_class.py").write_text(METRIC)
+
+    def run(name, *arguments, **settings):
+        (folder / f"more_{name}.py").write_text(COMMAND.format(name=name))
+        result = server(folder, f"more_{name}.py", *arguments, **settings)
+        assert result.code == 0, result.err
+        return result.out
+
+    return run
+
+
+def logged(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_metric_is_one_file(commands, server, folder):
+    asked = "evaluate.metrics={first_class: {times: 2}}"
+    printed = commands("distill", "tiny.yaml", "name=none-s0", asked, "evaluate.also=[student]")
+    commands("distill", "tiny.yaml", "name=none-s1", "seed=1", asked, processes=2)
+    run = folder / "runs/none-s0"
+    best = json.loads((run / "student/config.json").read_text())["iteration"]
+    pixels = logged(run)[best - 1]["first_class_pixels"]
+    assert [("first_class_pixels" in row) for row in logged(run)] == [False, True, False, True]
+    assert logged(run)[best - 1]["first_class_pixels/student"] == pixels
+    assert f"| called the first class (px) {pixels:.4g} |" in printed
+    assert f"{pixels:g} pixels are called sky" in (run / "report.md").read_text()
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["first_class_pixels"] == pixels and summary["metrics"] == {"first_class": {"times": 2}}
+
+    for processes in (1, 2):
+        printed = commands(
+            "score", "runs/none-s0", "--output", "scores.json", "--overwrite", "--metrics", "first_class",
+            processes=processes,
+        )  # fmt: skip
+        assert f"{pixels / 2:g} pixels are called sky" in printed, "--metrics asks for the metric's own defaults"
+        assert json.loads((folder / "scores.json").read_text())["first_class_pixels"] == pixels / 2
+    commands("score", "runs/none-s0", "--output", "scores.json", "--overwrite")
+    assert json.loads((folder / "scores.json").read_text())["first_class_pixels"] == pixels
+
+    assert "| called the first class (px) |" in commands("compare", "runs")
+    (row,) = csv.DictReader((folder / "runs/comparison/table.csv").open())
+    both = [
+        json.loads((folder / f"runs/none-s{seed}/summary.json").read_text())["first_class_pixels"] for seed in (0, 1)
+    ]
+    assert float(row["first_class_pixels"]) == pytest.approx(sum(both) / 2)
+    assert float(row["first_class_pixels_std"]) == pytest.approx(abs(both[0] - both[1]) / 2**0.5)
+
+    refused = server(folder, "score", "runs/none-s0")  # without the file
+    assert (
+        refused.code == 2
+        and "recipe.yaml:" in refused.err
+        and "no runner/scoring/metrics/first_class.py" in refused.err
+    )
+
+
+def test_further_metrics_change_nothing_else(distill, folder):
+    every = "evaluate.metrics=[boundary, calibration, trimap, worst_images]"
+    assert distill("tiny.yaml", "name=plain").code == 0 and distill("tiny.yaml", "name=more", every).code == 0
+    plain, more = logged(folder / "runs/plain"), logged(folder / "runs/more")
+    varying = {"images_per_second", "seconds_waited", "memory_gib"}
+    for row, other in zip(plain, more, strict=True):
+        assert {key: other[key] for key in row if key not in varying} == {
+            key: value for key, value in row.items() if key not in varying
+        }
+    assert "boundary_miou" in more[-1] and "boundary_miou" not in plain[-1]
+    weights = [(folder / "runs" / name / "student/model.safetensors").read_bytes() for name in ("plain", "more")]
+    assert weights[0] == weights[1]
