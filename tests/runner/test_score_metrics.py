@@ -5,6 +5,9 @@ import json
 
 import pytest
 
+from segkd.runner.recipe.mistakes import RecipeError
+from segkd.runner.recipe.read import read
+
 # a metric that is in no folder of the project, and the commands as they are with it in the room
 METRIC = '''
 """The share of pixels that are called the first class."""
@@ -112,3 +115,33 @@ def test_further_metrics_change_nothing_else(distill, folder):
     assert "boundary_miou" in more[-1] and "boundary_miou" not in plain[-1]
     weights = [(folder / "runs" / name / "student/model.safetensors").read_bytes() for name in ("plain", "more")]
     assert weights[0] == weights[1]
+
+
+def test_a_recipe_names_metrics_in_a_list_or_with_arguments(folder):
+    file = folder / "asked.yaml"
+
+    def metrics(words, *assignments):
+        file.write_text(f"extends: tiny.yaml\nevaluate:\n  metrics: {words}\n")
+        return read(file, assignments).evaluate.metrics
+
+    everything = {"boundary": {"width": None}, "calibration": {"bins": 15}}
+    assert metrics("[boundary, calibration]") == metrics("{boundary: {}, calibration: {bins: 15}}") == everything
+    assert metrics("[confusion]") == metrics("[]") == {}, "the confusion matrix is counted anyway"
+    assert metrics("[boundary]", "evaluate.metrics.boundary.width=3") == {"boundary": {"width": 3}}
+    assert metrics("[boundary]", "evaluate.metrics=[trimap]") == {"trimap": {"width": 5}}
+    (folder / "resolved.yaml").write_text(read(file).dump())
+    assert read(folder / "resolved.yaml").evaluate == read(file).evaluate
+    for words, told in (
+        ("[boundry]", "evaluate.metrics.boundry: no runner/scoring/metrics/boundry.py, did you mean 'boundary'?"),
+        ("[_metric]", "evaluate.metrics._metric: no runner/scoring/metrics/_metric.py"),
+        ("{boundary: {width: 0}}", "evaluate.metrics.boundary.width: must be greater than 0; got 0"),
+        (
+            "{worst_images: {share: 1.5}}",
+            "evaluate.metrics.worst_images.share: must be less than or equal to 1; got 1.5",
+        ),
+        ("{trimap: {widht: 3}}", "evaluate.metrics.trimap.widht: unknown key, did you mean 'width'?"),
+        ("7", "evaluate.metrics: must be a mapping; got 7"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            metrics(words)
+        assert len(caught.value.mistakes) == 1 and f"asked.yaml:3: {told}" in caught.value.mistakes[0]
