@@ -72,7 +72,7 @@ def make_images(folder: Path, count: int = 6) -> None:
             ["nowhere", "no such folder", "Expected layout"],
         ),
         (["data.transform={scale_range: [2.0, 0.5]}"], ["scale_range"]),
-        (["data.args={size: [8, 8]}"], ["size", "at least 32"]),
+        (["data.args={size: [8, 8]}"], ["size", "greater than or equal to 32"]),
         (["data.val_split=validation"], ["no split called 'validation'", "train, val"]),
         (["networks.student.weights=nowhere.pth"], ["no weights at nowhere.pth"]),
         (["networks.student.normalize=imagnet"], ["imagnet", "imagenet, cirkd"]),
