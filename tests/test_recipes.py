@@ -1,6 +1,8 @@
 """Every recipe under recipes/ reads, from any folder; what it builds on exists, its parts build and fit together."""
 
 import functools
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from segkd.runner.recipe.read import read
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipes import shipped
 
+ROOT = Path(__file__).parents[1]
 RECIPES = shipped()
+RECORDED = json.loads((ROOT / "tests/golden/recipes.json").read_text())
 # what the networks of two recipes may differ in and still be one network to whoever loads its weights
 FREE = {"pretrained", "backbone_weights", "dropout", "projection_dropout", "distill_heads"}
 
@@ -122,3 +126,19 @@ def test_recipes_that_a_recipe_needs(file):
 def test_names_are_told_apart():
     names = [recipe_in(file).name for file in RECIPES.values()]
     assert len(names) == len(set(names))
+
+
+# fields of the schema that are younger than tests/golden/recipes.json
+ADDED_SINCE = {"evaluate": ("metrics", "fit_corners")}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_means_what_it_meant(name, monkeypatch):
+    """The first digits of the SHA-256 of its resolved values were recorded; a change of meaning is one on purpose."""
+    monkeypatch.chdir(ROOT)
+    values = read(f"recipes/{name}.yaml").model_dump(mode="json", by_alias=True)
+    for section, fields in ADDED_SINCE.items():
+        for field in fields:
+            del values[section][field]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    assert digest.startswith(RECORDED[name]), f"{name} means something else than when it was recorded"
