@@ -19,6 +19,7 @@ What all losses share is said in this place, and a loss's own docstring adds wha
         ValueError: a feature that a network does not have; the error lists those it has.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
@@ -56,7 +57,8 @@ class Features:
 
     `wanted` collects the names some loss reads, so that a network keeps only those alive; `aux` among them means the
     scores of the auxiliary head, which a network makes outside training only when asked. `norms` has weight and bias,
-    each (C,), of the batch norm a feature comes from, for the features whose batch norm the network names.
+    each (C,), of the batch norm a feature comes from, for the features whose batch norm the network names. `measure`
+    lists a feature in `channels` and `strides` that a network looks for only when it is asked for one of that name.
     """
 
     owner: str
@@ -65,9 +67,12 @@ class Features:
     wanted: set[str] = field(default_factory=set)
     norms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     has_aux: bool = False
+    measure: Callable[[str], None] = lambda name: None
 
     def use(self, name: str) -> int:
         """Channels of the feature `name`, which the network keeps from now on. ValueError lists those it has."""
+        if name not in self.channels:
+            self.measure(name)
         if name not in self.channels:
             raise ValueError(f"{self.owner} has no feature {name!r}; it has: {', '.join(self.channels)}")
         self.wanted.add(name)

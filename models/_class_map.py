@@ -7,16 +7,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ._prediction import Prediction
+from ._network import Network
 
 logger = logging.getLogger(__name__)
-
-# what a ClassMapped reads from, and writes to, the network inside it
-OF_THE_NETWORK = frozenset(
-    ("channels", "strides", "norms", "align_corners", "features_wanted", "aux_wanted", "aux_head", "normalize")
-)
 
 
 def read_class_map(
@@ -110,7 +105,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-class ClassMapped(nn.Module):
+class ClassMapped(Network):
     """A network whose scores are those of our classes, each made of several, one or none of its own.
 
         logits'[k] = logsumexp over its classes c mapped to k of logits[c]
@@ -119,7 +114,8 @@ class ClassMapped(nn.Module):
     mapped to nothing are left out. A class of ours that nothing maps to has no score; it gets, at each pixel, the
     lowest of the others, which keeps it finite and from ever winning alone. Both kinds are named in the log once.
 
-    Everything but the scores is the wrapped network's: features, normalisation, what is wanted of it.
+    Everything but the scores is the wrapped network's. What it reads of `features_wanted`, `aux_wanted` and `normalize`
+    is this one's.
 
     Args:
         network: a network of this room.
@@ -136,39 +132,31 @@ class ClassMapped(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         groups: list[list[int]],
         theirs: Sequence[str],
         ours: Sequence[str],
         *,
         name: str = "the network",
     ):
-        super().__init__()
+        super().__init__(len(groups), align_corners=network.align_corners)
         mapped = [index for group in groups for index in group]
         if not mapped or max(mapped) >= network.num_classes or min(mapped) < 0:
             raise ValueError(f"class_map: {name} has the classes 0..{network.num_classes - 1}, got ids {mapped}")
         self.network = network
-        self.num_classes = len(groups)
         self.class_names = list(ours)
+        self.channels, self.strides, self.norms = network.channels, network.strides, network.norms
+        self.normalize, self.has_aux, self.takes_prompt = network.normalize, network.has_aux, network.takes_prompt
         self.sizes = [len(group) for group in groups]
         # found again from the recipe, so no entry of a checkpoint
         self.register_buffer("order", torch.tensor(mapped), persistent=False)
         # the optimizer's question which parameters learn at the backbone's rate
-        self.backbone_prefixes = tuple(
-            f"network.{prefix}" for prefix in getattr(network, "backbone_prefixes", ("backbone.",))
-        )
+        self.backbone_prefixes = tuple(f"network.{prefix}" for prefix in network.backbone_prefixes)
         _report(groups, theirs, ours, name)
 
-    def __getattr__(self, name: str):
-        if name in OF_THE_NETWORK:
-            return getattr(self.network, name)
-        return super().__getattr__(name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in OF_THE_NETWORK:
-            setattr(self.network, name, value)
-        else:
-            super().__setattr__(name, value)
+    def measure(self, name: str) -> None:
+        """Lists a feature of the network inside."""
+        self.network.measure(name)
 
     def mapped(self, logits: Tensor) -> Tensor:
         """Scores of our classes. (B, C, h, w) -> (B, K, h, w)"""
@@ -181,10 +169,9 @@ class ClassMapped(nn.Module):
         lowest = torch.stack([score for score in scores if score is not None], dim=1).amin(dim=1)
         return torch.stack([lowest if score is None else score for score in scores], dim=1)
 
-    def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
-        inner = self.network(images, prompt)
-        aux = None if inner.aux is None else self.mapped(inner.aux)
-        return Prediction(self.mapped(inner.logits), inner.align_corners, aux, inner.features)
+    def compute(self, x: Tensor, wanted: set[str], prompt: Tensor | None) -> dict[str, Tensor]:
+        found = self.network.compute(x, wanted, prompt)
+        return found | {name: self.mapped(found[name]) for name in {"logits", "aux"} & found.keys()}
 
 
 def _report(groups: list[list[int]], theirs: Sequence[str], ours: Sequence[str], name: str) -> None:

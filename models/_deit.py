@@ -6,9 +6,10 @@ from typing import Literal
 import timm
 from torch import Tensor, nn
 
+from ._network import Encoder
 from ._prediction import resize
 from ._tinyvit import attention_scores
-from ._tokens import as_map, resize_positions
+from ._tokens import to_map, resize_positions
 
 DeiTName = Literal["tiny", "small", "base"]
 
@@ -21,7 +22,7 @@ PATCH = 16  # pixels
 TAPS = (2, 5, 8, 11)
 
 
-class DeiT(nn.Module):
+class DeiT(Encoder):
     """A plain vision transformer of 12 blocks; state-dict keys are timm's.
 
     Touvron et al., Training data-efficient image transformers, ICML 2021, arXiv 2012.12877. The class token is dropped
@@ -37,19 +38,12 @@ class DeiT(nn.Module):
         stage1..stage4: the tokens after blocks 2, 5, 8 and 11 (counted from 0) as maps, all at stride 16.
         attention: scores of the last block before their softmax, (B, heads, N, N), N = h * w; its stride is that of
             the tokens.
-
-    Raises:
-        ValueError: an unknown variant or an image size that is not positive.
     """
 
     dropped = ("dist_token", "norm.", "head.", "head_dist.")
 
     def __init__(self, variant: DeiTName, image_size: tuple[int, int], drop_path: float):
         super().__init__()
-        if variant not in IMAGENET:
-            raise ValueError(f"variant must be one of {', '.join(IMAGENET)}, got {variant!r}")
-        if len(image_size) != 2 or min(image_size) < 1:
-            raise ValueError(f"image_size must be height and width in pixels, got {image_size}")
         self.grid = tuple(-(-side // PATCH) for side in image_size)
         net = timm.create_model(
             f"deit_{variant}_patch16_224",
@@ -76,7 +70,7 @@ class DeiT(nn.Module):
                 found["attention"] = scores_of(block, tokens)
             tokens = block(tokens)
             if index in TAPS:
-                found[f"stage{TAPS.index(index) + 1}"] = as_map(tokens, grid)  # (B, C, h, w)
+                found[f"stage{TAPS.index(index) + 1}"] = to_map(tokens, grid)  # (B, C, h, w)
         return found
 
     def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

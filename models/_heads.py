@@ -1,6 +1,6 @@
 """The parts segmentation heads are made of: pyramids of context, the auxiliary head, initial weights."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -84,18 +84,28 @@ class PooledConv(nn.Module):
         self.conv = ConvBNReLU(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        bn = self.conv.bn
-        # synchronised batch norm counts the images of all processes and checks by itself
-        if self.bins == 1 and x.shape[0] == 1 and bn.training and not isinstance(bn, nn.SyncBatchNorm):
-            raise ValueError(
-                "batch of 1 in training: batch norm after the global pooling of this head needs 2 images or more "
-                "per process; raise the batch size or use fewer processes"
-            )
-        pooled = self.conv(F.adaptive_avg_pool2d(x, self.bins))  # (B, out_channels, bins, bins)
         if self.bins == 1:
-            # bilinear from a single value is that value: the view costs no kernel, and its gradient is a plain sum
-            return pooled.expand(-1, -1, *x.shape[-2:])
-        return resize(pooled, x.shape[-2:], self.align_corners)
+            refuse_single(x, self.conv.bn)
+        pooled = self.conv(F.adaptive_avg_pool2d(x, self.bins))  # (B, out_channels, bins, bins)
+        return spread(pooled, x.shape[-2:], self.align_corners)
+
+
+def refuse_single(x: Tensor, bn: nn.Module) -> None:
+    """ValueError where a batch norm behind the global pooling of x would have a single value per channel."""
+    # synchronised batch norm counts the images of all processes and checks by itself
+    if x.shape[0] == 1 and bn.training and not isinstance(bn, nn.SyncBatchNorm):
+        raise ValueError(
+            "batch of 1 in training: batch norm after the global pooling of this head needs 2 images or more "
+            "per process; raise the batch size or use fewer processes"
+        )
+
+
+def spread(pooled: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """Bins back to the size of the map they are averages of, bilinearly: (B, C, bins, bins) -> (B, C, *size)."""
+    if pooled.shape[-1] == 1:
+        # bilinear from a single value is that value: the view costs no kernel, and its gradient is a plain sum
+        return pooled.expand(-1, -1, *size)
+    return resize(pooled, size, align_corners)
 
 
 class ASPP(nn.Module):
@@ -124,8 +134,6 @@ class ASPP(nn.Module):
         projection: Projection = "3x3",
     ):
         super().__init__()
-        if projection not in ("3x3", "1x1"):
-            raise ValueError(f"projection must be 3x3 or 1x1, got {projection!r}")
         self.image_pool = PooledConv(in_channels, width, 1, align_corners)
         branches = [ConvBNReLU(in_channels, width, 1)]
         branches += [conv3x3(in_channels, width, rate, separable) for rate in rates]
@@ -176,8 +184,6 @@ class PyramidPooling(nn.Module):
 
 def dropout_of(kind: DropoutKind, share: float) -> nn.Module:
     """Dropout of whole channels (mmsegmentation) or of single elements (torchvision, CIRKD, DIST)."""
-    if kind not in ("channels", "elements"):
-        raise ValueError(f"dropout_kind must be channels or elements, got {kind!r}")
     return nn.Dropout2d(share) if kind == "channels" else nn.Dropout(share)
 
 
@@ -208,8 +214,6 @@ def init_heads(network: nn.Module, rule: HeadInit = "kaiming") -> None:
             convolution with a bias is a classifier: all others are followed by batch norm. `fan_in` is AICSD's: Kaiming
             normal (fan in) for all, biases as torch makes them. `torch` (torchvision, CIRKD, DIST): as torch makes it.
     """
-    if rule not in get_args(HeadInit):
-        raise ValueError(f"head_init must be one of {', '.join(get_args(HeadInit))}, got {rule!r}")
     parts = [part for name, part in network.named_children() if name != "backbone"]
     convolutions = [module for part in parts for module in part.modules() if isinstance(module, nn.Conv2d)]
     for conv in convolutions if rule != "torch" else ():

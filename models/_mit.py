@@ -6,13 +6,15 @@ channels-last view and no step copies only to reorder.
 """
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from ._network import Encoder
 from ._published import published_file
+from ._tokens import to_map, to_tokens
 
 MiTName = Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
 
@@ -29,16 +31,6 @@ SIZES = {
 HEADS = (1, 2, 5, 8)
 # keys and values are taken from a map this many times smaller in height and width
 REDUCTIONS = (8, 4, 2, 1)
-
-
-def to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, h * w, C) as a view (B, C, h, w), channels last in memory."""
-    return tokens.unflatten(1, size).permute(0, 3, 1, 2)
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """(B, C, h, w) as (B, h * w, C), a view if channels are last in memory."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class PatchEmbedding(nn.Module):
@@ -148,7 +140,7 @@ class Stage(nn.Module):
         return to_map(self.norm(tokens), size)
 
 
-class MiT(nn.Module):
+class MiT(Encoder):
     """The encoder as a backbone: normalised images -> stage1..stage4 at strides 4, 8, 16, 32, after their norms.
 
     Args:
@@ -157,24 +149,16 @@ class MiT(nn.Module):
             from 0 at the first block.
         norm_eps: of the layer norms of blocks and stages.
         reduction_eps: of those after a convolution, in patch embeddings and reductions.
-
-    Raises:
-        ValueError: an unknown name.
     """
 
-    # timm has no weights of it; an ImageNet file ends in a classifier
-    imagenet = None
     dropped = ("head.",)
 
     def __init__(self, name: MiTName, drop_path: float = 0.1, norm_eps: float = 1e-6, reduction_eps: float = 1e-5):
         super().__init__()
-        if name not in SIZES:
-            raise ValueError(f"no Mix Transformer {name!r}; there are: {', '.join(get_args(MiTName))}")
         widths, depths = SIZES[name]
         self.name = name
         self.channels = {f"stage{i + 1}": width for i, width in enumerate(widths)}
         self.strides = {"stage1": 4, "stage2": 8, "stage3": 16, "stage4": 32}
-        self.norms: dict[str, tuple[Tensor, Tensor]] = {}
         rates = iter(drop_path * i / (sum(depths) - 1) for i in range(sum(depths)))
         stages = []
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):

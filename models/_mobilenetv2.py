@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._dilation import DilationRule, set_dilation
+from ._network import Encoder
 
 MobileNetV2Name = Literal["mobilenetv2_035", "mobilenetv2_050", "mobilenetv2_075", "mobilenetv2_100"]
 
@@ -27,7 +28,7 @@ MOBILENETV2_DILATIONS = {
 }
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Encoder):
     """MobileNetV2 without its last 1x1 (1280 channels) and classifier; state-dict keys are timm's.
 
     Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018, arXiv 1801.04381.

@@ -3,9 +3,10 @@
 from typing import Literal
 
 import timm
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._dilation import DilationRule, set_dilation
+from ._network import Encoder
 
 MobileNetV3Name = Literal["mobilenetv3_small_100", "mobilenetv3_large_100"]
 
@@ -15,7 +16,7 @@ IMAGENET = {
 }
 
 
-class MobileNetV3(nn.Module):
+class MobileNetV3(Encoder):
     """MobileNetV3-Small or -Large up to the 1x1 convolution before the pooling; state-dict keys are timm's.
 
     Howard et al., Searching for MobileNetV3, ICCV 2019, arXiv 1905.02244. Where a stride is lost, the depthwise
@@ -29,25 +30,18 @@ class MobileNetV3(nn.Module):
     Features:
         stage1..stage4: 16, 24, 48, 576 channels (Small) or 24, 40, 112, 960 (Large), at strides 4, 8, then at most
         `output_stride`. The first three end linearly, stage4 with a hard swish: all can be negative.
-
-    Raises:
-        ValueError: a dilation rule that is none of these three.
     """
 
     dropped = ("conv_head.", "norm_head.", "classifier.")
 
     def __init__(self, name: MobileNetV3Name, output_stride: Literal[8, 16, 32], dilation_rule: DilationRule):
         super().__init__()
-        if dilation_rule not in ("timm", "cirkd", "mmseg"):
-            raise ValueError(f"{name} has the dilation rules timm, cirkd and mmseg, got {dilation_rule!r}")
         padding = "" if dilation_rule == "timm" else "same"
         net = timm.create_model(name, features_only=True, output_stride=output_stride, pad_type=padding)
         self.conv_stem, self.bn1, self.act1, self.blocks = net.conv_stem, net.bn1, net.act1, net.blocks
         self.imagenet = IMAGENET[name]
         self.stage_ends: dict[int, str] = {}  # index in `blocks` -> the stage that ends there
-        self.channels: dict[str, int] = {}
-        self.strides: dict[str, int] = {}
-        self.norms: dict[str, tuple[Tensor, Tensor]] = {}
+        self.channels, self.strides, self.norms = {}, {}, {}
         for number, info in enumerate(net.feature_info.info[1:], start=1):
             stage, index = f"stage{number}", int(info["module"].removeprefix("blocks."))
             self.stage_ends[index] = stage

@@ -6,6 +6,7 @@ import timm
 from torch import Tensor, nn
 
 from ._dilation import DilationRule, set_dilation
+from ._network import Encoder
 
 MobileViTName = Literal["mobilevit_xxs", "mobilevit_xs", "mobilevit_s"]
 
@@ -19,7 +20,7 @@ IMAGENET = {
 CIRKD_DILATIONS = {8: ((2, 1), (4, 1)), 16: ((1, 1), (2, 1)), 32: ((1, 1), (1, 1))}
 
 
-class MobileViT(nn.Module):
+class MobileViT(Encoder):
     """MobileViT-XXS, -XS or -S up to the 1x1 convolution before the pooling; state-dict keys are timm's.
 
     Mehta and Rastegari, MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer, ICLR 2022,
@@ -32,25 +33,20 @@ class MobileViT(nn.Module):
     Features:
         stage1..stage4: 24, 48, 64, 320 channels (XXS), 48, 64, 80, 384 (XS) or 64, 96, 128, 640 (S), at strides 4, 8,
         then at most `output_stride`. stage1 ends linearly, the others with SiLU: all can be negative.
-
-    Raises:
-        ValueError: a dilation rule that is neither of the two.
     """
 
     dropped = ("head.",)
 
     def __init__(self, name: MobileViTName, output_stride: Literal[8, 16, 32], dilation_rule: DilationRule):
         super().__init__()
-        if dilation_rule not in ("timm", "cirkd"):
-            raise ValueError(f"{name} has the dilation rules timm and cirkd, got {dilation_rule!r}")
         net = timm.create_model(name, num_classes=0, global_pool="", output_stride=output_stride)
         self.stem, self.stages, self.final_conv = net.stem, net.stages, net.final_conv
         self.imagenet = IMAGENET[name]
         levels = {f"stage{number}": info for number, info in enumerate(net.feature_info[1:], start=1)}
-        self.channels: dict[str, int] = {stage: info["num_chs"] for stage, info in levels.items()}
-        self.strides: dict[str, int] = {stage: info["reduction"] for stage, info in levels.items()}
+        self.channels = {stage: info["num_chs"] for stage, info in levels.items()}
+        self.strides = {stage: info["reduction"] for stage, info in levels.items()}
         norm = self.stages[1][-1].conv3_1x1.bn
-        self.norms: dict[str, tuple[Tensor, Tensor]] = {"stage1": (norm.weight, norm.bias)}
+        self.norms = {"stage1": (norm.weight, norm.bias)}
 
         if dilation_rule == "cirkd":
             for (bottleneck, transformer), (depthwise, local) in zip(self.stages[3:], CIRKD_DILATIONS[output_stride]):

@@ -49,29 +49,6 @@ class Prediction:
         return resize(logits, size, self.align_corners)
 
 
-def pick_features(found: dict[str, Tensor], wanted: set[str], network: nn.Module) -> dict[str, Tensor]:
-    """The wanted ones of the maps a forward has made, in the order of `network.channels`.
-
-    Everything left out of the result can be freed as soon as backward no longer needs it.
-
-    Raises:
-        ValueError: a wanted name the network does not have.
-    """
-    unknown = sorted(wanted - network.channels.keys())
-    if unknown:
-        raise ValueError(
-            f"{type(network).__name__} has no feature {', '.join(map(repr, unknown))}; "
-            f"it has: {', '.join(network.channels)}"
-        )
-    return {name: found[name] for name in network.channels if name in wanted}
-
-
-def refuse_prompt(network: nn.Module, prompt: Tensor | None) -> None:
-    """ValueError for a prompt given to a network that reads images only: ignoring it would hide a wrong recipe."""
-    if prompt is not None:
-        raise ValueError(f"{type(network).__name__} takes no prompt: remove prompted_by from this network")
-
-
 # mean and standard deviation in grey levels 0..255, in the channel order the network reads
 CONSTANTS = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "rgb"),

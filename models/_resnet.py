@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._dilation import DilationRule, set_dilation
+from ._network import Encoder
 
 ResNetName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 Stem = Literal["plain", "v1c", "v1s"]
@@ -53,7 +54,7 @@ RESNET_DILATIONS = {
 }
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """ResNet-18 to ResNet-101 without the classifier; state-dict keys are timm's.
 
     He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385. Without published weights:
@@ -74,8 +75,7 @@ class ResNet(nn.Module):
         self.conv1, self.bn1, self.act1, self.maxpool = net.conv1, net.bn1, net.act1, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         self.imagenet = IMAGENET.get((name, stem))
-        self.channels: dict[str, int] = {}
-        self.strides: dict[str, int] = {}
+        self.channels, self.strides, self.norms = {}, {}, {}
         for number, info in enumerate(net.feature_info[1:], start=1):
             for feature in (f"stage{number}", f"stage{number}_pre"):
                 self.channels[feature] = info["num_chs"]
@@ -90,7 +90,6 @@ class ResNet(nn.Module):
                     for conv, dilation in zip(convs, plan[min(index, len(plan) - 1)]):
                         set_dilation(conv, dilation)
         # forward applies the last ReLU of each stage itself, to have the sum before it
-        self.norms: dict[str, tuple[Tensor, Tensor]] = {}
         for number, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=1):
             last = "3" if hasattr(layer[-1], "bn3") else "2"
             setattr(layer[-1], f"act{last}", nn.Identity())

@@ -166,8 +166,6 @@ def build_encoder(sizes: Sizes, image_size: int) -> ImageEncoderViT:
     Raises:
         ValueError: sizes that fit no encoder.
     """
-    if image_size < PATCH or image_size % PATCH:
-        raise ValueError(f"sam: image_size must be a multiple of {PATCH}, got {image_size}")
     if sizes.embed_dim % sizes.num_heads:
         raise ValueError(f"sam: embed_dim {sizes.embed_dim} is no multiple of num_heads {sizes.num_heads}")
     if not set(sizes.global_blocks) <= set(range(sizes.depth)):

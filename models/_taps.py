@@ -147,26 +147,3 @@ def reached(outputs: list[Tensor]) -> set[nn.Parameter]:
                 visited.add(following)
                 stack.append(following)
     return found
-
-
-class Sizes(dict[str, int]):
-    """One number of each named feature. A name `module:<path>` is measured when it is first asked for.
-
-    Args:
-        known: the numbers there are.
-        measure: called with a name `module:<path>`; stores its number here, or raises ValueError.
-    """
-
-    def __init__(self, known: dict[str, int], measure: Callable[[str], None]):
-        super().__init__(known)
-        self.measure = measure
-
-    def __contains__(self, name: object) -> bool:
-        if not super().__contains__(name) and isinstance(name, str) and name.startswith("module:"):
-            self.measure(name)
-        return super().__contains__(name)
-
-    def __missing__(self, name: str) -> int:
-        if name in self:
-            return self[name]
-        raise KeyError(name)

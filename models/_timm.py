@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._network import Encoder
+from ._taps import reached
+
 # what makes a network of fixed image size take others; one has at most one of them
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(Encoder):
     """A network of timm's collection without its classifier; state-dict keys are timm's behind `net.`.
 
     stage1..stage4 are its last four feature levels as timm lists them (for CNNs and hierarchical transformers the
@@ -33,8 +36,6 @@ class TimmBackbone(nn.Module):
             or a network made for images of one size.
     """
 
-    dropped = ()  # `fitted` leaves out what was removed
-
     def __init__(self, name: str, output_stride: int):
         super().__init__()
         _check_name(name)
@@ -49,9 +50,8 @@ class TimmBackbone(nn.Module):
         is_flat = len({level["reduction"] for level in levels}) == 1
         self.indices = [count * (i + 1) // 4 - 1 if is_flat else count - 4 + i for i in range(4)]
         stages = {f"stage{number}": levels[index] for number, index in enumerate(self.indices, start=1)}
-        self.channels: dict[str, int] = {stage: level["num_chs"] for stage, level in stages.items()}
-        self.strides: dict[str, int] = {stage: level["reduction"] for stage, level in stages.items()}
-        self.norms: dict[str, tuple[Tensor, Tensor]] = {}
+        self.channels = {stage: level["num_chs"] for stage, level in stages.items()}
+        self.strides = {stage: level["reduction"] for stage, level in stages.items()}
         self.imagenet = name if timm.models.is_model_pretrained(name) else None
 
         keys = list(self.net.state_dict())
@@ -82,9 +82,9 @@ class TimmBackbone(nn.Module):
                     f"timm/{name} gives a {stage} of {tuple(x.shape[1:])} where timm promises {promised}: "
                     "it cannot be a backbone"
                 )
-        reached = _reached(list(maps.values()))
+        used = reached(list(maps.values()))
         for parameter in self.net.parameters():
-            if parameter not in reached:
+            if parameter not in used:
                 parameter.requires_grad = False
 
     def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -132,18 +132,3 @@ def _built(name: str, output_stride: int) -> tuple[nn.Module, list[dict]]:
             net.blocks, levels = extractor.blocks, list(extractor.feature_info.info)
         return net, levels
     raise AssertionError(name)
-
-
-def _reached(outputs: list[Tensor]) -> set[Tensor]:
-    """The leaves of the autograd graph behind some tensors."""
-    found, seen = set(), set()
-    nodes = [x.grad_fn for x in outputs]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.add(node.variable)
-        nodes += [following for following, _ in node.next_functions]
-    return found

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._network import Encoder
+
 TinyViTName = Literal["5m", "11m", "21m"]
 
 # variant -> window (side in tokens of stage2, stage3, stage4) -> timm's name of the weights trained with it
@@ -122,7 +124,7 @@ class Block(nn.Module):
         return x.flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
 
-class TinyViT(nn.Module):
+class TinyViT(Encoder):
     """TinyViT without the classifier and its norm; state-dict keys are timm's.
 
     Wu et al., TinyViT: Fast Pretraining Distillation for Small Vision Transformers, ECCV 2022, arXiv 2207.10666. The
@@ -137,19 +139,12 @@ class TinyViT(nn.Module):
         stage1..stage4: each stage's output, at strides 4, 8, 16, 32.
         attention: scores of the last block before their softmax, (B, heads, N, N), N = h * w of stage4; its stride is
             that of the tokens.
-
-    Raises:
-        ValueError: an unknown variant, or windows other than three positive sides.
     """
 
     dropped = ("head.", "norm_head.")
 
     def __init__(self, variant: TinyViTName, windows: tuple[int, int, int], drop_path: float):
         super().__init__()
-        if variant not in IMAGENET:
-            raise ValueError(f"variant must be one of {', '.join(IMAGENET)}, got {variant!r}")
-        if len(windows) != 3 or min(windows) < 1:
-            raise ValueError(f"windows must be three sides in tokens, of stage2, stage3 and stage4, got {windows}")
         # windows of one token: timm takes seconds to index its tables of 32 x 32, and ours replace them
         net = timm.create_model(
             f"tiny_vit_{variant}_224", num_classes=0, window_sizes=(1, 1, 1, 1), drop_path_rate=drop_path

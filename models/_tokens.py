@@ -1,27 +1,20 @@
-"""Sequences of a plain ViT's tokens as maps, and its position table for another grid of patches."""
+"""Sequences of a transformer's tokens as maps and back, and a plain one's position table for another grid of patches."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ._network import Encoder
 from ._prediction import resize
 
 
-def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens in row-major order as a map, without a copy.
+def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, h * w, C), rows first, as a view (B, C, h, w), channels last in memory."""
+    return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
 
-    Args:
-        grid: (h, w) in patches; a sequence does not tell it unless its grid is square.
 
-    Shapes:
-        tokens: (B, h * w, C) -> (B, C, h, w).
-
-    Raises:
-        ValueError: another number of tokens.
-    """
-    height, width = grid
-    if tokens.shape[1] != height * width:
-        raise ValueError(f"a grid of {height} x {width} patches has {height * width} tokens, got {tokens.shape[1]}")
-    return tokens.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, h, w, C) -> (B, C, h, w)
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, h, w) as (B, h * w, C), a view if channels are last in memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def resize_positions(
@@ -39,21 +32,14 @@ def resize_positions(
 
     Shapes:
         table: (1, e + h * w, C), e >= 1 -> (1, 1 + h' * w', C).
-
-    Raises:
-        ValueError: a table too short for the class token and the source grid.
     """
     patches = source[0] * source[1]
-    if table.shape[1] <= patches:
-        raise ValueError(
-            f"a position table with a class token for {source[0]} x {source[1]} patches has {patches + 1} rows "
-            f"or more, got {table.shape[1]}"
-        )
-    grid = resize(as_map(table[:, -patches:], source), target, align_corners)  # (1, C, h', w')
+    assert table.shape[1] > patches, (table.shape, source)
+    grid = resize(to_map(table[:, -patches:], source), target, align_corners)  # (1, C, h', w')
     return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)  # (1, 1 + h' * w', C)
 
 
-def fitted_encoder(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def fitted_encoder(backbone: Encoder, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A whole network's entries with those under `backbone.` as `backbone.fitted` makes them."""
     encoder = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     return state | {f"backbone.{key}": value for key, value in backbone.fitted(encoder).items()}

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ._checkpoints import read_backbone
+from ._network import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def fill(
     logger.info(report)
 
 
-def load_backbone(backbone: nn.Module, pretrained: bool, file: str | None) -> None:
+def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> None:
     """Gives a built backbone its published weights, if any are asked for, and logs how many tensors fitted.
 
     Args:
@@ -179,8 +180,8 @@ def load_backbone(backbone: nn.Module, pretrained: bool, file: str | None) -> No
     """
     if pretrained and file is not None:
         raise ValueError(f"pretrained and backbone_weights ({file}) exclude each other: drop one of them")
-    if pretrained and hasattr(backbone, "published_file"):
-        pretrained, file = False, backbone.published_file()
+    if pretrained:
+        file = backbone.published_file()
     if file is not None:
         state, source = _for_backbone(backbone, read_weights(file)), str(file)
     elif pretrained:
@@ -195,12 +196,8 @@ def load_backbone(backbone: nn.Module, pretrained: bool, file: str | None) -> No
     fill(backbone, state, source, dropped=backbone.dropped)
 
 
-def _for_backbone(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A file's entries under the backbone's names: as they are, else as another code's.
-
-    A backbone with a method `fitted` fits them to the way it is built, such as tables of positions to its grid.
-    """
-    fitted = getattr(backbone, "fitted", dict)
+def _for_backbone(backbone: Encoder, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A file's entries under the backbone's names: as they are, else as another code's."""
     own = {key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")}
-    as_it_is = fitted(state)
-    return as_it_is if own <= as_it_is.keys() else fitted(read_backbone(state))
+    as_it_is = backbone.fitted(state)
+    return as_it_is if own <= as_it_is.keys() else backbone.fitted(read_backbone(state))

@@ -5,7 +5,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._dilation import DilationRule
+from ._network import Encoder
 
 XceptionName = Literal["xception65"]
 
@@ -70,7 +70,7 @@ class Block(nn.Module):
         return self.sepconv3(middle) + shortcut, middle
 
 
-class Xception(nn.Module):
+class Xception(Encoder):
     """Xception with 20 blocks and three more separable convolutions, without the classifier.
 
     Chollet, Xception: Deep Learning with Depthwise Separable Convolutions, CVPR 2017, arXiv 1610.02357, deepened by
@@ -80,18 +80,12 @@ class Xception(nn.Module):
         stage1: the map behind the second of block 2's three convolutions, before a ReLU, at stride 4 (256 channels);
         stage2, stage3: the sums of blocks 2 and 19 (256, 728), before a ReLU, at stride 8 and at most 16;
         stage4: the last convolution after its ReLU (2048), at stride `output_stride`.
-
-    Raises:
-        ValueError: a dilation rule but timm's, the only one for a network that has its own.
     """
 
-    imagenet = None
     dropped = ("fc.",)
 
-    def __init__(self, name: XceptionName, output_stride: Literal[8, 16, 32], dilation_rule: DilationRule):
+    def __init__(self, name: XceptionName, output_stride: Literal[8, 16, 32]):
         super().__init__()
-        if dilation_rule != "timm":
-            raise ValueError(f"backbone {name} has the dilation rule timm only, got {dilation_rule!r}")
         (second, third, last), dilation = STRIDES[output_stride]
         self.conv1 = nn.Conv2d(3, 32, 3, 2, padding=1, bias=False)
         self.bn1 = batch_norm(32)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._backbones import Backbone, DilationRule, Stem, build_backbone, head_width
+from ._backbones import Backbone, DilationRule, Stem, Stride, build_backbone, head_width
 from ._heads import (
     ASPP,
     ASPP_RATES,
@@ -20,7 +20,8 @@ from ._heads import (
     dropout_of,
     init_heads,
 )
-from ._prediction import Normalize, Prediction, pick_features, refuse_prompt, resize
+from ._network import Count, Network, Share
+from ._prediction import resize
 from ._weights import load_backbone
 
 LOW_LEVEL_WIDTH = 48
@@ -49,7 +50,7 @@ ARRANGEMENTS = {
 }
 
 
-class DeepLabV3Plus(nn.Module):
+class DeepLabV3Plus(Network):
     """logits = classifier(dropout(decoder([resize(ASPP(stage4)), low_level(stage1)]))), in training also FCN(stage3).
 
     Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, ECCV 2018,
@@ -66,36 +67,19 @@ class DeepLabV3Plus(nn.Module):
     stem v1s or the backbone xception65.
 
     Args:
-        num_classes: K.
         arrangement: decides what is not given of width, separable, aux, the dropouts and align_corners.
-        backbone: the encoder, see models/_backbones.py.
-        output_stride: stride of stage4 (the logits have stage1's); rates 12, 24, 36 at 8, else 6, 12, 18.
-        stem: the ResNet's first layers, one 7x7 (plain) or three 3x3 of 32-32-64 (v1c) or 64-64-128 (v1s) channels.
-        dilation_rule: which convolutions of the backbone are dilated.
+        output_stride: of stage4 (the logits have stage1's stride); rates 12, 24, 36 at 8, else 6, 12, 18.
         width: channels of each pyramid branch, the decoder and `head`; None with mmseg: 512 on resnet50 and
             resnet101, else 128.
         separable: dilated and decoder 3x3 as depthwise + pointwise, or whole.
-        aux: with an auxiliary head on stage3, run in training or when `aux_wanted` is set.
-        aux_width: channels of the auxiliary head; None: width / 2.
         projection_dropout: share dropped behind the pyramid. AICSD's distilled students run without theirs (0).
-        dropout: share dropped right before each classifier.
-        align_corners: for every bilinear resize, inside and of the logits.
-        pretrained: start the backbone from ImageNet weights that timm has or downloads.
-        backbone_weights: start it from this local file instead, with timm's keys or another code's.
+        num_classes, backbone, stem, dilation_rule, aux, aux_width, dropout, align_corners, pretrained,
+        backbone_weights: see models/_network.py.
 
-    Shapes:
-        images: (B, 3, H, W) uint8 RGB. logits: (B, K, ceil(H / s), ceil(W / s)), s = 4 unless a timm backbone's stage1
-        has another stride.
-        aux: (B, K, h, w) at the stride of stage3.
-
-    Features (a prediction holds those named in the attribute `features_wanted`, at first none):
+    Features:
         those of the backbone; `aspp`: the pyramid's output at stride `output_stride`, before its dropout; `low_level`:
         the 48 channels made of stage1; `decoder`: the second 3x3's output; `head`: what the classifier reads, `decoder`
         after dropout; `aspp_pre`, `decoder_pre`: batch norm outputs of which `aspp` and `decoder` are the ReLU.
-
-    Raises:
-        ValueError: an impossible argument, unfitting weights, a wanted feature there is none of, a prompt,
-            or a batch of 1 in training. FileNotFoundError: no such weights.
     """
 
     def __init__(
@@ -104,40 +88,34 @@ class DeepLabV3Plus(nn.Module):
         *,
         arrangement: Literal["mmseg", "aicsd", "unimatch"] = "mmseg",
         backbone: Backbone = "resnet18",
-        output_stride: Literal[8, 16, 32] = 8,
+        output_stride: Stride = 8,
         stem: Stem = "plain",
         dilation_rule: DilationRule = "timm",
-        width: int | None = None,
+        width: Count | None = None,
         separable: bool | None = None,
         aux: bool | None = None,
-        aux_width: int | None = None,
-        projection_dropout: float | None = None,
-        dropout: float | None = None,
+        aux_width: Count | None = None,
+        projection_dropout: Share | None = None,
+        dropout: Share | None = None,
         align_corners: bool | None = None,
         pretrained: bool = False,
         backbone_weights: str | None = None,
     ):
-        super().__init__()
-        if arrangement not in ARRANGEMENTS:
-            raise ValueError(f"arrangement must be one of {', '.join(ARRANGEMENTS)}, got {arrangement!r}")
         usual = ARRANGEMENTS[arrangement]
+        encoder = build_backbone(backbone, output_stride, stem, dilation_rule)
+        super().__init__(
+            num_classes, encoder, align_corners=usual.align_corners if align_corners is None else align_corners
+        )
         width = width or usual.width or head_width(backbone)
         separable = usual.separable if separable is None else separable
         aux = usual.aux if aux is None else aux
         dropout = usual.dropout if dropout is None else dropout
         if projection_dropout is None:
             projection_dropout = usual.projection_dropout
-        self.num_classes = num_classes
-        self.align_corners = usual.align_corners if align_corners is None else align_corners
-        self.features_wanted: set[str] = set()
-        self.aux_wanted = False
-        self.normalize = Normalize.named("imagenet")
-        self.backbone = build_backbone(backbone, output_stride, stem, dilation_rule)
-        channels, strides = self.backbone.channels, self.backbone.strides
+        channels, strides = encoder.channels, encoder.strides
 
-        self.aspp = ASPP(
-            channels["stage4"], width, ASPP_RATES[output_stride], self.align_corners, separable, usual.projection
-        )
+        rates = ASPP_RATES[output_stride]
+        self.aspp = ASPP(channels["stage4"], width, rates, self.align_corners, separable, usual.projection)
         self.projection_dropout = dropout_of(usual.dropout_kind, projection_dropout)
         self.low_level = ConvBNReLU(channels["stage1"], LOW_LEVEL_WIDTH, 1)
         self.decoder = nn.ModuleList(
@@ -146,25 +124,22 @@ class DeepLabV3Plus(nn.Module):
         self.decoder_dropout = dropout_of(usual.dropout_kind, usual.decoder_dropout)
         self.dropout = dropout_of(usual.dropout_kind, dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.aux_head = None
+        self.has_aux = aux
         if aux:
             aux_width = aux_width or width // 2
             self.aux_head = FCNHead(channels["stage3"], aux_width, num_classes, dropout, usual.dropout_kind)
         init_heads(self, usual.head_init)
         load_backbone(self.backbone, pretrained, backbone_weights)
 
-        coarse = dict.fromkeys(("aspp_pre", "aspp"), strides["stage4"])
-        fine = dict.fromkeys(("low_level", "decoder_pre", "decoder", "head"), strides["stage1"])
-        self.strides: dict[str, int] = strides | coarse | fine
-        self.channels: dict[str, int] = channels | dict.fromkeys(coarse | fine, width) | {"low_level": LOW_LEVEL_WIDTH}
+        self.add_features(("aspp_pre", "aspp"), width, strides["stage4"])
+        self.add_features(("low_level",), LOW_LEVEL_WIDTH, strides["stage1"])
+        self.add_features(("decoder_pre", "decoder", "head"), width, strides["stage1"])
         last = self.decoder[1].pointwise.bn if separable else self.decoder[1].bn
         norms = {"aspp_pre": self.aspp.project.bn, "decoder_pre": last}
-        self.norms = self.backbone.norms | {name: (norm.weight, norm.bias) for name, norm in norms.items()}
+        self.norms |= {name: (norm.weight, norm.bias) for name, norm in norms.items()}
 
-    def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
-        refuse_prompt(self, prompt)
-        wanted = self.features_wanted
-        found = self.backbone(self.normalize(images), wanted)
+    def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
+        found = self.backbone(x, wanted)
         # a ReLU overwrites the map before it unless that is wanted
         found["aspp_pre"] = self.aspp.before_relu(found["stage4"])
         found["aspp"] = F.relu(found["aspp_pre"], inplace="aspp_pre" not in wanted)
@@ -174,7 +149,7 @@ class DeepLabV3Plus(nn.Module):
         found["decoder_pre"] = self.decoder[1].before_relu(self.decoder_dropout(x))
         found["decoder"] = F.relu(found["decoder_pre"], inplace="decoder_pre" not in wanted)
         found["head"] = self.dropout(found["decoder"])
-        logits = self.classifier(found["head"])  # (B, K, h, w)
-        asked = self.aux_head is not None and (self.training or self.aux_wanted)
-        aux = self.aux_head(found["stage3"]) if asked else None
-        return Prediction(logits, self.align_corners, aux, pick_features(found, wanted, self))
+        found["logits"] = self.classifier(found["head"])  # (B, K, h, w)
+        if "aux" in wanted:
+            found["aux"] = self.aux_head(found["stage3"])
+        return found

@@ -6,11 +6,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._hub import architecture, build, load, read_config, read_normalize
-from ._prediction import Normalize, Prediction, pick_features, refuse_prompt
-from ._taps import Form, Sizes, as_feature, as_in_inference, before_classifier, cropped, form_of, grid, reached, watched
+from ._network import Network
+from ._taps import Form, as_feature, as_in_inference, before_classifier, cropped, form_of, grid, reached, watched
 from ._universal import universal_scores
 from ._weights import first_line, shown
 
@@ -38,7 +38,7 @@ ENCODERS = {
 PROBES = ((64, 96), (96, 128))  # not square, so that (B, C, h, w) and (B, h, w, C) differ
 
 
-class HuggingFace(nn.Module):
+class HuggingFace(Network):
     """A network of transformers with a semantic segmentation head, or a universal one turned into class scores.
 
     The former (SegFormer, UperNet, BEiT, Data2Vec, DPT, MobileViT, MobileNetV2, ...) give their own scores; UperNet's
@@ -46,7 +46,7 @@ class HuggingFace(nn.Module):
     DETR) give logits = log(mass) at the stride of their masks, see `_universal.dense_logits`.
 
     Args:
-        num_classes: K of the data set.
+        num_classes: K of the data set, see `labels`.
         name: an id of the Hugging Face hub or a local folder; empty with `config`. No code is ever loaded.
         revision: branch, tag or commit on the hub.
         pretrained: with its published weights; false: its architecture with random ones. None: true with a `name`.
@@ -56,26 +56,24 @@ class HuggingFace(nn.Module):
             weights have a segmentation head, else `dataset`.
 
     Attributes:
-        class_names: its own classes' names, or None if they are the data set's.
         normalize: the constants saved with the network, ImageNet's where there are none.
-        backbone_prefixes: what the names of the encoder's parameters begin with.
         unreached: names of the parameters no score depends on (layers behind the last one a head reads, ...); they
             are frozen.
         network: transformers' own module.
 
     Shapes:
-        images: (B, 3, H, W) uint8 RGB. logits: (B, K, h, w) at the network's own stride. Networks of whole patches
-            (BEiT), of squares (DPT) or of their image_size alone (Data2Vec, EoMT) read images with zeros, the mean
-            colour, added at the right and the bottom; scores and features are cut to ceil(H / s), ceil(W / s) again.
-        aux: (B, K, h', w') of its auxiliary head, in training or when `aux_wanted` is set.
+        logits: (B, K, h, w) at the network's own stride. Networks of whole patches (BEiT), of squares (DPT) or of their
+            image_size alone (Data2Vec, EoMT) read images with zeros, the mean colour, added at the right and the
+            bottom; scores and features are cut to ceil(H / s), ceil(W / s) again.
+        aux: (B, K, h', w') of its auxiliary head.
 
     Features: `hidden0`, `hidden1`, ... its encoder's hidden states; `head`: what its classifier reads (by mask
         classification: the map the masks are products with); `module:<path>`: the output of any of its submodules
         that is a map, by its path in `network`. Sequences of tokens are maps without the class token and its like.
 
     Raises:
-        FileNotFoundError: nothing of that name. ValueError: an impossible argument, a network without a segmentation
-            head, weights without one with labels own, an image too large for it, a feature it does not have.
+        FileNotFoundError: nothing of that name. ValueError: a network without a segmentation head, weights without one
+            with labels own, an image too large for it.
     """
 
     def __init__(
@@ -88,7 +86,7 @@ class HuggingFace(nn.Module):
         config: dict | None = None,
         labels: Literal["own", "dataset"] | None = None,
     ):
-        super().__init__()
+        super().__init__(num_classes)
         if (config is None) == (not name):
             raise ValueError("huggingface: give a name (a hub id or a local folder) or a config, one of the two")
         if config is not None and pretrained:
@@ -112,11 +110,8 @@ class HuggingFace(nn.Module):
         self.per_pixel = type(settings) in transformers.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
         self.num_classes = settings.num_labels
         self.class_names = [settings.id2label[i] for i in range(settings.num_labels)] if labels == "own" else None
-        self.align_corners = False
-        self.norms: dict[str, tuple[Tensor, Tensor]] = {}
-        self.features_wanted: set[str] = set()
-        self.aux_wanted = False
-        self.normalize = read_normalize(name, revision) if name else Normalize.named("imagenet")
+        if name:
+            self.normalize = read_normalize(name, revision)
         self.extent = "fixed" if getattr(settings, "is_hybrid", False) else EXTENT.get(settings.model_type)
         patch = getattr(settings, "patch_size", None) if self.extent else None
         self.patch: int | None = patch if isinstance(patch, (int, type(None))) else patch[0]
@@ -126,34 +121,25 @@ class HuggingFace(nn.Module):
         self.head_tap = before_classifier(self.network, self.num_classes) if self.per_pixel else None
         if hasattr(self.network, "upscale_block"):  # EoMT's, whose last output the masks are products with
             self.head_tap = ("upscale_block", "output")
+        self.has_aux = getattr(self.network, "auxiliary_head", None) is not None
         self.forms: dict[str, Form] = {}
         self.unreached = self._probe()
-        self.channels = Sizes({name: form.channels for name, form in self.forms.items()}, self._measure)
-        self.strides = Sizes({name: form.stride for name, form in self.forms.items()}, self._measure)
         self.network.train()
 
-    @property
-    def aux_head(self) -> nn.Module | None:
-        """The network's auxiliary head, if it has one."""
-        return getattr(self.network, "auxiliary_head", None)
-
-    def arguments_without_files(self) -> dict:
-        """Arguments that build this network, with random weights, without the folder or the hub it came from."""
+    def arguments_without_files(self, arguments: dict) -> dict:
+        """Its whole configuration, in place of the folder or the hub it came from."""
         return {"config": self.settings.to_dict()}
 
-    def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
-        refuse_prompt(self, prompt)
-        size = (images.shape[-2], images.shape[-1])
+    def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
+        size = (x.shape[-2], x.shape[-1])
         padded = self._read_size(size)
-        pixels = self.normalize(images)
         if padded != size:
-            pixels = F.pad(pixels, (0, padded[1] - size[1], 0, padded[0] - size[0]))
-        wanted = {name for name in self.features_wanted if name in self.channels}
-        asked = self.aux_head is not None and (self.training or self.aux_wanted)
-        logits, aux, seen = self._run(pixels, wanted, asked)
-        found = {name: as_feature(seen[name], self.forms[name], padded, size) for name in wanted}
-        logits, aux = (self._cut(scores, padded, size) for scores in (logits, aux))
-        return Prediction(logits, self.align_corners, aux, pick_features(found, self.features_wanted, self))
+            x = F.pad(x, (0, padded[1] - size[1], 0, padded[0] - size[0]))
+        features = wanted - {"aux"}
+        logits, aux, seen = self._run(x, features, "aux" in wanted)
+        found = {name: as_feature(seen[name], self.forms[name], padded, size) for name in features}
+        scores = {"logits": logits} if aux is None else {"logits": logits, "aux": aux}
+        return found | {name: cropped(maps, padded[0] // maps.shape[-2], padded, size) for name, maps in scores.items()}
 
     def _read_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the image the network reads for one of `size`."""
@@ -180,10 +166,6 @@ class HuggingFace(nn.Module):
     def _probe_sizes(self) -> list[tuple[int, int]]:
         """(H, W) of images that show what the features are."""
         return [self._only_size()] if self.extent == "fixed" else [self._read_size(size) for size in PROBES]
-
-    def _cut(self, scores: Tensor | None, padded: tuple[int, int], size: tuple[int, int]) -> Tensor | None:
-        """Scores of a padded image without the padding's."""
-        return None if scores is None else cropped(scores, padded[0] // scores.shape[-2], padded, size)
 
     def _run(self, pixels: Tensor, wanted: set[str], with_aux: bool) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """Scores, scores of the auxiliary head, and the wanted tensors as the network leaves them."""
@@ -218,7 +200,7 @@ class HuggingFace(nn.Module):
         pixels = torch.zeros(1, 3, *size)
         with as_in_inference(self.network), torch.enable_grad():
             try:
-                logits, aux, seen = self._run(pixels, {"hidden", "head"}, self.aux_head is not None)
+                logits, aux, seen = self._run(pixels, {"hidden", "head"}, self.has_aux)
             except Exception as error:  # whatever transformers' own code stumbles on
                 raise ValueError(
                     f"{self.source}: {type(self.network).__name__} does not run on an image of {size[0]} x {size[1]}: "
@@ -227,7 +209,7 @@ class HuggingFace(nn.Module):
         for name in (*sorted((name for name in seen if name != "head"), key=lambda name: int(name[6:])), "head"):
             form = form_of(seen.get(name), size, self.patch)
             if form is not None:
-                self.forms[name] = form
+                self._list(name, form)
         used = reached([logits] if aux is None else [logits, aux])
         unused = [
             name
@@ -240,8 +222,14 @@ class HuggingFace(nn.Module):
             logger.info("%s: %d parameters no score depends on are frozen: %s", self.source, len(unused), shown(unused))
         return [f"network.{name}" for name in unused]
 
-    def _measure(self, name: str) -> None:
-        """Finds out what the feature `module:<path>` is by forwards of empty images."""
+    def _list(self, name: str, form: Form) -> None:
+        self.forms[name] = form
+        self.add_features([name], form.channels, form.stride)
+
+    def measure(self, name: str) -> None:
+        """Finds out what a feature `module:<path>` is by forwards of empty images, and lists it."""
+        if not name.startswith("module:"):
+            return
         path = name.removeprefix("module:")
         if path not in dict(self.network.named_modules()) or not path:
             parts = ", ".join(child for child, _ in self.network.named_children())
@@ -254,6 +242,4 @@ class HuggingFace(nn.Module):
         form = forms.pop()
         if forms or form is None:
             raise ValueError(f"{self.source}: the output of module {path!r} is no feature map; name another module")
-        self.forms[name] = form
-        self.channels[name] = form.channels
-        self.strides[name] = form.stride
+        self._list(name, form)

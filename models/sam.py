@@ -2,8 +2,9 @@
 
 import logging
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Len, MultipleOf
 from torch import Tensor, nn
 
 from ._checkpoints import guess, read
@@ -11,10 +12,10 @@ from ._heads import init_heads
 from ._lora import Third, add_lora, folded, merge_lora, wrapped
 from ._mask_prompt import PromptAttention, decode_masks, embed_mask, freeze_unused
 from ._multilevel import SCALES, MultiLevelNeck
-from ._prediction import Normalize, Prediction, pick_features, refuse_prompt
+from ._network import Count, Network, Positive, Share
 from ._published import published_file
 from ._sam import PATCH, PUBLISHED, REPOSITORY, Arch, build_encoder, build_prompter, encode, fitted_tables
-from ._uperhead import UPerHead
+from ._upernet_head import UPerHead
 from ._weights import fill, read_weights
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,10 @@ logger = logging.getLogger(__name__)
 HEAD_PARTS = ("neck.", "head.", "classifier.", "prompt_attention.")
 PROMPT_PARTS = ("prompt_encoder.", "mask_decoder.")
 
+Block = Annotated[int, Ge(0)]  # number of a block
 
-class SAM(nn.Module):
+
+class SAM(Network):
     """neck_j = neck(block_j) for the tapped blocks; with a head logits = classifier(dropout(guided(UPer(levels)))).
 
     Encoder: Kirillov et al., Segment Anything, ICCV 2023, arXiv 2304.02643; its one neck serves all tapped blocks.
@@ -34,7 +37,7 @@ class SAM(nn.Module):
     Args:
         num_classes: K; without a head it means nothing.
         arch: sizes of the encoder; embed_dim, depth, num_heads, global_blocks (which attend over the whole image),
-            window_size, out_channels and mlp_ratio replace single ones of them.
+            window_size, out_channels and mlp_ratio replace single ones of them, see models/_sam.py.
         head: `uper`, or None for a teacher of features alone, whose predictions have no logits.
         lora_rank: r > 0 freezes the encoder and trains updates of rank r of its projections `lora_targets`.
         lora_alpha: the updates are multiplied by alpha / r; None: by 1, as in TSIC.
@@ -49,18 +52,17 @@ class SAM(nn.Module):
         backbone_weights: start from this local file of SAM (Meta's, OpenMMLab's, Hugging Face's or timm's) instead.
 
     Shapes:
-        images: (B, 3, H, W) uint8 RGB. prompt: (B, 1, H, W), class indices, see models/_mask_prompt.py:mask_prompt.
+        prompt: (B, 1, H, W), class indices, see models/_mask_prompt.py:mask_prompt.
         logits: (B, K, 4 ceil(H / 16), 4 ceil(W / 16)): images are padded to whole patches, and the scores cover the
         padding. Maps of the other strides s >= 4 are 16 / s times the grid of patches, rounded down.
 
-    Features (a prediction holds those named in the attribute `features_wanted`, at first none):
+    Features:
         block<i>: what the tapped block i puts out; neck1, neck2, ...: the tapped blocks' maps through SAM's neck; sam:
         the last of these. With a head level1..level4: the pyramid; decoder: the fused map; head: what the classifier
         reads; with a guidance masks: SAM's three masks for the prompt, logits.
 
     Raises:
-        ValueError: an impossible argument, unfitting weights, a wanted feature there is none of, a prompt that is not
-            taken, missing or of another size, a batch of 1 in training (head). FileNotFoundError: no such weights.
+        ValueError: a prompt that is missing or of another size.
     """
 
     def __init__(
@@ -69,26 +71,26 @@ class SAM(nn.Module):
         *,
         arch: Arch = "vit_b",
         head: Literal["uper"] | None = "uper",
-        lora_rank: int = 0,
-        lora_alpha: float | None = None,
-        lora_targets: tuple[Third, ...] = ("q", "v"),
+        lora_rank: Annotated[int, Ge(0)] = 0,
+        lora_alpha: Positive | None = None,
+        lora_targets: Annotated[tuple[Third, ...], Len(1, 3)] = ("q", "v"),
         prompt_guidance: Literal["none", "released", "channel", "spatial"] = "none",
-        image_size: int = 1024,
-        taps: tuple[int, ...] | None = None,
-        neck_width: int = 768,
-        head_width: int = 512,
-        dropout: float = 0.1,
-        embed_dim: int | None = None,
-        depth: int | None = None,
-        num_heads: int | None = None,
-        global_blocks: tuple[int, ...] | None = None,
-        window_size: int | None = None,
-        out_channels: int | None = None,
-        mlp_ratio: float | None = None,
+        image_size: Annotated[int, Ge(PATCH), MultipleOf(PATCH)] = 1024,
+        taps: tuple[Block, ...] | None = None,
+        neck_width: Count = 768,
+        head_width: Count = 512,
+        dropout: Share = 0.1,
+        embed_dim: Count | None = None,
+        depth: Count | None = None,
+        num_heads: Count | None = None,
+        global_blocks: tuple[Block, ...] | None = None,
+        window_size: Annotated[int, Ge(0)] | None = None,
+        out_channels: Count | None = None,
+        mlp_ratio: Positive | None = None,
         pretrained: bool = False,
         backbone_weights: str | None = None,
     ):
-        super().__init__()
+        super().__init__(num_classes, normalize="sam")
         given = {
             "embed_dim": embed_dim,
             "depth": depth,
@@ -106,15 +108,7 @@ class SAM(nn.Module):
             raise ValueError(f"SAM: the head reads {len(SCALES)} tapped blocks, got {list(self.taps)}")
         if head is None and prompt_guidance != "none":
             raise ValueError("SAM: prompt_guidance acts on the head; give head: uper or prompt_guidance: none")
-        if lora_rank < 0:
-            raise ValueError(f"SAM: lora_rank must be 0 or more, got {lora_rank}")
-        self.num_classes = num_classes
-        self.align_corners = False
-        self.gives_logits = head is not None
-        self.features_wanted: set[str] = set()
-        self.aux_wanted, self.aux_head = False, None
-        self.norms: dict = {}
-        self.normalize = Normalize.named("sam")
+        self.gives_logits, self.takes_prompt = head is not None, prompt_guidance != "none"
         self.prompt_guidance, self.lora_rank = prompt_guidance, lora_rank
 
         self.backbone = build_encoder(sizes, image_size)
@@ -124,24 +118,22 @@ class SAM(nn.Module):
             self.classifier = nn.Conv2d(head_width, num_classes, 1)
             init_heads(self)
             self.neck = MultiLevelNeck(sizes.out_channels, neck_width)
-        if prompt_guidance != "none":
+        if self.takes_prompt:
             self.prompt_encoder, self.mask_decoder = build_prompter(sizes.out_channels)
             self.prompt_attention = PromptAttention(head_width, prompt_guidance)
-        self._list_features(sizes.embed_dim, sizes.out_channels, neck_width, head_width)
+        self._add_features(sizes.embed_dim, sizes.out_channels, neck_width, head_width)
         self._start(arch, pretrained, backbone_weights)
         self._choose_trained(lora_rank, lora_targets, lora_alpha)
 
-    def _list_features(self, embed_dim: int, out_channels: int, neck_width: int, head_width: int) -> None:
-        """Fills `channels` and `strides`."""
-        table = {f"block{index}": (embed_dim, PATCH) for index in self.taps}
-        table |= {f"neck{j + 1}": (out_channels, PATCH) for j in range(len(self.taps))} | {"sam": (out_channels, PATCH)}
+    def _add_features(self, embed_dim: int, out_channels: int, neck_width: int, head_width: int) -> None:
+        self.add_features([f"block{index}" for index in self.taps], embed_dim, PATCH)
+        self.add_features([f"neck{j + 1}" for j in range(len(self.taps))] + ["sam"], out_channels, PATCH)
         if self.gives_logits:
-            table |= {f"level{j + 1}": (neck_width, int(PATCH / scale)) for j, scale in enumerate(SCALES)}
-            table |= {"decoder": (head_width, 4), "head": (head_width, 4)}
-        if self.prompt_guidance != "none":
-            table |= {"masks": (3, 1)}
-        self.channels: dict[str, int] = {name: channels for name, (channels, _) in table.items()}
-        self.strides: dict[str, int] = {name: stride for name, (_, stride) in table.items()}
+            for j, scale in enumerate(SCALES, start=1):
+                self.add_features([f"level{j}"], neck_width, int(PATCH / scale))
+            self.add_features(["decoder", "head"], head_width, 4)
+        if self.takes_prompt:
+            self.add_features(["masks"], 3, 1)
 
     def _start(self, arch: Arch, pretrained: bool, file: str | None) -> None:
         """Published weights for the encoder and, where they are part of the network, SAM's two other modules."""
@@ -152,10 +144,9 @@ class SAM(nn.Module):
         source = file or published_file(REPOSITORY[arch], "model.safetensors")
         state = read_weights(source)
         state = self.fitted(read(state, guess(state)))
-        for name in ("backbone", "prompt_encoder", "mask_decoder"):
+        for name in ("backbone", "prompt_encoder", "mask_decoder") if self.takes_prompt else ("backbone",):
             own = {key.removeprefix(f"{name}."): x for key, x in state.items() if key.startswith(f"{name}.")}
-            if hasattr(self, name):
-                fill(self.get_submodule(name), own, f"{name} in {source}")
+            fill(self.get_submodule(name), own, f"{name} in {source}")
 
     def _choose_trained(self, rank: int, targets: tuple[Third, ...], alpha: float | None) -> None:
         """Freezes what cannot learn or is not to: blocks behind the last tap, SAM under LoRA, what no mask reaches."""
@@ -173,7 +164,7 @@ class SAM(nn.Module):
             freeze_unused(self.prompt_encoder, self.mask_decoder)
 
     def merge_lora(self) -> None:
-        """Adds the low-rank updates to the weights they update: same outputs, plain keys, a frozen encoder."""
+        """Adds the low-rank updates to the weights they update; the encoder stays frozen."""
         if self.lora_rank:
             merge_lora(self.backbone)
             self.lora_rank = 0
@@ -186,7 +177,7 @@ class SAM(nn.Module):
         out: the head of scores where it gives features alone, and what makes masks of prompts where it takes none.
         """
         unused = () if self.gives_logits else HEAD_PARTS
-        if self.prompt_guidance == "none":
+        if not self.takes_prompt:
             unused += ("prompt_attention.", *PROMPT_PARTS)
         elif self.prompt_guidance == "spatial":
             unused += ("prompt_attention.",)
@@ -195,25 +186,25 @@ class SAM(nn.Module):
         has_lora = "backbone.blocks.0.attn.qkv.qkv.weight" in own
         return fitted_tables(wrapped(state) if has_lora else folded(state), own)
 
-    def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
-        needs_masks = self._check_prompt(images, prompt)
-        blocks = encode(self.backbone, self.normalize(images), self.taps)
-        found = {f"block{index}": x for index, x in blocks.items()}
-        for j, (index, x) in enumerate(blocks.items(), start=1):
+    def compute(self, x: Tensor, wanted: set[str], prompt: Tensor | None) -> dict[str, Tensor | None]:
+        needs_masks = self._needs_masks(x, wanted, prompt)
+        blocks = encode(self.backbone, x, self.taps)
+        found = {f"block{index}": tokens for index, tokens in blocks.items()}
+        for j, (index, tokens) in enumerate(blocks.items(), start=1):
             names = [f"neck{j}"] + ["sam"] * (index == self.taps[-1])
-            if self.gives_logits or not self.features_wanted.isdisjoint(names):
-                found |= dict.fromkeys(names, self.backbone.neck(x))  # (B, out_channels, h, w)
+            if self.gives_logits or not wanted.isdisjoint(names):
+                found |= dict.fromkeys(names, self.backbone.neck(tokens))  # (B, out_channels, h, w)
         if needs_masks:
             found["masks"] = self._masks(found["sam"], prompt)
-        logits = self._scores(found) if self.gives_logits else None
-        return Prediction(logits, self.align_corners, None, pick_features(found, self.features_wanted, self))
+        found["logits"] = self._scores(found) if self.gives_logits else None
+        return found
 
     def _scores(self, found: dict[str, Tensor]) -> Tensor:
         """The logits; adds the maps on the way to them to those found."""
         levels = self.neck([found[f"neck{j + 1}"] for j in range(len(self.taps))])
         found |= {f"level{j}": level for j, level in enumerate(levels, start=1)}
         found["decoder"] = fused = self.head(levels)  # (B, head_width, 4h, 4w)
-        if self.prompt_guidance != "none":
+        if self.takes_prompt:
             fused = self.prompt_attention(fused, found.get("masks"))
         found["head"] = self.dropout(fused)
         return self.classifier(found["head"])  # (B, K, 4h, 4w)
@@ -224,16 +215,15 @@ class SAM(nn.Module):
         grid = prompt.shape[-2] // 4, prompt.shape[-1] // 4
         return decode_masks(self.mask_decoder, image_map, *embed_mask(self.prompt_encoder, prompt, grid))
 
-    def _check_prompt(self, images: Tensor, prompt: Tensor | None) -> bool:
-        """Whether this forward makes masks. ValueError for a prompt that is not taken, missing or of another size."""
-        if self.prompt_guidance == "none":
-            refuse_prompt(self, prompt)
+    def _needs_masks(self, images: Tensor, wanted: set[str], prompt: Tensor | None) -> bool:
+        """Whether this forward makes masks. ValueError for a prompt that is missing or of another size."""
+        if not self.takes_prompt:
             return False
         # as released the masks change nothing, so only who reads them has them made
-        needs_masks = self.prompt_guidance != "released" or "masks" in self.features_wanted
-        wanted = (images.shape[0], 1, *images.shape[-2:])
-        if prompt is not None and tuple(prompt.shape) != wanted:
-            raise ValueError(f"SAM: the prompt must be a mask of {wanted} for these images, got {tuple(prompt.shape)}")
+        needs_masks = self.prompt_guidance != "released" or "masks" in wanted
+        shape = (images.shape[0], 1, *images.shape[-2:])
+        if prompt is not None and tuple(prompt.shape) != shape:
+            raise ValueError(f"SAM: the prompt must be a mask of {shape} for these images, got {tuple(prompt.shape)}")
         if prompt is None and needs_masks:
             raise ValueError(
                 f"SAM: prompt_guidance {self.prompt_guidance} needs a mask with the images; "

@@ -4,11 +4,11 @@ from torch import Tensor, nn
 
 from ._mit import MiT, MiTName
 from ._mlp_decoder import Branches, MLPDecoder
-from ._prediction import Normalize, Prediction, pick_features, refuse_prompt
+from ._network import Count, Network, Positive, Share, stages
 from ._weights import load_backbone
 
 
-class SegFormer(nn.Module):
+class SegFormer(Network):
     """logits = classifier(dropout(decoder(stage1, ..., stage4))) at stride 4.
 
     Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers, NeurIPS 2021,
@@ -16,14 +16,11 @@ class SegFormer(nn.Module):
     which are arguments here.
 
     Args:
-        num_classes: K.
         backbone: the size of the encoder.
         width: channels of the decoder; None: 256 on mit_b0 and mit_b1, else 768.
         branches: what a stage goes through first in the decoder, a linear layer or (mmsegmentation) 1x1 convolution,
             batch norm and ReLU.
         fuse_bias: a bias on the 1x1 that fuses the four stages (CIRKD), though batch norm follows it.
-        dropout: share of whole channels dropped right before the classifier.
-        drop_path: probability of dropping the last block's summands of an image in training, 0 at the first block.
         norm_eps: eps of the layer norms of blocks and stages.
         reduction_eps: eps of the layer norms that follow a convolution. Both are 1e-6 in mmsegmentation and 1e-5 in
             Hugging Face's code.
@@ -31,17 +28,17 @@ class SegFormer(nn.Module):
         pretrained: start the backbone from the authors' ImageNet weights in the Hugging Face hub, whose licence allows
             research only.
         backbone_weights: start it from this local ImageNet file instead (the authors', mmsegmentation's or the hub's).
+        num_classes, dropout (of whole channels), drop_path: see models/_network.py.
 
     Shapes:
-        images: (B, 3, H, W) uint8 RGB, 32 x 32 or more. logits: (B, K, ceil(H / 4), ceil(W / 4)).
+        images: 32 x 32 pixels or more. logits: at stride 4.
 
-    Features (a prediction holds those named in the attribute `features_wanted`, at first none):
+    Features:
         `stage1`..`stage4` at strides 4, 8, 16, 32, after the stage's layer norm; `decoder`: the decoder's output;
         `head`: what the classifier reads, `decoder` after dropout.
 
     Raises:
-        ValueError: an impossible argument, unfitting weights, a wanted feature there is none of, a prompt, or images
-            that are too small. FileNotFoundError: no such weights.
+        ValueError: images that are too small.
     """
 
     def __init__(
@@ -49,41 +46,31 @@ class SegFormer(nn.Module):
         num_classes: int,
         *,
         backbone: MiTName = "mit_b0",
-        width: int | None = None,
+        width: Count | None = None,
         branches: Branches = "linear",
         fuse_bias: bool = False,
-        dropout: float = 0.1,
-        drop_path: float = 0.1,
-        norm_eps: float = 1e-6,
-        reduction_eps: float = 1e-5,
+        dropout: Share = 0.1,
+        drop_path: Share = 0.1,
+        norm_eps: Positive = 1e-6,
+        reduction_eps: Positive = 1e-5,
         align_corners: bool = False,
         pretrained: bool = False,
         backbone_weights: str | None = None,
     ):
-        super().__init__()
+        encoder = MiT(backbone, drop_path, norm_eps, reduction_eps)
+        super().__init__(num_classes, encoder, align_corners=align_corners)
         width = width or (256 if backbone in ("mit_b0", "mit_b1") else 768)
-        self.num_classes = num_classes
-        self.align_corners = align_corners
-        self.features_wanted: set[str] = set()
-        self.aux_wanted = False
-        self.aux_head = None
-        self.normalize = Normalize.named("imagenet")
-        self.backbone = MiT(backbone, drop_path, norm_eps, reduction_eps)
-        self.norms = self.backbone.norms
-        self.channels: dict[str, int] = self.backbone.channels | {"decoder": width, "head": width}
-        self.strides: dict[str, int] = self.backbone.strides | {"decoder": 4, "head": 4}
-
-        self.decoder = MLPDecoder(tuple(self.backbone.channels.values()), width, branches, fuse_bias)
+        self.decoder = MLPDecoder(stages(self.channels), width, branches, fuse_bias)
+        self.add_features(("decoder", "head"), width, 4)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
         load_backbone(self.backbone, pretrained, backbone_weights)
 
-    def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
-        refuse_prompt(self, prompt)
-        found = self.backbone(self.normalize(images), self.features_wanted)
-        found["decoder"] = self.decoder([found[f"stage{i}"] for i in (1, 2, 3, 4)])
+    def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
+        found = self.backbone(x, wanted)
+        found["decoder"] = self.decoder(stages(found))
         found["head"] = self.dropout(found["decoder"])
-        logits = self.classifier(found["head"])  # (B, K, h, w)
-        return Prediction(logits, self.align_corners, None, pick_features(found, self.features_wanted, self))
+        found["logits"] = self.classifier(found["head"])  # (B, K, h, w)
+        return found

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ._frequency import Center, CutoffUnit
-from ._prediction import Normalize, Prediction, pick_features, refuse_prompt
+from ._network import Count, Network, Positive, Share, stages
 from ._tinyvit import TinyViT
 from ._tokens import fitted_encoder
-from ._uper import UperDecoder
+from ._trikd_decoder import TriKDDecoder, Widths
 from ._weights import load_backbone
 
 # widths of the decoder's levels; 5m is not of TriKD
@@ -18,40 +18,30 @@ WIDTHS = {"5m": (48, 96, 128, 256), "11m": (48, 96, 192, 320), "21m": (48, 96, 1
 WINDOWS = {"5m": (7, 14, 7), "11m": (7, 14, 7), "21m": (16, 32, 16)}
 
 
-class TriKDTinyViT(nn.Module):
-    """logits = UperDecoder(stage1..stage4) of a TinyViT whose last block attends over the whole grid.
+class TriKDTinyViT(Network):
+    """logits = TriKDDecoder(stage1..stage4) of a TinyViT whose last block attends over the whole grid.
 
     Li et al., Triple-View Knowledge Distillation for Semi-Supervised Semantic Segmentation, IEEE TMM 28, 2026,
     arXiv 2309.12557 (its hybrid view, the one that is deployed). Images of any size.
 
     Args:
-        num_classes: K.
         variant: 11m or 21m, as published; 5m is ours.
         windows: sides of the attention windows of stage2, stage3, stage4, in tokens; None: as published for images of
             512 x 512, 16, 32, 16 for 21m (7, 14, 7 at 224 there) and 7, 14, 7 for the others.
         widths: channels of the decoder's four levels; None: 48, 96, 192, 320 (5m: 48, 96, 128, 256).
-        drop_path: rate at which the last block's residual parts are dropped, rising linearly from 0 at the first;
-            None: 0.1, for 21m with windows of 7 0.2, for 5m 0.
-        dropout: share of whole channels dropped right before the classifier.
+        drop_path: see models/_network.py; None: 0.1, for 21m with windows of 7 0.2, for 5m 0.
         distill_heads: with the released code's two 1x1 convolutions between features and distillation losses. They
             take part in nothing else and get no gradient without such a loss (which stops training by several
             processes). The losses' own projections (fitnet, attention_kl: `affine`) do the same work without them.
-        cutoff, cutoff_unit, center: of the decoder's band filters, see BandFilter.
-        pretrained: start the backbone from ImageNet weights that timm has or downloads.
+        cutoff, cutoff_unit, center: of the decoder's band filters, see models/_frequency.py:BandFilter.
         backbone_weights: start it from this local file (TinyViT's or timm's keys) instead. Position biases of other
             windows are resized.
+        num_classes, dropout (of whole channels), pretrained: see models/_network.py.
 
-    Shapes:
-        images: (B, 3, H, W) uint8 RGB. logits: (B, K, ceil(H / 4), ceil(W / 4)).
-
-    Features (a prediction holds those named in the attribute `features_wanted`, at first none):
+    Features:
         stage1..stage4; `head`: what the classifier reads; `attention`: scores of the last block before their softmax,
         (B, A, N, N) for the N = ceil(H / 32) ceil(W / 32) tokens. With distill_heads `attention` has A = 12 heads, a
         linear map of the encoder's, and `low` has 256 channels, one of stage1.
-
-    Raises:
-        ValueError: an impossible argument, unfitting weights, a wanted feature there is none of, a prompt,
-            or a batch of 1 in training. FileNotFoundError: no such weights.
     """
 
     def __init__(
@@ -59,56 +49,43 @@ class TriKDTinyViT(nn.Module):
         num_classes: int,
         *,
         variant: Literal["5m", "11m", "21m"] = "11m",
-        windows: tuple[int, int, int] | None = None,
-        widths: tuple[int, int, int, int] | None = None,
-        drop_path: float | None = None,
-        dropout: float = 0.1,
+        windows: tuple[Count, Count, Count] | None = None,
+        widths: Widths | None = None,
+        drop_path: Share | None = None,
+        dropout: Share = 0.1,
         distill_heads: bool = False,
-        cutoff: float = 10.0,
+        cutoff: Positive = 10.0,
         cutoff_unit: CutoffUnit = "cycles_per_map",
         center: Center = "released",
         pretrained: bool = False,
         backbone_weights: str | None = None,
     ):
-        super().__init__()
-        if variant not in WIDTHS:
-            raise ValueError(f"variant must be one of {', '.join(WIDTHS)}, got {variant!r}")
         windows = tuple(windows or WINDOWS[variant])
         if drop_path is None:
             drop_path = {"5m": 0.0, "11m": 0.1, "21m": 0.2 if windows == (7, 14, 7) else 0.1}[variant]
-        self.num_classes = num_classes
-        self.align_corners = True
-        self.features_wanted: set[str] = set()
-        self.aux_wanted = False
-        self.aux_head = None
-        self.normalize = Normalize.named("imagenet")
-        self.backbone = TinyViT(variant, windows, drop_path)
-        self.norms: dict[str, tuple[Tensor, Tensor]] = {}
-        channels = tuple(self.backbone.channels[f"stage{n}"] for n in (1, 2, 3, 4))
+        super().__init__(num_classes, TinyViT(variant, windows, drop_path), align_corners=True)
+        widths = widths or WIDTHS[variant]
         filters = {"cutoff": cutoff, "cutoff_unit": cutoff_unit, "center": center}
-        self.decoder = UperDecoder(channels, widths or WIDTHS[variant], num_classes, dropout=dropout, **filters)
-        self.channels: dict[str, int] = self.backbone.channels | {"head": self.decoder.cls_seg[1].in_channels}
-        self.strides: dict[str, int] = self.backbone.strides | {"head": self.backbone.strides["stage1"]}
+        self.decoder = TriKDDecoder(stages(self.channels), widths, num_classes, dropout=dropout, **filters)
+        self.add_features(["head"], self.decoder.width, self.strides["stage1"])
         self.low_head = self.high_head = None
         if distill_heads:
             # to the 256 channels and 12 heads of the two networks they are compared with
-            self.low_head = nn.Conv2d(channels[0], 256, 1)
+            self.low_head = nn.Conv2d(self.channels["stage1"], 256, 1)
             self.high_head = nn.Conv2d(self.channels["attention"], 12, 1)
-            self.channels |= {"attention": 12, "low": 256}
-            self.strides["low"] = self.strides["stage1"]
+            self.add_features(["attention"], 12, self.strides["attention"])
+            self.add_features(["low"], 256, self.strides["stage1"])
         load_backbone(self.backbone, pretrained, backbone_weights)
 
-    def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
-        refuse_prompt(self, prompt)
-        wanted = self.features_wanted
-        found = self.backbone(self.normalize(images), wanted)
-        logits, found["head"] = self.decoder([found[f"stage{n}"] for n in (1, 2, 3, 4)])  # (B, K, h, w)
+    def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
+        found = self.backbone(x, wanted)
+        found["logits"], found["head"] = self.decoder(stages(found))  # (B, K, h, w)
         if self.low_head is not None and "low" in wanted:
             found["low"] = self.low_head(found["stage1"])  # (B, 256, h, w)
         if self.high_head is not None and "attention" in wanted:
-            with torch.autocast(images.device.type, enabled=False):  # scores stay as exact as they are
+            with torch.autocast(x.device.type, enabled=False):  # scores stay as exact as they are
                 found["attention"] = self.high_head(found["attention"])  # (B, heads, N, N) -> (B, 12, N, N)
-        return Prediction(logits, self.align_corners, None, pick_features(found, wanted, self))
+        return found
 
     def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint for other windows, its position biases resized; heads this network does without are left out."""

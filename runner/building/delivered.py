@@ -90,11 +90,11 @@ def _companion(run: RunFolder, name: str, student: dict) -> Delivered:
     if isinstance(network, ClassMapped):  # what others load has the classes it was made with
         network = network.network
     args = like.args
-    if hasattr(network, "merge_lora"):
+    if network.lora_rank:
         network.merge_lora()
         args = args | {"lora_rank": 0}
     config = {"network": name, **description(network, like.source, like.model, args), "recipe": recipe.name}
-    config["class_names"] = getattr(network, "class_names", None)
+    config["class_names"] = network.class_names
     if network.num_classes == student["num_classes"]:
         config |= {key: student[key] for key in ("class_names", "palette", "ignore_index")}
     known = run.read_teachers()

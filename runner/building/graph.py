@@ -241,6 +241,7 @@ def features_of(name: str, network: nn.Module) -> Features:
         f"networks.{name}",
         network.channels,
         network.strides,
-        norms=getattr(network, "norms", {}),
-        has_aux=getattr(network, "aux_head", None) is not None,
+        norms=network.norms,
+        has_aux=network.has_aux,
+        measure=network.measure,
     )

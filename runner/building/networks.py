@@ -81,7 +81,7 @@ def mapped(
     built: nn.Module, network: Network, weights: Weights | None, class_names: Sequence[str], owner: str
 ) -> nn.Module:
     """A network with classes of its own as one with the data set's."""
-    names = getattr(built, "class_names", None) or (weights.class_names if weights else None)
+    names = built.class_names or (weights.class_names if weights else None)
     theirs = names or [str(index) for index in range(built.num_classes)]
     try:
         groups = read_class_map(network.class_map, theirs, class_names)
@@ -92,7 +92,7 @@ def mapped(
 
 def gives_scores(network: nn.Module) -> bool:
     """Whether a network predicts classes; one without a head, such as SAM's encoder, has features only."""
-    return getattr(network, "gives_logits", True)
+    return network.gives_logits
 
 
 def weights_are_there(network: Network) -> bool:

@@ -71,7 +71,7 @@ def _groups(module: nn.Module, settings: Optimizer, network: Network | None, cur
     """A module's trained parameters by factor on the rate and by decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     exempt = _not_decayed(module, settings.no_decay)
-    encoder = getattr(module, "backbone_prefixes", ("backbone.",))
+    encoder = module.backbone_prefixes if network else ()
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue

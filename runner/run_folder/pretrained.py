@@ -84,11 +84,9 @@ def description(network: nn.Module, source: str, model: str, args: dict) -> dict
         source, model, args: of its entry in the recipe.
     """
     file, arguments = parts.network_part(source, model, args)
-    if hasattr(network, "arguments_without_files"):
-        arguments = network.arguments_without_files()
     return {
         "model": file,
-        "args": arguments,
+        "args": network.arguments_without_files(arguments),
         "num_classes": network.num_classes,
         "normalize": network.normalize.constants,
     }

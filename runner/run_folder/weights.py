@@ -84,7 +84,7 @@ class Weights:
                 layout = None  # nobody's keys: what is wrong with them shows when they are compared with the network's
         if layout is not None:
             state = _checkpoints.read(state, layout, self.part)
-        return network.fitted(state) if hasattr(network, "fitted") else state
+        return network.fitted(state)
 
 
 def find_weights(

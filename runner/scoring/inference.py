@@ -160,10 +160,9 @@ def _padded(network: nn.Module, images: Tensor, window: tuple[int, int]) -> tupl
         return images, 0, 0
     top, left = missing[0] // 2, missing[1] // 2
     around = (left, missing[1] - left, top, missing[0] - top)
-    normalize = getattr(network, "normalize", None)
-    if normalize is None:
-        return F.pad(images, around), top, left
-    mean = normalize.mean.flip(1) if normalize.order == "bgr" else normalize.mean  # (1, 3, 1, 1), RGB
+    mean = network.normalize.mean  # (1, 3, 1, 1)
+    if network.normalize.order == "bgr":  # the images are RGB
+        mean = mean.flip(1)
     # the mean colour is not a whole grey level, so a padded batch travels as float
     return F.pad(images - mean, around) + mean, top, left
 

@@ -29,8 +29,7 @@ def network_of(state: dict[str, Tensor], part: str | None = None, **changes: obj
     layout, found = describe(state, part)
     known = {key: x for key, x in changes.items() if not parts.wrong_arguments("models", found.model, {key: x})}
     network = parts.build("models", found.model, found.args | known, found.num_classes)
-    entries = _checkpoints.read(state, layout, part)
-    fill(network, network.fitted(entries) if hasattr(network, "fitted") else entries, "the recorded checkpoint")
+    fill(network, network.fitted(_checkpoints.read(state, layout, part)), "the recorded checkpoint")
     network.normalize = Normalize.named("none")
     return network.eval()
 

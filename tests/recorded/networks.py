@@ -88,7 +88,7 @@ def run_network(case: dict, state: dict[str, Tensor], expected: Arrays) -> dict[
         for name in expected
         if name in FEATURES.get(layout, {})
     }
-    network.features_wanted, network.aux_wanted = set(names.values()), network.aux_head is not None
+    network.features_wanted, network.aux_wanted = set(names.values()), network.has_aux
     images = fill_input(case["input_shape"]).double()
     with torch.no_grad():
         prediction = network(images)

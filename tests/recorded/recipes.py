@@ -8,7 +8,7 @@ import torch
 from recorded.arrays import precision
 from torch import Tensor, nn
 
-from segkd.models._prediction import Prediction, pick_features
+from segkd.models._network import Network
 from segkd.runner.building.graph import Graph, weighted
 from segkd.runner.building.losses import build_graph
 from segkd.runner.recipe.read import read
@@ -18,7 +18,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 PARTS = ("labelled", "unlabelled")
 
 
-class Recorded(nn.Module):
+class Recorded(Network):
     """A network that answers a part of a batch with what was recorded for it.
 
     Args:
@@ -27,22 +27,17 @@ class Recorded(nn.Module):
     """
 
     def __init__(self, maps: dict[str, dict[str, Tensor]], align_corners: bool = False):
-        super().__init__()
         first = next(iter(maps.values()))
-        self.maps, self.align_corners = maps, align_corners
-        self.num_classes = first["logits"].shape[1]
-        self.channels = {name: x.shape[1] for name, x in first.items() if name not in ("logits", "aux")}
-        self.strides = dict.fromkeys(self.channels, 8)  # no loss of these objectives reads them
-        self.aux_head = nn.Identity() if "aux" in first else None
-        self.features_wanted: set[str] = set()
-        self.aux_wanted = False
+        super().__init__(first["logits"].shape[1], align_corners=align_corners, normalize="none")
+        self.maps = maps
+        self.has_aux = "aux" in first
+        for name, x in first.items():
+            if name not in ("logits", "aux"):
+                self.add_features([name], x.shape[1], 8)  # no loss of these objectives reads the stride
 
-    def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
+    def compute(self, x: Tensor, wanted: set[str], prompt: Tensor | None) -> dict[str, Tensor]:
         # cloned: what a frozen network makes has no gradient behind it
-        maps = {name: x.clone() for name, x in self.maps[PARTS[int(images.max())]].items()}
-        logits, aux = maps.pop("logits"), maps.pop("aux", None)
-        features = pick_features(maps, self.features_wanted, self)
-        return Prediction(logits, self.align_corners, aux if self.training or self.aux_wanted else None, features)
+        return {name: recorded.clone() for name, recorded in self.maps[PARTS[int(x.max())]].items()}
 
 
 def pair_of(inputs: dict[str, Tensor], feature: str | None = None) -> dict[str, Recorded]:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from segkd.datasets._mixing import class_paste, half_area_box
 from segkd.models._frequency import BandFilter, FrequencyAttention, FrequencySqueeze
-from segkd.models._tokens import as_map, resize_positions
-from segkd.models._uper import MultiScaleNeck, UperDecoder
+from segkd.models._tokens import to_map, resize_positions
+from segkd.models._trikd_decoder import TriKDDecoder, TriKDNeck
 
 # FrequencyAttention's options for the original's class names
 VARIANTS = {
@@ -53,17 +53,17 @@ def filtered(case: dict, arrays: Arrays) -> Arrays:
 def decoder(case: dict, arrays: Arrays) -> Arrays:
     params, inputs = case["params"], tensors(arrays)
     options = {"bottleneck": params["bottleneck_channels"], "cutoff": params.get("D0", 10)}
-    module = UperDecoder(params["in_channels"], params["out_channels"], params["num_classes"], **options)
+    module = TriKDDecoder(params["in_channels"], params["out_channels"], params["num_classes"], **options)
     logits, _ = load(module, arrays)([inputs[f"input{level}"] for level in range(len(inputs))])
     return probed({"output": logits}, module, inputs)
 
 
 def neck(case: dict, arrays: Arrays) -> Arrays:
     params, inputs = case["params"], tensors(arrays)
-    module = load(MultiScaleNeck(params["embed_dim"], params["out_channels"], params["scales"]), arrays)
+    module = load(TriKDNeck(params["embed_dim"], params["out_channels"], params["scales"]), arrays)
     tokens = [inputs[f"input{level}"] for level in range(len(inputs))]
     side = round(tokens[0].shape[1] ** 0.5)
-    levels = module([as_map(sequence, (side, side)) for sequence in tokens])
+    levels = module([to_map(sequence, (side, side)) for sequence in tokens])
     return probed({f"output{level}": x for level, x in enumerate(levels)}, module, inputs)
 
 

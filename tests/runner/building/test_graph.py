@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from segkd.losses._task import Task
-from segkd.models._prediction import Normalize, Prediction
+from segkd.models._network import Network
+from segkd.models._prediction import Prediction
 from segkd.runner.building.graph import Graph, detached, features_of, weighted
 from segkd.runner.building.losses import build_graph
 from segkd.runner.recipe.read import read
@@ -15,14 +16,12 @@ IMAGES = torch.zeros(2, 3, 4, 4)
 TARGET = torch.zeros(2, 4, 4, dtype=torch.int64)
 
 
-class Toy(nn.Module):
+class Toy(Network):
     """logits = weight * 1; a batch norm shows whether it runs in training mode."""
 
     def __init__(self, value, num_classes=3):
-        super().__init__()
-        self.num_classes = num_classes
-        self.channels, self.strides, self.features_wanted = {"head": num_classes}, {"head": 1}, set()
-        self.normalize = Normalize.named("none")
+        super().__init__(num_classes, normalize="none")
+        self.add_features(["head"], num_classes, 1)
         self.weight = nn.Parameter(torch.tensor(float(value)))
         self.norm = nn.BatchNorm2d(num_classes)
         self.forwards = 0

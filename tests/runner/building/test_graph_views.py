@@ -9,7 +9,8 @@ from segkd.losses._task import Task
 from segkd.losses.cross_entropy import CrossEntropy
 from segkd.losses.cross_pseudo import CrossPseudo
 from segkd.losses.kl import KL
-from segkd.models._prediction import Normalize, Prediction
+from segkd.models._network import Network
+from segkd.models._prediction import Prediction
 from segkd.runner.building.graph import Graph, features_of, mixed
 from segkd.runner.recipe.term import Term
 from segkd.runner.scoring.evaluation import Together
@@ -22,13 +23,12 @@ def term(label, of="student", source=None, weight=1.0, **options):
     return Term(**{"loss": "any", "label": label, "of": of, "from": source, "weight": weight, **options})
 
 
-class Toy(nn.Module):
+class Toy(Network):
     """A linear map of the images at half their size, with align_corners; notes what it was called with."""
 
     def __init__(self, seed):
-        super().__init__()
-        self.num_classes, self.normalize = K, Normalize.named("none")
-        self.channels, self.strides, self.features_wanted = {"head": K}, {"head": 2}, set()
+        super().__init__(K, normalize="none")
+        self.add_features(["head"], K, 2)
         generator = torch.Generator().manual_seed(seed)
         self.weight = nn.Parameter(torch.randn(K, 3, 1, 1, generator=generator))
         self.norm = nn.BatchNorm2d(3)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from segkd.models._prediction import Normalize, Prediction
+from segkd.models._network import Network
+from segkd.models._prediction import Prediction
 from segkd.runner.building.losses import build_graph
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
@@ -25,11 +26,10 @@ schedule: {iterations: 20}
 """
 
 
-class Toy(nn.Module):
+class Toy(Network):
     def __init__(self):
-        super().__init__()
-        self.num_classes, self.normalize = 3, Normalize.named("none")
-        self.channels, self.strides, self.features_wanted = {"stage4": 3, "head": 3}, {"stage4": 1, "head": 1}, set()
+        super().__init__(3, normalize="none")
+        self.add_features(["stage4", "head"], 3, 1)
         self.first = nn.Conv2d(3, 3, 1)
 
     def forward(self, images):

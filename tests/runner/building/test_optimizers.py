@@ -30,6 +30,8 @@ def term(label, of="student", source=None, weight=1.0, **options):
 
 
 class Network(nn.Module):
+    backbone_prefixes = ("backbone.",)
+
     def __init__(self):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))

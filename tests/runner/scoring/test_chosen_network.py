@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-from torch import nn
 
-from segkd.models._prediction import Normalize, Prediction
+from segkd.models._network import Network
+from segkd.models._prediction import Prediction
 from segkd.runner.loading.data_sets import build_dataset
 from segkd.runner.recipe.read import read
 from segkd.runner.scoring import chosen_network
@@ -16,12 +16,12 @@ from segkd.runner.scoring.chosen_network import GivenWeights, choose_network
 NETWORK = "{model: pspnet, args: {backbone: mobilenetv2_035, width: 8}"
 
 
-class Flat(nn.Module):
+class Flat(Network):
     """Gives each class one score everywhere: 1 for its own class, or for the one it is prompted with."""
 
     def __init__(self, own, num_classes):
-        super().__init__()
-        self.own, self.num_classes, self.normalize, self.prompts = own, num_classes, Normalize.named("none"), []
+        super().__init__(num_classes, normalize="none")
+        self.own, self.prompts = own, []
 
     def forward(self, images, prompt=None):
         self.prompts.append(prompt)

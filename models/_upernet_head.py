@@ -1,4 +1,7 @@
-"""The UPer head: pyramid pooling on the deepest of four maps, a feature pyramid over all of them, one fused map."""
+"""UPerNet's head, also TSIC's: pyramid pooling on the deepest of four maps, a feature pyramid over all, one fused map.
+
+TriKD's decoder is another UPer head, see models/_trikd_decoder.py.
+"""
 
 from typing import Literal
 
@@ -15,8 +18,8 @@ BINS = (1, 2, 3, 6)
 CIRKD_LEVEL = 512
 
 
-class SpreadConv(nn.Module):
-    """Average pool to bins x bins, back to the input's size, 1x1 convolution, batch norm, ReLU: CIRKD's pooled level.
+class CIRKDLevel(nn.Module):
+    """CIRKD's pooled level: average pool to bins x bins, back to the input's size, 1x1 convolution, batch norm, ReLU.
 
     The 1x1 runs before the resize, with which it commutes; batch norm counts the resized pixels as there.
 
@@ -36,8 +39,8 @@ class SpreadConv(nn.Module):
         return F.relu(self.bn(resize(pooled, x.shape[-2:], align_corners=False)), inplace=True)
 
 
-class SpreadPyramid(nn.Module):
-    """x beside its pooled levels as in SpreadConv, concatenated, projected by a 3x3.
+class CIRKDPyramid(nn.Module):
+    """CIRKD's pyramid: x beside its pooled levels, concatenated, projected by a 3x3.
 
     Shapes:
         x: (B, in_channels, h, w) -> (B, width, h, w).
@@ -45,7 +48,7 @@ class SpreadPyramid(nn.Module):
 
     def __init__(self, in_channels: int, width: int, bins: tuple[int, ...]):
         super().__init__()
-        self.levels = nn.ModuleList(SpreadConv(in_channels, CIRKD_LEVEL, count) for count in bins)
+        self.levels = nn.ModuleList(CIRKDLevel(in_channels, CIRKD_LEVEL, count) for count in bins)
         self.project = ConvBNReLU(in_channels + len(bins) * CIRKD_LEVEL, width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,7 +75,7 @@ class UPerHead(nn.Module):
         maps: four (B, in_channels[i], h_i, w_i) -> (B, width, h_1, w_1), in CIRKD's arrangement half the size.
 
     Raises:
-        ValueError: other than four maps, or (mmseg) one bin and a batch of 1 in training.
+        ValueError: (mmseg) one bin and a batch of 1 in training.
     """
 
     def __init__(
@@ -85,13 +88,11 @@ class UPerHead(nn.Module):
         arrangement: Arrangement = "mmseg",
     ):
         super().__init__()
-        if len(in_channels) != 4:
-            raise ValueError(f"the UPer head reads four maps, got channels of {len(in_channels)}: {in_channels}")
         is_cirkd = arrangement == "cirkd"
         self.align_corners = align_corners and not is_cirkd
         deepest = in_channels[3]
         self.pyramid = (
-            SpreadPyramid(deepest, width, bins)
+            CIRKDPyramid(deepest, width, bins)
             if is_cirkd
             else PyramidPooling(deepest, width, align_corners, bins=bins)
         )
@@ -102,8 +103,6 @@ class UPerHead(nn.Module):
             self.fuse.conv.stride = (2, 2)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        if len(maps) != 4:
-            raise ValueError(f"the UPer head reads four maps, got {len(maps)}")
         size = maps[0].shape[-2:]
         level = self.pyramid(maps[3])
         levels = [resize(level, size, self.align_corners)]

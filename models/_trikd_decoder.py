@@ -1,4 +1,4 @@
-"""TriKD's decoder over four maps of any sizes, and the neck that makes a pyramid of a plain ViT's blocks.
+"""TriKD's decoder over four maps of any sizes, and its neck, which makes a pyramid of a plain ViT's blocks.
 
 A UPer head (Xiao et al., Unified Perceptual Parsing for Scene Understanding, ECCV 2018, arXiv 1807.10221) with
 frequency attention for lateral convolutions (Li et al., IEEE TMM 28, 2026, arXiv 2309.12557). State-dict keys are those
@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ._frequency import BandFilter, Center, CutoffUnit, FrequencyAttention
-from ._heads import ConvBNReLU
+from ._heads import ConvBNReLU, refuse_single, spread
+from ._network import Count
 from ._prediction import resize
 
-Four = tuple[int, int, int, int]
+Widths = tuple[Count, Count, Count, Count]
 
 
-class PooledLevels(nn.Module):
+class TriKDPyramid(nn.Module):
     """x beside its averages over grids of bins x bins, each through 1x1 convolution, batch norm, ReLU and back to size.
 
     Shapes:
@@ -41,20 +42,13 @@ class PooledLevels(nn.Module):
         maps = [x]
         for level in self.features:
             pool, _, bn, _ = level
-            is_global = pool.output_size == 1
-            # synchronised batch norm counts the images of all processes and checks by itself
-            if is_global and x.shape[0] == 1 and bn.training and not isinstance(bn, nn.SyncBatchNorm):
-                raise ValueError(
-                    "batch of 1 in training: batch norm after the decoder's global pooling needs 2 images or more "
-                    "per process; raise the batch size or use fewer processes"
-                )
-            pooled, size = level(x), x.shape[-2:]  # (B, width, bins, bins)
-            # bilinear from a single value is that value; the gradient of the view is a plain sum
-            maps.append(pooled.expand(-1, -1, *size) if is_global else resize(pooled, size, align_corners=True))
+            if pool.output_size == 1:
+                refuse_single(x, bn)
+            maps.append(spread(level(x), x.shape[-2:], align_corners=True))  # (B, width, bins, bins) -> (B, width, h, w)
         return torch.cat(maps, dim=1)
 
 
-class UperDecoder(nn.Module):
+class TriKDDecoder(nn.Module):
     """Class scores from four maps, shallow to deep: pyramid pooling on the last, top-down sums, all levels fused.
 
         L_3 = CBR3(pooled levels of f_3); L_i = attention_i(f_i) + down_i(L_(i+1)) for i = 2, 1, 0
@@ -75,13 +69,13 @@ class UperDecoder(nn.Module):
         reads, (B, bottleneck, h_0, w_0).
 
     Raises:
-        ValueError: other than four maps or channel counts, an impossible filter, or a batch of 1 in training.
+        ValueError: an impossible filter, or a batch of 1 in training.
     """
 
     def __init__(
         self,
-        in_channels: Four,
-        widths: Four,
+        in_channels: Widths,
+        widths: Widths,
         num_classes: int,
         *,
         bottleneck: int = 256,
@@ -91,9 +85,8 @@ class UperDecoder(nn.Module):
         center: Center = "released",
     ):
         super().__init__()
-        if len(in_channels) != 4 or len(widths) != 4:
-            raise ValueError(f"the decoder has four levels, got in_channels {in_channels} and widths {widths}")
-        self.psp_module = PooledLevels(in_channels[3], widths[3])
+        self.width = bottleneck
+        self.psp_module = TriKDPyramid(in_channels[3], widths[3])
         self.psp_bottleneck = ConvBNReLU(in_channels[3] + 4 * widths[3], widths[3], 3)
         self.lateral_convs = nn.ModuleList(
             FrequencyAttention(channels, width, BandFilter(band, cutoff, cutoff_unit, center))
@@ -108,8 +101,6 @@ class UperDecoder(nn.Module):
         self.cls_seg = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(bottleneck, num_classes, 1))
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
-        if len(features) != 4:
-            raise ValueError(f"the decoder reads four maps, got {len(features)}")
         level = self.psp_bottleneck(self.psp_module(features[3]))
         size = features[0].shape[-2:]
         maps = [resize(level, size, align_corners=True)]
@@ -123,7 +114,7 @@ class UperDecoder(nn.Module):
         return classifier(head), head
 
 
-class MultiScaleNeck(nn.Module):
+class TriKDNeck(nn.Module):
     """Maps of one size to a pyramid: per level a 1x1, a resize by its scale and a 3x3; batch norm and ReLU after both.
 
     TriKD's neck between a ViT's blocks 2, 5, 8, 11 and the decoder. The released scales give the deepest block the
@@ -136,15 +127,10 @@ class MultiScaleNeck(nn.Module):
 
     Shapes:
         features: len(scales) maps (B, in_channels, h, w) -> list of (B, out_channels, scale * h, scale * w).
-
-    Raises:
-        ValueError: a scale that is not positive, or another number of maps than of scales.
     """
 
     def __init__(self, in_channels: int, out_channels: int, scales: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)):
         super().__init__()
-        if not scales or min(scales) <= 0:
-            raise ValueError(f"scales must be one number above 0 per level, got {scales}")
         self.scales = tuple(scales)
         self.lateral_convs = nn.ModuleList(ConvBNReLU(in_channels, out_channels, 1) for _ in scales)
         self.convs = nn.ModuleList(ConvBNReLU(out_channels, out_channels, 3) for _ in scales)
@@ -153,8 +139,6 @@ class MultiScaleNeck(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        if len(features) != len(self.scales):
-            raise ValueError(f"the neck has {len(self.scales)} levels, got {len(features)} maps")
         levels = []
         for x, scale, lateral, conv in zip(features, self.scales, self.lateral_convs, self.convs, strict=True):
             height, width = (max(1, int(side * scale)) for side in x.shape[-2:])

@@ -1,0 +1,176 @@
+"""What every network of this room has, what every encoder has, and the arguments that mean the same in several of them.
+
+Arguments:
+    num_classes: K.
+    backbone: the encoder, by a name in models/_backbones.py.
+    output_stride: pixels of the image per pixel of stage4; where it is below 32, convolutions are dilated instead.
+    stem: the ResNet's first layers, one 7x7 (plain) or three 3x3 of 32-32-64 (v1c) or 64-64-128 (v1s) channels.
+    dilation_rule: which convolutions of the encoder are dilated.
+    aux: with an auxiliary head on stage3, run in training or when `aux_wanted` is set.
+    aux_width: channels of the auxiliary head; None: half of `width`.
+    dropout: share dropped right before each classifier.
+    dropout_kind: whole channels (mmsegmentation) or single elements (torchvision, CIRKD, DIST).
+    head_init: initial weights of the heads: `kaiming` (mmsegmentation), `torch` (torchvision, CIRKD, DIST) or `fan_in`
+        (AICSD), see models/_heads.py:init_heads.
+    drop_path: rate at which the last block drops its residual parts in training; it rises linearly from 0 at the first.
+    align_corners: for every bilinear resize, inside the network and of its logits.
+    pretrained: start the encoder from its published ImageNet weights, from a cache or their download.
+    backbone_weights: start it from this local file instead, with the encoder's own keys or another code's.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+
+from ._prediction import Normalize, Prediction
+
+# hints of arguments, which are their ranges in a recipe
+Count = Annotated[int, Ge(1)]
+Share = Annotated[float, Ge(0), Lt(1)]
+Positive = Annotated[float, Gt(0)]
+
+
+class Encoder(nn.Module):
+    """What heads are put on: normalised images (B, 3, H, W) and a set of names to a map for each name.
+
+    `encoder(x, wanted)` has stage1..stage4 always, and those of its other features that are in `wanted`.
+    """
+
+    # of every feature: channels, and pixels of the image per pixel
+    channels: dict[str, int]
+    strides: dict[str, int]
+    # feature -> weight and bias, each (C,), of the batch norm it comes from, where it comes from one
+    norms: dict[str, tuple[Tensor, Tensor]] = {}
+    # timm's name of its published weights; None: timm has none
+    imagenet: str | None = None
+    # how the keys of such a file begin that the encoder has no use for
+    dropped: tuple[str, ...] = ()
+
+    def published_file(self) -> str | None:
+        """A file of published weights that are not timm's; None: there is none."""
+        return None
+
+    def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A file's entries as this encoder takes them, such as tables of positions resized to its grid."""
+        return dict(state)
+
+
+class Network(nn.Module):
+    """A segmentation network: plain images to a Prediction. A subclass builds its parts and writes `compute`.
+
+    Args:
+        num_classes: K.
+        backbone: the encoder; its features become the network's.
+        align_corners: how scores are resized.
+        normalize: the constants of its images, a name in models/_prediction.py:CONSTANTS.
+
+    Shapes:
+        images: (B, 3, H, W) uint8 RGB. logits: (B, K, ceil(H / s), ceil(W / s)), s being the stride of the head.
+        aux: (B, K, h, w) at the stride of stage3.
+
+    Raises:
+        ValueError: arguments that do not go together, weights that do not fit, a feature the network does not have,
+            a prompt where none is taken, and a batch of 1 in training where batch norm follows a global pooling.
+        FileNotFoundError: no such weights.
+    """
+
+    # K; its names, None: they are the data set's
+    num_classes: int
+    class_names: Sequence[str] | None = None
+    # False: a teacher of features alone, whose predictions have no logits
+    gives_logits = True
+    # whether the scores' corners are the image's when they are resized to it
+    align_corners: bool
+    # of every feature, true before any forward: channels, and pixels of the image per pixel
+    channels: dict[str, int]
+    strides: dict[str, int]
+    # feature -> weight and bias, each (C,), of the batch norm it comes from, where it comes from one
+    norms: dict[str, tuple[Tensor, Tensor]]
+    # the features a prediction holds; whoever reads some says so here
+    features_wanted: set[str]
+    # whether it has an auxiliary head, whose scores are made in training; whether they are outside training too
+    has_aux = False
+    aux_wanted = False
+    # from RGB bytes to the range its weights were trained on
+    normalize: Normalize
+    # whether it reads a mask beside the images
+    takes_prompt = False
+    # how the names of the encoder's parameters begin: they learn at another rate than the head's
+    backbone_prefixes: tuple[str, ...] = ("backbone.",)
+    # r of the encoder's low-rank updates, see models/_lora.py; 0: it has none
+    lora_rank = 0
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: Encoder | None = None,
+        *,
+        align_corners: bool = False,
+        normalize: str = "imagenet",
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.align_corners = align_corners
+        self.features_wanted = set()
+        self.normalize = Normalize.named(normalize)
+        self.channels, self.strides, self.norms = {}, {}, {}
+        if backbone is not None:
+            self.backbone = backbone
+            self.channels |= backbone.channels
+            self.strides |= backbone.strides
+            self.norms |= backbone.norms
+
+    def add_features(self, names: Iterable[str], channels: int, stride: int) -> None:
+        """Lists features of one size that come after the encoder's."""
+        self.channels |= dict.fromkeys(names, channels)
+        self.strides |= dict.fromkeys(names, stride)
+
+    def measure(self, name: str) -> None:
+        """Lists a feature whose size is looked for only when it is asked for; most networks have none."""
+
+    def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A checkpoint's entries, under our names, as this network takes them."""
+        return state
+
+    def merge_lora(self) -> None:
+        """Adds low-rank updates to the weights they update: same outputs, plain keys, no updates any more."""
+
+    def arguments_without_files(self, arguments: dict) -> dict:
+        """Arguments that build this network with random weights where those it was built with name a file or a hub."""
+        return arguments
+
+    def compute(self, x: Tensor, wanted: set[str], prompt: Tensor | None) -> dict[str, Tensor | None]:
+        """The maps of one forward by name: `logits`, `aux` if it is wanted, and at least the wanted features.
+
+        Args:
+            x: (B, 3, H, W), normalised.
+            wanted: names in `channels`, and `aux` if there is an auxiliary head whose scores are read.
+            prompt: (B, 1, H, W), a mask; None unless the network takes prompts.
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
+        if prompt is not None and not self.takes_prompt:
+            # ignoring it would hide a wrong recipe
+            raise ValueError(f"{type(self).__name__} takes no prompt: remove prompted_by from this network")
+        for name in sorted(self.features_wanted - self.channels.keys()):
+            self.measure(name)
+        unknown = sorted(self.features_wanted - self.channels.keys())
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has no feature {', '.join(map(repr, unknown))}; "
+                f"it has: {', '.join(self.channels)}"
+            )
+        asks_aux = self.has_aux and (self.training or self.aux_wanted)
+        wanted = self.features_wanted | {"aux"} if asks_aux else self.features_wanted
+        found = self.compute(self.normalize(images), wanted, prompt)
+        # what is left out of the prediction can be freed as soon as backward no longer needs it
+        features = {name: found[name] for name in self.channels if name in self.features_wanted}
+        return Prediction(found["logits"], self.align_corners, found["aux"] if asks_aux else None, features)
+
+
+def stages(values: dict[str, object]) -> list:
+    """What a table of features holds for stage1..stage4, in this order."""
+    return [values[f"stage{number}"] for number in (1, 2, 3, 4)]
