@@ -44,7 +44,9 @@ class TriKDPyramid(nn.Module):
             pool, _, bn, _ = level
             if pool.output_size == 1:
                 refuse_single(x, bn)
-            maps.append(spread(level(x), x.shape[-2:], align_corners=True))  # (B, width, bins, bins) -> (B, width, h, w)
+            maps.append(
+                spread(level(x), x.shape[-2:], align_corners=True)
+            )  # (B, width, bins, bins) -> (B, width, h, w)
         return torch.cat(maps, dim=1)
 
 

@@ -92,9 +92,7 @@ class UPerHead(nn.Module):
         self.align_corners = align_corners and not is_cirkd
         deepest = in_channels[3]
         self.pyramid = (
-            CIRKDPyramid(deepest, width, bins)
-            if is_cirkd
-            else PyramidPooling(deepest, width, align_corners, bins=bins)
+            CIRKDPyramid(deepest, width, bins) if is_cirkd else PyramidPooling(deepest, width, align_corners, bins=bins)
         )
         self.laterals = nn.ModuleList(ConvBNReLU(channels, width, 1) for channels in in_channels[:3])
         self.outputs = nn.ModuleList(ConvBNReLU(width, width, 3) for _ in range(3))

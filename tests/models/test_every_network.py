@@ -150,7 +150,7 @@ def maps_of(prediction: Prediction) -> list[Tensor]:
 
 def test_maps_are_as_announced(case, network):
     network.eval()
-    channels, strides, has_aux = dict(network.channels), dict(network.strides), network.aux_head is not None
+    channels, strides, has_aux = dict(network.channels), dict(network.strides), network.has_aux
     generator = torch.get_rng_state()
     with torch.no_grad():
         plain = network(*inputs(case))
@@ -166,7 +166,7 @@ def test_maps_are_as_announced(case, network):
         assert [len(values) for values in norm] == [channels[name]] * 2, name
 
     assert (prediction.aux is not None) == has_aux and (not has_aux or prediction.aux.shape[:2] == (2, K))
-    if getattr(network, "gives_logits", True):
+    if network.gives_logits:
         assert torch.equal(plain.logits, prediction.logits)
         assert prediction.logits.shape == (2, K, *wanted_shape(case, network, "head")[2:])
         assert prediction.resized(SIZE).shape == (2, K, *SIZE)
@@ -181,7 +181,7 @@ def test_maps_are_as_announced(case, network):
 
 def test_precision_memory_format_and_normalisation_change_little(case, network):
     network.eval()
-    network.features_wanted, network.aux_wanted = set(network.channels), network.aux_head is not None
+    network.features_wanted, network.aux_wanted = set(network.channels), network.has_aux
     images, *prompt = inputs(case)
     with torch.no_grad():
         found = maps_of(network(images, *prompt))
@@ -210,8 +210,7 @@ def test_every_trained_parameter_learns(case, network):
     for name, weight in network.named_parameters():
         assert weight.requires_grad == (weight.grad is not None), name
         assert weight.grad is None or case.resting in name or weight.grad.any(), name
-    prefixes = getattr(network, "backbone_prefixes", ("backbone.",))
-    assert any(name.startswith(prefixes) for name, _ in network.named_parameters())
+    assert any(name.startswith(network.backbone_prefixes) for name, _ in network.named_parameters())
     network.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         backward(case, network)

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from recorded.arrays import Arrays, named
-from torch import Tensor, nn
+from torch import Tensor
 
 from segkd.datasets._resample import fit_corners
-from segkd.models._prediction import Prediction
+from segkd.models._network import Network
 from segkd.runner.building.schedule import learning_rate
 from segkd.runner.recipe.term import Ramp
 from segkd.runner.scoring.inference import predict
@@ -54,15 +54,15 @@ def metric(case: dict, arrays: Arrays) -> Arrays:
     }
 
 
-class Convolution(nn.Module):
+class Convolution(Network):
     """The recorded stand-in for a network: one zero-padded 3x3 convolution of the image as it is."""
 
     def __init__(self, weight: Tensor):
-        super().__init__()
+        super().__init__(len(weight), align_corners=True, normalize="none")
         self.weight = weight
 
-    def forward(self, images: Tensor) -> Prediction:
-        return Prediction(F.conv2d(images, self.weight, padding=1), align_corners=True)
+    def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
+        return {"logits": F.conv2d(x, self.weight, padding=1)}
 
 
 def slide(case: dict, arrays: Arrays) -> Arrays:

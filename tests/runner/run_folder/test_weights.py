@@ -10,13 +10,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from segkd.models._network import Network
 from segkd.runner.run_folder import checkpoint
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.weights import find_weights, weights_file
 
 
 def network(value=0.0, width=3):
-    built = nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width))
+    built = Network(3)
+    built.add_module("0", nn.Linear(2, width))
+    built.add_module("1", nn.BatchNorm1d(width))
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.fill_(value)
@@ -145,7 +148,8 @@ def test_weights_of_another_network(tmp_path):
         load_weights(built, tmp_path / "other.safetensors", owner="networks.student")
     assert value_of(built) == 5
     load_weights(built, tmp_path / "other.safetensors", owner="networks.student", strict=False)
-    assert built[0].weight.unique().item() == 1 and built[0].bias.unique().item() == 5
+    weight, bias = built.get_parameter("0.weight"), built.get_parameter("0.bias")
+    assert weight.unique().item() == 1 and bias.unique().item() == 5
 
 
 def test_a_run_of_another_network_or_normalisation(run):
