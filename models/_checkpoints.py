@@ -4,16 +4,19 @@ from types import ModuleType
 
 from torch import Tensor
 
-from ._layouts import aicsd, cirkd, huggingface, mmseg, nvidia, sam, segkd, torchvision, trikd, tsic, unimatch
+from ._layouts import _segformer, aicsd, cirkd, mmseg, sam, segkd, torchvision, trikd, tsic, unimatch
 from ._layouts._described import Described
+from ._layouts._segformer import SegFormerLayout
+
+Layout = ModuleType | SegFormerLayout  # what has fits, describe, read and write
 
 # a file is asked in this order whose it is; our own layout has no marks and comes last
 LAYOUTS = {
     "tsic": tsic,
     "sam": sam,
     "trikd": trikd,
-    "huggingface": huggingface,
-    "nvidia": nvidia,
+    "huggingface": _segformer.HUGGINGFACE,
+    "nvidia": _segformer.NVIDIA,
     "mmseg": mmseg,
     "cirkd": cirkd,
     "aicsd": aicsd,
@@ -21,6 +24,10 @@ LAYOUTS = {
     "torchvision": torchvision,
     "segkd": segkd,
 }
+# those that have files of an encoder alone
+ENCODER_FILES = (sam, trikd, _segformer, mmseg, cirkd, aicsd, unimatch, torchvision)
+# those whose files may hold several networks that the layout itself takes apart
+PARTS = {"tsic": tsic.PARTS}
 
 
 def guess(state: dict[str, Tensor], part: str | None = None) -> str:
@@ -61,13 +68,13 @@ def read(state: dict[str, Tensor], layout: str, part: str | None = None) -> dict
 
 def write(state: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
     """Our entries under the names of another code. ValueError: it has no such network."""
-    return _module(layout).write(state)
+    return _layout(layout).write(state)
 
 
 def read_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The entries of an encoder's ImageNet file under our names, as they are where no other code's are recognised."""
-    for layout in LAYOUTS.values():
-        found = layout.backbone(state) if hasattr(layout, "backbone") else None
+    for layout in ENCODER_FILES:
+        found = layout.backbone(state)
         if found is not None:
             return found
     return state
@@ -102,7 +109,7 @@ def _behind(state: dict[str, Tensor], head: str, heads: list[str]) -> dict[str, 
     return {key.removeprefix(f"{head}."): value for key, value in state.items() if key.startswith(f"{head}.")}
 
 
-def _module(layout: str) -> ModuleType:
+def _layout(layout: str) -> Layout:
     if layout not in LAYOUTS:
         raise ValueError(f"no layout {layout!r}; there are: {', '.join(LAYOUTS)}")
     return LAYOUTS[layout]
@@ -110,15 +117,16 @@ def _module(layout: str) -> ModuleType:
 
 def _opened(
     state: dict[str, Tensor], layout: str, part: str | None
-) -> tuple[ModuleType, dict[str, Tensor], dict[str, str]]:
-    """The layout's module, the entries of the part, and the part where the layout itself takes one."""
-    module, opened = _module(layout), one_network(state, part)
+) -> tuple[Layout, dict[str, Tensor], dict[str, str]]:
+    """The layout, the entries of the part, and the part where the layout itself takes one."""
+    module, opened = _layout(layout), one_network(state, part)
+    parts = PARTS.get(layout, ())
     if part is None or opened is not state:
         chosen = {}
-    elif part in getattr(module, "PARTS", ()):
+    elif part in parts:
         chosen = {"part": part}
     else:
-        known = ", ".join(getattr(module, "PARTS", ())) or "none"
+        known = ", ".join(parts) or "none"
         raise ValueError(f"this file of the layout {layout} has no part {part!r}; its parts: {known}")
     if not module.fits(opened):
         raise ValueError(f"this is no file of the layout {layout}: its first keys are {', '.join(list(opened)[:3])}")

@@ -42,6 +42,11 @@ class Renaming:
         return self.to_theirs(state)
 
 
+def conv_bn(theirs: str, ours: str, conv: str | int = 0, bn: str | int = 1) -> list[tuple[str, str]]:
+    """Rows of a convolution and its batch norm, which another code numbers and our ConvBNReLU calls conv and bn."""
+    return [(f"{theirs}.{conv}.*", f"{ours}.conv.*"), (f"{theirs}.{bn}.*", f"{ours}.bn.*")]
+
+
 def _expression(pattern: str) -> re.Pattern:
     """The pattern as a regular expression with a group for each wildcard."""
     return re.compile(re.escape(pattern).replace(r"\#", r"(\d+)").replace(r"\*", "(.*)"))

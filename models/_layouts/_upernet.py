@@ -4,6 +4,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from ._renaming import conv_bn
+
 Code = Literal["mmseg", "cirkd"]
 
 # (theirs, ours) for Renaming; backbone and auxiliary head are named as in the code's other networks
@@ -17,16 +19,11 @@ HEAD = {
         ("decode_head.conv_seg.*", "classifier.*"),
     ],
     "cirkd": [
-        ("head.ppm_conv.#.0.*", "head.pyramid.levels.#.conv.*"),
-        ("head.ppm_conv.#.1.*", "head.pyramid.levels.#.bn.*"),
-        ("head.ppm_last_conv.0.*", "head.pyramid.project.conv.*"),
-        ("head.ppm_last_conv.1.*", "head.pyramid.project.bn.*"),
-        ("head.fpn_in.#.0.*", "head.laterals.#.conv.*"),
-        ("head.fpn_in.#.1.*", "head.laterals.#.bn.*"),
-        ("head.fpn_out.#.0.0.*", "head.outputs.#.conv.*"),
-        ("head.fpn_out.#.0.1.*", "head.outputs.#.bn.*"),
-        ("head.conv_last.0.0.*", "head.fuse.conv.*"),
-        ("head.conv_last.0.1.*", "head.fuse.bn.*"),
+        *conv_bn("head.ppm_conv.#", "head.pyramid.levels.#"),
+        *conv_bn("head.ppm_last_conv", "head.pyramid.project"),
+        *conv_bn("head.fpn_in.#", "head.laterals.#"),
+        *conv_bn("head.fpn_out.#.0", "head.outputs.#"),
+        *conv_bn("head.conv_last.0", "head.fuse"),
         ("head.conv_last.1.*", "classifier.*"),
     ],
 }

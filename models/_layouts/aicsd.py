@@ -6,22 +6,16 @@ from torch import Tensor
 
 from ._described import Described
 from ._mobilenetv2 import mobilenetv2_name, mobilenetv2_pairs
-from ._renaming import Renaming
+from ._renaming import Renaming, conv_bn
 from ._resnet import resnet_name, resnet_pairs
 
 HEAD = [
-    *((f"aspp.aspp{i + 1}.atrous_conv.*", f"aspp.branches.{i}.conv.*") for i in range(4)),
-    *((f"aspp.aspp{i + 1}.bn.*", f"aspp.branches.{i}.bn.*") for i in range(4)),
-    ("aspp.global_avg_pool.1.*", "aspp.image_pool.conv.conv.*"),
-    ("aspp.global_avg_pool.2.*", "aspp.image_pool.conv.bn.*"),
-    ("aspp.conv1.*", "aspp.project.conv.*"),
-    ("aspp.bn1.*", "aspp.project.bn.*"),
-    ("decoder.conv1.*", "low_level.conv.*"),
-    ("decoder.bn1.*", "low_level.bn.*"),
-    ("decoder.last_conv.0.*", "decoder.0.conv.*"),
-    ("decoder.last_conv.1.*", "decoder.0.bn.*"),
-    ("decoder.last_conv.4.*", "decoder.1.conv.*"),
-    ("decoder.last_conv.5.*", "decoder.1.bn.*"),
+    *(row for i in range(4) for row in conv_bn(f"aspp.aspp{i + 1}", f"aspp.branches.{i}", "atrous_conv", "bn")),
+    *conv_bn("aspp.global_avg_pool", "aspp.image_pool.conv", 1, 2),
+    *conv_bn("aspp", "aspp.project", "conv1", "bn1"),
+    *conv_bn("decoder", "low_level", "conv1", "bn1"),
+    *conv_bn("decoder.last_conv", "decoder.0"),
+    *conv_bn("decoder.last_conv", "decoder.1", 4, 5),
     ("decoder.last_conv.8.*", "classifier.*"),
 ]
 RESNET = Renaming([*HEAD, *resnet_pairs("plain")])

@@ -3,47 +3,31 @@
 from torch import Tensor
 
 from . import _cirkd_mobile, _segformer, _upernet
-from ._described import Described
+from ._described import Described, model_of
 from ._mobilenetv2 import mobilenetv2_name, mobilenetv2_pairs
-from ._renaming import Renaming
+from ._renaming import Renaming, conv_bn
 from ._resnet import resnet_name, resnet_pairs, stem_of
 
 CODE = "CIRKD"
+UNKNOWN = f"{CODE} has no such network"
 
 HEADS = {
     "deeplabv3": [
-        ("head.aspp.b0.0.*", "aspp.branches.0.conv.*"),
-        ("head.aspp.b0.1.*", "aspp.branches.0.bn.*"),
-        *[
-            (f"head.aspp.b{number}.block.{index}.*", f"aspp.branches.{number}.{layer}.*")
-            for number in (1, 2, 3)
-            for index, layer in enumerate(("conv", "bn"))
-        ],
-        ("head.aspp.b4.gap.1.*", "aspp.image_pool.conv.conv.*"),
-        ("head.aspp.b4.gap.2.*", "aspp.image_pool.conv.bn.*"),
-        ("head.aspp.project.0.*", "aspp.project.conv.*"),
-        ("head.aspp.project.1.*", "aspp.project.bn.*"),
-        ("head.block.0.*", "refine.conv.*"),
-        ("head.block.1.*", "refine.bn.*"),
+        *conv_bn("head.aspp.b0", "aspp.branches.0"),
+        *conv_bn("head.aspp.b#.block", "aspp.branches.#"),
+        *conv_bn("head.aspp.b4.gap", "aspp.image_pool.conv", 1, 2),
+        *conv_bn("head.aspp.project", "aspp.project"),
+        *conv_bn("head.block", "refine"),
         ("head.block.4.*", "classifier.*"),
     ],
     "pspnet": [
-        *[
-            (f"head.psp.conv{level + 1}.{index}.*", f"pyramid.levels.{level}.conv.{layer}.*")
-            for level in range(4)
-            for index, layer in enumerate(("conv", "bn"))
-        ],
-        ("head.block.0.*", "pyramid.project.conv.*"),
-        ("head.block.1.*", "pyramid.project.bn.*"),
+        *(row for i in range(4) for row in conv_bn(f"head.psp.conv{i + 1}", f"pyramid.levels.{i}.conv")),
+        *conv_bn("head.block", "pyramid.project"),
         ("head.classifier.*", "classifier.*"),
     ],
     "upernet": _upernet.HEAD["cirkd"],
 }
-AUX = [
-    ("auxlayer.block.0.*", "aux_head.conv.conv.*"),
-    ("auxlayer.block.1.*", "aux_head.conv.bn.*"),
-    ("auxlayer.block.4.*", "aux_head.classifier.*"),
-]
+AUX = [*conv_bn("auxlayer.block", "aux_head.conv"), ("auxlayer.block.4.*", "aux_head.classifier.*")]
 
 # entries only this network has, in their names and in ours
 MARKS = {
@@ -60,7 +44,7 @@ CLASSIFIERS = {
 
 def fits(state: dict[str, Tensor]) -> bool:
     """Whether these are the keys of a network of CIRKD or DIST."""
-    if _segformer.fits(state, "cirkd"):
+    if _segformer.CIRKD.fits(state):
         return True
     return _family(state) is not None and any(marks[0] in state for marks in MARKS.values())
 
@@ -71,9 +55,9 @@ def describe(state: dict[str, Tensor]) -> Described:
     Raises:
         ValueError: a backbone this project does not have.
     """
-    if _segformer.fits(state, "cirkd"):
-        return _segformer.describe(state, "cirkd")
-    model, family = _model(state, side=0), _family(state)
+    if _segformer.CIRKD.fits(state):
+        return _segformer.CIRKD.describe(state)
+    model, family = model_of(state, MARKS, "theirs", UNKNOWN), _family(state)
     args: dict = {"dilation_rule": "cirkd", "output_stride": 8, "align_corners": True, "head_init": "torch"}
     args |= {"dropout": 0.1, "dropout_kind": "elements"}
     if family == "resnet":
@@ -96,9 +80,10 @@ def describe(state: dict[str, Tensor]) -> Described:
 
 def read(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Their entries under our names."""
-    if _segformer.fits(state, "cirkd"):
-        return _segformer.read(state, "cirkd")
-    return _renaming(_model(state, side=0), _family(state), stem_of(state, "pretrained.")).to_ours(state)
+    if _segformer.CIRKD.fits(state):
+        return _segformer.CIRKD.read(state)
+    model = model_of(state, MARKS, "theirs", UNKNOWN)
+    return _renaming(model, _family(state), stem_of(state, "pretrained.")).to_ours(state)
 
 
 def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -107,8 +92,8 @@ def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
     Dilations and align_corners are no entries: only networks built as `describe` says compute the same there.
     """
     if _segformer.is_ours(state):
-        return _segformer.write(state, "cirkd")
-    model, family, stem = _model(state, side=1), _our_family(state), stem_of(state)
+        return _segformer.CIRKD.write(state)
+    model, family, stem = model_of(state, MARKS, "ours", UNKNOWN), _our_family(state), stem_of(state)
     if family != "resnet" and "aux_head.classifier.weight" in state:
         raise ValueError(f"{CODE}'s networks on {family} have no auxiliary head: set aux: false")
     if family == "resnet" and stem == "v1c":
@@ -154,14 +139,6 @@ def _our_family(state: dict[str, Tensor]) -> str:
     raise ValueError(
         f"{CODE} has ResNet, MobileNetV2, MobileNetV3 and MobileViT only, and this backbone is none of them"
     )
-
-
-def _model(state: dict[str, Tensor], side: int) -> str:
-    """Which network it is, by their names (side 0) or by ours (side 1)."""
-    for model, marks in MARKS.items():
-        if marks[side] in state:
-            return model
-    raise ValueError(f"{CODE} has no such network: it knows {', '.join(MARKS)}")
 
 
 def _renaming(model: str, family: str, stem: str) -> Renaming:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from . import _segformer, _upernet
-from ._described import Described
+from ._described import Described, model_of
 from ._mobilenetv2 import mobilenetv2_name, mobilenetv2_pairs
 from ._renaming import Renaming
 from ._resnet import resnet_name, resnet_pairs, stem_of
@@ -49,7 +49,7 @@ MARKS = {
 def fits(state: dict[str, Tensor]) -> bool:
     """Whether these are the keys of a segmentor of mmsegmentation."""
     has_keys = "decode_head.conv_seg.weight" in state and any(key.startswith("backbone.") for key in state)
-    return has_keys and not _segformer.fits(state, "nvidia")
+    return has_keys and not _segformer.NVIDIA.fits(state)
 
 
 def describe(state: dict[str, Tensor]) -> Described:
@@ -58,9 +58,9 @@ def describe(state: dict[str, Tensor]) -> Described:
     Raises:
         ValueError: a head or a backbone this project does not have.
     """
-    if _segformer.fits(state, "mmseg"):
-        return _segformer.describe(state, "mmseg")
-    model = _model(state, side=0)
+    if _segformer.MMSEG.fits(state):
+        return _segformer.MMSEG.describe(state)
+    model = _their_model(state)
     args: dict = {"dilation_rule": "mmseg", "output_stride": 8, "align_corners": False}
     if "backbone.conv1.conv.weight" in state:
         args["backbone"] = mobilenetv2_name(state)
@@ -79,10 +79,10 @@ def describe(state: dict[str, Tensor]) -> Described:
 
 def read(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Their entries under our names."""
-    if _segformer.fits(state, "mmseg"):
-        return _segformer.read(state, "mmseg")
+    if _segformer.MMSEG.fits(state):
+        return _segformer.MMSEG.read(state)
     backbone = "mobilenetv2" if "backbone.conv1.conv.weight" in state else stem_of(state)
-    return renaming(_model(state, side=0), backbone).to_ours(state)
+    return renaming(_their_model(state), backbone).to_ours(state)
 
 
 def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -91,8 +91,8 @@ def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
     Dilations and align_corners are no entries: only networks built as `describe` says compute the same there.
     """
     if _segformer.is_ours(state):
-        return _segformer.write(state, "mmseg")
-    model = _model(state, side=1)
+        return _segformer.MMSEG.write(state)
+    model = model_of(state, MARKS, "ours", f"{CODE} has no such network")
     backbone = "mobilenetv2" if "backbone.conv_stem.weight" in state else stem_of(state)
     if model == "pspnet":
         same = state["pyramid.levels.0.conv.conv.weight"].shape[0] == state["pyramid.project.conv.weight"].shape[0]
@@ -118,6 +118,11 @@ def backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     return None
 
 
+def _their_model(state: dict[str, Tensor]) -> str:
+    heads = sorted({key.split(".")[1] for key in state if key.startswith("decode_head.")})
+    return model_of(state, MARKS, "theirs", f"none of our networks has a decode_head of {', '.join(heads)}")
+
+
 def renaming(model: str, backbone: str) -> Renaming:
     """The table of a network; `backbone` is mobilenetv2 or a ResNet's stem."""
     if backbone == "mobilenetv2":
@@ -125,14 +130,3 @@ def renaming(model: str, backbone: str) -> Renaming:
     else:
         pairs = resnet_pairs("plain" if backbone == "plain" else "mmseg")
     return Renaming(pairs + HEADS[model] + CLASSIFIERS)
-
-
-def _model(state: dict[str, Tensor], side: int) -> str:
-    """Which network it is, by their names (side 0) or by ours (side 1)."""
-    for model, marks in MARKS.items():
-        if marks[side] in state:
-            return model
-    if side == 0:
-        heads = sorted({key.split(".")[1] for key in state if key.startswith("decode_head.")})
-        raise ValueError(f"none of our networks has a decode_head of {', '.join(heads)}; ours are {', '.join(MARKS)}")
-    raise ValueError(f"{CODE} has no such network: it knows {', '.join(MARKS)}")

@@ -4,26 +4,18 @@ from torch import Tensor
 
 from ._described import Described
 from ._mobilenetv2 import mobilenetv2_pairs
-from ._renaming import Renaming
+from ._renaming import Renaming, conv_bn
 from ._resnet import resnet_name, resnet_pairs, stem_of
 
 CODE = "torchvision"
 
 HEADS = [
-    *[
-        (f"classifier.0.convs.{branch}.{index}.*", f"aspp.branches.{branch}.{layer}.*")
-        for branch in range(4)
-        for index, layer in enumerate(("conv", "bn"))
-    ],
-    ("classifier.0.convs.4.1.*", "aspp.image_pool.conv.conv.*"),
-    ("classifier.0.convs.4.2.*", "aspp.image_pool.conv.bn.*"),
-    ("classifier.0.project.0.*", "aspp.project.conv.*"),
-    ("classifier.0.project.1.*", "aspp.project.bn.*"),
-    ("classifier.1.*", "refine.conv.*"),
-    ("classifier.2.*", "refine.bn.*"),
+    *conv_bn("classifier.0.convs.4", "aspp.image_pool.conv", 1, 2),
+    *conv_bn("classifier.0.convs.#", "aspp.branches.#"),
+    *conv_bn("classifier.0.project", "aspp.project"),
+    *conv_bn("classifier", "refine", 1, 2),
     ("classifier.4.*", "classifier.*"),
-    ("aux_classifier.0.*", "aux_head.conv.conv.*"),
-    ("aux_classifier.1.*", "aux_head.conv.bn.*"),
+    *conv_bn("aux_classifier", "aux_head.conv"),
     ("aux_classifier.4.*", "aux_head.classifier.*"),
 ]
 RENAMING = Renaming(resnet_pairs("plain") + HEADS)

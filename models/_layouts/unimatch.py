@@ -4,23 +4,17 @@ import torch
 from torch import Tensor
 
 from ._described import Described
-from ._renaming import Renaming
+from ._renaming import Renaming, conv_bn
 from ._resnet import resnet_name
 
 LOW_LEVEL_WIDTH = 48
 HEAD = [
-    *((f"head.b{i}.0.*", f"aspp.branches.{i}.conv.*") for i in range(4)),
-    *((f"head.b{i}.1.*", f"aspp.branches.{i}.bn.*") for i in range(4)),
-    ("head.b4.gap.1.*", "aspp.image_pool.conv.conv.*"),
-    ("head.b4.gap.2.*", "aspp.image_pool.conv.bn.*"),
-    ("head.project.0.*", "aspp.project.conv.*"),
-    ("head.project.1.*", "aspp.project.bn.*"),
-    ("reduce.0.*", "low_level.conv.*"),
-    ("reduce.1.*", "low_level.bn.*"),
-    ("fuse.0.*", "decoder.0.conv.*"),
-    ("fuse.1.*", "decoder.0.bn.*"),
-    ("fuse.3.*", "decoder.1.conv.*"),
-    ("fuse.4.*", "decoder.1.bn.*"),
+    *conv_bn("head.b#", "aspp.branches.#"),
+    *conv_bn("head.b4.gap", "aspp.image_pool.conv", 1, 2),
+    *conv_bn("head.project", "aspp.project"),
+    *conv_bn("reduce", "low_level"),
+    *conv_bn("fuse", "decoder.0"),
+    *conv_bn("fuse", "decoder.1", 3, 4),
     ("classifier.*", "classifier.*"),
 ]
 # timm's names are theirs
