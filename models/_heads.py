@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._network import Network
 from ._prediction import resize
 
 DropoutKind = Literal["channels", "elements"]
@@ -15,6 +16,7 @@ Projection = Literal["3x3", "1x1"]
 # output stride -> dilations of ASPP's three 3x3: the same reach in the image at 8 and 16. No paper has 32: halved
 # again the rates would be plain 3x3 neighbourhoods of a small map, so those of 16 stay
 ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (6, 12, 18)}
+BINS = (1, 2, 3, 6)  # grids of a pyramid of averages
 
 
 class ConvBNReLU(nn.Module):
@@ -159,6 +161,7 @@ class PyramidPooling(nn.Module):
     Args:
         width: channels of the output.
         level_width: channels of each level; None: `width`, as in mmsegmentation (the paper has in_channels / 4).
+        level: what makes a level.
 
     Shapes:
         x: (B, in_channels, h, w) -> (B, width, h, w).
@@ -169,12 +172,13 @@ class PyramidPooling(nn.Module):
         in_channels: int,
         width: int,
         align_corners: bool,
-        bins: tuple[int, ...] = (1, 2, 3, 6),
+        bins: tuple[int, ...] = BINS,
         level_width: int | None = None,
+        level: type[nn.Module] = PooledConv,
     ):
         super().__init__()
         level_width = level_width or width
-        self.levels = nn.ModuleList([PooledConv(in_channels, level_width, count, align_corners) for count in bins])
+        self.levels = nn.ModuleList([level(in_channels, level_width, count, align_corners) for count in bins])
         self.project = ConvBNReLU(in_channels + len(bins) * level_width, width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,6 +208,33 @@ class FCNHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.dropout(self.conv(x)))
+
+
+def add_classifiers(
+    network: Network, width: int, aux_width: int | None, dropout: float, dropout_kind: DropoutKind, head_init: HeadInit
+) -> None:
+    """Ends a network: `dropout` and `classifier` of maps of `width` channels, an auxiliary head, initial weights.
+
+    Args:
+        aux_width: channels of the FCN head on stage3; None: without one.
+        dropout, dropout_kind, head_init: see models/_network.py.
+    """
+    network.dropout = dropout_of(dropout_kind, dropout)
+    network.classifier = nn.Conv2d(width, network.num_classes, 1)
+    network.has_aux = aux_width is not None
+    if network.has_aux:
+        third = network.channels["stage3"]
+        network.aux_head = FCNHead(third, aux_width, network.num_classes, dropout, dropout_kind)
+    init_heads(network, head_init)
+
+
+def classify(network: Network, x: Tensor, found: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """The maps found and what `add_classifiers` has added makes of x: `head`, `logits` and, if wanted, `aux`."""
+    found["head"] = network.dropout(x)
+    found["logits"] = network.classifier(found["head"])  # (B, K, h, w)
+    if "aux" in wanted:
+        found["aux"] = network.aux_head(found["stage3"])
+    return found
 
 
 def init_heads(network: nn.Module, rule: HeadInit = "kaiming") -> None:

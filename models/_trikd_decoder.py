@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ._frequency import BandFilter, Center, CutoffUnit, FrequencyAttention
-from ._heads import ConvBNReLU, refuse_single, spread
+from ._heads import BINS, ConvBNReLU, refuse_single, spread
 from ._network import Count
 from ._prediction import resize
 
@@ -26,7 +26,7 @@ class TriKDPyramid(nn.Module):
         ValueError: one bin and a batch of 1 in training: batch norm then has a single value per channel.
     """
 
-    def __init__(self, in_channels: int, width: int, bins: tuple[int, ...] = (1, 2, 3, 6)):
+    def __init__(self, in_channels: int, width: int, bins: tuple[int, ...] = BINS):
         super().__init__()
         self.features = nn.ModuleList(
             nn.Sequential(

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._heads import ConvBNReLU, PyramidPooling
+from ._heads import BINS, ConvBNReLU, PooledConv, PyramidPooling
 from ._prediction import resize
 
 Arrangement = Literal["mmseg", "cirkd"]
-BINS = (1, 2, 3, 6)
 # channels of CIRKD's pooled levels, whatever the width of the rest
 CIRKD_LEVEL = 512
 
@@ -27,32 +26,16 @@ class CIRKDLevel(nn.Module):
         x: (B, in_channels, h, w) -> (B, out_channels, h, w).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, bins: int):
+    def __init__(self, in_channels: int, out_channels: int, bins: int, align_corners: bool):
         super().__init__()
-        self.bins = bins
+        self.bins, self.align_corners = bins, align_corners
         # not a ConvBNReLU: other names than in mmsegmentation's pyramid tell the two arrangements apart by their keys
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = self.conv(F.adaptive_avg_pool2d(x, self.bins))  # (B, out_channels, bins, bins)
-        return F.relu(self.bn(resize(pooled, x.shape[-2:], align_corners=False)), inplace=True)
-
-
-class CIRKDPyramid(nn.Module):
-    """CIRKD's pyramid: x beside its pooled levels, concatenated, projected by a 3x3.
-
-    Shapes:
-        x: (B, in_channels, h, w) -> (B, width, h, w).
-    """
-
-    def __init__(self, in_channels: int, width: int, bins: tuple[int, ...]):
-        super().__init__()
-        self.levels = nn.ModuleList(CIRKDLevel(in_channels, CIRKD_LEVEL, count) for count in bins)
-        self.project = ConvBNReLU(in_channels + len(bins) * CIRKD_LEVEL, width, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.project(torch.cat([x] + [level(x) for level in self.levels], dim=1))
+        return F.relu(self.bn(resize(pooled, x.shape[-2:], self.align_corners)), inplace=True)
 
 
 class UPerHead(nn.Module):
@@ -90,10 +73,8 @@ class UPerHead(nn.Module):
         super().__init__()
         is_cirkd = arrangement == "cirkd"
         self.align_corners = align_corners and not is_cirkd
-        deepest = in_channels[3]
-        self.pyramid = (
-            CIRKDPyramid(deepest, width, bins) if is_cirkd else PyramidPooling(deepest, width, align_corners, bins=bins)
-        )
+        level_width, level = (CIRKD_LEVEL, CIRKDLevel) if is_cirkd else (width, PooledConv)
+        self.pyramid = PyramidPooling(in_channels[3], width, self.align_corners, bins, level_width, level)
         self.laterals = nn.ModuleList(ConvBNReLU(channels, width, 1) for channels in in_channels[:3])
         self.outputs = nn.ModuleList(ConvBNReLU(width, width, 3) for _ in range(3))
         self.fuse = ConvBNReLU(4 * width, width, 3)

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ._backbones import Backbone, DilationRule, Stem, Stride, build_backbone, head_width
-from ._heads import ASPP, ASPP_RATES, ConvBNReLU, DropoutKind, FCNHead, HeadInit, Projection, dropout_of, init_heads
+from ._heads import ASPP, ASPP_RATES, ConvBNReLU, DropoutKind, HeadInit, Projection, add_classifiers, classify
 from ._network import Count, Network, Share
 from ._weights import load_backbone
 
@@ -57,13 +57,7 @@ class DeepLabV3(Network):
         if projection == "1x1":
             self.projection_dropout = nn.Dropout(0.5)
             self.refine = ConvBNReLU(width, width, 3)
-        self.dropout = dropout_of(dropout_kind, dropout)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.has_aux = aux
-        if aux:
-            aux_width = aux_width or width // 2
-            self.aux_head = FCNHead(self.channels["stage3"], aux_width, num_classes, dropout, dropout_kind)
-        init_heads(self, head_init)
+        add_classifiers(self, width, (aux_width or width // 2) if aux else None, dropout, dropout_kind, head_init)
         load_backbone(self.backbone, pretrained, backbone_weights)
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
@@ -71,8 +65,4 @@ class DeepLabV3(Network):
         found["aspp"] = self.aspp(found["stage4"])
         if "refined" in self.channels:
             found["refined"] = self.refine(self.projection_dropout(found["aspp"]))
-        found["head"] = self.dropout(found.get("refined", found["aspp"]))
-        found["logits"] = self.classifier(found["head"])  # (B, K, h, w)
-        if "aux" in wanted:
-            found["aux"] = self.aux_head(found["stage3"])
-        return found
+        return classify(self, found.get("refined", found["aspp"]), found, wanted)

@@ -1,6 +1,5 @@
 """DeepLabV3+: DeepLabV3 with a decoder that refines the result with a stride-4 map."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -8,60 +7,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._backbones import Backbone, DilationRule, Stem, Stride, build_backbone, head_width
-from ._heads import (
-    ASPP,
-    ASPP_RATES,
-    ConvBNReLU,
-    DropoutKind,
-    FCNHead,
-    HeadInit,
-    Projection,
-    conv3x3,
-    dropout_of,
-    init_heads,
-)
+from ._heads import ASPP, ASPP_RATES, ConvBNReLU, add_classifiers, classify, conv3x3, dropout_of
 from ._network import Count, Network, Share
 from ._prediction import resize
 from ._weights import load_backbone
 
 LOW_LEVEL_WIDTH = 48
-
-
-@dataclass(frozen=True)
-class _Arrangement:
-    """What one code makes of the paper: the arguments of DeepLabV3Plus that are not given, and what only it decides."""
-
-    width: int | None
-    separable: bool
-    projection: Projection
-    projection_dropout: float
-    decoder_dropout: float  # between the two 3x3
-    dropout: float
-    dropout_kind: DropoutKind
-    aux: bool
-    align_corners: bool
-    head_init: HeadInit
-
-
+# what each code makes of the paper where nothing else is given; `decoder_dropout` is between the two 3x3
 ARRANGEMENTS = {
-    "mmseg": _Arrangement(None, True, "3x3", 0.0, 0.0, 0.1, "channels", True, False, "kaiming"),
-    "aicsd": _Arrangement(256, False, "1x1", 0.5, 0.5, 0.1, "elements", False, True, "fan_in"),
-    "unimatch": _Arrangement(256, False, "1x1", 0.0, 0.0, 0.0, "elements", False, True, "torch"),
-}
+    "mmseg": {"width": None, "separable": True, "aux": True, "align_corners": False, "head_init": "kaiming",
+              "projection": "3x3", "projection_dropout": 0.0, "decoder_dropout": 0.0, "dropout": 0.1,
+              "dropout_kind": "channels"},
+    "aicsd": {"width": 256, "separable": False, "aux": False, "align_corners": True, "head_init": "fan_in",
+              "projection": "1x1", "projection_dropout": 0.5, "decoder_dropout": 0.5, "dropout": 0.1,
+              "dropout_kind": "elements"},
+    "unimatch": {"width": 256, "separable": False, "aux": False, "align_corners": True, "head_init": "torch",
+                 "projection": "1x1", "projection_dropout": 0.0, "decoder_dropout": 0.0, "dropout": 0.0,
+                 "dropout_kind": "elements"},
+}  # fmt: skip
 
 
 class DeepLabV3Plus(Network):
     """logits = classifier(dropout(decoder([resize(ASPP(stage4)), low_level(stage1)]))), in training also FCN(stage3).
 
     Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, ECCV 2018,
-    arXiv 1802.02611: low level 1x1 to 48 channels, decoder of two 3x3, in the arrangements of three codes:
-
-                 width         dilated and decoder 3x3   projection         between the 3x3   last dropout   aux
-        mmseg    see `width`   depthwise + pointwise     3x3                                  0.1            yes
-        aicsd    256           whole                     1x1, dropout 0.5   dropout 0.5       0.1            no
-        unimatch 256           whole                     1x1                                  0              no
-
-    mmseg (mmsegmentation) drops whole channels and resizes with align_corners false; aicsd (also its ancestors, Heo et
+    arXiv 1802.02611: low level 1x1 to 48 channels, decoder of two 3x3, in the arrangements of three codes, see
+    ARRANGEMENTS. mmseg (mmsegmentation) drops whole channels and resizes with align_corners false; aicsd (also its ancestors, Heo et
     al.'s overhaul and pytorch-deeplab-xception) drops elements; it and unimatch resize with align_corners true.
     AICSD's networks are those with dilation_rule aicsd, plain stem and output_stride 16; UniMatch's those with
     stem v1s or the backbone xception65.
@@ -101,34 +72,25 @@ class DeepLabV3Plus(Network):
         pretrained: bool = False,
         backbone_weights: str | None = None,
     ):
-        usual = ARRANGEMENTS[arrangement]
+        given = {"width": width, "separable": separable, "aux": aux, "projection_dropout": projection_dropout,
+                 "dropout": dropout, "align_corners": align_corners}  # fmt: skip
+        chosen = ARRANGEMENTS[arrangement] | {name: value for name, value in given.items() if value is not None}
         encoder = build_backbone(backbone, output_stride, stem, dilation_rule)
-        super().__init__(
-            num_classes, encoder, align_corners=usual.align_corners if align_corners is None else align_corners
-        )
-        width = width or usual.width or head_width(backbone)
-        separable = usual.separable if separable is None else separable
-        aux = usual.aux if aux is None else aux
-        dropout = usual.dropout if dropout is None else dropout
-        if projection_dropout is None:
-            projection_dropout = usual.projection_dropout
+        super().__init__(num_classes, encoder, align_corners=chosen["align_corners"])
         channels, strides = encoder.channels, encoder.strides
+        width, separable = chosen["width"] or head_width(backbone), chosen["separable"]
+        kind = chosen["dropout_kind"]
 
         rates = ASPP_RATES[output_stride]
-        self.aspp = ASPP(channels["stage4"], width, rates, self.align_corners, separable, usual.projection)
-        self.projection_dropout = dropout_of(usual.dropout_kind, projection_dropout)
+        self.aspp = ASPP(channels["stage4"], width, rates, self.align_corners, separable, chosen["projection"])
+        self.projection_dropout = dropout_of(kind, chosen["projection_dropout"])
         self.low_level = ConvBNReLU(channels["stage1"], LOW_LEVEL_WIDTH, 1)
         self.decoder = nn.ModuleList(
             [conv3x3(width + LOW_LEVEL_WIDTH, width, separable=separable), conv3x3(width, width, separable=separable)]
         )
-        self.decoder_dropout = dropout_of(usual.dropout_kind, usual.decoder_dropout)
-        self.dropout = dropout_of(usual.dropout_kind, dropout)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.has_aux = aux
-        if aux:
-            aux_width = aux_width or width // 2
-            self.aux_head = FCNHead(channels["stage3"], aux_width, num_classes, dropout, usual.dropout_kind)
-        init_heads(self, usual.head_init)
+        self.decoder_dropout = dropout_of(kind, chosen["decoder_dropout"])
+        aux_width = (aux_width or width // 2) if chosen["aux"] else None
+        add_classifiers(self, width, aux_width, chosen["dropout"], kind, chosen["head_init"])
         load_backbone(self.backbone, pretrained, backbone_weights)
 
         self.add_features(("aspp_pre", "aspp"), width, strides["stage4"])
@@ -148,8 +110,4 @@ class DeepLabV3Plus(Network):
         x = self.decoder[0](torch.cat([context, found["low_level"]], dim=1))  # (B, width + 48, h, w) in
         found["decoder_pre"] = self.decoder[1].before_relu(self.decoder_dropout(x))
         found["decoder"] = F.relu(found["decoder_pre"], inplace="decoder_pre" not in wanted)
-        found["head"] = self.dropout(found["decoder"])
-        found["logits"] = self.classifier(found["head"])  # (B, K, h, w)
-        if "aux" in wanted:
-            found["aux"] = self.aux_head(found["stage3"])
-        return found
+        return classify(self, found["decoder"], found, wanted)

@@ -1,9 +1,9 @@
 """PSPNet: a dilated backbone and pyramid pooling over four grids."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._backbones import Backbone, DilationRule, Stem, Stride, build_backbone, head_width
-from ._heads import DropoutKind, FCNHead, HeadInit, PyramidPooling, dropout_of, init_heads
+from ._heads import DropoutKind, HeadInit, PyramidPooling, add_classifiers, classify
 from ._network import Count, Network, Share
 from ._weights import load_backbone
 
@@ -50,20 +50,10 @@ class PSPNet(Network):
         self.add_features(("pyramid", "head"), width, self.strides["stage4"])
 
         self.pyramid = PyramidPooling(self.channels["stage4"], width, align_corners, level_width=level_width)
-        self.dropout = dropout_of(dropout_kind, dropout)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.has_aux = aux
-        if aux:
-            aux_width = aux_width or width // 2
-            self.aux_head = FCNHead(self.channels["stage3"], aux_width, num_classes, dropout, dropout_kind)
-        init_heads(self, head_init)
+        add_classifiers(self, width, (aux_width or width // 2) if aux else None, dropout, dropout_kind, head_init)
         load_backbone(self.backbone, pretrained, backbone_weights)
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
         found = self.backbone(x, wanted)
         found["pyramid"] = self.pyramid(found["stage4"])
-        found["head"] = self.dropout(found["pyramid"])
-        found["logits"] = self.classifier(found["head"])  # (B, K, h, w)
-        if "aux" in wanted:
-            found["aux"] = self.aux_head(found["stage3"])
-        return found
+        return classify(self, found["pyramid"], found, wanted)

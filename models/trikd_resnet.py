@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ._backbones import build_backbone
 from ._frequency import Center, CutoffUnit
-from ._network import Count, Network, Positive, Share, stages
+from ._network import Network, Positive, Share, stages
 from ._trikd_decoder import TriKDDecoder, Widths
 from ._weights import load_backbone
 

@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from ._backbones import Backbone, DilationRule, Stem, Stride, build_backbone
-from ._heads import DropoutKind, FCNHead, HeadInit, dropout_of, init_heads
+from ._heads import BINS, DropoutKind, HeadInit, add_classifiers, classify
 from ._network import Count, Network, Share, stages
-from ._upernet_head import BINS, Arrangement, UPerHead
+from ._upernet_head import Arrangement, UPerHead
 from ._weights import load_backbone
 
 
@@ -58,21 +58,13 @@ class UPerNet(Network):
         self.head = UPerHead(
             stages(self.channels), width, bins=bins, align_corners=align_corners, arrangement=arrangement
         )
-        self.dropout = nn.Identity() if is_cirkd else dropout_of(dropout_kind, dropout)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.has_aux = aux
-        if aux:
-            third = self.channels["stage3"]
-            aux_width = aux_width or (third // 4 if is_cirkd else 256)
-            self.aux_head = FCNHead(third, aux_width, num_classes, dropout, dropout_kind)
-        init_heads(self, head_init)
+        aux_width = aux_width or (self.channels["stage3"] // 4 if is_cirkd else 256)
+        add_classifiers(self, width, aux_width if aux else None, dropout, dropout_kind, head_init)
+        if is_cirkd:
+            self.dropout = nn.Identity()
         load_backbone(self.backbone, pretrained, backbone_weights)
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
         found = self.backbone(x, wanted)
         found["decoder"] = self.head(stages(found))
-        found["head"] = self.dropout(found["decoder"])
-        found["logits"] = self.classifier(found["head"])  # (B, K, h, w)
-        if "aux" in wanted:
-            found["aux"] = self.aux_head(found["stage3"])
-        return found
+        return classify(self, found["decoder"], found, wanted)

@@ -15,36 +15,26 @@ from .._mit import SIZES
 from ._described import Described
 from ._renaming import Renaming
 
-# one row per layer of the encoder, i a stage from 0, n from 1: our name, that of the paper's code, mmseg's, huggingface's
-ENCODER = [
+# a row is a layer: its name here, in the paper's code, in mmseg and in huggingface; of a block, then of a stage, which is
+# the i-th from 0 and the n-th from 1
+BLOCK = [
+    ("norm1", "norm1", "norm1", "layer_norm_1"),
+    ("attention.query", "attn.q", "attn.q", "attention.self.query"),
+    ("attention.key_value", "attn.kv", "attn.kv", "attention.self.kv"),
+    ("attention.project", "attn.proj", "attn.attn.out_proj", "attention.output.dense"),
+    ("attention.reduce", "attn.sr", "attn.sr", "attention.self.sr"),
+    ("attention.reduce_norm", "attn.norm", "attn.norm", "attention.self.layer_norm"),
+    ("norm2", "norm2", "norm2", "layer_norm_2"),
+    ("mlp.expand", "mlp.fc1", "ffn.layers.0", "mlp.dense1"),
+    ("mlp.depthwise", "mlp.dwconv.dwconv", "ffn.layers.1", "mlp.dwconv.dwconv"),
+    ("mlp.project", "mlp.fc2", "ffn.layers.4", "mlp.dense2"),
+]
+BLOCKS = ("blocks.#", "block{n}.#", "layers.{i}.1.#", "block.{i}.#")
+STAGE = [
     ("embed.conv", "patch_embed{n}.proj", "layers.{i}.0.projection", "patch_embeddings.{i}.proj"),
     ("embed.norm", "patch_embed{n}.norm", "layers.{i}.0.norm", "patch_embeddings.{i}.layer_norm"),
-    ("blocks.#.norm1", "block{n}.#.norm1", "layers.{i}.1.#.norm1", "block.{i}.#.layer_norm_1"),
-    ("blocks.#.attention.query", "block{n}.#.attn.q", "layers.{i}.1.#.attn.q", "block.{i}.#.attention.self.query"),
-    ("blocks.#.attention.key_value", "block{n}.#.attn.kv", "layers.{i}.1.#.attn.kv", "block.{i}.#.attention.self.kv"),
-    (
-        "blocks.#.attention.project",
-        "block{n}.#.attn.proj",
-        "layers.{i}.1.#.attn.attn.out_proj",
-        "block.{i}.#.attention.output.dense",
-    ),
-    ("blocks.#.attention.reduce", "block{n}.#.attn.sr", "layers.{i}.1.#.attn.sr", "block.{i}.#.attention.self.sr"),
-    (
-        "blocks.#.attention.reduce_norm",
-        "block{n}.#.attn.norm",
-        "layers.{i}.1.#.attn.norm",
-        "block.{i}.#.attention.self.layer_norm",
-    ),
-    ("blocks.#.norm2", "block{n}.#.norm2", "layers.{i}.1.#.norm2", "block.{i}.#.layer_norm_2"),
-    ("blocks.#.mlp.expand", "block{n}.#.mlp.fc1", "layers.{i}.1.#.ffn.layers.0", "block.{i}.#.mlp.dense1"),
-    (
-        "blocks.#.mlp.depthwise",
-        "block{n}.#.mlp.dwconv.dwconv",
-        "layers.{i}.1.#.ffn.layers.1",
-        "block.{i}.#.mlp.dwconv.dwconv",
-    ),
-    ("blocks.#.mlp.project", "block{n}.#.mlp.fc2", "layers.{i}.1.#.ffn.layers.4", "block.{i}.#.mlp.dense2"),
     ("norm", "norm{n}", "layers.{i}.2", "layer_norm.{i}"),
+    *(tuple(f"{place}.{name}" for place, name in zip(BLOCKS, row)) for row in BLOCK),
 ]
 # a classifier that the paper's head has from the class it extends and never reads: its width, its names
 UNREAD_WIDTH, UNREAD = 128, ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias")
@@ -56,7 +46,7 @@ class SegFormerLayout:
 
     Attributes:
         code: its name, that of the layout.
-        column: of its encoder's names in ENCODER. prefix: what precedes these names.
+        column: of its encoder's names in STAGE. prefix: what precedes these names.
         branches: its name of a stage's layer in the decoder, {i} counts stages from 0 and {n} from 1.
         fuse, norm, classifier: its names of the layers after them.
         implied: arguments that its networks have beside their weights. normalize: the constants of its images.
@@ -128,14 +118,14 @@ class SegFormerLayout:
 
     def _first(self, prefix: str) -> str:
         """The encoder's first entry."""
-        return prefix + ENCODER[0][self.column].format(i=0, n=1) + ".weight"
+        return prefix + STAGE[0][self.column].format(i=0, n=1) + ".weight"
 
     def _encoder_pairs(self, theirs: str, ours: str) -> list[tuple[str, str]]:
         """(theirs, ours) for Renaming of the encoder's entries under the two prefixes."""
         return [
             (theirs + row[self.column].format(i=i, n=i + 1) + ".*", f"{ours}stages.{i}.{row[0]}.*")
             for i in range(4)
-            for row in ENCODER
+            for row in STAGE
         ]
 
     def _renaming(self) -> Renaming:

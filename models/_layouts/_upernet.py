@@ -44,17 +44,6 @@ IMPLIED = {
 }
 
 
-def fits(state: dict[str, Tensor], code: Code) -> bool:
-    """Whether these are the entries of a UPerNet of this code."""
-    return FUSE[code] in state
-
-
-def is_ours(state: dict[str, Tensor], code: Code) -> bool:
-    """Whether these are the entries of our UPerNet in this code's arrangement."""
-    first = "head.pyramid.levels.0.conv.conv.weight" if code == "mmseg" else "head.pyramid.levels.0.bn.weight"
-    return "head.outputs.0.conv.weight" in state and first in state
-
-
 def arguments(state: dict[str, Tensor], code: Code) -> dict:
     """Arguments of our UPerNet that these entries of a code tell or imply; backbone and auxiliary head left out."""
     return {"width": state[FUSE[code]].shape[0]} | IMPLIED[code]
