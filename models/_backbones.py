@@ -2,12 +2,11 @@
 
 from typing import Literal, get_args
 
-from ._dilation import DilationRule
+from ._encoder import DilationRule, Encoder, Stride
 from ._mit import MiT, MiTName
 from ._mobilenetv2 import MobileNetV2, MobileNetV2Name
 from ._mobilenetv3 import MobileNetV3, MobileNetV3Name
 from ._mobilevit import MobileViT, MobileViTName
-from ._network import Encoder
 from ._resnet import ResNet, ResNetName, Stem
 from ._timm import TimmBackbone
 from ._xception import Xception, XceptionName
@@ -29,7 +28,6 @@ class TimmName(str):
 
 
 Backbone = BackboneName | TimmName
-Stride = Literal[8, 16, 32]
 
 # ResNet and MobileNetV2 have every rule, these some, the others timm's alone
 RULES = dict.fromkeys(get_args(MobileNetV3Name), ("timm", "cirkd", "mmseg"))

@@ -46,12 +46,9 @@ def _recomputed(block: nn.Module, *inputs: object, **named: object) -> object:
     forward = functools.partial(type(block).forward, block)
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs, **named)
-    contexts = functools.partial(_contexts, block)
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **named)
-
-
-def _contexts(block: nn.Module) -> tuple:
-    return nullcontext(), _statistics_kept(block)
+    return checkpoint(
+        forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block)), **named
+    )
 
 
 @contextmanager

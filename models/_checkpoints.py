@@ -25,17 +25,13 @@ LAYOUTS = {
     "segkd": segkd,
 }
 # those that have files of an encoder alone
-ENCODER_FILES = (sam, trikd, _segformer, mmseg, cirkd, aicsd, unimatch, torchvision)
+ENCODER_FILES = (trikd, _segformer, mmseg, cirkd, unimatch, torchvision)
 # those whose files may hold several networks that the layout itself takes apart
 PARTS = {"tsic": tsic.PARTS}
 
 
 def guess(state: dict[str, Tensor], part: str | None = None) -> str:
-    """Name of the layout whose keys these are.
-
-    Raises:
-        ValueError: nobody's, or several networks in one file and no part.
-    """
+    """Name of the layout whose keys these are. ValueError: nobody's, or several networks in one file and no part."""
     state = one_network(state, part)
     for name, layout in LAYOUTS.items():
         if layout.fits(state):
@@ -90,23 +86,17 @@ def one_network(state: dict[str, Tensor], part: str | None = None) -> dict[str, 
         ValueError: no such part, or several networks trained together and None asked for.
     """
     heads = sorted({key.split(".")[0] for key in state})
-    together = [head for head in heads if head.startswith("model_")]
-    distilled = [head for head in ("student", "teacher") if head in heads]
-    if distilled:
-        return _behind(state, part or distilled[0], distilled)
-    if together:
-        if part is None and len(together) > 1:
-            names = ", ".join(head.removeprefix("model_") for head in together)
-            raise ValueError(f"this file holds several networks: say which part is meant, one of {names}")
-        return _behind(state, f"model_{part}" if part else together[0], together)
-    return state
-
-
-def _behind(state: dict[str, Tensor], head: str, heads: list[str]) -> dict[str, Tensor]:
-    if head not in heads:
-        names = ", ".join(name.removeprefix("model_") for name in heads)
-        raise ValueError(f"this file has no part {head.removeprefix('model_')!r}; it has: {names}")
-    return {key.removeprefix(f"{head}."): value for key, value in state.items() if key.startswith(f"{head}.")}
+    distilled = {head: f"{head}." for head in ("student", "teacher") if head in heads}
+    together = {head.removeprefix("model_"): f"{head}." for head in heads if head.startswith("model_")}
+    known = distilled or together
+    if not known:
+        return state
+    if part is None and not distilled and len(together) > 1:
+        raise ValueError(f"this file holds several networks: say which part is meant, one of {', '.join(together)}")
+    if part is not None and part not in known:
+        raise ValueError(f"this file has no part {part!r}; it has: {', '.join(known)}")
+    prefix = known[part or next(iter(known))]
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _layout(layout: str) -> Layout:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ._network import Network
+from ._prediction import at_least_float32
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +36,11 @@ def read_class_map(
     """
     if class_map == "names":
         pairs = _same_names(theirs, ours)
-    elif isinstance(class_map, dict):
-        pairs = [
-            (source, target)
-            for their_name, our_name in class_map.items()
-            for target in [_find(our_name, ours, "the data set's classes")]
-            for source in [_find(their_name, theirs, "the network's classes")]
-        ]
     else:
-        raise ValueError(f"class_map: give a map of class names, or the word names; got {class_map!r}")
+        pairs = [
+            (_find(their_name, theirs, "the network's classes"), _find(our_name, ours, "the data set's classes"))
+            for their_name, our_name in class_map.items()
+        ]
     if not pairs:
         raise ValueError(
             f"class_map: none of the network's classes ({_few(theirs)}) goes to one of the data set's ({_few(ours)}); "
@@ -160,9 +157,9 @@ class ClassMapped(Network):
 
     def mapped(self, logits: Tensor) -> Tensor:
         """Scores of our classes. (B, C, h, w) -> (B, K, h, w)"""
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
-        parts = iter(logits.index_select(1, self.order).split([size for size in self.sizes if size], dim=1))
+        parts = iter(
+            at_least_float32(logits).index_select(1, self.order).split([size for size in self.sizes if size], dim=1)
+        )
         scores = [next(parts).logsumexp(dim=1) if size else None for size in self.sizes]  # each (B, h, w)
         if None not in scores:
             return torch.stack(scores, dim=1)

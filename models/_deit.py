@@ -6,10 +6,10 @@ from typing import Literal
 import timm
 from torch import Tensor, nn
 
-from ._network import Encoder
+from ._encoder import Encoder
 from ._prediction import resize
 from ._tinyvit import attention_scores
-from ._tokens import to_map, resize_positions
+from ._tokens import resize_positions, to_map
 
 DeiTName = Literal["tiny", "small", "base"]
 

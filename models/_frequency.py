@@ -1,7 +1,6 @@
 """Channel attention that weighs a channel by how much of it lies in a band of spatial frequencies.
 
-The band filter of TriKD (Li et al., Triple-View Knowledge Distillation for Semi-Supervised Semantic Segmentation, IEEE
-TMM 28, 2026, arXiv 2309.12557), of which the paper's text was not at hand: formulas are the released code's.
+The band filter of TriKD, see models/_trikd_decoder.py; formulas are the released code's, as the paper was not at hand.
 """
 
 from typing import Literal
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ._heads import ConvBNReLU
+from ._prediction import at_least_float32
 
 Band = Literal["low", "high"]
 Center = Literal["released", "dc"]
@@ -51,8 +51,7 @@ class BandFilter(nn.Module):
         self.band, self.cutoff, self.cutoff_unit, self.center = band, cutoff, cutoff_unit, center
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype in (torch.float16, torch.bfloat16):
-            x = x.float()
+        x = at_least_float32(x)
         height, width = x.shape[-2:]
         rows, columns = (self.low_gain(side, x) for side in (height, width))
         # The gain stands in the spectrum's own order, so no complex map is shifted. It is made anew each time (0.05 ms

@@ -113,8 +113,6 @@ def spread(pooled: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: image pool, 1x1 and three dilated 3x3 side by side, concatenated, projected.
 
-    Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, arXiv 1706.05587.
-
     Args:
         width: channels of each branch and of the output.
         rates: dilations of the three 3x3 convolutions, in pixels of x.
@@ -155,8 +153,6 @@ class ASPP(nn.Module):
 
 class PyramidPooling(nn.Module):
     """x beside its averages over grids of 1, 2, 3 and 6 bins, concatenated, projected by a 3x3.
-
-    Zhao et al., Pyramid Scene Parsing Network, CVPR 2017, arXiv 1612.01105.
 
     Args:
         width: channels of the output.

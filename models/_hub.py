@@ -7,7 +7,7 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ._prediction import CONSTANTS, Normalize
+from ._prediction import Normalize
 from ._weights import first_line, shown
 
 logger = logging.getLogger(__name__)
@@ -64,15 +64,9 @@ def _refuse_code(config: PretrainedConfig, source: str) -> None:
 
 
 def architecture(config: PretrainedConfig, source: str) -> type[PreTrainedModel]:
-    """The class of transformers that makes class scores or masks of such a configuration.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for kind in (
-        transformers.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
-        transformers.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING,
-    ):
+    """The class of transformers that makes class scores or masks of such a configuration. ValueError: there is none."""
+    kinds = transformers.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING, transformers.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING
+    for kind in kinds:
         if type(config) in kind:
             found = kind[type(config)]
             return found[0] if isinstance(found, (tuple, list)) else found
@@ -129,12 +123,10 @@ def read_normalize(name: str, revision: str | None) -> Normalize:
         logger.info("%s has no preprocessor_config.json: images are normalised with ImageNet's constants", name)
         return Normalize.named("imagenet")
     # processors that never normalise (MobileViT's) know this switch, the others have mean and std
+    if "image_mean" not in values and "do_flip_channel_order" not in values:
+        return Normalize.named("imagenet")
     order = "bgr" if values.get("do_flip_channel_order", False) else "rgb"
     unit = 1.0 / values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
-    known = "image_mean" in values or "do_flip_channel_order" in values
-    if not known:
-        mean, std, _ = CONSTANTS["imagenet"]
-        return Normalize(mean, std, order)
     if not values.get("do_normalize", True) or values.get("image_mean") is None:
         return Normalize((0.0, 0.0, 0.0), (unit, unit, unit), order)
     mean, std = (_three(values[key], unit) for key in ("image_mean", "image_std"))

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ._network import Encoder
-from ._published import published_file
+from ._encoder import Encoder
 from ._tokens import to_map, to_tokens
 
 MiTName = Literal["mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5"]
@@ -156,7 +155,7 @@ class MiT(Encoder):
     def __init__(self, name: MiTName, drop_path: float = 0.1, norm_eps: float = 1e-6, reduction_eps: float = 1e-5):
         super().__init__()
         widths, depths = SIZES[name]
-        self.name = name
+        self.hub_file = (f"nvidia/{name.replace('_', '-')}", "pytorch_model.bin")
         self.channels = {f"stage{i + 1}": width for i, width in enumerate(widths)}
         self.strides = {"stage1": 4, "stage2": 8, "stage3": 16, "stage4": 32}
         rates = iter(drop_path * i / (sum(depths) - 1) for i in range(sum(depths)))
@@ -174,14 +173,6 @@ class MiT(Encoder):
         for name, stage in zip(self.channels, self.stages, strict=True):
             found[name] = x = stage(x)
         return found
-
-    def published_file(self) -> str:
-        """The authors' ImageNet weights of this size, from the hub's cache or its download.
-
-        Raises:
-            FileNotFoundError: they are not here and cannot be fetched.
-        """
-        return published_file(f"nvidia/{self.name.replace('_', '-')}", "pytorch_model.bin")
 
 
 def init_transformer(module: nn.Module) -> None:

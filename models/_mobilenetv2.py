@@ -6,8 +6,7 @@ import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._dilation import DilationRule, set_dilation
-from ._network import Encoder
+from ._encoder import DilationRule, Encoder, Stride, set_dilation
 
 MobileNetV2Name = Literal["mobilenetv2_035", "mobilenetv2_050", "mobilenetv2_075", "mobilenetv2_100"]
 
@@ -50,7 +49,7 @@ class MobileNetV2(Encoder):
     stage_ends = {1: "stage1", 2: "stage2", 4: "stage3", 6: "stage4"}
     expansions = {"stage1_expand": 2, "stage2_expand": 3, "stage3_expand": 5}
 
-    def __init__(self, name: MobileNetV2Name, output_stride: Literal[8, 16, 32], dilation_rule: DilationRule):
+    def __init__(self, name: MobileNetV2Name, output_stride: Stride, dilation_rule: DilationRule):
         super().__init__()
         net = timm.create_model(name, num_classes=0, global_pool="", output_stride=output_stride)
         self.conv_stem, self.bn1, self.blocks = net.conv_stem, net.bn1, net.blocks

@@ -5,8 +5,7 @@ from typing import Literal
 import timm
 from torch import Tensor
 
-from ._dilation import DilationRule, set_dilation
-from ._network import Encoder
+from ._encoder import DilationRule, Encoder, Stride, set_dilation
 
 MobileNetV3Name = Literal["mobilenetv3_small_100", "mobilenetv3_large_100"]
 
@@ -34,7 +33,7 @@ class MobileNetV3(Encoder):
 
     dropped = ("conv_head.", "norm_head.", "classifier.")
 
-    def __init__(self, name: MobileNetV3Name, output_stride: Literal[8, 16, 32], dilation_rule: DilationRule):
+    def __init__(self, name: MobileNetV3Name, output_stride: Stride, dilation_rule: DilationRule):
         super().__init__()
         padding = "" if dilation_rule == "timm" else "same"
         net = timm.create_model(name, features_only=True, output_stride=output_stride, pad_type=padding)

@@ -5,8 +5,7 @@ from typing import Literal
 import timm
 from torch import Tensor, nn
 
-from ._dilation import DilationRule, set_dilation
-from ._network import Encoder
+from ._encoder import DilationRule, Encoder, Stride, set_dilation
 
 MobileViTName = Literal["mobilevit_xxs", "mobilevit_xs", "mobilevit_s"]
 
@@ -37,7 +36,7 @@ class MobileViT(Encoder):
 
     dropped = ("head.",)
 
-    def __init__(self, name: MobileViTName, output_stride: Literal[8, 16, 32], dilation_rule: DilationRule):
+    def __init__(self, name: MobileViTName, output_stride: Stride, dilation_rule: DilationRule):
         super().__init__()
         net = timm.create_model(name, num_classes=0, global_pool="", output_stride=output_stride)
         self.stem, self.stages, self.final_conv = net.stem, net.stages, net.final_conv

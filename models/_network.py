@@ -1,4 +1,4 @@
-"""What every network of this room has, what every encoder has, and the arguments that mean the same in several of them.
+"""What every network of this room has, and the arguments that mean the same in several of them.
 
 Arguments:
     num_classes: K.
@@ -24,37 +24,13 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
+from ._encoder import Encoder
 from ._prediction import Normalize, Prediction
 
 # hints of arguments, which are their ranges in a recipe
 Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0)]
-
-
-class Encoder(nn.Module):
-    """What heads are put on: normalised images (B, 3, H, W) and a set of names to a map for each name.
-
-    `encoder(x, wanted)` has stage1..stage4 always, and those of its other features that are in `wanted`.
-    """
-
-    # of every feature: channels, and pixels of the image per pixel
-    channels: dict[str, int]
-    strides: dict[str, int]
-    # feature -> weight and bias, each (C,), of the batch norm it comes from, where it comes from one
-    norms: dict[str, tuple[Tensor, Tensor]] = {}
-    # timm's name of its published weights; None: timm has none
-    imagenet: str | None = None
-    # how the keys of such a file begin that the encoder has no use for
-    dropped: tuple[str, ...] = ()
-
-    def published_file(self) -> str | None:
-        """A file of published weights that are not timm's; None: there is none."""
-        return None
-
-    def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A file's entries as this encoder takes them, such as tables of positions resized to its grid."""
-        return dict(state)
 
 
 class Network(nn.Module):

@@ -16,6 +16,11 @@ def resize(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half types are raised to float32, float32 and float64 stay."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 @dataclass
 class Prediction:
     """One forward pass of a network.
@@ -43,10 +48,7 @@ class Prediction:
         Shapes:
             returns: (B, K, H, W), at least float32: interpolated half-precision scores tie at class borders.
         """
-        logits = self.logits
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
-        return resize(logits, size, self.align_corners)
+        return resize(at_least_float32(self.logits), size, self.align_corners)
 
 
 # mean and standard deviation in grey levels 0..255, in the channel order the network reads

@@ -6,8 +6,7 @@ import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._dilation import DilationRule, set_dilation
-from ._network import Encoder
+from ._encoder import DilationRule, Encoder, Stride, set_dilation
 
 ResNetName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 Stem = Literal["plain", "v1c", "v1s"]
@@ -67,7 +66,7 @@ class ResNet(Encoder):
 
     dropped = ("fc.",)
 
-    def __init__(self, name: ResNetName, output_stride: Literal[8, 16, 32], stem: Stem, dilation_rule: DilationRule):
+    def __init__(self, name: ResNetName, output_stride: Stride, stem: Stem, dilation_rule: DilationRule):
         super().__init__()
         net = timm.create_model(
             name, num_classes=0, global_pool="", output_stride=output_stride, zero_init_last=False, **STEMS[stem]

@@ -85,17 +85,14 @@ def fitted_tables(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str,
     encoder for the crop's height and so has both; an encoder built for the published 1024 pixels has the second only.
     The two ways agree where either resize changes nothing.
     """
-
-    def fitted(key: str, value: Tensor) -> Tensor:
-        if key not in own or own[key].shape == value.shape:
-            return value
-        if re.search(r"(^|\.)pos_embed$", key) and value.dim() == 4:
-            return resize_pos_embed(value, tuple(own[key].shape[1:3])).contiguous()
-        if re.search(r"\.rel_pos_[hw]$", key) and value.dim() == 2:
-            return resize_rel_pos(value, (len(own[key]) + 1) // 2).contiguous()
-        return value
-
-    return {key: fitted(key, value) for key, value in state.items()}
+    fitted = dict(state)
+    for key, value in state.items():
+        if key in own and own[key].shape != value.shape:
+            if re.search(r"(^|\.)pos_embed$", key) and value.dim() == 4:
+                fitted[key] = resize_pos_embed(value, tuple(own[key].shape[1:3])).contiguous()
+            elif re.search(r"\.rel_pos_[hw]$", key) and value.dim() == 2:
+                fitted[key] = resize_rel_pos(value, (len(own[key]) + 1) // 2).contiguous()
+    return fitted
 
 
 class FactoredAttention(nn.Module):

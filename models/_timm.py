@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._network import Encoder
+from ._encoder import Encoder
 from ._taps import reached
 
 # what makes a network of fixed image size take others; one has at most one of them

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._network import Encoder
+from ._encoder import Encoder
+from ._prediction import at_least_float32
 
 TinyViTName = Literal["5m", "11m", "21m"]
 
@@ -78,8 +79,7 @@ def attention_scores(query: Tensor, key: Tensor) -> Tensor:
         query, key: (B, heads, N, d) -> (B, heads, N, N).
     """
     with torch.autocast(query.device.type, enabled=False):
-        if query.dtype in (torch.float16, torch.bfloat16):
-            query, key = query.float(), key.float()
+        query, key = at_least_float32(query), at_least_float32(key)
         return (query * query.shape[-1] ** -0.5) @ key.mT
 
 

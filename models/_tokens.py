@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._network import Encoder
+from ._encoder import Encoder
 from ._prediction import resize
 
 

@@ -1,8 +1,8 @@
 """TriKD's decoder over four maps of any sizes, and its neck, which makes a pyramid of a plain ViT's blocks.
 
 A UPer head (Xiao et al., Unified Perceptual Parsing for Scene Understanding, ECCV 2018, arXiv 1807.10221) with
-frequency attention for lateral convolutions (Li et al., IEEE TMM 28, 2026, arXiv 2309.12557). State-dict keys are those
-of TriKD's code; every bilinear resize is with align_corners.
+frequency attention for lateral convolutions (Li et al., Triple-View Knowledge Distillation for Semi-Supervised Semantic
+Segmentation, IEEE TMM 28, 2026, arXiv 2309.12557). State-dict keys are those of TriKD's code, resizes align corners.
 """
 
 import torch
@@ -21,9 +21,6 @@ class TriKDPyramid(nn.Module):
 
     Shapes:
         x: (B, in_channels, h, w) -> (B, in_channels + len(bins) * width, h, w).
-
-    Raises:
-        ValueError: one bin and a batch of 1 in training: batch norm then has a single value per channel.
     """
 
     def __init__(self, in_channels: int, width: int, bins: tuple[int, ...] = BINS):
@@ -44,9 +41,7 @@ class TriKDPyramid(nn.Module):
             pool, _, bn, _ = level
             if pool.output_size == 1:
                 refuse_single(x, bn)
-            maps.append(
-                spread(level(x), x.shape[-2:], align_corners=True)
-            )  # (B, width, bins, bins) -> (B, width, h, w)
+            maps.append(spread(level(x), x.shape[-2:], align_corners=True))  # (B, width, h, w)
         return torch.cat(maps, dim=1)
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ._prediction import at_least_float32
+
 LEAST = 1e-30  # of a mass relative to its pixel's and its class's largest factor; far above float32's smallest number
 
 # CLIP's tokens of "the task is semantic", which OneFormer's task encoder reads as numbers, then zeros
@@ -26,8 +28,7 @@ def dense_logits(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
         class_logits: (B, Q, K + 1), the null class last. mask_logits: (B, Q, h, w).
         returns: (B, K, h, w), finite, at least float32.
     """
-    if class_logits.dtype in (torch.float16, torch.bfloat16):
-        class_logits = class_logits.float()
+    class_logits = at_least_float32(class_logits)
     mask_logits = mask_logits.to(class_logits.dtype)
     log_classes = class_logits.log_softmax(dim=-1)[..., :-1]  # (B, Q, K)
     log_masks = torch.nn.functional.logsigmoid(mask_logits)

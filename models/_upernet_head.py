@@ -44,8 +44,7 @@ class UPerHead(nn.Module):
         L_4 = pyramid(f_4); L_i = lateral_i(f_i) + resize(L_(i+1)) for i = 3, 2, 1
         fused = CBR3(concat(CBR3(L_1), CBR3(L_2), CBR3(L_3), L_4)), all at the size of f_1
 
-    CBR3: 3x3 convolution, batch norm, ReLU; lateral_i: 1x1, batch norm, ReLU. Xiao et al., Unified Perceptual Parsing
-    for Scene Understanding, ECCV 2018, arXiv 1807.10221.
+    CBR3: 3x3 convolution, batch norm, ReLU; lateral_i: 1x1, batch norm, ReLU.
 
     Args:
         in_channels: of the four maps. width: of every level and of the result.

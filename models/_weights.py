@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ._checkpoints import read_backbone
-from ._network import Encoder
+from ._encoder import Encoder
 
 logger = logging.getLogger(__name__)
+
+REMEDY = "set pretrained: false, or give a local file as backbone_weights"
 
 # where training codes put the state dict in a file, in the order they are looked for
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
@@ -122,9 +124,24 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
             return timm.create_model(name, pretrained=True).state_dict()
         except Exception as error:  # which one depends on the download client timm finds
             raise FileNotFoundError(
-                f"the ImageNet weights {name} are not in timm's cache and could not be downloaded; "
-                "set pretrained: false, or give a local file as backbone_weights"
+                f"the ImageNet weights {name} are not in timm's cache and could not be downloaded; {REMEDY}"
             ) from error
+
+
+def published_file(repository: str, file: str) -> str:
+    """Path of a file of weights on the Hugging Face hub, from its cache or its download.
+
+    Raises:
+        FileNotFoundError: it is not here and cannot be fetched.
+    """
+    from huggingface_hub import hf_hub_download  # asked only for weights that are not given as a file
+
+    try:
+        return hf_hub_download(repository, file)
+    except Exception as error:  # which one depends on why: offline, no such host, a broken cache
+        raise FileNotFoundError(
+            f"the weights {repository} are not in the Hugging Face cache and could not be downloaded; {REMEDY}"
+        ) from error
 
 
 def shown(keys: list[str]) -> str:
@@ -147,7 +164,7 @@ def fill(
         ValueError: shapes that differ or nothing that fits (always), keys missing or left over (strict).
     """
     own = module.state_dict()
-    given = {key: value for key, value in state.items() if not dropped or not key.startswith(dropped)}
+    given = {key: value for key, value in state.items() if not key.startswith(dropped)}
     # older files know no batch counters; nothing reads them at a fixed momentum
     missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in given if key not in own]
@@ -159,20 +176,17 @@ def fill(
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     found = "; ".join(f"{len(keys)} {what}: {shown(keys)}" for what, keys in faults.items() if keys)
-    report = f"{len(common) - len(reshaped)} of {len(own)} tensors loaded from {source}" + (
-        f"; {found}" if found else ""
-    )
     if reshaped or not common or (strict and found):
         raise ValueError(f"{source} does not fit this network: {found}")
     module.load_state_dict({key: given[key] for key in common}, strict=False)
-    logger.info(report)
+    logger.info("%d of %d tensors loaded from %s%s", len(common), len(own), source, f"; {found}" if found else "")
 
 
 def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> None:
     """Gives a built backbone its published weights, if any are asked for, and logs how many tensors fitted.
 
     Args:
-        pretrained: its `published_file()` where it has one, else timm's ImageNet weights of `backbone.imagenet`.
+        pretrained: its published weights, timm's or a file on the hub.
         file: a local file instead, with timm's keys or those of a code that models/_checkpoints.py knows.
 
     Raises:
@@ -180,16 +194,13 @@ def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> None
     """
     if pretrained and file is not None:
         raise ValueError(f"pretrained and backbone_weights ({file}) exclude each other: drop one of them")
-    if pretrained:
-        file = backbone.published_file()
+    if pretrained and backbone.hub_file is not None:
+        file = published_file(*backbone.hub_file)
     if file is not None:
         state, source = _for_backbone(backbone, read_weights(file)), str(file)
     elif pretrained:
         if backbone.imagenet is None:
-            raise ValueError(
-                "timm has no ImageNet weights for this backbone with this stem; set pretrained: false, "
-                "or give a local file as backbone_weights"
-            )
+            raise ValueError(f"timm has no ImageNet weights for this backbone with this stem; {REMEDY}")
         state, source = _for_backbone(backbone, imagenet_weights(backbone.imagenet)), backbone.imagenet
     else:
         return

@@ -5,7 +5,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._network import Encoder
+from ._encoder import Encoder, Stride
 
 XceptionName = Literal["xception65"]
 
@@ -84,7 +84,7 @@ class Xception(Encoder):
 
     dropped = ("fc.",)
 
-    def __init__(self, name: XceptionName, output_stride: Literal[8, 16, 32]):
+    def __init__(self, name: XceptionName, output_stride: Stride):
         super().__init__()
         (second, third, last), dilation = STRIDES[output_stride]
         self.conv1 = nn.Conv2d(3, 32, 3, 2, padding=1, bias=False)

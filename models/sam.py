@@ -5,18 +5,17 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Len, MultipleOf
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._checkpoints import guess, read
-from ._heads import init_heads
+from ._heads import add_classifiers, classify
 from ._lora import Third, add_lora, folded, merge_lora, wrapped
 from ._mask_prompt import PromptAttention, decode_masks, embed_mask, freeze_unused
 from ._multilevel import SCALES, MultiLevelNeck
 from ._network import Count, Network, Positive, Share
-from ._published import published_file
 from ._sam import PATCH, PUBLISHED, REPOSITORY, Arch, build_encoder, build_prompter, encode, fitted_tables
 from ._upernet_head import UPerHead
-from ._weights import fill, read_weights
+from ._weights import fill, published_file, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +29,9 @@ Block = Annotated[int, Ge(0)]  # number of a block
 class SAM(Network):
     """neck_j = neck(block_j) for the tapped blocks; with a head logits = classifier(dropout(guided(UPer(levels)))).
 
-    Encoder: Kirillov et al., Segment Anything, ICCV 2023, arXiv 2304.02643; its one neck serves all tapped blocks.
-    Head: TSIC's teacher (Li et al., IEEE TCSVT 2026): the four maps become a pyramid of strides 4, 8, 16, 32 for a UPer
-    head. LoRA: see models/_lora.py. Prompt: see models/_mask_prompt.py.
+    Encoder: see models/_sam.py; its one neck serves all tapped blocks. Head: TSIC's teacher (Li et al., IEEE TCSVT
+    2026): the four maps become a pyramid of strides 4, 8, 16, 32 for a UPer head. LoRA: see models/_lora.py. Prompt:
+    see models/_mask_prompt.py.
 
     Args:
         num_classes: K; without a head it means nothing.
@@ -91,15 +90,8 @@ class SAM(Network):
         backbone_weights: str | None = None,
     ):
         super().__init__(num_classes, normalize="sam")
-        given = {
-            "embed_dim": embed_dim,
-            "depth": depth,
-            "num_heads": num_heads,
-            "global_blocks": global_blocks,
-            "window_size": window_size,
-            "out_channels": out_channels,
-            "mlp_ratio": mlp_ratio,
-        }
+        given = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads, "global_blocks": global_blocks,
+                 "window_size": window_size, "out_channels": out_channels, "mlp_ratio": mlp_ratio}  # fmt: skip
         sizes = replace(PUBLISHED[arch], **{name: size for name, size in given.items() if size is not None})
         self.taps = tuple(sizes.global_blocks[-4:] if taps is None else taps)
         if not self.taps or list(self.taps) != sorted(set(self.taps) & set(range(sizes.depth))):
@@ -112,28 +104,21 @@ class SAM(Network):
         self.prompt_guidance, self.lora_rank = prompt_guidance, lora_rank
 
         self.backbone = build_encoder(sizes, image_size)
+        self.add_features([f"block{index}" for index in self.taps], sizes.embed_dim, PATCH)
+        self.add_features([f"neck{j + 1}" for j in range(len(self.taps))] + ["sam"], sizes.out_channels, PATCH)
         if self.gives_logits:
             self.head = UPerHead((neck_width,) * 4, head_width)
-            self.dropout = nn.Dropout2d(dropout)
-            self.classifier = nn.Conv2d(head_width, num_classes, 1)
-            init_heads(self)
+            add_classifiers(self, head_width, None, dropout, "channels", "kaiming")
             self.neck = MultiLevelNeck(sizes.out_channels, neck_width)
-        if self.takes_prompt:
-            self.prompt_encoder, self.mask_decoder = build_prompter(sizes.out_channels)
-            self.prompt_attention = PromptAttention(head_width, prompt_guidance)
-        self._add_features(sizes.embed_dim, sizes.out_channels, neck_width, head_width)
-        self._start(arch, pretrained, backbone_weights)
-        self._choose_trained(lora_rank, lora_targets, lora_alpha)
-
-    def _add_features(self, embed_dim: int, out_channels: int, neck_width: int, head_width: int) -> None:
-        self.add_features([f"block{index}" for index in self.taps], embed_dim, PATCH)
-        self.add_features([f"neck{j + 1}" for j in range(len(self.taps))] + ["sam"], out_channels, PATCH)
-        if self.gives_logits:
             for j, scale in enumerate(SCALES, start=1):
                 self.add_features([f"level{j}"], neck_width, int(PATCH / scale))
             self.add_features(["decoder", "head"], head_width, 4)
         if self.takes_prompt:
+            self.prompt_encoder, self.mask_decoder = build_prompter(sizes.out_channels)
+            self.prompt_attention = PromptAttention(head_width, prompt_guidance)
             self.add_features(["masks"], 3, 1)
+        self._start(arch, pretrained, backbone_weights)
+        self._choose_trained(lora_rank, lora_targets, lora_alpha)
 
     def _start(self, arch: Arch, pretrained: bool, file: str | None) -> None:
         """Published weights for the encoder and, where they are part of the network, SAM's two other modules."""
@@ -196,18 +181,14 @@ class SAM(Network):
                 found |= dict.fromkeys(names, self.backbone.neck(tokens))  # (B, out_channels, h, w)
         if needs_masks:
             found["masks"] = self._masks(found["sam"], prompt)
-        found["logits"] = self._scores(found) if self.gives_logits else None
-        return found
-
-    def _scores(self, found: dict[str, Tensor]) -> Tensor:
-        """The logits; adds the maps on the way to them to those found."""
+        if not self.gives_logits:
+            return found | {"logits": None}
         levels = self.neck([found[f"neck{j + 1}"] for j in range(len(self.taps))])
         found |= {f"level{j}": level for j, level in enumerate(levels, start=1)}
         found["decoder"] = fused = self.head(levels)  # (B, head_width, 4h, 4w)
         if self.takes_prompt:
             fused = self.prompt_attention(fused, found.get("masks"))
-        found["head"] = self.dropout(fused)
-        return self.classifier(found["head"])  # (B, K, 4h, 4w)
+        return classify(self, fused, found, wanted)
 
     def _masks(self, image_map: Tensor, prompt: Tensor) -> Tensor:
         """SAM's three masks for one mask prompt per image: (B, 3, 4 (H // 4), 4 (W // 4))."""

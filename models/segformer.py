@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ._heads import add_classifiers, classify
 from ._mit import MiT, MiTName
 from ._mlp_decoder import Branches, MLPDecoder
 from ._network import Count, Network, Positive, Share, stages
@@ -62,8 +63,7 @@ class SegFormer(Network):
         width = width or (256 if backbone in ("mit_b0", "mit_b1") else 768)
         self.decoder = MLPDecoder(stages(self.channels), width, branches, fuse_bias)
         self.add_features(("decoder", "head"), width, 4)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
+        add_classifiers(self, width, None, dropout, "channels", "torch")
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
         load_backbone(self.backbone, pretrained, backbone_weights)
@@ -71,6 +71,4 @@ class SegFormer(Network):
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
         found = self.backbone(x, wanted)
         found["decoder"] = self.decoder(stages(found))
-        found["head"] = self.dropout(found["decoder"])
-        found["logits"] = self.classifier(found["head"])  # (B, K, h, w)
-        return found
+        return classify(self, found["decoder"], found, wanted)

@@ -15,8 +15,7 @@ from ._weights import load_backbone
 class TriKDDeiT(Network):
     """logits = TriKDDecoder(neck(stage1..stage4)) of a plain vision transformer.
 
-    Li et al., Triple-View Knowledge Distillation for Semi-Supervised Semantic Segmentation, IEEE TMM 28, 2026,
-    arXiv 2309.12557 (its ViT view). Images of any size.
+    Li et al., IEEE TMM 28, 2026, arXiv 2309.12557 (its ViT view). Images of any size.
 
     Args:
         variant: base, as published; small and tiny are ours.

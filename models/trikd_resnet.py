@@ -14,8 +14,7 @@ from ._weights import load_backbone
 class TriKDResNet(Network):
     """logits = TriKDDecoder(stage1..stage4) of an undilated ResNet with a stem of three 3x3 convolutions.
 
-    Li et al., Triple-View Knowledge Distillation for Semi-Supervised Semantic Segmentation, IEEE TMM 28, 2026,
-    arXiv 2309.12557 (its ConvNet view).
+    Li et al., IEEE TMM 28, 2026, arXiv 2309.12557 (its ConvNet view).
 
     Args:
         backbone: resnet101, as published, or resnet50; the stem has 64, 64, 128 channels.

@@ -21,8 +21,7 @@ WINDOWS = {"5m": (7, 14, 7), "11m": (7, 14, 7), "21m": (16, 32, 16)}
 class TriKDTinyViT(Network):
     """logits = TriKDDecoder(stage1..stage4) of a TinyViT whose last block attends over the whole grid.
 
-    Li et al., Triple-View Knowledge Distillation for Semi-Supervised Semantic Segmentation, IEEE TMM 28, 2026,
-    arXiv 2309.12557 (its hybrid view, the one that is deployed). Images of any size.
+    Li et al., IEEE TMM 28, 2026, arXiv 2309.12557 (its hybrid view, the one that is deployed). Images of any size.
 
     Args:
         variant: 11m or 21m, as published; 5m is ours.

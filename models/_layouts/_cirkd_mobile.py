@@ -43,17 +43,12 @@ MOBILEVIT_PAIRS = [
 ]
 
 
-def _found_under(state: dict[str, Tensor], prefix: str) -> str | None:
-    """Our name of the encoder whose keys in their code stand behind a prefix, None for any other state."""
+def backbone_name(state: dict[str, Tensor], prefix: str = "pretrained.") -> str | None:
+    """Our name of the MobileNetV3 or MobileViT whose keys in their code follow a prefix, None if it has neither."""
     if f"{prefix}layer1.depthwise_conv.conv.weight" in state:
         return "mobilenetv3_small_100" if f"{prefix}layer12.conv.weight" in state else "mobilenetv3_large_100"
     last = state.get(f"{prefix}conv_1x1_exp.conv.weight")
     return None if last is None else MOBILEVIT_NAMES.get(len(last))
-
-
-def backbone_name(state: dict[str, Tensor]) -> str | None:
-    """Our name of the MobileNetV3 or MobileViT in a segmentation checkpoint of CIRKD's, None if it has neither."""
-    return _found_under(state, "pretrained.")
 
 
 def pairs(name: str, theirs: str = "pretrained.", ours: str = "backbone.") -> list[tuple[str, str]]:
@@ -93,7 +88,7 @@ def imagenet(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     Those files come from OpenMMLab's classifiers: the keys stand behind `backbone.` or behind nothing, and the
     attention of MobileViT has other names there.
     """
-    prefix = next((prefix for prefix in ("backbone.", "") if _found_under(state, prefix)), None)
+    prefix = next((prefix for prefix in ("backbone.", "") if backbone_name(state, prefix)), None)
     encoder = {key: value for key, value in state.items() if not key.startswith(CLASSIFIERS)}
     if prefix is None or not all(key.startswith(prefix) for key in encoder):
         return None
@@ -101,4 +96,4 @@ def imagenet(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
         (f"{prefix}layers.#.#.global_rep.#.attn.{part}.*", f"stages.#.#.transformer.#.attn.{part}.*")
         for part in ("qkv", "proj")
     ]
-    return Renaming(attention + pairs(_found_under(state, prefix), prefix, "")).to_ours(encoder)
+    return Renaming(attention + pairs(backbone_name(state, prefix), prefix, "")).to_ours(encoder)

@@ -27,13 +27,9 @@ class Described:
 def model_of(
     state: dict[str, Tensor], marks: dict[str, tuple[str, str]], names: Literal["theirs", "ours"], otherwise: str
 ) -> str:
-    """Which network a state is.
+    """Which network a state is, by the first mark in it: model -> an entry only it has, in their names and in ours.
 
-    Args:
-        marks: model -> an entry that only this network has, in the names of another code and in ours; the first
-            that is there decides.
-        names: whose names the state has.
-        otherwise: how the ValueError begins where it is none of them.
+    ValueError, which begins with `otherwise`: none of them.
     """
     for model, (theirs, ours) in marks.items():
         if (theirs if names == "theirs" else ours) in state:

@@ -17,21 +17,17 @@ class Renaming:
     """
 
     def __init__(self, pairs: Iterable[tuple[str, str]]):
-        self.pairs = list(pairs)
-        self._to_ours = [(_expression(theirs), _template(ours)) for theirs, ours in self.pairs]
-        self._to_theirs = [(_expression(ours), _template(theirs)) for theirs, ours in self.pairs]
-
-    def knows(self, key: str) -> bool:
-        """Whether this key of theirs stands in the table."""
-        return any(expression.fullmatch(key) for expression, _ in self._to_ours)
+        pairs = list(pairs)
+        self._to_ours = [(_expression(theirs), _template(ours)) for theirs, ours in pairs]
+        self._to_theirs = [(_expression(ours), _template(theirs)) for theirs, ours in pairs]
 
     def to_ours(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same tensors under our names. ValueError where two of them get the same name."""
-        return _all_renamed(state, self._to_ours)
+        return _renamed(state, self._to_ours)
 
     def to_theirs(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same tensors under their names. ValueError where two of them get the same name."""
-        return _all_renamed(state, self._to_theirs)
+        return _renamed(state, self._to_theirs)
 
     def write(self, state: dict[str, Tensor], code: str) -> dict[str, Tensor]:
         """`to_theirs` where all of it can be told in the other code, called `code` in the ValueError otherwise."""
@@ -56,19 +52,12 @@ def _template(pattern: str) -> str:
     return pattern.replace("#", "{}").replace("*", "{}")
 
 
-def _all_renamed(state: dict[str, Tensor], table: list[tuple[re.Pattern, str]]) -> dict[str, Tensor]:
+def _renamed(state: dict[str, Tensor], table: list[tuple[re.Pattern, str]]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        name = _renamed(key, table)
+        fits = ((expression.fullmatch(key), template) for expression, template in table)
+        name = next((template.format(*found.groups()) for found, template in fits if found), key)
         if name in renamed:
             raise ValueError(f"two entries of this checkpoint mean {name}; one of them is {key}")
         renamed[name] = value
     return renamed
-
-
-def _renamed(key: str, table: list[tuple[re.Pattern, str]]) -> str:
-    for expression, template in table:
-        found = expression.fullmatch(key)
-        if found:
-            return template.format(*found.groups())
-    return key

@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from .._sam import PATCH, PUBLISHED
+
 # (theirs, ours) for Renaming; our prompt encoder and mask decoder are named as Meta's
 META = [("image_encoder.*", "backbone.*")]
 
@@ -51,14 +53,6 @@ HUGGINGFACE = [
     ),
 ]
 
-# the encoders that have a name: (embed_dim, depth) -> name, attention heads, blocks that attend over the whole image
-NAMED = {
-    (768, 12): ("vit_b", 12, (2, 5, 8, 11)),
-    (1024, 24): ("vit_l", 16, (5, 11, 17, 23)),
-    (1280, 32): ("vit_h", 16, (7, 15, 23, 31)),
-}
-PATCH = 16
-
 
 def encoder_arguments(state: dict[str, Tensor]) -> dict:
     """Arguments of our SAM that the entries of an encoder, under our names, tell.
@@ -81,11 +75,11 @@ def encoder_arguments(state: dict[str, Tensor]) -> dict:
     head_width = rows[0][1]
     # a table as long as the whole grid's axis is that of a block that attends over all of it
     whole = [index for index, (length, _) in enumerate(rows) if length == 2 * grid - 1]
-    name, heads, published = NAMED.get((width, depth), (None, 0, ()))
-    if heads * head_width == width and set(published) <= set(whole):
-        sizes, whole = {"arch": name}, published
-    else:
-        sizes = {"embed_dim": width, "depth": depth, "num_heads": width // head_width, "global_blocks": whole}
+    sizes = {"embed_dim": width, "depth": depth, "num_heads": width // head_width, "global_blocks": whole}
+    for name, published in PUBLISHED.items():
+        same = (published.embed_dim, published.depth, published.num_heads * head_width) == (width, depth, width)
+        if same and set(published.global_blocks) <= set(whole):
+            sizes, whole = {"arch": name}, published.global_blocks
     windows = [length for index, (length, _) in enumerate(rows) if index not in whole]
     if windows and windows[0] != 27:
         sizes["window_size"] = (windows[0] + 1) // 2

@@ -9,6 +9,10 @@ from ._mobilenetv2 import mobilenetv2_name, mobilenetv2_pairs
 from ._renaming import Renaming, conv_bn
 from ._resnet import resnet_name, resnet_pairs
 
+CODE = (
+    "the layout aicsd (DeepLabV3+ in the arrangement aicsd, 256 wide, with a MobileNetV2 or plain ResNet backbone and no "
+    "auxiliary head)"
+)
 HEAD = [
     *(row for i in range(4) for row in conv_bn(f"aspp.aspp{i + 1}", f"aspp.branches.{i}", "atrous_conv", "bn")),
     *conv_bn("aspp.global_avg_pool", "aspp.image_pool.conv", 1, 2),
@@ -53,28 +57,11 @@ def read(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our keys as theirs.
-
-    Raises:
-        ValueError: no DeepLabV3+ as theirs.
-    """
-    table = MOBILENETV2 if "backbone.conv_stem.weight" in state else RESNET
-    theirs = table.to_theirs(state)
-    unknown = [key for key in theirs if not table.knows(key)]
-    if unknown or theirs["aspp.conv1.weight"].shape != (256, 5 * 256, 1, 1):
-        raise ValueError(
-            "the layout aicsd has keys for DeepLabV3+ in the arrangement aicsd alone, 256 wide, with a MobileNetV2 or "
-            f"plain ResNet backbone and no auxiliary head{f'; none for {unknown[0]}' if unknown else ''}"
-        )
+    """Our keys as theirs. ValueError: no DeepLabV3+ as theirs."""
+    theirs = (MOBILENETV2 if "backbone.conv_stem.weight" in state else RESNET).write(state, CODE)
+    if theirs["aspp.conv1.weight"].shape != (256, 5 * 256, 1, 1):
+        raise ValueError(f"{CODE} has a pyramid of another shape than this network")
     for key in [key for key in theirs if key.startswith("backbone.features.")]:
         place = key.removeprefix("backbone.features.")
         theirs[ALIASES[int(place.split(".")[0]) > 3] + place] = theirs[key]
     return theirs
-
-
-def backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """Their MobileNetV2 file: the names are flat, unlike torchvision's."""
-    if "features.1.conv.3.weight" not in state:
-        return None
-    kept = {key: value for key, value in state.items() if not key.startswith(("features.18.", "classifier."))}
-    return Renaming(mobilenetv2_pairs("flat", theirs="", ours="")).to_ours(kept)

@@ -95,8 +95,7 @@ def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
     model = model_of(state, MARKS, "ours", f"{CODE} has no such network")
     backbone = "mobilenetv2" if "backbone.conv_stem.weight" in state else stem_of(state)
     if model == "pspnet":
-        same = state["pyramid.levels.0.conv.conv.weight"].shape[0] == state["pyramid.project.conv.weight"].shape[0]
-        if not same:
+        if len(state["pyramid.levels.0.conv.conv.weight"]) != len(state["pyramid.project.conv.weight"]):
             raise ValueError(f"{CODE}'s PSPNet has levels as wide as its output: level_width must be left out")
     elif model.startswith("deeplab") and state["aspp.project.conv.weight"].shape[-1] != 3:
         raise ValueError(f"{CODE}'s ASPP ends with a 3x3 convolution: a 1x1 projection has no place there")

@@ -6,6 +6,7 @@ use for, and position tables of another grid, are matters of the network: see mo
 
 from torch import Tensor
 
+from .._lora import wrapped
 from ._described import Described
 from ._renaming import Renaming
 from ._sam_encoder import HUGGINGFACE, META, OPENMMLAB, TIMM, encoder_arguments
@@ -43,13 +44,8 @@ def read(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def projections_in_updates(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Entries in which each projection with a low-rank update beside it is named as the part of it that it is to us."""
-    updated = {key.rpartition(".")[0].rpartition(".")[0] for key in state if ".attn.qkv.linear_a_" in key}
-    return {
-        f"{owner}.qkv.{kind}" if owner in updated and kind in ("weight", "bias") else key: value
-        for key, value in state.items()
-        for owner, _, kind in [key.rpartition(".")]
-    }
+    """Entries in which projections with low-rank updates beside them are named as the part of these that they are."""
+    return wrapped(state) if any(".attn.qkv.linear_a_" in key for key in state) else state
 
 
 def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -66,11 +62,3 @@ def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if any(".linear_a_" in key for key in state):
         raise ValueError("Meta's files of SAM have no low-rank updates: call merge_lora() on the network first")
     return CODES["image_encoder.patch_embed.proj.weight"].to_theirs(state)
-
-
-def backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """The encoder's entries alone, without `backbone.`; None where this is not a file of SAM."""
-    if not fits(state):
-        return None
-    ours = {key: value for key, value in read(state).items() if key.startswith("backbone.")}
-    return {key.removeprefix("backbone."): value for key, value in ours.items()}

@@ -4,13 +4,10 @@ from torch import Tensor
 
 from ._described import Described
 
-# what every network of models/ calls its encoder
-ENCODER = "backbone."
-
 
 def fits(state: dict[str, Tensor]) -> bool:
-    """Whether these may be the keys of a network of models/; asked after every other layout has said no."""
-    return any(key.startswith(ENCODER) for key in state)
+    """Whether these may be our keys, an encoder's among them; asked after every other layout has said no."""
+    return any(key.startswith("backbone.") for key in state)
 
 
 def describe(state: dict[str, Tensor]) -> Described:

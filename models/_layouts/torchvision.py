@@ -57,10 +57,8 @@ def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """torchvision's ImageNet weights: resnet18 to resnet101, mobilenet_v2."""
-    state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier.", "features.18."))}
-    if "features.2.conv.1.0.weight" in state:
-        return Renaming(mobilenetv2_pairs("nested", "", "")).to_ours(state)
-    if "conv1.weight" in state and "layer1.0.conv1.weight" in state and "conv2.weight" not in state:
-        return state  # timm's names
-    return None
+    """torchvision's ImageNet weights of mobilenet_v2; its ResNets have timm's names."""
+    if "features.2.conv.1.0.weight" not in state:
+        return None
+    kept = {key: value for key, value in state.items() if not key.startswith(("classifier.", "features.18."))}
+    return Renaming(mobilenetv2_pairs("nested", "", "")).to_ours(kept)

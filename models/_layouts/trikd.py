@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from ._described import Described
@@ -37,11 +36,7 @@ def fits(state: dict[str, Tensor]) -> bool:
 
 
 def describe(state: dict[str, Tensor]) -> Described:
-    """The view, from its keys and shapes.
-
-    Raises:
-        ValueError: an encoder of another kind or size than those there are.
-    """
+    """The view, from its keys and shapes. ValueError: an encoder of another kind or size than those there are."""
     widths = [state[f"decoder.down_convs.{i}.weight"].shape for i in range(3)]  # (shallow, deep, 1, 1)
     args: dict = {"widths": (*(shape[0] for shape in widths), widths[2][1])}
     if "encoder.patch_embed.seq.0.c.weight" in state:
@@ -107,21 +102,11 @@ def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """The encoder of an ImageNet file: TinyViT's own or timm's, DeiT's, or a ResNet with the stem of three 3x3."""
-    if "patch_embed.seq.0.c.weight" in state or "patch_embed.conv1.conv.weight" in state:
-        found = IMAGENET.to_ours(_without(state, "head.", "norm_head."))
-        # the original keeps an index beside each table of biases
-        return {key: value for key, value in found.items() if not key.endswith("attention_bias_idxs")}
-    if {"cls_token", "pos_embed", "blocks.0.attn.qkv.weight"} <= state.keys():
-        kept = _without(state, "head.", "head_dist.", "norm.", "dist_token")
-        if "dist_token" in state:  # its row follows the class token's
-            rows = state["pos_embed"]
-            kept["pos_embed"] = torch.cat([rows[:, :1], rows[:, 2:]], dim=1)
-        return kept
-    if "conv1.6.weight" in state and "layer4.0.conv1.weight" in state:
-        return _without(state, "fc.")
-    return None
-
-
-def _without(state: dict[str, Tensor], *dropped: str) -> dict[str, Tensor]:
-    return {key: value for key, value in state.items() if not key.startswith(dropped)}
+    """TinyViT's own ImageNet file. Those of DeiT and of the ResNet have the names of our encoders."""
+    if "patch_embed.seq.0.c.weight" not in state:
+        return None
+    found = IMAGENET.to_ours(
+        {key: value for key, value in state.items() if not key.startswith(("head.", "norm_head."))}
+    )
+    # the original keeps an index beside each table of biases
+    return {key: value for key, value in found.items() if not key.endswith("attention_bias_idxs")}

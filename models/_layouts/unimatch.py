@@ -7,6 +7,10 @@ from ._described import Described
 from ._renaming import Renaming, conv_bn
 from ._resnet import resnet_name
 
+CODE = (
+    "the layout unimatch (DeepLabV3+ in the arrangement unimatch, 256 wide, with an Xception-65 or a ResNet-50 or "
+    "ResNet-101 with stem v1s for a backbone and no auxiliary head)"
+)
 LOW_LEVEL_WIDTH = 48
 HEAD = [
     *conv_bn("head.b#", "aspp.branches.#"),
@@ -61,20 +65,11 @@ def read(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our keys as theirs.
-
-    Raises:
-        ValueError: no DeepLabV3+ as theirs.
-    """
-    table = XCEPTION if "backbone.blocks.19.sepconv1.depthwise.weight" in state else RESNET
-    theirs = table.to_theirs(state)
-    unknown = [key for key in theirs if not table.knows(key)]
-    if unknown or any(key in theirs and theirs[key].shape != shape for key, shape in SHAPES.items()):
-        raise ValueError(
-            "the layout unimatch has keys for DeepLabV3+ in the arrangement unimatch alone, 256 wide, with an "
-            "Xception-65 or a ResNet-50 or ResNet-101 with stem v1s for a backbone and no auxiliary head"
-            f"{f'; none for {unknown[0]}' if unknown else ''}"
-        )
+    """Our keys as theirs. ValueError: no DeepLabV3+ as theirs."""
+    theirs = (XCEPTION if "backbone.blocks.19.sepconv1.depthwise.weight" in state else RESNET).write(state, CODE)
+    wrong = [key for key, shape in SHAPES.items() if key in theirs and theirs[key].shape != shape]
+    if wrong:
+        raise ValueError(f"{CODE} has a {wrong[0]} of another shape than this network")
     theirs["fuse.0.weight"] = torch.roll(theirs["fuse.0.weight"], LOW_LEVEL_WIDTH, dims=1)
     return theirs
 

@@ -1,0 +1,39 @@
+"""What every encoder of this room has, and the rules by which the strides of a classifier become its dilations."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+Stride = Literal[8, 16, 32]
+# timm: also torchvision's and UniMatch's; each family of encoders has a table of what the rules mean for it
+DilationRule = Literal["timm", "mmseg", "cirkd", "aicsd"]
+
+
+class Encoder(nn.Module):
+    """What heads are put on: normalised images (B, 3, H, W) and a set of names to a map for each name.
+
+    `encoder(x, wanted)` has stage1..stage4 always, and those of its other features that are in `wanted`.
+    """
+
+    # of every feature: channels, and pixels of the image per pixel
+    channels: dict[str, int]
+    strides: dict[str, int]
+    # feature -> weight and bias, each (C,), of the batch norm it comes from, where it comes from one
+    norms: dict[str, tuple[Tensor, Tensor]] = {}
+    # where its published weights are: timm's name of them, or else repository and file on the Hugging Face hub
+    imagenet: str | None = None
+    hub_file: tuple[str, str] | None = None
+    # how the keys of such a file begin that the encoder has no use for
+    dropped: tuple[str, ...] = ()
+
+    def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A file's entries as this encoder takes them, such as tables of positions resized to its grid."""
+        return dict(state)
+
+
+def set_dilation(conv: nn.Conv2d, dilation: int) -> None:
+    """Dilates a convolution of odd kernel in place, its padding with it, so that the size stays."""
+    height, width = conv.kernel_size
+    assert height == width and height % 2 == 1, conv
+    conv.dilation = (dilation, dilation)
+    conv.padding = (dilation * (height - 1) // 2, dilation * (width - 1) // 2)
