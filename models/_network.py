@@ -18,7 +18,7 @@ Arguments:
     backbone_weights: start it from this local file instead, with the encoder's own keys or another code's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
@@ -98,7 +98,7 @@ class Network(nn.Module):
             self.strides |= backbone.strides
             self.norms |= backbone.norms
 
-    def add_features(self, names: Iterable[str], channels: int, stride: int) -> None:
+    def add_features(self, names: Sequence[str], channels: int, stride: int) -> None:
         """Lists features of one size that come after the encoder's."""
         self.channels |= dict.fromkeys(names, channels)
         self.strides |= dict.fromkeys(names, stride)

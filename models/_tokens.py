@@ -1,4 +1,4 @@
-"""Sequences of a transformer's tokens as maps and back, and a plain one's position table for another grid of patches."""
+"""Sequences of a transformer's tokens as maps and back, and a plain ViT's position table for another grid."""
 
 import torch
 from torch import Tensor

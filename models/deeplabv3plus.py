@@ -32,10 +32,8 @@ class DeepLabV3Plus(Network):
 
     Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, ECCV 2018,
     arXiv 1802.02611: low level 1x1 to 48 channels, decoder of two 3x3, in the arrangements of three codes, see
-    ARRANGEMENTS. mmseg (mmsegmentation) drops whole channels and resizes with align_corners false; aicsd (also its ancestors, Heo et
-    al.'s overhaul and pytorch-deeplab-xception) drops elements; it and unimatch resize with align_corners true.
-    AICSD's networks are those with dilation_rule aicsd, plain stem and output_stride 16; UniMatch's those with
-    stem v1s or the backbone xception65.
+    ARRANGEMENTS: mmsegmentation's; AICSD's and its ancestors' (Heo et al.'s overhaul, pytorch-deeplab-xception), with
+    dilation_rule aicsd, plain stem and output_stride 16; UniMatch's, with stem v1s or the backbone xception65.
 
     Args:
         arrangement: decides what is not given of width, separable, aux, the dropouts and align_corners.

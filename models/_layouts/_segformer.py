@@ -15,8 +15,8 @@ from .._mit import SIZES
 from ._described import Described
 from ._renaming import Renaming
 
-# a row is a layer: its name here, in the paper's code, in mmseg and in huggingface; of a block, then of a stage, which is
-# the i-th from 0 and the n-th from 1
+# a row is a layer: its name here, in the paper's code, in mmseg and in huggingface; first those of a block, then those
+# of a stage, which is the i-th from 0 and the n-th from 1
 BLOCK = [
     ("norm1", "norm1", "norm1", "layer_norm_1"),
     ("attention.query", "attn.q", "attn.q", "attention.self.query"),

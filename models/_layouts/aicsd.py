@@ -10,8 +10,8 @@ from ._renaming import Renaming, conv_bn
 from ._resnet import resnet_name, resnet_pairs
 
 CODE = (
-    "the layout aicsd (DeepLabV3+ in the arrangement aicsd, 256 wide, with a MobileNetV2 or plain ResNet backbone and no "
-    "auxiliary head)"
+    "the layout aicsd (DeepLabV3+ in the arrangement aicsd, 256 wide, with a MobileNetV2 or plain ResNet backbone and "
+    "no auxiliary head)"
 )
 HEAD = [
     *(row for i in range(4) for row in conv_bn(f"aspp.aspp{i + 1}", f"aspp.branches.{i}", "atrous_conv", "bn")),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segkd.datasets._mixing import class_paste, half_area_box
 from segkd.models._frequency import BandFilter, FrequencyAttention, FrequencySqueeze
-from segkd.models._tokens import to_map, resize_positions
+from segkd.models._tokens import resize_positions, to_map
 from segkd.models._trikd_decoder import TriKDDecoder, TriKDNeck
 
 # FrequencyAttention's options for the original's class names

@@ -1,22 +1,15 @@
 """CIRKD's files of networks on MobileNetV3 and MobileViT: their logits, every size there and back, ImageNet files."""
 
-import importlib.util
-import json
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
 from segkd.models._backbones import build_backbone
 from segkd.models._checkpoints import describe, guess, read, read_backbone, write
 from segkd.models._layouts import _cirkd_mobile
-from segkd.models._prediction import Normalize
 from segkd.models._weights import fill
 from segkd.models.deeplabv3 import DeepLabV3
 from segkd.models.pspnet import PSPNet
 
-GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
 NETWORKS = {"deeplabv3": DeepLabV3, "pspnet": PSPNet}
 NAMES = ["mobilenetv3_small_100", "mobilenetv3_large_100", "mobilevit_xxs", "mobilevit_xs", "mobilevit_s"]
 
@@ -27,33 +20,6 @@ def built(state):
     net = NETWORKS[found.model](found.num_classes, **found.args)
     fill(net, read(state, "cirkd"), "the case")
     return net
-
-
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden numbers are not here")
-@pytest.mark.parametrize("name", [
-    "parity_deeplabv3_mobilenetv3_small", "parity_psp_mobilenetv3_large", "parity_deeplab_mobile_mobilevit_xxs",
-])  # fmt: skip
-def test_logits_and_feature(name):
-    spec = importlib.util.spec_from_file_location("fill", GOLDEN / "fill.py")
-    values = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(values)
-    case = next(c for c in json.loads((GOLDEN / "cirkd/parity.json").read_text()) if c["case"] == name)
-    arrays = np.load(GOLDEN / f"cirkd/{name}.npz")
-    state = {key: torch.from_numpy(value) for key, value in values.fill_state(case["entries"]).items()}
-
-    net = built(state).eval().double()
-    net.normalize, net.features_wanted = Normalize.named("none"), {"head"}
-    with torch.no_grad():
-        prediction = net(torch.from_numpy(values.fill_input(case["input_shape"])).double())
-    steps = {"logits": [1, case["logits_step"], case["logits_step"]], "feature_sub": case["feature_step"]}
-    for output, ours in (("logits", prediction.logits), ("feature_sub", prediction.features["head"])):
-        channel, row, column = steps[output]
-        expected = arrays[f"expected:{output}"]
-        # the stored numbers were computed in float32: 2e-5 is what that costs
-        assert np.abs(ours.numpy()[:, ::channel, ::row, ::column] - expected).max() < 3e-5 * expected.std()
-
-    back = write(net.float().state_dict(), "cirkd")
-    assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
 
 
 @pytest.mark.parametrize("model", ["deeplabv3", "pspnet"])

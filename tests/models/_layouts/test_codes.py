@@ -121,7 +121,7 @@ def test_networks_a_code_does_not_have(layout, model, args, error):
 
 def test_checkpoints_of_networks_we_do_not_have():
     state = {"backbone.layer1.0.conv1.weight": torch.ones(1), "decode_head.conv_seg.weight": torch.ones(1)}
-    with pytest.raises(ValueError, match="none of our networks has a decode_head of conv_seg; ours are"):
+    with pytest.raises(ValueError, match="none of our networks has a decode_head of conv_seg; there are"):
         _checkpoints.describe(state, "mmseg")
     theirs = _checkpoints.write(entries("pspnet", 5, {"stem": "v1c"}), "mmseg")
     theirs |= {f"backbone.layer3.{block}.conv1.weight": torch.ones(1) for block in range(36)}

@@ -20,7 +20,9 @@ def test_both_directions():
 
 
 def test_a_point_in_a_pattern_is_a_point():
-    assert TABLE.knows("stem.weight") and not TABLE.knows("stem_weight") and not TABLE.knows("stem.weight.more")
+    assert TABLE.to_ours(numbered("stem.weight")).keys() == {"conv1.weight"}
+    for other in ("stem_weight", "stem.weight.more"):
+        assert TABLE.to_ours(numbered(other)).keys() == {other}
 
 
 def test_what_no_pair_fits():

@@ -55,8 +55,8 @@ def test_timms_encoder(name, arch):
         state = timm.create_model(name).state_dict()
         encoder = SAM(2, arch=arch, head=None).backbone.state_dict()
     assert _checkpoints.guess(state) == "sam" and _checkpoints.describe(state, "sam").args["arch"] == arch
-    ours = _checkpoints.read_backbone(state)
-    assert {key: x.shape for key, x in ours.items()} == {key: x.shape for key, x in encoder.items()}
+    ours = _checkpoints.read(state, "sam")
+    assert {key: x.shape for key, x in ours.items()} == {f"backbone.{key}": x.shape for key, x in encoder.items()}
 
 
 @torch.no_grad()
