@@ -65,6 +65,7 @@ def build_backbone(
         return Xception(name, output_stride)
     if name.startswith("timm/"):
         return TimmBackbone(name.removeprefix("timm/"), output_stride)
+    assert name in get_args(MiTName), name
     if output_stride != 32:
         raise ValueError(f"backbone {name} has the output stride 32 and takes no other, got {output_stride!r}")
     return MiT(name)

@@ -107,26 +107,23 @@ def test_mobilenet_keeps_relu6_when_norms_are_synchronised():
     assert torch.equal(timm.layers.convert_sync_batchnorm(backbone)(x, set())["stage4"], before)
 
 
-def test_errors():
-    with pytest.raises(
-        ValueError,
-        match="no backbone 'vgg'; there are: resnet18, .*mobilenetv2_100, .*mobilevit_s, .*mit_b5 and timm/<name>",
-    ):
-        build_backbone("vgg", 8)
-    with pytest.raises(ValueError, match="stem must be one of plain, v1c, v1s, got 'v1d'"):
-        build_backbone("resnet18", 8, "v1d")
-    with pytest.raises(ValueError, match="dilation_rule must be one of timm, mmseg, cirkd, aicsd, got 'none'"):
-        build_backbone("resnet18", 8, dilation_rule="none")
-    with pytest.raises(ValueError, match="mobilenetv2_100 has the plain stem only, got stem 'v1c'"):
-        build_backbone("mobilenetv2_100", 8, "v1c")
-    with pytest.raises(ValueError, match="mit_b0 has the plain stem only, got stem 'v1s'"):
-        build_backbone("mit_b0", 32, "v1s")
-    with pytest.raises(ValueError, match="mit_b0 has the dilation rule timm only, got 'mmseg'"):
-        build_backbone("mit_b0", 32, dilation_rule="mmseg")
-    with pytest.raises(ValueError, match="mit_b0 has the output stride 32 and takes no other, got 8"):
-        build_backbone("mit_b0", 8)
-    with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
-        build_backbone("resnet18", 4)
+@pytest.mark.parametrize(
+    ("name", "args", "told"),
+    [
+        ("mobilenetv2_100", {"stem": "v1c"}, "mobilenetv2_100 has the plain stem only, got stem 'v1c'"),
+        ("mit_b0", {"stem": "v1s"}, "mit_b0 has the plain stem only, got stem 'v1s'"),
+        ("mit_b0", {"dilation_rule": "mmseg"}, "mit_b0 has no dilation rule 'mmseg'; it has: timm"),
+        ("xception65", {"dilation_rule": "mmseg"}, "xception65 has no dilation rule 'mmseg'; it has: timm"),
+        ("timm/test_vit", {"dilation_rule": "cirkd"}, "timm/test_vit has no dilation rule 'cirkd'; it has: timm"),
+        ("timm/test_vit", {"stem": "v1c"}, "timm/test_vit has the plain stem only, got stem 'v1c'"),
+        ("mobilenetv3_small_100", {"dilation_rule": "aicsd"}, "no dilation rule 'aicsd'; it has: timm, cirkd, mmseg"),
+        ("mobilevit_xxs", {"dilation_rule": "mmseg"}, "no dilation rule 'mmseg'; it has: timm, cirkd"),
+        ("mit_b0", {"output_stride": 8}, "mit_b0 has the output stride 32 and takes no other, got 8"),
+    ],
+)
+def test_what_an_encoder_does_not_have(name, args, told):
+    with pytest.raises(ValueError, match=told):
+        build_backbone(name, **{"output_stride": 32} | args)
 
 
 def test_head_widths():

@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from segkd.models._class_map import ClassMapped, read_class_map
-from segkd.models._prediction import Normalize, Prediction
+from segkd.models._network import Network
+from segkd.models._prediction import Normalize
 
 THEIRS = ["wall", "building, edifice", "sky", "tree", "road, route", "grass", "sidewalk;pavement", "skyscraper"]
+IMAGES = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
 OURS = ["Sky", "Building", "Pole", "Road", "Pavement", "Tree"]
 
 
@@ -34,7 +36,6 @@ def test_ids_as_numbers_and_a_name_made_of_digits():
     ({"sky": "Sky", "2": "Tree"}, "'sky' goes to 'Sky' and to 'Tree'"),
     ({"8": "Sky"}, "no id 8 among the network's classes, they end at 7"),
     ({}, "none of the network's classes"),
-    ("same", "or the word names"),
 ])  # fmt: skip
 def test_wrong_maps(chosen, text):
     with pytest.raises(ValueError, match=text):
@@ -48,22 +49,19 @@ def test_names_that_share_nothing_and_ambiguous_names():
         read_class_map({"bank": "a"}, ["bank, shore", "bank, house"], ["a"])
 
 
-class Theirs(nn.Module):
-    """Scores of eight classes from a table."""
+class Theirs(Network):
+    """Scores of eight classes from a table, whatever the image."""
 
     def __init__(self, dtype=torch.float32):
-        super().__init__()
+        super().__init__(8, align_corners=True)
         draw = torch.Generator().manual_seed(0)
         self.scores = nn.Parameter(4 * torch.randn(2, 8, 3, 5, generator=draw, dtype=torch.float64).to(dtype))
-        self.num_classes, self.align_corners, self.norms = 8, True, {"a": (1, 2)}
-        self.channels, self.strides = {"map": 8}, {"map": 4}
-        self.features_wanted, self.aux_wanted, self.aux_head = set(), False, nn.Identity()
-        self.normalize = Normalize.named("imagenet")
-        self.backbone_prefixes = ("inner.",)
+        self.add_features(["map"], 8, 4)
+        self.norms, self.has_aux, self.backbone_prefixes = {"a": (1, 2)}, True, ("inner.",)
 
-    def forward(self, images, prompt=None):
-        features = {"map": self.scores} if "map" in self.features_wanted else {}
-        return Prediction(self.scores, self.align_corners, self.scores[:, :, :1] if self.aux_wanted else None, features)
+    def compute(self, x, wanted, prompt):
+        self.read = x
+        return {"logits": self.scores, "map": self.scores} | ({"aux": self.scores[:, :, :1]} if "aux" in wanted else {})
 
 
 def mapped(**settings):
@@ -75,7 +73,7 @@ def test_probabilities_are_summed_by_class_and_normalised():
     net = mapped(dtype=torch.float64)
     inner = net.network.scores.softmax(1)
     wanted = torch.stack([inner[:, 2], inner[:, 1] + inner[:, 7], inner[:, 4]], 1)
-    logits = net(None).logits
+    logits = net(IMAGES).logits
     assert logits.shape == (2, 6, 3, 5)
     of_mapped = logits[:, [0, 1, 3]]
     torch.testing.assert_close(of_mapped.softmax(1), wanted / wanted.sum(1, keepdim=True))
@@ -87,34 +85,29 @@ def test_probabilities_are_summed_by_class_and_normalised():
 
 def test_one_to_one_keeps_the_scores_and_half_types_are_raised():
     net = ClassMapped(Theirs(torch.bfloat16), [[i] for i in range(7, -1, -1)], THEIRS, THEIRS)
-    assert torch.equal(net(None).logits, net.network.scores.float().flip(1))
+    assert torch.equal(net(IMAGES).logits, net.network.scores.float().flip(1))
 
 
 def test_everything_else_is_the_networks():
-    net = mapped()
+    net = mapped().eval()
     assert (net.num_classes, net.align_corners, net.class_names) == (6, True, OURS)
     assert net.channels is net.network.channels and net.strides is net.network.strides
-    assert net.norms is net.network.norms and net.aux_head is net.network.aux_head
-    assert net(None).aux is None and net(None).features == {}
-    net.features_wanted, net.aux_wanted, net.normalize = {"map"}, True, Normalize.named("none")
-    assert (
-        net.network.aux_wanted
-        and net.network.normalize.mean.sum() == 0
-        and "normalize" not in dict(net.named_children())
-    )
-    prediction = net(None)
+    assert net.norms is net.network.norms and net.has_aux and not net.takes_prompt
+    plain = net(IMAGES)
+    assert plain.aux is None and plain.features == {} and torch.equal(net.network.read, net.network.normalize(IMAGES))
+    net.features_wanted, net.aux_wanted, net.normalize = {"map"}, True, Normalize.named("unit")
+    prediction = net(IMAGES)
+    assert torch.equal(net.network.read, IMAGES / 255)
     assert prediction.aux.shape == (2, 6, 1, 5) and prediction.features["map"] is net.network.scores
     assert prediction.align_corners
     assert list(net.state_dict()) == ["network.scores"] and net.backbone_prefixes == ("network.inner.",)
-    assert not net.eval().network.training
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        net.nothing
+    assert not net.network.training
 
 
 def test_classes_left_out_are_named_once(caplog):
     with caplog.at_level(logging.WARNING):
         net = mapped()
-        net(None), net(None)
+        net(IMAGES), net(IMAGES)
     assert len(caplog.records) == 2
     assert "4 classes of the network go to none of ours and are left out: 'wall', 'tree', 'grass'" in caplog.text
     assert "no class for 3 of ours, which score lowest there: 'Pole', 'Pavement', 'Tree'" in caplog.text

@@ -93,10 +93,3 @@ def test_drop_path_is_off_unless_asked_for():
 
 def test_published_weights_are_known_to_timm():
     assert set(IMAGENET.values()) <= set(timm.list_pretrained("deit*"))
-
-
-def test_errors():
-    with pytest.raises(ValueError, match="variant must be one of tiny, small, base, got 'huge'"):
-        DeiT("huge", (64, 64), 0.0)
-    with pytest.raises(ValueError, match=r"image_size must be height and width in pixels, got \(0, 64\)"):
-        DeiT("tiny", (0, 64), 0.0)

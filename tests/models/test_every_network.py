@@ -1,12 +1,18 @@
 """What every public network promises, one table of small ones: sizes, gradients, precisions, names, how it is built."""
 
 import copy
+import inspect
+import json
+import re
+import types
+import typing
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from segkd.models import _network
 from segkd.models._prediction import Normalize, Prediction
 from segkd.runner.recipe import parts
 
@@ -34,6 +40,8 @@ class Case:
         reads: features a loss has to read besides the scores for every parameter to learn.
         padded: multiple that images are padded to, of which the maps are then the part their stride says.
         sizes: (h, w) of the features that are of another size than their stride says.
+        classifier: path of the module that makes the scores of `head`, if one does.
+        takes_one: whether it can be trained on one image, which batch norm behind a global pooling cannot.
         resting: what is in the names of parameters whose gradient can be zero.
         on_meta: whether it can be built without memory; transformers' masks are made of real numbers only.
     """
@@ -44,17 +52,21 @@ class Case:
     reads: tuple[str, ...] = ()
     padded: int = 1
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    classifier: str | None = "classifier"
+    takes_one: bool = False
     resting: str = "nothing"
     on_meta: bool = True
 
 
 CASES = {
     "deeplabv3": Case("deeplabv3", RESNET),
+    "deeplabv3-stride16": Case("deeplabv3", RESNET | {"output_stride": 16, "stem": "v1c"}),
     "deeplabv3-cirkd": Case(
         "deeplabv3",
         {"backbone": "mobilenetv3_small_100", "width": 8, "projection": "1x1", "dilation_rule": "cirkd"},
     ),
     "deeplabv3plus": Case("deeplabv3plus", MOBILE),
+    "deeplabv3plus-stride32": Case("deeplabv3plus", MOBILE | {"output_stride": 32}),
     "deeplabv3plus-aicsd": Case(
         "deeplabv3plus", MOBILE | {"arrangement": "aicsd", "dilation_rule": "aicsd", "output_stride": 16}
     ),
@@ -63,10 +75,14 @@ CASES = {
     ),
     "pspnet": Case("pspnet", {"backbone": "mobilevit_xxs", "width": 8, "level_width": 4, "dilation_rule": "cirkd"}),
     "pspnet-timm": Case("pspnet", {"backbone": "timm/test_convnext", "width": 8}),
-    "segformer": Case("segformer", {"width": 8}),
-    "segformer-conv": Case("segformer", {"width": 8, "branches": "conv", "fuse_bias": True}),
+    "pspnet-stride32": Case("pspnet", MOBILE | {"output_stride": 32, "aux": False}),
+    "segformer": Case("segformer", {"width": 8}, takes_one=True),
+    "segformer-conv": Case("segformer", {"width": 8, "branches": "conv", "fuse_bias": True}, takes_one=True),
     "upernet": Case("upernet", {"backbone": "mit_b0", "width": 8, "aux_width": 8}),
-    "upernet-cirkd": Case("upernet", MOBILE | {"arrangement": "cirkd", "output_stride": 8}),
+    "upernet-stride8": Case("upernet", RESNET | {"output_stride": 8}),
+    "upernet-timm": Case("upernet", {"backbone": "timm/test_convnext", "width": 8}),
+    "upernet-cirkd": Case("upernet", MOBILE | {"arrangement": "cirkd", "output_stride": 8}, takes_one=True),
+    "upernet-cirkd-mit": Case("upernet", {"backbone": "mit_b0", "width": 8, "arrangement": "cirkd"}, takes_one=True),
     "sam": Case("sam", SAM, padded=16, sizes={"level4": (2, 3)}),  # half of a grid of 5 x 7, rounded down
     "sam-prompted": Case(
         "sam",
@@ -77,20 +93,36 @@ CASES = {
         # of SAM's three masks the strongest counts, so one that is it nowhere learns nothing at that step
         resting="output_hypernetworks_mlps",
     ),
-    "sam-features": Case("sam", SAM | {"head": None, "taps": (1, 3)}, reads=("neck1", "neck2"), padded=16),
-    "trikd_tinyvit": Case("trikd_tinyvit", WIDTHS | {"variant": "5m"}),
-    "trikd_tinyvit-heads": Case(
-        "trikd_tinyvit", WIDTHS | {"variant": "5m", "distill_heads": True}, reads=("low", "attention")
+    "sam-features": Case(
+        "sam",
+        SAM | {"head": None, "taps": (1, 3)},
+        reads=("neck1", "neck2"),
+        padded=16,
+        classifier=None,
+        takes_one=True,
     ),
-    "trikd_resnet": Case("trikd_resnet", WIDTHS | {"backbone": "resnet50"}),
+    "trikd_tinyvit": Case("trikd_tinyvit", WIDTHS | {"variant": "5m"}, classifier="decoder.cls_seg.1"),
+    "trikd_tinyvit-heads": Case(
+        "trikd_tinyvit",
+        WIDTHS | {"variant": "5m", "distill_heads": True},
+        reads=("low", "attention"),
+        classifier="decoder.cls_seg.1",
+    ),
+    "trikd_resnet": Case("trikd_resnet", WIDTHS | {"backbone": "resnet50"}, classifier="decoder.cls_seg.1"),
     "trikd_deit": Case(
         "trikd_deit",
         WIDTHS | {"variant": "tiny", "image_size": (64, 96), "neck_width": 12},
         sizes={"head": (2, 3)},  # half of a grid of 5 x 7, rounded down
+        classifier="decoder.cls_seg.1",
     ),
-    "huggingface": Case("huggingface", {"config": SEGFORMER}),
-    "huggingface-masks": Case("huggingface", {"config": MASK2FORMER}, on_meta=False),
+    "huggingface": Case(
+        "huggingface", {"config": SEGFORMER}, classifier="network.decode_head.classifier", takes_one=True
+    ),
+    "huggingface-masks": Case("huggingface", {"config": MASK2FORMER}, classifier=None, takes_one=True, on_meta=False),
 }
+
+
+MODELS = sorted({case.model for case in CASES.values()})
 
 
 def built(case: Case, seed: int = 0) -> nn.Module:
@@ -140,7 +172,7 @@ def wanted_shape(case: Case, network: nn.Module, name: str) -> tuple[int, ...]:
 
 
 def test_the_table_names_every_file():
-    assert {case.model for case in CASES.values()} == set(parts.names("models"))
+    assert set(MODELS) == set(parts.names("models"))
 
 
 def maps_of(prediction: Prediction) -> list[Tensor]:
@@ -154,8 +186,11 @@ def test_maps_are_as_announced(case, network):
     generator = torch.get_rng_state()
     with torch.no_grad():
         plain = network(*inputs(case))
+        network.features_wanted = {name for i, name in enumerate(channels) if i % 2}
+        some = network(*inputs(case)).features
         network.features_wanted, network.aux_wanted = set(channels), has_aux
         prediction = network(*inputs(case))
+    assert list(some) == list(channels)[1::2] and all(torch.equal(some[k], prediction.features[k]) for k in some)
     assert torch.equal(generator, torch.get_rng_state())
     assert plain.features == {} and plain.aux is None and prediction.align_corners == network.align_corners
     assert list(prediction.features) == list(channels) == list(strides)
@@ -170,6 +205,8 @@ def test_maps_are_as_announced(case, network):
         assert torch.equal(plain.logits, prediction.logits)
         assert prediction.logits.shape == (2, K, *wanted_shape(case, network, "head")[2:])
         assert prediction.resized(SIZE).shape == (2, K, *SIZE)
+    if case.classifier:
+        assert torch.equal(network.get_submodule(case.classifier)(prediction.features["head"]), prediction.logits)
 
     network.features_wanted = {"stage9"}
     with pytest.raises(ValueError, match=f"{type(network).__name__} has no feature 'stage9'; it has: "):
@@ -217,6 +254,17 @@ def test_every_trained_parameter_learns(case, network):
     assert all(weight.grad.isfinite().all() for weight in network.parameters() if weight.requires_grad)
 
 
+def test_a_single_image(case, network):
+    one = [x[:1] for x in inputs(case)]
+    network.eval()(*one)
+    network.train()
+    if case.takes_one:
+        network(*one)
+    else:
+        with pytest.raises(ValueError, match="batch of 1 in training.* 2 images or more per process"):
+            network(*one)
+
+
 def test_how_it_is_built(case, network):
     assert network.num_classes == K and network.features_wanted == set() and network.aux_wanted is False
     state = network.state_dict()
@@ -224,8 +272,69 @@ def test_how_it_is_built(case, network):
         with torch.device("meta"):
             shapes = {key: value.shape for key, value in built(case).state_dict().items() if value.is_meta}
         assert shapes == {key: value.shape for key, value in state.items()}
-    other = built(case, seed=1)
+    other, first, second = built(case, seed=1), built(case).state_dict(), built(case).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in state)
     other.load_state_dict(state)
     with torch.no_grad():
         maps = zip(*(maps_of(net.eval()(*inputs(case))) for net in (network, other)), strict=True)
     assert all(torch.equal(one, two) for one, two in maps)
+
+
+def as_json(value: object) -> object:
+    """An argument as a recipe has it: lists for tuples."""
+    return json.loads(json.dumps(value))
+
+
+def negative(hint: object) -> object:
+    """A value of a hint's form whose numbers are all -1; None for a hint without numbers."""
+    parts_of, kind = typing.get_args(hint), typing.get_origin(hint)
+    if hint in (int, float):
+        return hint(-1)
+    if kind is typing.Annotated:
+        return negative(parts_of[0])
+    if kind is tuple:
+        inner = negative(parts_of[0])
+        return None if inner is None else [inner] * (1 if parts_of[-1] is ... else len(parts_of))
+    found = [negative(part) for part in parts_of] if kind in (typing.Union, types.UnionType) else []
+    return next((value for value in found if value is not None), None)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_number_may_be_negative(model):
+    hints = typing.get_type_hints(parts.find("models", model).__init__, include_extras=True)
+    wrong = {name: value for name, hint in hints.items() if (value := negative(hint)) is not None}
+    wrong.pop("num_classes")
+    assert {key[0] for key, _ in parts.wrong_arguments("models", model, wrong)} == wrong.keys()
+    for case in CASES.values():
+        assert case.model != model or parts.wrong_arguments("models", model, as_json(case.args)) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "value"),
+    [
+        ("deeplabv3", "width", 0), ("deeplabv3", "output_stride", 4), ("deeplabv3", "dropout", 1.0),
+        ("deeplabv3", "backbone", "resnet19"), ("deeplabv3", "projection", "5x5"), ("deeplabv3", "stem", "v1d"),
+        ("deeplabv3", "head_init", "zeros"), ("deeplabv3", "dilation_rule", "none"), ("pspnet", "level_width", 0),
+        ("deeplabv3plus", "arrangement", "torchvision"), ("deeplabv3plus", "aux_width", 0), ("upernet", "bins", [1, 0]),
+        ("upernet", "arrangement", "hf"), ("segformer", "backbone", "mit_b6"), ("segformer", "norm_eps", 0.0),
+        ("sam", "image_size", 40), ("sam", "image_size", 0), ("sam", "lora_alpha", 0.0), ("sam", "lora_targets", []),
+        ("sam", "lora_targets", ["o"]), ("sam", "depth", 0), ("trikd_tinyvit", "variant", "9m"),
+        ("trikd_tinyvit", "windows", [7, 14]), ("trikd_tinyvit", "windows", [7, 14, 0]),
+        ("trikd_resnet", "widths", [4, 6, 8]), ("trikd_resnet", "cutoff", 0.0), ("trikd_resnet", "center", "middle"),
+        ("trikd_deit", "image_size", [0, 64]), ("trikd_deit", "neck_scales", [1.0, 0.0, 1.0, 1.0]),
+        ("trikd_deit", "variant", "huge"), ("trikd_deit", "drop_path", 1.0), ("trikd_deit", "cutoff_unit", "pixels"),
+    ],
+)  # fmt: skip
+def test_what_a_hint_refuses(model, name, value):
+    assert [key[0] for key, _ in parts.wrong_arguments("models", model, {name: value})] == [name]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_argument_is_described(model):
+    network = parts.find("models", model)
+    arguments = set(inspect.signature(network).parameters)
+    described = network.__doc__.partition("Args:")[2].partition("\n\n")[0]
+    assert arguments - set(re.findall(r"\w+", described)) == set()
+    left = re.search(r"(num_classes[^:]*): see models/_network\.py", described)
+    left = set(re.findall(r"\w+", left[1])) if left else set()
+    assert arguments & left <= set(re.findall(r"(\w+):", _network.__doc__))

@@ -106,20 +106,9 @@ def test_half_types_are_raised(center, dtype):
     assert attention(x).dtype == dtype
 
 
-@pytest.mark.parametrize(
-    "options, told",
-    [
-        ({"band": "middle"}, "band must be one of low, high, got 'middle'"),
-        ({"center": "middle"}, "center must be one of released, dc, got 'middle'"),
-        ({"cutoff_unit": "pixels"}, "cutoff_unit must be one of cycles_per_map, cycles_per_pixel, got 'pixels'"),
-        ({"cutoff": 0.0}, "cutoff must be above 0.* got 0.0"),
-        ({"cutoff": float("nan")}, "cutoff must be above 0.* got nan"),
-        ({"cutoff": 10.0, "cutoff_unit": "cycles_per_pixel"}, "at most 0.5 cycles_per_pixel, got 10.0"),
-    ],
-)
-def test_impossible_filters_are_refused(options, told):
-    with pytest.raises(ValueError, match=told):
-        BandFilter(**{"band": "low"} | options)
+def test_no_cutoff_above_half_a_cycle_per_pixel():
+    with pytest.raises(ValueError, match="cutoff must be at most 0.5 cycles_per_pixel, got 10.0"):
+        BandFilter("low", 10.0, "cycles_per_pixel")
 
 
 @pytest.mark.parametrize("skip", [True, False])
@@ -146,9 +135,6 @@ def test_squeeze_is_its_formula():
     expected = x / (1 + (-hidden @ module.fc[2].weight.T).exp())[..., None, None]
     assert torch.allclose(module(x), expected, rtol=1e-12, atol=1e-14)
     assert [*module.state_dict()] == ["fc.0.weight", "fc.2.weight"]
-    for reduction in (0, 9):
-        with pytest.raises(ValueError, match=f"between 1 and the 8 channels there are, got {reduction}"):
-            FrequencySqueeze(8, BandFilter("low"), reduction)
 
 
 def test_keys_and_initial_weights():

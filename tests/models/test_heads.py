@@ -37,8 +37,6 @@ def test_aspp_with_a_1x1_projection_has_the_pool_last():
     maps = torch.cat([block(x, branch) for branch in aspp.branches] + [pooled], 1)
     assert aspp.project.conv.kernel_size == (1, 1)
     assert torch.allclose(aspp(x), block(maps, aspp.project), rtol=1e-12, atol=1e-12)
-    with pytest.raises(ValueError, match="projection must be 3x3 or 1x1, got '5x5'"):
-        ASPP(6, 4, (2, 3, 5), align_corners=True, projection="5x5")
 
 
 def test_before_relu():
@@ -102,8 +100,6 @@ def test_fcn_head_drops_whole_channels_in_training_only():
 
 def test_kinds_of_dropout():
     assert isinstance(FCNHead(6, 8, 3, 0.1, "elements").dropout, nn.Dropout)
-    with pytest.raises(ValueError, match="dropout_kind must be channels or elements, got 'pixels'"):
-        FCNHead(6, 8, 3, 0.1, "pixels")
 
 
 def test_other_initial_weights():
@@ -118,8 +114,6 @@ def test_other_initial_weights():
     assert conv.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
     assert classifier.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
     assert torch.equal(classifier.bias, as_made["head.classifier.bias"])
-    with pytest.raises(ValueError, match="head_init must be one of kaiming, fan_in, torch, got 'zeros'"):
-        init_heads(network, "zeros")
 
 
 def test_initial_weights():

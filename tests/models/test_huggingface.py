@@ -118,7 +118,7 @@ def test_features_are_as_announced_and_every_trained_parameter_learns(name):
         expected = [side // stride if cut else -(-side // stride) for side in size]
         assert list(maps.shape) == [2, net.channels[feature], *expected], feature
     loss = prediction.logits.square().mean()
-    if net.aux_head is not None:
+    if net.has_aux:
         assert prediction.aux.shape[:2] == (2, K)
         loss = loss + prediction.aux.square().mean()
     loss.backward()
@@ -144,17 +144,10 @@ def test_other_precisions(name):
 @pytest.mark.parametrize("name", ["segformer", "mask2former", "eomt", "upernet-swin", "detr"])
 def test_arguments_without_files_build_the_same_network(name):
     net = network(name).eval()
-    again = HuggingFace(K, **json.loads(json.dumps(net.arguments_without_files()))).eval()
+    again = HuggingFace(K, **json.loads(json.dumps(net.arguments_without_files({"name": "there"})))).eval()
     again.load_state_dict(net.state_dict())
     with torch.no_grad():
         assert torch.equal(again(images()).logits, net(images()).logits)
-
-
-def test_head_is_what_the_classifier_reads():
-    net = network("segformer").eval()
-    net.features_wanted = {"head"}
-    prediction = net(images())
-    assert torch.equal(net.network.decode_head.classifier(prediction.features["head"]), prediction.logits)
 
 
 def test_tokens_lie_where_their_patches_do():
@@ -175,11 +168,12 @@ def test_padding_shows_at_the_right_and_the_bottom_only():
 
 def test_any_module_can_be_a_feature():
     net = network("segformer").eval()
-    features = Features("networks.teacher", net.channels, net.strides)
+    features = Features("networks.teacher", net.channels, net.strides, measure=net.measure)
     # the convolution in front of its third stage, wherever the installed transformers has it
     paths = [path for path, module in net.network.named_modules() if isinstance(module, torch.nn.Conv2d)]
     name = next(f"module:{path}" for path in paths if net.network.get_submodule(path).out_channels == 24)
     generator = torch.get_rng_state()
+    assert name not in net.channels
     assert features.use(name) == net.channels[name] == 24 and net.strides[name] == 16
     assert torch.equal(generator, torch.get_rng_state()) and not net.network.training
     net.features_wanted = {name, "hidden2"}
@@ -193,7 +187,7 @@ def test_any_module_can_be_a_feature():
     with pytest.raises(ValueError, match="HuggingFace has no feature 'stage9'"):
         net(images())
     with pytest.raises(ValueError, match="the output of module 'class_predictor' is no feature map"):
-        network("mask2former").channels["module:class_predictor"]
+        network("mask2former").measure("module:class_predictor")
 
 
 def test_images_larger_than_the_network_reads_and_prompts():

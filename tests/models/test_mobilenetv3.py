@@ -84,10 +84,3 @@ def test_norms_are_those_the_linear_maps_come_from(name):
     maps = backbone.eval()(torch.randn(1, 3, 32, 32, generator=torch.manual_seed(0)), set())
     # small's first block has no shortcut: its map is the bias alone
     assert name != "mobilenetv3_small_100" or bool((maps["stage1"] == 3.0).all())
-
-
-def test_unknown_rule():
-    with pytest.raises(
-        ValueError, match="mobilenetv3_small_100 has the dilation rules timm, cirkd and mmseg, got 'aicsd'"
-    ):
-        build_backbone("mobilenetv3_small_100", 8, dilation_rule="aicsd")

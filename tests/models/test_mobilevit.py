@@ -71,8 +71,3 @@ def test_cirkds_transformer_block():
         out = F.batch_norm(block.conv_proj.conv(out), norm.running_mean, norm.running_var, norm.weight, norm.bias)
         expected = block.conv_fusion(torch.cat((x, out), 1))
         assert torch.allclose(block(x), expected, rtol=1e-9, atol=1e-12)
-
-
-def test_unknown_rule():
-    with pytest.raises(ValueError, match="mobilevit_xxs has the dilation rules timm and cirkd, got 'mmseg'"):
-        build_backbone("mobilevit_xxs", 8, dilation_rule="mmseg")

@@ -52,7 +52,7 @@ def test_scores_and_maps(parity, folder, layout, name, tolerance):
     back = write(read(theirs, layout), layout)
     assert back.keys() == theirs.keys()
     same = {key for key in theirs if torch.equal(back[key], theirs[key])}
-    # a file of AICSD's holds the MobileNetV2 twice; the recording has other numbers in each copy, of which the last counts
+    # a file of AICSD's holds the MobileNetV2 twice; the recorded copies differ, and the last one counts
     assert all("features." in key for key in theirs.keys() - same) and (layout == "aicsd" or same == theirs.keys())
     with np.load(GOLDEN / folder / case.get("npz", f"{name}.npz")) as stored:
         expected = {key.removeprefix("expected:"): value for key, value in stored.items()}

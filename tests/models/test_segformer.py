@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segkd.models._mit import SIZES, MiT, ReducedAttention, to_map, to_tokens
+from segkd.models._mit import SIZES, MiT, ReducedAttention
 from segkd.models._mlp_decoder import MLPDecoder
+from segkd.models._tokens import to_map, to_tokens
 from segkd.models.segformer import SegFormer
 
 HEIGHT, WIDTH = 65, 97
@@ -22,14 +23,6 @@ def small(**args):
 
 def parameters(module):
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def test_the_classifier_reads_the_head():
-    net = small().eval()
-    net.features_wanted = {"head"}
-    prediction = net(images(1))
-    assert prediction.logits.shape == (1, 5, 17, 25)
-    assert torch.equal(net.classifier(prediction.features["head"]), prediction.logits)
 
 
 @pytest.mark.parametrize(
@@ -116,13 +109,8 @@ def test_drop_path_rises_over_all_blocks():
     assert len(blocks) == sum(SIZES["mit_b2"][1])
 
 
-def test_training_drops_paths_and_channels():
-    net = small(drop_path=0.5, dropout=0.5).train()
-    net.features_wanted = {"decoder", "head"}
-    features = net(images()).features
-    kept = features["head"].flatten(2).any(dim=2)  # (B, C)
-    assert 0 < kept.sum() < kept.numel()
-    assert torch.equal(features["head"][kept], 2 * features["decoder"][kept])
+def test_training_drops_paths():
+    net = small(drop_path=0.5, dropout=0.0).train()
     x = images()
     assert not torch.equal(net(x).logits, net(x).logits)
     net.eval()
@@ -140,9 +128,7 @@ def test_layer_norm_constants_reach_every_norm():
     assert {norms[name] for name in norms.keys() - after_convolution} == {1e-3}
 
 
-def test_errors():
-    with pytest.raises(ValueError, match="no Mix Transformer 'mit_b6'; there are: mit_b0, .*mit_b5"):
-        SegFormer(5, backbone="mit_b6")
+def test_the_smallest_image():
     net = small().eval()
     with pytest.raises(ValueError, match="the map is only 4 x 8; give images of 32 x 32 pixels or more"):
         net(torch.zeros(1, 3, 16, 32, dtype=torch.uint8))

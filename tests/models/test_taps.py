@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkd.models._taps import Form, Sizes, as_feature, as_in_inference, before_classifier, form_of, reached, watched
+from segkd.models._taps import Form, as_feature, as_in_inference, before_classifier, form_of, reached, watched
 
 SIZE = (64, 96)
 
@@ -80,17 +80,3 @@ def test_a_look_leaves_modes_and_draws_as_they_were():
         torch.rand(1)
     assert [name for name, module in net.named_modules() if not module.training] == ["idle"]
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_sizes_are_measured_when_first_asked_for():
-    asked = []
-
-    def measure(name):
-        asked.append(name)
-        sizes[name] = 3
-
-    sizes = Sizes({"a": 1}, measure)
-    assert "a" in sizes and "b" not in sizes and asked == []
-    assert sizes["module:x"] == 3 and "module:x" in sizes and asked == ["module:x"] and list(sizes) == ["a", "module:x"]
-    with pytest.raises(KeyError, match="b"):
-        sizes["b"]

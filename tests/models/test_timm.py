@@ -121,7 +121,3 @@ def test_the_type_names_what_there_is():
         ) as error:
             check.validate_json(wrong)
         assert error.value.error_count() == 2
-    with pytest.raises(ValueError, match="backbone timm/test_vit has the plain stem only, got stem 'v1c'"):
-        build_backbone("timm/test_vit", 16, "v1c")
-    with pytest.raises(ValueError, match="backbone timm/test_vit has the dilation rule timm only, got 'cirkd'"):
-        build_backbone("timm/test_vit", 16, dilation_rule="cirkd")

@@ -148,10 +148,3 @@ def test_published_weights_follow_the_windows(variant, windows, name):
 def test_copies_are_whole():
     net = encoder()
     assert torch.equal(copy.deepcopy(net)(images(), set())["stage4"], net(images(), set())["stage4"])
-
-
-def test_errors():
-    with pytest.raises(ValueError, match="variant must be one of 5m, 11m, 21m, got '9m'"):
-        TinyViT("9m", (7, 14, 7), 0.0)
-    with pytest.raises(ValueError, match=r"windows must be three sides in tokens.*got \(7, 14\)"):
-        TinyViT("5m", (7, 14), 0.0)

@@ -1,7 +1,6 @@
-"""TriKD's three views: what every network promises, and one step of distillation between them."""
+"""TriKD's three views, and one step of distillation between them. See also test_every_network.py."""
 
 import functools
-import math
 
 import pytest
 import torch
@@ -38,80 +37,34 @@ def images(batch=2, size=(HEIGHT, WIDTH)):
     return torch.randint(256, (batch, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def at_stride(stride):
-    return math.ceil(HEIGHT / stride), math.ceil(WIDTH / stride)
-
-
-@pytest.mark.parametrize("view", VIEWS)
-def test_sizes_are_as_announced(view):
-    net = small(view).eval()
-    channels, strides = dict(net.channels), dict(net.strides)
-    assert channels.keys() == strides.keys()
-    plain = net(images()).logits
-    net.features_wanted = set(channels)
-    with torch.no_grad():
-        prediction = net(images())
-    assert list(prediction.features) == list(channels) and prediction.aux is None and prediction.align_corners
-    assert torch.equal(prediction.logits, plain)
-    for name, feature in prediction.features.items():
-        if name == "attention":
-            tokens = math.prod(at_stride(strides[name]))
-            assert feature.shape == (2, channels[name], tokens, tokens)
-        elif view is deit and name == "head":  # half of the grid, rounded down
-            assert strides[name] == 32 and feature.shape == (2, channels[name], 2, 3)
-        else:
-            assert feature.shape == (2, channels[name], *at_stride(strides[name])), name
-    assert prediction.logits.shape == (2, 5, *prediction.features["head"].shape[-2:])
-    assert torch.equal(net.decoder.cls_seg(prediction.features["head"]), prediction.logits)
-    assert torch.equal(prediction.features.get("low", plain), prediction.features["stage1"]) == (view is resnet)
-
-
-def without_gradient(net, wanted=()):
-    net = net.train()
-    net.features_wanted = set(wanted)
-    prediction = net(images())
-    maps = [prediction.logits, *prediction.features.values()]
-    generator = torch.Generator().manual_seed(1)
-    sum((x * torch.randn(x.shape, generator=generator)).sum() for x in maps).backward()
-    return {n for n, p in net.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)}
-
-
-@pytest.mark.parametrize("view", VIEWS)
-def test_every_parameter_gets_a_gradient(view):
-    unread = {f"{head}.{kind}" for head in ("low_head", "high_head") for kind in ("weight", "bias")}
-    assert without_gradient(small(view)) == (unread if view is heads else set())
-    if view is heads:
-        assert without_gradient(small(view), {"low", "attention"}) == set()
-
-
 def test_frozen_for_checkpoints_alone():
     frozen = [{name for name, p in small(view).named_parameters() if not p.requires_grad} for view in VIEWS]
     table = {"backbone.stages.3.blocks.1.attn.attention_biases"}
     assert frozen == [table, table, set(), {"backbone.cls_token"}]
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_float64(view):
-    net = small(view).double().eval()
-    net.features_wanted = set(net.channels)
-    with torch.no_grad():
-        exact, rough = net(images()), net.float()(images())
-    assert exact.logits.dtype == torch.float64
-    assert (rough.logits - exact.logits).abs().max() < 1e-4 * exact.logits.std()
-    for name in exact.features:
-        assert (rough.features[name] - exact.features[name]).abs().max() < 1e-4 * exact.features[name].std(), name
+def test_heads_nobody_reads_get_no_gradient():
+    net = small(heads).train()
+    net(images()).logits.square().sum().backward()
+    without = {name for name, p in net.named_parameters() if p.requires_grad and p.grad is None}
+    assert without == {f"{head}.{kind}" for head in ("low_head", "high_head") for kind in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("view", [heads, deit])
-def test_bfloat16(view):
-    net = small(view).train()
-    net.features_wanted = set(net.channels)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_attention_is_float32_whatever_the_autocast(view):
+    net = small(view).eval()
+    net.features_wanted = {"attention"}
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         prediction = net(images())
     assert prediction.logits.dtype == torch.bfloat16
-    assert prediction.features.get("attention", torch.zeros(1)).dtype == torch.float32
-    sum(x.float().square().mean() for x in (prediction.logits, *prediction.features.values())).backward()
-    assert all(p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
+    assert prediction.features["attention"].dtype == torch.float32
+
+
+def test_the_cnns_goal_for_low_is_its_first_stage():
+    net = small(resnet).eval()
+    net.features_wanted = {"low", "stage1"}
+    features = net(images()).features
+    assert torch.equal(features["low"], features["stage1"])
 
 
 def test_neck_the_right_way_up():
@@ -126,19 +79,6 @@ def test_any_size(view):
     with torch.no_grad():
         for size in ((32, 32), (17, 40), (97, 33)):
             assert net(images(1, size)).resized(size).shape == (1, 5, *size)
-
-
-@pytest.mark.parametrize("view", VIEWS)
-def test_same_seed_same_weights_and_errors(view):
-    one, two = small(view), small(view)
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
-    one.features_wanted = {"stage9"}
-    with pytest.raises(ValueError, match="has no feature 'stage9'; it has: stage1,"):
-        one(images())
-    with pytest.raises(ValueError, match="takes no prompt"):
-        two(images(), prompt=torch.zeros(2, 1, 8, 8))
-    with pytest.raises(ValueError, match="batch of 1 in training"):
-        two.train()(images(1))
 
 
 @pytest.mark.parametrize(
@@ -163,8 +103,6 @@ def test_arguments_follow_the_variant():
     rates = [net.backbone.stages[3].blocks[1].drop_path2.drop_prob for net in nets]
     assert rates == pytest.approx([0.1, 0.2])
     assert nets[0].backbone.stages[2].blocks[0].attn.attention_biases.shape == (12, 32 * 32)
-    with pytest.raises(ValueError, match="variant must be one of 5m, 11m, 21m, got '1m'"):
-        TriKDTinyViT(5, variant="1m")
 
 
 def test_checkpoints_of_other_sizes():

@@ -9,7 +9,7 @@ from segkd.models._xception import Xception
 
 def random_backbone(output_stride):
     generator = torch.manual_seed(0)
-    backbone = Xception("xception65", output_stride, "timm").double().eval()
+    backbone = Xception("xception65", output_stride).double().eval()
     for name, tensor in backbone.state_dict().items():
         if tensor.dim() == 1:
             tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5 * ("mean" not in name))
@@ -74,12 +74,7 @@ def test_steps(output_stride):
 
 def test_batch_norms():
     with torch.device("meta"):
-        backbone = Xception("xception65", 32, "timm")
+        backbone = Xception("xception65", 32)
     assert {m.momentum for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {3e-4}
     assert backbone.norms["stage1"][0] is backbone.blocks[1].sepconv2.bn2.weight
     assert backbone.strides == {"stage1": 4, "stage2": 8, "stage3": 16, "stage4": 32}
-
-
-def test_it_has_no_other_rule():
-    with pytest.raises(ValueError, match="xception65 has the dilation rule timm only, got 'mmseg'"):
-        Xception("xception65", 16, "mmseg")

@@ -1,4 +1,4 @@
-"""mmsegmentation's, CIRKD's and torchvision's names: networks of ours written, told, described and read back."""
+"""Names of other codes: networks of ours written, told, described and read back."""
 
 import pytest
 import torch
@@ -7,11 +7,15 @@ from segkd.models import _checkpoints
 from segkd.models.deeplabv3 import DeepLabV3
 from segkd.models.deeplabv3plus import DeepLabV3Plus
 from segkd.models.pspnet import PSPNet
+from segkd.models.upernet import UPerNet
 
-CLASSES = {"deeplabv3": DeepLabV3, "deeplabv3plus": DeepLabV3Plus, "pspnet": PSPNet}
+CLASSES = {"deeplabv3": DeepLabV3, "deeplabv3plus": DeepLabV3Plus, "pspnet": PSPNet, "upernet": UPerNet}
 CIRKD = {"dilation_rule": "cirkd", "align_corners": True, "dropout_kind": "elements", "head_init": "torch"}
 CIRKD_V3 = CIRKD | {"projection": "1x1"}
+CIRKD_UPER = CIRKD | {"arrangement": "cirkd", "stem": "v1s"}
 MMSEG = {"dilation_rule": "mmseg"}
+AICSD = {"arrangement": "aicsd", "output_stride": 16, "dilation_rule": "aicsd"}
+UNIMATCH = {"arrangement": "unimatch", "output_stride": 16, "dilation_rule": "timm"}
 TORCHVISION = {"projection": "1x1", "dropout_kind": "elements", "head_init": "torch"}
 
 
@@ -35,6 +39,12 @@ def same(one, two):
         ("mmseg", "pspnet", 21, MMSEG | {"backbone": "resnet18", "width": 8, "aux_width": 5}),
         ("mmseg", "deeplabv3plus", 19, MMSEG | {"backbone": "resnet101", "stem": "v1c"}),
         ("mmseg", "deeplabv3plus", 3, MMSEG | {"backbone": "mobilenetv2_050", "width": 24}),
+        ("mmseg", "upernet", 5, MMSEG | {"backbone": "resnet50", "stem": "v1c", "width": 512, "output_stride": 32}),
+        ("mmseg", "upernet", 3, MMSEG | {"stem": "v1c", "width": 24, "aux_width": 7, "arrangement": "mmseg"}),
+        ("mmseg", "upernet", 5, MMSEG | {"width": 24, "aux": False}),
+        ("cirkd", "upernet", 5, CIRKD_UPER | {"backbone": "resnet50", "width": 512, "output_stride": 8}),
+        ("cirkd", "upernet", 3, CIRKD_UPER | {"width": 24, "aux_width": 7}),
+        ("cirkd", "upernet", 5, CIRKD_UPER | {"width": 24, "aux": False}),
         ("cirkd", "deeplabv3", 7, CIRKD_V3 | {"backbone": "resnet50", "stem": "v1s", "width": 64}),
         ("cirkd", "deeplabv3", 11, CIRKD_V3 | {"stem": "plain", "width": 16, "aux_width": 64}),
         ("cirkd", "deeplabv3", 19, CIRKD_V3 | {"backbone": "mobilenetv2_100", "width": 32, "aux": False}),
@@ -43,6 +53,12 @@ def same(one, two):
         ("cirkd", "pspnet", 19, CIRKD | {"backbone": "resnet101", "stem": "v1s", "width": 512, "level_width": 512}),
         ("cirkd", "pspnet", 2, CIRKD | {"backbone": "mobilenetv3_small_100", "level_width": 144, "aux": False}),
         ("cirkd", "pspnet", 2, CIRKD | {"backbone": "mobilevit_s", "level_width": 160, "aux": False}),
+        ("aicsd", "deeplabv3plus", 19, AICSD | {"backbone": "resnet18"}),
+        ("aicsd", "deeplabv3plus", 21, AICSD | {"backbone": "resnet101"}),
+        ("aicsd", "deeplabv3plus", 5, AICSD | {"backbone": "mobilenetv2_100"}),
+        ("unimatch", "deeplabv3plus", 19, UNIMATCH | {"backbone": "resnet50", "stem": "v1s"}),
+        ("unimatch", "deeplabv3plus", 21, UNIMATCH | {"backbone": "resnet101", "stem": "v1s"}),
+        ("unimatch", "deeplabv3plus", 5, UNIMATCH | {"backbone": "xception65"}),
         ("torchvision", "deeplabv3", 21, TORCHVISION | {"backbone": "resnet101", "width": 256, "aux_width": 256}),
         ("torchvision", "deeplabv3", 4, TORCHVISION | {"backbone": "resnet50", "width": 256, "aux": False}),
     ],
@@ -50,8 +66,9 @@ def same(one, two):
 def test_written_told_described_and_read(layout, model, num_classes, args):
     ours = entries(model, num_classes, args)
     theirs = _checkpoints.write(ours, layout)
-    assert not theirs.keys() & ours.keys() - {key for key in ours if key.startswith("backbone.")}
-    assert _checkpoints.guess(theirs) == layout
+    # the encoder's names and the classifier's are those of other codes too
+    assert not theirs.keys() & ours.keys() - {key for key in ours if key.startswith(("backbone.", "classifier."))}
+    assert _checkpoints.guess(theirs) == layout != _checkpoints.guess(ours)
     found = _checkpoints.describe(theirs, layout)
     assert (found.model, found.num_classes) == (model, num_classes)
     told = {name: value for name, value in args.items() if found.args.get(name) == value}
