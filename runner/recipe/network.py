@@ -28,7 +28,7 @@ class Network(Section):
         None, description="a .safetensors or .pth file, a run folder, or {recipe: path}"
     )
     layout: str | None = Field(
-        None, description="whose names the weights file uses, a file in models/_layouts/; default: told by its keys"
+        None, description="whose names the weights file uses, see models/_checkpoints.py; default: told by its keys"
     )
     part: str | None = Field(
         None, description="which network of a file that holds several: student, teacher, tiny, cnn, vit"
