@@ -1,28 +1,19 @@
 """Networks of the original codes with the scores and maps recorded there: read as their keys tell, and written back."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from recorded import networks
+from recorded.compare import compare_map
+from recorded.fill import fill_state
 
 from segkd.models._checkpoints import guess, read, write
 
-TESTS = Path(__file__).parents[1]
-GOLDEN = TESTS.parents[1] / "shared" / "golden"
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the recordings are not beside this checkout")
-
-
-@pytest.fixture(scope="module")
-def parity():
-    sys.path.insert(0, str(TESTS))
-    try:
-        import parity_networks
-    finally:
-        sys.path.remove(str(TESTS))
-    return parity_networks
 
 
 @pytest.mark.parametrize(
@@ -45,9 +36,9 @@ def parity():
         ("trikd", "trikd", "parity_trikd_tiny11m_224", 1e-4),
     ],
 )
-def test_scores_and_maps(parity, folder, layout, name, tolerance):
-    case = next(case for case in parity.find_cases(GOLDEN / folder) if case["case"] == name)
-    theirs = parity.filled(case)
+def test_scores_and_maps(folder, layout, name, tolerance):
+    case = next(case for case in networks.find_cases(GOLDEN / folder) if case["case"] == name)
+    theirs = fill_state(case)
     assert guess(theirs) == layout
     back = write(read(theirs, layout), layout)
     assert back.keys() == theirs.keys()
@@ -56,8 +47,8 @@ def test_scores_and_maps(parity, folder, layout, name, tolerance):
     assert all("features." in key for key in theirs.keys() - same) and (layout == "aicsd" or same == theirs.keys())
     with np.load(GOLDEN / folder / case.get("npz", f"{name}.npz")) as stored:
         expected = {key.removeprefix("expected:"): value for key, value in stored.items()}
-    computed = parity.run_network(case, theirs, expected)
+    computed = networks.run_network(case, theirs, expected)
     for key, wanted in expected.items():
         maps = computed[key] if isinstance(computed[key], list) else [computed[key]]
-        error = min(parity.distance(np.asarray(ours), wanted) for ours in maps)
-        assert error < (1e-9 if key == "logits_float64" else tolerance), key
+        allowed = 1e-9 if key == "logits_float64" else tolerance
+        assert None in [compare_map(np.asarray(ours), wanted, allowed, 0.0) for ours in maps], key
