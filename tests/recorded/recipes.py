@@ -30,7 +30,7 @@ class Recorded(Network):
         first = next(iter(maps.values()))
         super().__init__(first["logits"].shape[1], align_corners=align_corners, normalize="none")
         self.maps = maps
-        self.has_aux = "aux" in first
+        self.has_aux, self.takes_prompt = "aux" in first, True
         for name, x in first.items():
             if name not in ("logits", "aux"):
                 self.add_features([name], x.shape[1], 8)  # no loss of these objectives reads the stride
