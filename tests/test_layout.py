@@ -200,6 +200,9 @@ def test_everything_public_is_documented():
 
 
 def test_the_wheel_holds_every_room():
-    text = (ROOT / "setup.cfg").read_text()
-    for room in ("runner", "recipes", *ROOMS):
-        assert f"segkd.{room} = {room}\n" in text and f"    segkd.{room}\n" in text
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    rooms = {file.parent.relative_to(ROOT) for file in RUNNER + PARTS} | {Path("recipes")}
+    assert {f"segkd.{'.'.join(room.parts)}" for room in rooms} == {*setup["options"]["packages"].split()}
+    mapped = dict(line.split(" = ") for line in setup["options"]["package_dir"].split("\n") if line)
+    assert mapped == {f"segkd.{room}": room for room in ("runner", "recipes", *ROOMS)}
