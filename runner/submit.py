@@ -45,12 +45,13 @@ from segkd.runner.console import say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
-from segkd.runner.predicting.label_files import check_label_file, label_image, network_fingerprint, pack, save_png
+from segkd.runner.predicting.label_files import check_label_file, label_image, pack, save_png
 from segkd.runner.predicting.servers import SERVERS, Server
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.checksum import checksum
 from segkd.runner.run_folder.folder import RunFolder, StudentFolder
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
@@ -121,7 +122,7 @@ def test_images(options: argparse.Namespace, recipe: Recipe, class_names: list[s
 def fingerprint(options: argparse.Namespace, recipe: Recipe, student: StudentFolder) -> dict:
     """What the label files depend on besides the images."""
     return {
-        "network": network_fingerprint(student),
+        "network": checksum(student.config_file, student.weights_file),
         "server": options.server,
         "split": options.split,
         "competition": options.competition,

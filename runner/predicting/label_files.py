@@ -1,7 +1,7 @@
 """Predicted classes as PNG files: written whole or not at all, read back and checked, packed for a server."""
 
 import gzip
-import hashlib
+import io
 import tarfile
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from segkd.datasets._files import UNDECODABLE
-from segkd.runner.run_folder.folder import StudentFolder
 from segkd.runner.run_folder.replacing import replacing
 
 Palette = Sequence[Sequence[int]]
@@ -67,16 +66,6 @@ def check_label_file(file: Path, size: tuple[int, int], ids: Iterable[int], pale
         raise ValueError(f"{file}: holds the ids {wrong[:10]}, which are not allowed; delete it")
 
 
-def network_fingerprint(student: StudentFolder) -> str:
-    """SHA-256 of a delivered network's description and weights: the same for the same network only."""
-    digest = hashlib.sha256()
-    for path in (student.config_file, student.weights_file):
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def pack(folder: Path, archive: Path) -> None:
     """Packs what lies below a folder into a .zip or .tar.gz file; the same files give the same bytes.
 
@@ -86,9 +75,8 @@ def pack(folder: Path, archive: Path) -> None:
     if archive.suffix == ".zip":
         with replacing(archive) as partial, zipfile.ZipFile(partial, "w") as packed:
             for name, file in files:
-                # PNGs do not get smaller; 1980 is as early as the format goes
-                entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-                entry.create_system, entry.external_attr = 3, 0o644 << 16
+                entry = zipfile.ZipInfo(name)  # dated 1980, and stored as it is: PNGs do not get smaller
+                entry.external_attr = 0o644 << 16
                 packed.writestr(entry, file.read_bytes())
         return
     with (
@@ -100,5 +88,4 @@ def pack(folder: Path, archive: Path) -> None:
         for name, file in files:
             entry = tarfile.TarInfo(name)
             entry.size = file.stat().st_size
-            with open(file, "rb") as content:
-                packed.addfile(entry, content)
+            packed.addfile(entry, io.BytesIO(file.read_bytes()))

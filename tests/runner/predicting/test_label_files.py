@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkd.runner.predicting.label_files import (
-    check_label_file,
-    label_image,
-    network_fingerprint,
-    pack,
-    save_png,
-)
-from segkd.runner.run_folder.folder import StudentFolder
+from segkd.runner.predicting.label_files import check_label_file, label_image, pack, save_png
 
 LABELS = np.array([[0, 1, 2], [2, 1, 0]], dtype=np.uint8)
 PALETTE = ((10, 20, 30), (40, 50, 60), (70, 80, 90))
@@ -98,15 +91,3 @@ def test_archives_are_the_same_each_time(tmp_path, name):
             assert archive.getnames() == ["a/c.png", "b.png"]
             assert archive.extractfile("a/c.png").read() == content
             assert {(entry.mtime, entry.uid, entry.mode) for entry in archive} == {(0, 0, 0o644)}
-
-
-def test_fingerprints_differ_with_weights_and_config(tmp_path):
-    student = StudentFolder(tmp_path)
-    student.config_file.write_text("{}")
-    student.weights_file.write_bytes(b"1")
-    first = network_fingerprint(student)
-    assert network_fingerprint(student) == first
-    student.weights_file.write_bytes(b"2")
-    second = network_fingerprint(student)
-    student.config_file.write_text("{} ")
-    assert len({first, second, network_fingerprint(student)}) == 3
