@@ -58,16 +58,6 @@ def markdown_text(text: str) -> str:
     return re.sub(r"[\\`*~$|<&\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", one_line(text))
 
 
-def open_pyplot():
-    """matplotlib without a screen; half a second to import, so only where a picture is drawn."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def label_text(text: str) -> str:
     """A label that matplotlib draws as it is: `$` begins no formula, and `_` does not hide it from the legend."""
     text = one_line(text).replace("$", r"\$")

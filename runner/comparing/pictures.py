@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from segkd.runner.comparing.comparison import Comparison
-from segkd.runner.console import label_text, one_line, open_pyplot
+from segkd.runner.console import label_text, one_line
 from segkd.runner.run_folder.folder import RunFolder
 
 LINE, LETTER = 0.3, 0.078  # inches: height of a line, width of a letter
@@ -17,15 +18,10 @@ NAME = 110  # pixels: width of a method's name beside its examples
 
 def draw_table(comparison: Comparison, columns: Sequence[str], lines: list[list[str]], file: Path) -> Path:
     """The table's words, and right of each line its gain with the 95 % interval."""
-    pyplot = open_pyplot()
     widths = [LETTER * (max(map(len, column)) + 2) for column in zip(columns, *lines)]
-    figure, (words, plot) = pyplot.subplots(
-        ncols=2,
-        figsize=(sum(widths) + GAINS, LINE * (len(lines) + 1)),
-        dpi=110,
-        width_ratios=(sum(widths), GAINS),
-        gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0},
-    )
+    figure = Figure(figsize=(sum(widths) + GAINS, LINE * (len(lines) + 1)), dpi=110)
+    borders = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0}
+    words, plot = figure.subplots(ncols=2, width_ratios=(sum(widths), GAINS), gridspec_kw=borders)
     words.axis("off")
     cells = [[label_text(cell) for cell in line] for line in (columns, *lines)]
     shares = [width / sum(widths) for width in widths]
@@ -41,14 +37,13 @@ def draw_table(comparison: Comparison, columns: Sequence[str], lines: list[list[
     plot.set(ylim=(len(lines) - 0.5, -1.5), yticks=[], xlabel="gain in mIoU (%), 95 % interval", visible=bool(gains))
     plot.spines[["left", "right", "top"]].set_visible(False)
     figure.savefig(file, bbox_inches="tight")
-    pyplot.close(figure)
     return file
 
 
 def draw_curves(comparison: Comparison, file: Path) -> Path:
     """Validation mIoU over the iterations: the mean of a method's seeds, in a band from the lowest to the highest."""
-    pyplot = open_pyplot()
-    figure, axes = pyplot.subplots(figsize=(9, 5), dpi=110, constrained_layout=True)
+    figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
+    axes = figure.subplots()
     for number, row in enumerate(comparison.rows):
         curves = [dict(run.curve) for run in row.runs]
         shared = sorted(set(curves[0]).intersection(*curves[1:]))
@@ -63,7 +58,6 @@ def draw_curves(comparison: Comparison, file: Path) -> Path:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.savefig(file)
-    pyplot.close(figure)
     return file
 
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from PIL import Image, ImageDraw
 from torch import nn
 
-from segkd.runner.console import label_text, one_line, open_pyplot
+from segkd.runner.console import label_text, one_line
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.schema import Recipe
@@ -83,8 +83,10 @@ def beside(tiles: dict[str, np.ndarray]) -> Image.Image:
 
 def curves(rows: list[dict], file: Path) -> Path:
     """Loss terms (running mean over a fiftieth of the run), learning rate and mIoU over the iterations, as one PNG."""
-    pyplot = open_pyplot()
-    figure, (losses, rate, miou) = pyplot.subplots(1, 3, figsize=(15, 4), constrained_layout=True)
+    from matplotlib.figure import Figure  # half a second to import, so only where a picture is drawn
+
+    figure = Figure(figsize=(15, 4), layout="constrained")
+    losses, rate, miou = figure.subplots(1, 3)
     iterations = [row["iteration"] for row in rows]
     window = max(1, len(rows) // 50)
     for key in dict.fromkeys(key for row in rows for key in row if key.startswith("weighted/")):
@@ -101,7 +103,6 @@ def curves(rows: list[dict], file: Path) -> Path:
     miou.plot([row["iteration"] for row in scored], [100 * row["miou"] for row in scored], marker="o")
     miou.set(title="student mIoU (%)", xlabel="iteration")
     figure.savefig(file, dpi=80)
-    pyplot.close(figure)
     return file
 
 
@@ -114,12 +115,15 @@ def confusion_picture(matrix: torch.Tensor, class_names: tuple[str, ...] | list[
     Args:
         matrix: (K, K) counts, rows = target, columns = prediction.
     """
-    pyplot, class_names = open_pyplot(), [label_text(name) for name in class_names]
+    from matplotlib.figure import Figure
+
+    class_names = [label_text(name) for name in class_names]
     matrix = matrix.double().numpy()
     pixels = matrix.sum(1, keepdims=True)
     shares = 100 * np.divide(matrix, pixels, out=np.full_like(matrix, np.nan), where=pixels > 0)
     count, cell = len(class_names), 0.4 if len(class_names) <= 30 else 0.16  # inches
-    figure, axes = pyplot.subplots(figsize=(count * cell + 3, count * cell + 2), constrained_layout=True)
+    figure = Figure(figsize=(count * cell + 3, count * cell + 2), layout="constrained")
+    axes = figure.subplots()
     image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=100)
     letters = 8 if count <= 30 else 6
     axes.set_xticks(range(count), class_names, rotation=90, fontsize=letters)
@@ -132,5 +136,4 @@ def confusion_picture(matrix: torch.Tensor, class_names: tuple[str, ...] | list[
     with file.with_name(f".{file.name}.new").open("wb") as new:
         figure.savefig(new, dpi=100, format="png", bbox_inches="tight")
     Path(new.name).replace(file)
-    pyplot.close(figure)
     return file

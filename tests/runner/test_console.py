@@ -5,8 +5,10 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from segkd.runner.console import clock, label_text, markdown, number, open_pyplot, percent, printable, say
+from segkd.runner.console import clock, label_text, markdown, number, percent, printable, say
 
 HOSTILE = ["a|b", "two\nlines", r"$\alpha$", "<b>bold</b>", "&lt;", "_x_ a_b __init__", "**b** ~~s~~ `c`", "back\\slash",
            "[link](http://x.y)", "![image](x.png)", "a_", "-", "+- 3", "<http://x.y>"]  # fmt: skip
@@ -41,19 +43,14 @@ def test_numbers():
 
 
 def test_labels_are_drawn_as_they_are():
-    pyplot = open_pyplot()
-
     def drawn(text, **settings):
-        figure = pyplot.figure(figsize=(2, 1))
-        figure.text(0, 0.5, text, **settings)
-        figure.canvas.draw()
-        pixels = np.asarray(figure.canvas.buffer_rgba()).copy()
-        pyplot.close(figure)
-        return pixels
+        canvas = FigureCanvasAgg(Figure(figsize=(2, 1)))
+        canvas.figure.text(0, 0.5, text, **settings)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())
 
     for label in (r"$\alpha$", r"$\no such command$", "50 $", r"\$"):
         assert np.array_equal(drawn(label_text(label)), drawn(label, parse_math=False))
-    figure, axes = pyplot.subplots()
+    axes = Figure().subplots()
     axes.plot([1, 2], label=label_text("_hidden"))
     assert len(axes.legend().get_texts()) == 1
-    pyplot.close(figure)
