@@ -33,16 +33,14 @@ ask = ask_early(ask, __name__)  # before the imports that take seconds
 import functools
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from segkd.datasets._parts_of_a_set import Chosen
 from segkd.runner.building.device import find_device
 from segkd.runner.console import say
-from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.predicting.label_files import check_label_file, label_image, pack, save_png
@@ -71,8 +69,10 @@ def main() -> None:
     begin(options.to, fingerprint(options, recipe, student), overwrite=options.overwrite)
     archive = options.to / server.archive
     archive.unlink(missing_ok=True)  # one that is there has passed all checks
-    write_labels(student.path, dataset, files, recipe, server)
-    sizes = check(evaluation_batches(dataset, workers=recipe.data.workers), files, labels, server)
+    sizes = write_labels(student.path, dataset, files, recipe, server)
+    others = sorted({file for file in labels.rglob("*") if file.is_file()} - {*files})
+    if others:
+        raise ValueError(f"{others[0]} belongs to no image of the split ({len(others)} such files); move it away")
     pack(labels, archive)
     megabytes = archive.stat().st_size / 1e6
     say(f"{archive}: {len(files)} label files, each checked, {megabytes:.1f} MB; {protocol_words(recipe)}")
@@ -151,24 +151,37 @@ def begin(folder: Path, wanted: dict, *, overwrite: bool) -> None:
     labels.mkdir(exist_ok=True)
 
 
-def write_labels(folder: Path, dataset: Dataset, files: list[Path], recipe: Recipe, server: Server) -> None:
-    """Predicts the images whose files are not there yet."""
-    missing = [index for index, file in enumerate(files) if not file.exists()]
-    if len(missing) < len(files):
-        say(f"{len(files) - len(missing)} of {len(files)} label files are there already")
-    if not missing:
-        return
+def write_labels(
+    folder: Path, dataset: Dataset, files: list[Path], recipe: Recipe, server: Server
+) -> set[tuple[int, int]]:
+    """Predicts the images whose files are not there yet, and reads every file back.
+
+    Returns:
+        The sizes of the images, height and width.
+
+    Raises:
+        ValueError: a file is not as it must be.
+    """
+    there = sum(file.exists() for file in files)
+    if there:
+        say(f"{there} of {len(files)} label files are there already")
     device = find_device()
-    network, ids = from_pretrained(folder).to(device), np.array(server.ids, dtype=np.uint8)
-    batches = evaluation_batches(
-        Chosen(dataset, missing),
+    network = from_pretrained(folder).to(device) if there < len(files) else None
+    ids, sizes = np.array(server.ids, dtype=np.uint8), set()
+    images = evaluation_batches(
+        dataset,
         workers=recipe.data.workers,
         resize=functools.partial(image_alone, resize=fixed_resize(recipe, scoring=True)),
         pin_memory=device.type == "cuda",
     )
-    for index, batch in zip(missing, progress(batches, total=len(missing), title="predicting", shown=True)):
-        classes = label_map(network, batch.to(device), recipe)[0].cpu().numpy()
-        save_png(label_image(ids[classes], server.palette), files[index])
+    for file, image in zip(files, progress(images, total=len(files), title="predicting", shown=True)):
+        if not file.exists():
+            classes = label_map(network, image.to(device), recipe)[0].cpu().numpy()
+            save_png(label_image(ids[classes], server.palette), file)
+        size = tuple(image.target.shape[-2:])
+        check_label_file(file, size, server.ids, server.palette)
+        sizes.add(size)
+    return sizes
 
 
 def image_alone(
@@ -176,26 +189,6 @@ def image_alone(
 ) -> tuple[Image.Image | np.ndarray, Image.Image]:
     """The image at the size it is scored at, beside a target that keeps its own: the size the server wants."""
     return (image if resize is None else resize(image, target)[0]), target
-
-
-def check(images: Iterator[Batch], files: list[Path], labels: Path, server: Server) -> set[tuple[int, int]]:
-    """Reads every label file back. ValueError names the first that is not as it must be, or does not belong there.
-
-    Args:
-        images: one a file, in its own size.
-
-    Returns:
-        The sizes of the images, height and width.
-    """
-    others = sorted({file for file in labels.rglob("*") if file.is_file()} - {*files})
-    if others:
-        raise ValueError(f"{others[0]} belongs to no image of the split ({len(others)} such files); move it away")
-    sizes = set()
-    for file, image in zip(files, progress(images, total=len(files), title="checking", shown=True)):
-        size = tuple(image.images.shape[-2:])
-        check_label_file(file, size, server.ids, server.palette)
-        sizes.add(size)
-    return sizes
 
 
 if __name__ == "__main__":
