@@ -60,7 +60,12 @@ from segkd.runner.scoring.cost import flops, latency
 # target -> what is added to the network's name for the default output
 ENDINGS = {"segkd": "-segkd", "hf": "-hf", "onnx": ".onnx", "torch": ".pt2", "timm": ".timm.safetensors"}
 FOLDERS = ("segkd", "hf")
+PROGRAMS = {"onnx": write_onnx, "torch": write_program}
+LIBRARIES = {
+    "segkd": write_segkd, "torchvision": write_torchvision, "timm": write_timm, "hf": write_huggingface
+}  # fmt: skip
 KEYS = [name for name in LAYOUTS if name not in ("segkd", "huggingface")]
+TARGETS = ["segkd", *KEYS, "timm", "hf", "onnx", "torch"]
 
 
 def main() -> None:
@@ -83,27 +88,23 @@ def main() -> None:
             if delivered.recipe:  # what hf://user/name/recipe.yaml reads
                 values = shareable(yaml.safe_load(delivered.recipe))
                 RunFolder(partial).recipe_file.write_text(yaml_file.write(values))
-    say(f"{path}: {disk_size(path)}. {line}\n{export.remark}; {export.agreement}")
+    megabytes = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file()) / 1e6
+    say(f"{path}: {megabytes:.1f} MB. {line}\n{export.remark}; {export.agreement}")
     if options.push_to_hub:
         say(f"uploaded to {push(path, options.push_to_hub, private=options.private)}")
 
 
-def targets() -> list[str]:
-    """What can be asked for."""
-    return ["segkd", *KEYS, "timm", "hf", "onnx", "torch"]
-
-
 def refuse_wrong(options: argparse.Namespace) -> None:
     """ValueError for options that do not go together, before anything is loaded."""
-    if options.to not in targets():
-        raise ValueError(f"--to {options.to}: there are {', '.join(targets())}")
+    if options.to not in TARGETS:
+        raise ValueError(f"--to {options.to}: there are {', '.join(TARGETS)}")
     if options.push_to_hub and options.to != "segkd":
         raise ValueError(f"--push-to-hub uploads the folder of --to segkd, not of --to {options.to}")
     if options.private and not options.push_to_hub:
         raise ValueError("--private is for --push-to-hub")
-    if options.fixed_size and options.to not in ("onnx", "torch"):
+    if options.fixed_size and options.to not in PROGRAMS:
         raise ValueError(f"--fixed-size is for --to onnx and torch: what --to {options.to} writes knows no image size")
-    if options.keys_only and (options.to in ENDINGS or options.to == "torchvision"):
+    if options.keys_only and options.to in (*PROGRAMS, *LIBRARIES):
         raise ValueError(f"--keys-only is for another code's checkpoint, such as --to mmseg, not for --to {options.to}")
     if options.input_size and min(options.input_size) < 1:
         raise ValueError(f"--input-size {options.input_size}: height and width in pixels are at least 1")
@@ -111,40 +112,29 @@ def refuse_wrong(options: argparse.Namespace) -> None:
 
 def write(options: argparse.Namespace, delivered: Delivered, path: Path, size: tuple[int, int]) -> Export:
     """Writes one export to `path` and compares it with the network. ValueError where it cannot be, or differs."""
-    target, network = options.to, delivered.network
-    if target == "onnx":
-        return write_onnx(network, path, size, fixed_size=options.fixed_size)
-    if target == "torch":
-        return write_program(network, path, size, fixed_size=options.fixed_size)
-    own = {"segkd": write_segkd, "torchvision": write_torchvision, "timm": write_timm, "hf": write_huggingface}
-    if target in own:
-        return own[target](delivered, path, size)
-    return write_layout(delivered, path, size, target, keys_only=options.keys_only)
+    if options.to in PROGRAMS:
+        return PROGRAMS[options.to](delivered.network, path, size, fixed_size=options.fixed_size)
+    if options.to in LIBRARIES:
+        return LIBRARIES[options.to](delivered, path, size)
+    return write_layout(delivered, path, size, options.to, keys_only=options.keys_only)
 
 
 @torch.no_grad()
 def cost(delivered: Delivered, export: Export, size: tuple[int, int]) -> str:
     """Parameters, FLOPs and the latency of what was written, for one image."""
-    image = torch.zeros(1, 3, *size, dtype=torch.uint8)
-    operations = flops(delivered.network, image)
-    parameters = sum(parameter.numel() for parameter in delivered.network.parameters())
-    device = export.device
+    network, image, device = delivered.network, torch.zeros(1, 3, *size, dtype=torch.uint8), export.device
+    operations = flops(network, image)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     if not device and torch.cuda.is_available():
-        delivered.network.cuda()
+        network.cuda()
         image, device = image.cuda(), torch.cuda.get_device_name()
-    device = device or f"torch on cpu, {torch.get_num_threads()} threads"
-    text = (
+    milliseconds = latency(export.scorer, image)
+    network.cpu()
+    return (
         f"{parameters / 1e6:.2f} M parameters, {operations / 1e9:.2f} GFLOP (1 multiply-add = 2) and "
-        f"{latency(export.scorer, image):.1f} ms for one {size[0]}x{size[1]} image ({device})."
+        f"{milliseconds:.1f} ms for one {size[0]}x{size[1]} image "
+        f"({device or f'torch on cpu, {torch.get_num_threads()} threads'})."
     )
-    delivered.network.cpu()
-    return text
-
-
-def disk_size(path: Path) -> str:
-    """Of a file or a folder."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
 
 
 if __name__ == "__main__":
