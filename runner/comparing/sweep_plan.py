@@ -104,14 +104,12 @@ def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[
             )
     runs: list[list[Run]] = []
     teachers: dict[Path, Run] = {}
-    mistakes += _wrong_assignments(f"{origins.of(('set',))}: set", sweep.assignments) + _wrong_assignments(
-        "command line", assignments
-    )
+    said = {f"{origins.of(('set',))}: set": sweep.assignments, "command line": assignments}
     for method in chosen:
         entry = sweep.methods[method]
         entry = Method(recipe=entry) if isinstance(entry, str) else entry
         where = f"{origins.of(('methods', method))}: methods.{method}"
-        mistakes += _wrong_assignments(where, entry.assignments)
+        said[where] = entry.assignments
         given = [*sweep.assignments, *entry.assignments, *assignments, "baseline=null"]
         try:
             runs.append(_runs_of(sweep, method, Source(Path(path)).other(entry.recipe), given, teachers))
@@ -119,6 +117,12 @@ def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[
             mistakes += [f"methods.{method}: {mistake}" for mistake in error.mistakes]
         except (ValueError, FileNotFoundError) as error:
             mistakes.append(f"{where}: {error}")
+    mistakes += [
+        f"{place}: {key} is what the sweep gives each of its runs; it cannot be set"
+        for place, words in said.items()
+        for key in (word.partition("=")[0] for word in words)
+        if key in GIVEN_BY_THE_SWEEP
+    ]
     if mistakes:
         raise _wrong(path, mistakes)
     by_seed = [run for of_a_seed in zip(*runs) for run in of_a_seed]
@@ -129,16 +133,6 @@ def _wrong(path: str | Path, mistakes: list[str]) -> ValueError:
     mistakes = list(dict.fromkeys(mistakes))
     count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
     return ValueError(f"the sweep {path} has {count}, nothing was started:\n" + "\n".join(f"  {m}" for m in mistakes))
-
-
-def _wrong_assignments(where: str, assignments: Iterable[str]) -> list[str]:
-    """A mistake for each assignment of what the sweep itself gives its runs."""
-    keys = [assignment.partition("=")[0] for assignment in assignments]
-    return [
-        f"{where}: {key} is what the sweep gives each of its runs; it cannot be set"
-        for key in keys
-        if key in GIVEN_BY_THE_SWEEP
-    ]
 
 
 def _runs_of(sweep: Sweep, method: str, path: str, given: list[str], teachers: dict[Path, Run]) -> list[Run]:
