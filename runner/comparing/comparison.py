@@ -48,11 +48,6 @@ class Row:
     gain: Gain | None = None
 
     @property
-    def std(self) -> float:
-        """Standard deviation over the seeds (n - 1 in the denominator); NaN for one seed."""
-        return float(self.miou.std(ddof=1)) if len(self.miou) > 1 else float("nan")
-
-    @property
     def recipe(self) -> Recipe:
         """The recipe of the first run."""
         return self.runs[0].recipe
@@ -62,11 +57,7 @@ class Row:
         """Whether its student learns from labels only."""
         return all(term.source is None for term in self.recipe.losses)
 
-    def measured(self, key: str) -> float:
-        """Mean over the runs of a number in their summaries."""
-        return float(self.all_measured(key).mean())
-
-    def all_measured(self, key: str) -> np.ndarray:
+    def measured(self, key: str) -> np.ndarray:
         """A number in the summaries, one for each run; NaN where it is not there."""
         return np.array([run.summary.get(key) for run in self.runs], dtype=float)
 

@@ -46,36 +46,39 @@ def report(comparison: Comparison) -> str:
 
 def main_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """The table's columns, and its lines."""
-    headline = comparison.headline
-    columns = ["data set", "teacher (mIoU %)", "student", "method", "seeds", "mIoU (%)", "gain", "95 % interval"]
-    columns += [*headline.values(), "parameters", "GFLOPs", "images/s", "training"]
-    return columns, [cells(row, headline) for row in comparison.rows]
+    lines = [cells(row, comparison.headline) for row in comparison.rows]
+    return list(lines[0]), [list(line.values()) for line in lines]
 
 
-def cells(row: Row, headline: dict[str, str]) -> list[str]:
-    """One line of the table."""
+def cells(row: Row, headline: dict[str, str]) -> dict[str, str]:
+    """One line of the table, by the titles of its columns."""
     data, gain = row.recipe.data, row.gain
-    return [
-        data.dataset + (f", {data.labelled} labelled" if data.labelled else ""),
-        row.teacher,
-        row.student,
-        row.method,
-        str(len(row.runs)),
-        spread(row.miou, "(%)"),
-        "-" if gain is None else percent(gain.mean, SIGNED),
-        "-" if gain is None else f"{percent(gain.low, SIGNED)} to {percent(gain.high, SIGNED)}",
-        *(spread(row.all_measured(key), title) for key, title in headline.items()),
-        number(row.measured("parameters") / 1e6, "{:.2f} M"),
-        number(row.measured("flops") / 1e9),
-        number(1000 / row.measured("milliseconds"), "{:.1f}"),
-        clock(row.measured("seconds")),
-    ]
+    return {
+        "data set": data.dataset + (f", {data.labelled} labelled" if data.labelled else ""),
+        "teacher (mIoU %)": row.teacher,
+        "student": row.student,
+        "method": row.method,
+        "seeds": str(len(row.runs)),
+        "mIoU (%)": spread(row.miou, "(%)"),
+        "gain": "-" if gain is None else percent(gain.mean, SIGNED),
+        "95 % interval": "-" if gain is None else f"{percent(gain.low, SIGNED)} to {percent(gain.high, SIGNED)}",
+        **{title: spread(row.measured(key), title) for key, title in headline.items()},
+        "parameters": number(row.measured("parameters").mean() / 1e6, "{:.2f} M"),
+        "GFLOPs": number(row.measured("flops").mean() / 1e9),
+        "images/s": number(1000 / row.measured("milliseconds").mean(), "{:.1f}"),
+        "training": clock(row.measured("seconds").mean()),
+    }
 
 
 def spread(values: np.ndarray, title: str) -> str:
     """Mean +- standard deviation over the seeds, in percent under a title that ends in (%)."""
     told = percent if title.endswith("(%)") else number
-    return told(values.mean()) + (f" +- {told(values.std(ddof=1))}" if len(values) > 1 else "")
+    return told(values.mean()) + (f" +- {told(deviation(values))}" if len(values) > 1 else "")
+
+
+def deviation(values: np.ndarray) -> float:
+    """Standard deviation over the seeds (n - 1 in the denominator); NaN for one seed."""
+    return values.std(ddof=1) if len(values) > 1 else np.nan
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -137,19 +140,17 @@ def table_csv(comparison: Comparison) -> str:
     )
     for row in comparison.rows:
         gain, data = row.gain, row.recipe.data
-        over = ["", "", "", ""]
-        if gain is not None:
-            over = [gain.over.method, gain.mean, gain.low, gain.high]
         values = [
             *(data.dataset, data.val_split, comparison.protocol, row.teacher, row.student, row.method),
             " ".join(str(run.recipe.seed) for run in row.runs),
             " ".join(str(run.folder) for run in row.runs),
-            *(row.miou.mean(), row.std, *over),
-            *(row.measured(key) for key in ("parameters", "flops")),
-            *(1000 / row.measured("milliseconds"), row.measured("seconds"), *row.per_class),
+            *(row.miou.mean(), deviation(row.miou)),
+            *([""] * 4 if gain is None else (gain.over.method, gain.mean, gain.low, gain.high)),
+            *(row.measured(key).mean() for key in ("parameters", "flops")),
+            *(1000 / row.measured("milliseconds").mean(), row.measured("seconds").mean(), *row.per_class),
             *([""] * len(classes) if gain is None else gain.per_class),
         ]
-        for found in map(row.all_measured, comparison.headline):
-            values += [found.mean(), found.std(ddof=1) if len(found) > 1 else ""]
+        for found in map(row.measured, comparison.headline):
+            values += [found.mean(), deviation(found)]
         writer.writerow(["" if value != value else value for value in values])
     return text.getvalue()
