@@ -7,16 +7,20 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from segkd.runner.building.delivered import Delivered, write_folder
 from segkd.runner.comparing.bootstrap import mean_iou
+from segkd.runner.recipe import parts
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
+from segkd.runner.run_folder.pretrained import description
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 180  # seconds before a run counts as hanging
@@ -154,6 +158,23 @@ def folder(tmp_path: Path) -> Path:
 def distill(server: Commands, folder: Path) -> Callable[..., Result]:
     """distill("tiny.yaml", "seed=1", ..., processes=2) trains to the end and gives the result, whatever it is."""
     return lambda *arguments, **settings: server(folder, "distill", *arguments, **settings)
+
+
+@pytest.fixture
+def deliver() -> Callable[..., Path]:
+    """deliver(folder, class_names, seed=0, palette=...) leaves a student folder: a small network as it was drawn."""
+
+    def made(folder: Path, class_names: Sequence[str], *, seed: int = 0, **about) -> Path:
+        torch.manual_seed(seed)
+        args = {"backbone": "mobilenetv2_035", "output_stride": 16, "width": 8}
+        args = parts.completed_arguments("models", "pspnet", args)
+        network = parts.build("models", "pspnet", args, len(class_names)).eval()
+        about = {"class_names": list(class_names), "ignore_index": 255} | about
+        folder.mkdir(parents=True, exist_ok=True)
+        write_folder(Delivered(network, description(network, "segkd", "pspnet", args) | about, None), folder)
+        return folder
+
+    return made
 
 
 @pytest.fixture

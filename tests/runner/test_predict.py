@@ -11,26 +11,16 @@ from PIL import Image
 
 from segkd.datasets._resample import resize_image
 from segkd.runner import predict
-from segkd.runner.building.delivered import Delivered, write_folder
-from segkd.runner.recipe import parts
-from segkd.runner.run_folder.pretrained import description, from_pretrained
+from segkd.runner.run_folder.pretrained import from_pretrained
 from segkd.runner.scoring.inference import predict as scores_of
 
 PALETTE = [[128, 64, 128], [70, 70, 70], [220, 20, 60]]
-ARGUMENTS = {"backbone": "mobilenetv2_035", "output_stride": 16, "width": 8}
 
 
 @pytest.fixture
-def student(tmp_path):
+def student(deliver, tmp_path):
     """A student folder that stands alone, with random weights and no recipe near it."""
-    torch.manual_seed(0)
-    args = parts.completed_arguments("models", "pspnet", ARGUMENTS)
-    network = parts.build("models", "pspnet", args, 3).eval()
-    about = {"class_names": ["road", "building", "person"], "palette": PALETTE, "ignore_index": 255}
-    folder = tmp_path / "somewhere" / "else"
-    folder.mkdir(parents=True)
-    write_folder(Delivered(network, description(network, "segkd", "pspnet", args) | about, None), folder)
-    return folder
+    return deliver(tmp_path / "somewhere" / "else", ["road", "building", "person"], palette=PALETTE)
 
 
 @pytest.fixture
