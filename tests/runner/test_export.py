@@ -2,6 +2,7 @@
 
 import json
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -94,12 +95,8 @@ def command(monkeypatch):
 def test_segkd_folder_with_its_card(run, command, capsys):
     command(run, "--to", "segkd")
     folder = run / "export" / "student-segkd"
-    assert sorted(file.name for file in folder.iterdir()) == [
-        "README.md",
-        "config.json",
-        "model.safetensors",
-        "recipe.yaml",
-    ]
+    written = {file.name for file in folder.iterdir()}
+    assert written == {"README.md", "config.json", "model.safetensors", "recipe.yaml"}
     compare(PlainScores(from_pretrained(run)), PlainScores(from_pretrained(folder)), [(1, 40, 56)])
     card, printed = (folder / "README.md").read_text(), capsys.readouterr().out
     for words in ("43.21 % mIoU on synthetic (`val`)", "| road | 36.42 | 60.00 |", "| pole | - | - |", "value: 43.21",
@@ -188,28 +185,17 @@ def test_wrong_options(run, command, monkeypatch, words, message):
     assert not list(run.rglob("*partial*"))
 
 
-class FakeHub:
-    """Stands for huggingface_hub.HfApi: notes what it is asked for."""
-
-    asked = []
-
-    def create_repo(self, name, **settings):
-        self.asked.append((name, settings))
-        return f"https://hub/{name}"
-
-    def upload_folder(self, *, folder_path, **settings):
-        self.asked.append((sorted(file.name for file in folder_path.iterdir()), settings["repo_id"]))
-
-
 def test_pushing_to_the_hub(run, command, capsys, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
-    monkeypatch.setattr(FakeHub, "asked", [])
+    api, folder = Mock(), run / "export/student-segkd"
+    api.create_repo.return_value = "https://hub/user/tiny"
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: api)
     command(run, "--to", "segkd")
-    assert FakeHub.asked == []
+    assert api.mock_calls == []
     command(run, "--to", "segkd", "--push-to-hub", "user/tiny", "--private")
-    assert FakeHub.asked[0] == ("user/tiny", {"private": True, "exist_ok": True})
-    assert FakeHub.asked[1] == (["README.md", "config.json", "model.safetensors", "recipe.yaml"], "user/tiny")
-    assert 'from_pretrained("user/tiny")' in (run / "export/student-segkd/README.md").read_text()
+    api.create_repo.assert_called_once_with("user/tiny", private=True, exist_ok=True)
+    uploaded = api.upload_folder.call_args.kwargs
+    assert (uploaded["repo_id"], uploaded["folder_path"]) == ("user/tiny", folder)
+    assert 'from_pretrained("user/tiny")' in (folder / "README.md").read_text()
     assert "uploaded to https://hub/user/tiny" in capsys.readouterr().out
 
 

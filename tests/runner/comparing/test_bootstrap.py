@@ -56,17 +56,6 @@ def test_resampled_gains_are_those_of_a_bare_loop(absent):
     assert resampled_gains(ours, theirs, absent, draws) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_run_beside_itself_gains_nothing_in_any_resample():
-    counts = random_counts(7, 5, seed=0, runs=2)
-    assert (resampled_gains(counts, counts, "skip", image_draws(7)) == 0).all()
-
-
-def test_a_gain_that_is_the_same_on_each_image_is_the_same_in_each_resample():
-    # every image: 100 label pixels, 60 of them found by one and 50 by the other, nothing else predicted
-    ours, theirs = (np.tile(np.array([found, 100, found]), (1, 8, 3, 1)) for found in (60, 50))
-    assert resampled_gains(ours, theirs, "skip", image_draws(8, 30)) == pytest.approx(np.full(30, 0.1))
-
-
 def test_the_spread_is_that_of_a_mean_over_images():
     # one class, 100 label pixels an image, none wrongly predicted: the gain is a mean over the images, whose
     # standard deviation over resamples is that of the images / sqrt(N)

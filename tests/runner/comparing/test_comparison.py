@@ -15,11 +15,6 @@ KL = (TEACHER, "losses=[{loss: cross_entropy}, {loss: kl, weight: 2}]")
 DIST = (TEACHER, "losses=[{loss: cross_entropy}, {loss: dist}]")
 
 
-@pytest.fixture(autouse=True)
-def here(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-
-
 def counts(share: float, seed: int = 0, images: int = 6) -> np.ndarray:
     """(N, 3, 3) counts with about `share` of the label found; the third class never occurs."""
     label = np.arange(1, 2 * images + 1).reshape(images, 2) * 10

@@ -8,11 +8,6 @@ from segkd.runner.comparing.finished_runs import common_folder, find_runs
 COUNTS = np.array([[[3, 5, 6], [2, 4, 2]], [[1, 1, 1], [0, 2, 0]]])  # two images, two classes
 
 
-@pytest.fixture(autouse=True)
-def here(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-
-
 def test_runs_are_found_by_folder_from_above_and_by_pattern(fabricate):
     for name in ("a-s0", "a-s1", "b-s0"):
         fabricate(name, COUNTS, "tracking.folder=runs/deep", teachers={"teacher": 0.5})

@@ -15,13 +15,13 @@ KL = (
 
 
 @pytest.fixture
-def comparison(fabricate, folder):
+def comparison(fabricate):
     """A baseline, and a method that is better on some images and worse on others."""
     counts = np.array([[[5, 10, 5]], [[9, 10, 9]], [[2, 10, 2]]])
     fabricate("none", counts, curve=((2, 0.2), (4, 0.3), (6, 0.5)))
     fabricate("kl-s0", counts + [[[3, 0, 3]], [[-1, 0, -1]], [[2, 0, 2]]], *KL, curve=((2, 0.1), (4, 0.4)))
     fabricate("kl-s1", counts, "seed=1", *KL, curve=((2, 0.3), (4, 0.2), (6, 0.5)))
-    return compare(find_runs([str(folder / "runs")]))
+    return compare(find_runs(["runs"]))
 
 
 def test_the_table_widens_with_its_words_and_grows_with_its_lines(comparison, tmp_path):

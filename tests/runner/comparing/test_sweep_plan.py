@@ -25,8 +25,7 @@ methods:
 
 
 @pytest.fixture(autouse=True)
-def here(folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def files(folder):
     (folder / "big.yaml").write_text("extends: tiny.yaml\nname: big\nnetworks: {student: {args: {width: 16}}}")
     (folder / "kl.yaml").write_text(KL)
     (folder / "sweep.yaml").write_text(SWEEP)

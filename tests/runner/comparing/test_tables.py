@@ -18,9 +18,8 @@ KL = (
 
 
 @pytest.fixture
-def runs(fabricate, folder, monkeypatch):
+def runs(fabricate):
     """Two plain runs and two distilled ones of four images and three classes, the last one absent."""
-    monkeypatch.chdir(folder)
     for seed, (plain, taught) in enumerate([(50, 60), (40, 80)]):
         fabricate(f"none-s{seed}", counts(plain), f"seed={seed}", seconds=60 + 2 * seed)
         fabricate(f"kl-s{seed}", counts(taught), f"seed={seed}", *KL, teachers={"teacher": 0.9}, device="a GPU")
@@ -61,8 +60,7 @@ def test_notes_say_what_must_be_known_before_comparing(runs):
     assert "differently" not in alike and "devices" not in alike and "Gains are" not in alike
 
 
-def test_names_from_recipes_and_data_are_text(fabricate, folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_names_from_recipes_and_data_are_text(fabricate, folder):
     for name, found, words in (("plain", 50, [r"method=<b>a|$\b$"]), ("kl", 60, [*KL, "method=_"])):
         run = fabricate(name, counts(found), *words)
         student = json.loads((run / "student/config.json").read_text())

@@ -1,5 +1,6 @@
 """Which images words of a command line mean, and what is decoded from them."""
 
+import contextlib
 import sys
 import types
 
@@ -124,36 +125,17 @@ def test_batches_hold_images_of_one_size():
     assert first[0].name == "0" and next(various).name == "9"  # not all of them wait in memory
 
 
-class FakeFrame:
-    """What is used of PyAV's frame: a red row above a blue one, held turned."""
-
-    rotation = 0
-
-    def to_ndarray(self, format):
-        assert format == "rgb24"
-        return np.array([[[255, 0, 0]] * 3, [[0, 0, 255]] * 3], np.uint8)
-
-
-class TurnedFrame(FakeFrame):
-    rotation = -90
-
-
 def test_frames_of_videos(tmp_path, monkeypatch):
-    class Container:
-        streams = types.SimpleNamespace(video=[types.SimpleNamespace()])
+    rows = {"rgb24": np.array([[[255, 0, 0]] * 3, [[0, 0, 255]] * 3], np.uint8)}  # red above blue
 
-        def __enter__(self):
-            return self
+    def decode(video):
+        for rotation in (0, -90):
+            yield types.SimpleNamespace(rotation=rotation, to_ndarray=lambda format: rows[format])
+        raise FFmpegError("cut off")
 
-        def __exit__(self, *error):
-            pass
-
-        def decode(self, video):
-            yield FakeFrame()
-            yield TurnedFrame()
-            raise fake.FFmpegError("cut off")
-
-    fake = types.SimpleNamespace(open=lambda path: Container(), FFmpegError=type("FFmpegError", (Exception,), {}))
+    FFmpegError = type("FFmpegError", (Exception,), {})
+    container = types.SimpleNamespace(streams=types.SimpleNamespace(video=[types.SimpleNamespace()]), decode=decode)
+    fake = types.SimpleNamespace(open=lambda path: contextlib.nullcontext(container), FFmpegError=FFmpegError)
     monkeypatch.setitem(sys.modules, "av", fake)
     first, second, failed = read(tmp_path / "clip.mp4")
     assert (first.name, second.name) == ("clip/000000", "clip/000001")
