@@ -51,10 +51,9 @@ def refuse_wrong(options: argparse.Namespace) -> None:
         raise ValueError(f"--scales {' '.join(map(str, options.scales))}: factors on the image size are above 0")
     if (options.mode == "slide") != (options.window is not None) or (options.stride and not options.window):
         raise ValueError("--mode slide needs --window H W (and may have --stride H W); whole images have neither")
-    if options.resize and min(options.resize) < 1:
-        raise ValueError(f"--resize {options.resize}: height and width in pixels are at least 1")
-    if options.window and min(options.window) < 1:
-        raise ValueError(f"--window {options.window}: height and width in pixels are at least 1")
+    for option, size in (("--resize", options.resize), ("--window", options.window)):
+        if size and min(size) < 1:
+            raise ValueError(f"{option} {size}: height and width in pixels are at least 1")
     if options.to.exists() and not options.to.is_dir():
         raise ValueError(f"--to {options.to} is a file; name a folder")
 

@@ -46,7 +46,7 @@ STOPPED = "is stopped and goes on when the sweep is started again"
 
 def command_of(run: Run) -> list[str]:
     """What trains a run, from its start or from where it was stopped."""
-    return [sys.executable, str(Path(__file__).with_name("distill.py")), run.path, *run.assignments, "--resume"]
+    return [sys.executable, str(Path(__file__).with_name("distill.py")), run.path, *run.recipe.assignments, "--resume"]
 
 
 class Runs:
@@ -142,7 +142,7 @@ def main() -> None:
     plan = read_plan(options.sweep, options.overrides, options.only)
     if options.dry_run:
         for run in [*plan.teachers, *plan.runs]:
-            say(f"{run.state():5}  {run.recipe.folder}  {' '.join([run.path, *run.assignments])}")
+            say(f"{run.state():5}  {run.recipe.folder}  {' '.join([run.path, *run.recipe.assignments])}")
         return
     runs = Runs(plan.sweep)
     runs.train(plan.teachers, at_once=1)
@@ -160,9 +160,9 @@ def main() -> None:
 
 def show(plan: Plan) -> None:
     """Compares what is done of the sweep, by this call or an earlier one, if there is anything."""
-    folders = dict.fromkeys(run.recipe.folder.parent for run in plan.runs)
     if any(run.state() == "done" for run in plan.runs):
-        runs = find_runs([str(folder) for folder in folders], skip_unfinished=True)
+        folders = dict.fromkeys(str(run.recipe.folder.parent) for run in plan.runs)
+        runs = find_runs(folders, skip_unfinished=True)
         say("\n" + write_comparison(compare(runs), common_folder(runs) / "comparison"))
 
 

@@ -46,15 +46,10 @@ class Sweep(Section):
 
 @dataclass(frozen=True)
 class Run:
-    """One training: what distill.py is started with, and what it will read from that.
-
-    Attributes:
-        path: of the recipe. assignments: its overrides. needs: the run folders of the teachers it reads.
-    """
+    """One training: a recipe, its path, and the run folders of the teachers it reads."""
 
     recipe: Recipe
     path: str
-    assignments: tuple[str, ...] = ()
     needs: tuple[Path, ...] = ()
 
     @property
@@ -148,11 +143,10 @@ def _runs_of(sweep: Sweep, method: str, path: str, given: list[str], teachers: d
     given += [f"tracking.group={json.dumps(sweep.name)}"]
     given += [f"method={json.dumps(method)}"] if recipe.method is None else []
     needs = tuple(_needed(recipe, teachers))
-    runs = []
-    for seed in sweep.seeds:
-        own = (*given, f"name={json.dumps(f'{sweep.name}-{method}-s{seed}')}", f"seed={seed}")
-        runs.append(Run(read(path, own), path, own, needs))
-        refuse_used_folder(runs[-1].recipe, resume=True, overwrite=False)
+    names = [f"name={json.dumps(f'{sweep.name}-{method}-s{seed}')}" for seed in sweep.seeds]
+    runs = [Run(read(path, [*given, name, f"seed={seed}"]), path, needs) for name, seed in zip(names, sweep.seeds)]
+    for run in runs:
+        refuse_used_folder(run.recipe, resume=True, overwrite=False)
     return runs
 
 
@@ -165,5 +159,5 @@ def _needed(recipe: Recipe, teachers: dict[Path, Run]) -> Iterator[Path]:
         if teacher.folder not in teachers:
             refuse_used_folder(teacher, resume=True, overwrite=False)
             needs = tuple(_needed(teacher, teachers))
-            teachers[teacher.folder] = Run(teacher, entry.recipe, teacher.assignments, needs)
+            teachers[teacher.folder] = Run(teacher, entry.recipe, needs)
         yield teacher.folder

@@ -36,7 +36,7 @@ def test_all_methods_of_a_seed_come_before_the_next_seed():
     names = [str(run.recipe.folder) for run in plan.runs]
     assert names == [f"runs/small/small-{method}-s{seed}" for seed in (0, 3) for method in ("none", "kd")]
     for run in plan.runs:
-        assert run.recipe == read(run.path, run.assignments)  # what distill.py will read
+        assert run.recipe == read(run.path, run.recipe.assignments)  # what distill.py will read
         assert (run.recipe.tracking.group, run.recipe.baseline, run.state()) == ("small", None, "new")
         assert run.log.with_suffix("") == run.recipe.folder
     none, kd = plan.runs[2:]
@@ -59,7 +59,9 @@ def test_teachers_that_are_recipes_come_first_and_once(folder):
     plan = read_plan("sweep.yaml", ["tracking.wandb=offline", "optimizer.lr=0.3"])
     assert [str(run.recipe.folder) for run in plan.teachers] == ["runs/big", "runs/giant"]
     for run in plan.teachers:  # what is said of the place is for them too
-        assert run.assignments == ("tracking.wandb=offline",) and run.recipe == read(run.path, run.assignments)
+        assert run.recipe.assignments == ("tracking.wandb=offline",) and run.recipe == read(
+            run.path, run.recipe.assignments
+        )
     assert [[str(path) for path in run.needs] for run in plan.runs[:4]] == [
         [],
         ["runs/big"],
@@ -95,7 +97,7 @@ def test_a_recipe_may_be_an_address(folder, monkeypatch):
     )
     (run,) = read_plan("sweep.yaml", only=["none"]).runs
     assert (run.path, str(run.recipe.folder)) == ("hf://user/repo/tiny.yaml", "runs/small/small-none-s0")
-    assert run.recipe == read(run.path, run.assignments)
+    assert run.recipe == read(run.path, run.recipe.assignments)
     with pytest.raises(ValueError, match="methods.gone: hf://user/repo/gone.yaml: the Hub's user/repo has no file"):
         read_plan("sweep.yaml")
 

@@ -33,33 +33,29 @@ def test_grey_and_palette_files_hold_a_byte_a_pixel(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "grey.png", "palette.png"]
 
 
-def test_files_are_checked_from_the_disk(tmp_path):
+def save(image):
+    return lambda file: image.save(file)
+
+
+@pytest.mark.parametrize("damage, size, ids, palette, told", [
+    (save(label_image(LABELS)), (3, 2), range(3), None, r"x\.png: is 2x3 but its image is 3x2 \(height x width\)"),
+    (save(label_image(LABELS)), (2, 3), [1], None, r"holds the ids \[0, 2\]"),
+    (save(label_image(LABELS)), (2, 3), range(3), PALETTE, "must be an 8-bit palette PNG"),
+    (save(label_image(LABELS, PALETTE)), (2, 3), range(3), PALETTE[::-1], "other colours"),
+    (save(Image.fromarray(np.zeros((2, 3, 3), np.uint8))), (2, 3), range(3), None, "must be an 8-bit grey PNG"),
+    (save(Image.fromarray(LABELS.astype(bool))), (2, 3), range(3), None, "must be an 8-bit grey PNG"),  # 1 bit a pixel
+    (lambda file: file.write_bytes(file.read_bytes()[:40]), (2, 3), range(3), None, "cannot be read back"),
+    (lambda file: file.write_bytes(b""), (2, 3), range(3), None, "cannot be read back"),
+    (lambda file: file.unlink(), (2, 3), range(3), None, "is missing"),
+])  # fmt: skip
+def test_files_are_checked_from_the_disk(tmp_path, damage, size, ids, palette, told):
     file = tmp_path / "x.png"
-    save_png(label_image(LABELS), file)
-    check_label_file(file, (2, 3), range(3))
-    with pytest.raises(ValueError, match=r"x\.png: is 2x3 but its image is 3x2 \(height x width\)"):
-        check_label_file(file, (3, 2), range(3))
-    with pytest.raises(ValueError, match=r"holds the ids \[0, 2\]"):
-        check_label_file(file, (2, 3), [1])
-    with pytest.raises(ValueError, match="must be an 8-bit palette PNG"):
-        check_label_file(file, (2, 3), range(3), PALETTE)
-    save_png(label_image(LABELS, PALETTE), file)
-    check_label_file(file, (2, 3), range(3), PALETTE)
-    with pytest.raises(ValueError, match="other colours"):
-        check_label_file(file, (2, 3), range(3), PALETTE[::-1])
-    Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(file)
-    with pytest.raises(ValueError, match="must be an 8-bit grey PNG"):
-        check_label_file(file, (2, 3), range(3))
-    Image.fromarray(LABELS.astype(bool)).save(file)  # one bit a pixel
-    with pytest.raises(ValueError, match="must be an 8-bit grey PNG"):
-        check_label_file(file, (2, 3), range(3))
-    for content in (file.read_bytes()[:40], b""):
-        file.write_bytes(content)
-        with pytest.raises(ValueError, match="cannot be read back"):
-            check_label_file(file, (2, 3), range(3))
-    file.unlink()
-    with pytest.raises(ValueError, match="is missing"):
-        check_label_file(file, (2, 3), range(3))
+    for colors in (PALETTE, None):
+        save_png(label_image(LABELS, colors), file)
+        check_label_file(file, (2, 3), range(3), colors)
+    damage(file)
+    with pytest.raises(ValueError, match=told):
+        check_label_file(file, size, ids, palette)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
