@@ -122,18 +122,18 @@ def write(options: argparse.Namespace, delivered: Delivered, path: Path, size: t
 @torch.no_grad()
 def cost(delivered: Delivered, export: Export, size: tuple[int, int]) -> str:
     """Parameters, FLOPs and the latency of what was written, for one image."""
-    network, image, device = delivered.network, torch.zeros(1, 3, *size, dtype=torch.uint8), export.device
+    network, image = delivered.network, torch.zeros(1, 3, *size, dtype=torch.uint8)
+    device = f"{export.engine} on cpu, {torch.get_num_threads()} threads"
     operations = flops(network, image)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    if not device and torch.cuda.is_available():
+    if export.engine == "torch" and torch.cuda.is_available():
         network.cuda()
         image, device = image.cuda(), torch.cuda.get_device_name()
     milliseconds = latency(export.scorer, image)
     network.cpu()
     return (
         f"{parameters / 1e6:.2f} M parameters, {operations / 1e9:.2f} GFLOP (1 multiply-add = 2) and "
-        f"{milliseconds:.1f} ms for one {size[0]}x{size[1]} image "
-        f"({device or f'torch on cpu, {torch.get_num_threads()} threads'})."
+        f"{milliseconds:.1f} ms for one {size[0]}x{size[1]} image ({device})."
     )
 
 

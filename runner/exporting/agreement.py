@@ -46,12 +46,12 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export: `scorer` computes with it on `device` ("" for torch's); `remark` says how it is used."""
+    """A finished export: `engine` computes with it by `scorer`, all but torch on the CPU; `remark`: how it is used."""
 
     scorer: Scorer
     agreement: Agreement
     remark: str
-    device: str = ""
+    engine: str = "torch"
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from segkd.runner.exporting.agreement import Agreement, Export, PlainScores, Scorer, Shape, compare, other_sizes, takes
+from segkd.runner.exporting.agreement import Export, PlainScores, Scorer, Shape, compare, other_sizes, takes
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 
@@ -28,7 +28,7 @@ def write_program(network: nn.Module, path: Path, size: tuple[int, int], *, fixe
         torch.export.save(program, path)
         return torch.export.load(path).module()
 
-    return _export(network, size, fixed_size, save, f"torch.export on cpu, {torch.get_num_threads()} threads")
+    return _export(network, size, fixed_size, save, "torch.export")
 
 
 def write_onnx(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_size: bool = False) -> Export:
@@ -59,7 +59,7 @@ def write_onnx(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_s
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
-    return _export(network, size, fixed_size, save, f"onnxruntime on cpu, {options.intra_op_num_threads} threads")
+    return _export(network, size, fixed_size, save, "onnxruntime")
 
 
 def _export(
@@ -67,7 +67,7 @@ def _export(
     size: tuple[int, int],
     fixed_size: bool,
     save: Callable[[torch.export.ExportedProgram, bool], Scorer],
-    device: str,
+    engine: str,
 ) -> Export:
     """An export with dynamic sizes if it is right at two further sizes, else with this size alone.
 
@@ -75,7 +75,7 @@ def _export(
         save: writes a program, with dynamic sizes or without, and loads it again.
     """
 
-    def export(shapes: list[Shape], dynamic: bool) -> tuple[Scorer, Agreement]:
+    def export(shapes: list[Shape], remark: str, dynamic: bool) -> Export:
         images = torch.zeros(2, 3, *size, dtype=torch.uint8)  # batches of 1 are taken for a constant
         axes = {0: torch.export.Dim("batch")}
         if dynamic:
@@ -83,17 +83,17 @@ def _export(
         with _quiet(), torch.no_grad():
             program = torch.export.export(PlainScores(network).eval(), (images,), dynamic_shapes={"images": axes})
             scorer = save(program, dynamic)
-        return scorer, compare(PlainScores(network), scorer, shapes)
+        return Export(scorer, compare(PlainScores(network), scorer, shapes), remark, engine)
 
     others, remark = other_sizes(size), "any batch size, this size only"
     if not fixed_size and all(takes(network, other) for other in others):
         try:
             shapes = [(1, *size), *((2 + index, *other) for index, other in enumerate(others))]
-            return Export(*export(shapes, dynamic=True), "any batch size and size", device)
+            return export(shapes, "any batch size and size", dynamic=True)
         except Exception as error:  # exporter, runtime and comparison fail each in their own types
             remark += f" (as it cannot be traced for any: {_reason(error)})"
     try:
-        return Export(*export([(1, *size), (3, *size)], dynamic=False), remark, device)
+        return export([(1, *size), (3, *size)], remark, dynamic=False)
     except Exception as error:
         raise ValueError(f"{type(network).__name__} cannot be exported this way: {_reason(error)}") from error
 
