@@ -179,7 +179,10 @@ def deliver() -> Callable[..., Path]:
 
 @pytest.fixture
 def fabricate(folder: Path) -> Callable[..., Path]:
-    """fabricate("kd-s0", counts, "seed=0", ...) leaves the folder of a finished run with these (N, K, 3) counts."""
+    """fabricate("kd-s0", counts, "seed=0", ...) leaves the folder of a finished run with these (N, K, 3) counts.
+
+    `taught`: by a teacher, with the loss kl.
+    """
 
     def made(
         name: str,
@@ -189,8 +192,11 @@ def fabricate(folder: Path) -> Callable[..., Path]:
         teachers: dict[str, float] | None = None,
         device: str = "cpu, 1 threads",
         seconds: float = 90.0,
+        taught: bool = False,
     ) -> Path:
-        recipe = read(folder / "tiny.yaml", [f"name={name}", *assignments])
+        teacher = "networks.teacher={model: deeplabv3, args: {backbone: resnet18}, weights: t, train: false}"
+        kl = [teacher, "losses=[{loss: cross_entropy}, {loss: kl}]"] if taught else []
+        recipe = read(folder / "tiny.yaml", [f"name={name}", *kl, *assignments])
         run, miou = folder / recipe.folder, float(mean_iou(counts.sum(0), recipe.evaluate.absent))
         (run / "student").mkdir(parents=True)
         (run / "recipe.yaml").write_text(recipe.dump())

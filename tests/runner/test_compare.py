@@ -2,17 +2,13 @@
 
 import numpy as np
 
-KL = (
-    "networks.teacher={model: deeplabv3, args: {backbone: resnet18}, weights: t, train: false}",
-    "losses=[{loss: cross_entropy}, {loss: kl}]",
-)
 COUNTS = np.array([[[5, 10, 5], [4, 8, 9]], [[9, 10, 9], [1, 8, 1]]])
 
 
 def test_the_tables_lie_beside_the_runs_or_where_asked(server, folder, fabricate):
     fabricate("none", COUNTS)
-    fabricate("kl", COUNTS, *KL)
-    (fabricate("begun", COUNTS, "seed=1", *KL) / "student/config.json").unlink()
+    fabricate("kl", COUNTS, taught=True)
+    (fabricate("begun", COUNTS, "seed=1", taught=True) / "student/config.json").unlink()
     result = server(folder, "compare", "runs", "--skip-unfinished", "--baseline", "kl")
     assert result.code == 0, result.err
     assert "| none | 1 | 46.90 | +0.00 | +0.00 to +0.00 |" in result.out

@@ -8,19 +8,14 @@ from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import find_runs
 from segkd.runner.comparing.pictures import NAME, draw_curves, draw_examples, draw_table
 
-KL = (
-    "networks.teacher={model: deeplabv3, args: {backbone: resnet18}, weights: t, train: false}",
-    "losses=[{loss: cross_entropy}, {loss: kl}]",
-)
-
 
 @pytest.fixture
 def comparison(fabricate):
     """A baseline, and a method that is better on some images and worse on others."""
     counts = np.array([[[5, 10, 5]], [[9, 10, 9]], [[2, 10, 2]]])
     fabricate("none", counts, curve=((2, 0.2), (4, 0.3), (6, 0.5)))
-    fabricate("kl-s0", counts + [[[3, 0, 3]], [[-1, 0, -1]], [[2, 0, 2]]], *KL, curve=((2, 0.1), (4, 0.4)))
-    fabricate("kl-s1", counts, "seed=1", *KL, curve=((2, 0.3), (4, 0.2), (6, 0.5)))
+    fabricate("kl-s0", counts + [[[3, 0, 3]], [[-1, 0, -1]], [[2, 0, 2]]], taught=True, curve=((2, 0.1), (4, 0.4)))
+    fabricate("kl-s1", counts, "seed=1", taught=True, curve=((2, 0.3), (4, 0.2), (6, 0.5)))
     return compare(find_runs(["runs"]))
 
 
