@@ -37,13 +37,12 @@ def ask() -> argparse.Namespace:
 ask = ask_early(ask, __name__)  # before the imports that take seconds
 
 import torch
-import yaml
 
 from segkd.models._checkpoints import LAYOUTS
 from segkd.runner.building.delivered import Delivered, find
 from segkd.runner.console import say
 from segkd.runner.exporting.agreement import Export
-from segkd.runner.exporting.hub import card, push, shareable
+from segkd.runner.exporting.hub import push, write_card
 from segkd.runner.exporting.other_codes import (
     write_huggingface,
     write_layout,
@@ -52,7 +51,6 @@ from segkd.runner.exporting.other_codes import (
     write_torchvision,
 )
 from segkd.runner.exporting.programs import write_onnx, write_program
-from segkd.runner.recipe import yaml_file
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.replacing import replacing
 from segkd.runner.scoring.cost import flops, latency
@@ -84,10 +82,7 @@ def main() -> None:
         export = write(options, delivered, partial, size)
         line = cost(delivered, export, size)
         if options.to == "segkd":
-            (partial / "README.md").write_text(card(delivered, options.push_to_hub or str(path), line))
-            if delivered.recipe:  # what hf://user/name/recipe.yaml reads
-                values = shareable(yaml.safe_load(delivered.recipe))
-                RunFolder(partial).recipe_file.write_text(yaml_file.write(values))
+            write_card(delivered, partial, options.push_to_hub or str(path), line)
     megabytes = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file()) / 1e6
     say(f"{path}: {megabytes:.1f} MB. {line}\n{export.remark}; {export.agreement}")
     if options.push_to_hub:

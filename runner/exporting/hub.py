@@ -13,6 +13,7 @@ from segkd.runner.console import markdown, markdown_text, percent
 from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.yaml_file import write
+from segkd.runner.run_folder.folder import RunFolder
 
 LOADING = """```python
 from segkd.runner.run_folder.pretrained import from_pretrained
@@ -41,8 +42,8 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
     return str(address)
 
 
-def card(delivered: Delivered, name: str, size: str) -> str:
-    """README.md of the repository: what it is, how to load it, its measured scores, the recipe that made it.
+def write_card(delivered: Delivered, folder: Path, name: str, size: str) -> None:
+    """README.md of the repository: what it is, how to load it, its scores, and the recipe that made it, also as a file.
 
     Args:
         name: what `from_pretrained` finds it under. size: its parameters, FLOPs and milliseconds, in words.
@@ -52,7 +53,10 @@ def card(delivered: Delivered, name: str, size: str) -> str:
     config, scores = delivered.config, delivered.scores
     title = config.get("recipe", name)
     values = shareable(yaml.safe_load(delivered.recipe)) if delivered.recipe else None
-    recipe = Recipe.model_validate_json(json.dumps(values)) if values else None
+    recipe = None
+    if values:
+        recipe = Recipe.model_validate_json(json.dumps(values))
+        RunFolder(folder).recipe_file.write_text(write(values))  # what hf://user/name/recipe.yaml reads
     metadata = ModelCardData(
         library_name="segkd",
         pipeline_tag="image-segmentation",
@@ -86,7 +90,7 @@ def card(delivered: Delivered, name: str, size: str) -> str:
                 metric_value=round(100 * scores["miou"], 2),
             )
         ]
-    return "\n\n".join([f"---\n{metadata.to_yaml()}\n---", *text]) + "\n"
+    (folder / "README.md").write_text("\n\n".join([f"---\n{metadata.to_yaml()}\n---", *text]) + "\n")
 
 
 def _origin(recipe: Recipe) -> str:
