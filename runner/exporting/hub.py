@@ -36,8 +36,8 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Delivered by segkd")
     except (OSError, ValueError) as error:  # no access, no network, no login, HF_HUB_OFFLINE, a malformed name
         raise ValueError(
-            f"--push-to-hub {name}: nothing was uploaded ({first_line(error)}); the folder is {folder}, log in with hf auth login "
-            f"and check HF_HUB_OFFLINE"
+            f"--push-to-hub {name}: nothing was uploaded ({first_line(error)}); the folder is {folder}, log in with "
+            f"hf auth login and check HF_HUB_OFFLINE"
         ) from error
     return str(address)
 

@@ -14,7 +14,7 @@ import runpy
 import sys
 from typing import NoReturn
 
-import matplotlib.pyplot  # noqa: F401  half a second of a run that would be paid each time
+import matplotlib.figure  # noqa: F401  half a second of a run that would be paid each time
 import torch
 
 import segkd.runner.check
