@@ -5,7 +5,6 @@ from torch import nn
 
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.schedule import learning_rate
-from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.optimization import Curve, Optimizer
 from segkd.runner.recipe.schema import Recipe
 
@@ -13,25 +12,31 @@ NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 def build_optimizers(recipe: Recipe, graph: Graph) -> list[torch.optim.Optimizer]:
-    """One optimizer for each set of settings in use, over all trained parameters.
+    """One optimizer for each set of settings in use, over all trained parameters, in groups of equal treatment.
 
-    A group's `lr_scale` is its factor on the scheduled rate, `curve` what the rate is computed from.
+    A group's `lr_scale` is its factor on the scheduled rate, `curve` what learning_rate() computes the rate from.
     """
-    groups: dict[str, list[dict]] = {}
-    settings_of: dict[str, Optimizer] = {}
+    found: dict[str, tuple[Optimizer, dict[str, dict]]] = {}  # settings as text -> themselves, group as text -> group
     for owner, module in [*graph.networks.items(), (None, graph.losses)]:
-        network, settings = _of(recipe, owner)
-        key = settings.model_dump_json()
-        settings_of[key] = settings
-        groups.setdefault(key, []).extend(_groups(module, settings, network, curve_of(recipe, owner)))
-    # a group of each kind: those that differ in their parameters only are one
-    return [_optimizer(settings_of[key], _united(found)) for key, found in groups.items() if found]
+        network = recipe.networks[owner] if owner else None
+        settings = network.optimizer if network and network.optimizer else recipe.optimizer
+        curve = curve_of(network.schedule if network and network.schedule else recipe.schedule, settings, recipe)
+        groups = found.setdefault(settings.model_dump_json(), (settings, {}))[1]
+        exempt = _not_decayed(module, settings.no_decay)
+        encoder = module.backbone_prefixes if network else ()
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            scale = network.lr_scale if network else 1.0
+            scale *= 1.0 if name.startswith(encoder) else settings.head_lr_scale
+            decay = 0.0 if name in exempt else settings.weight_decay
+            group = {"lr": settings.lr * scale, "lr_scale": scale, "weight_decay": decay, "curve": curve}
+            groups.setdefault(repr(group), {"params": [], **group})["params"].append(parameter)
+    return [_optimizer(settings, [*groups.values()]) for settings, groups in found.values() if groups]
 
 
-def curve_of(recipe: Recipe, owner: str | None) -> dict:
-    """What learning_rate() needs for a network, or for the losses, beside the iteration."""
-    network, settings = _of(recipe, owner)
-    curve = network.schedule if network and network.schedule else recipe.schedule
+def curve_of(curve: Curve, settings: Optimizer, recipe: Recipe) -> dict:
+    """What learning_rate() needs beside the iteration, in plain values: checkpoints hold them."""
     values = {name: getattr(curve, name) for name in Curve.model_fields}
     return {"lr": settings.lr, "iterations": values.pop("end") or recipe.schedule.iterations, **values}
 
@@ -59,41 +64,6 @@ def take_step(optimizers: list[torch.optim.Optimizer], scaler: torch.amp.GradSca
         scaler.update()
     for optimizer in optimizers:
         optimizer.zero_grad()
-
-
-def _of(recipe: Recipe, owner: str | None) -> tuple[Network | None, Optimizer]:
-    """The entry of a network (None: the losses) and the optimizer settings that hold for it."""
-    network = recipe.networks[owner] if owner else None
-    return network, network.optimizer if network and network.optimizer else recipe.optimizer
-
-
-def _groups(module: nn.Module, settings: Optimizer, network: Network | None, curve: dict) -> list[dict]:
-    """A module's trained parameters by factor on the rate and by decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    exempt = _not_decayed(module, settings.no_decay)
-    encoder = module.backbone_prefixes if network else ()
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        scale = network.lr_scale if network else 1.0
-        scale *= 1.0 if name.startswith(encoder) else settings.head_lr_scale
-        decay = 0.0 if name in exempt else settings.weight_decay
-        groups.setdefault((scale, decay), []).append(parameter)
-    return [
-        {"params": parameters, "lr": settings.lr * scale, "lr_scale": scale, "weight_decay": decay, "curve": curve}
-        for (scale, decay), parameters in groups.items()
-    ]
-
-
-def _united(groups: list[dict]) -> list[dict]:
-    united: dict[str, dict] = {}
-    for group in groups:
-        kind = repr({key: value for key, value in group.items() if key != "params"})
-        if kind in united:
-            united[kind]["params"] += group["params"]
-        else:
-            united[kind] = group
-    return list(united.values())
 
 
 def _optimizer(settings: Optimizer, groups: list[dict]) -> torch.optim.Optimizer:

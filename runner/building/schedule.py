@@ -29,26 +29,17 @@ def learning_rate(
         lr: rate at iteration 0 (after warm-up). iterations: where the curve ends; it stays at its last value.
         power, min_lr: of the curves above.
         warmup: over this many iterations the curve is multiplied by i / warmup, so iteration 0 has rate 0 (AICSD).
-        drop_every: iterations between two drops, for `step` only.
+        drop_every: iterations between two drops; `step` needs it, the others do not read it.
         lag: the rate is that of `lag` iterations earlier, never before 0 (TriKD sets it after each step: 1).
-
-    Raises:
-        ValueError: iterations < 1, or `step` without a positive drop_every, or an unknown name.
     """
-    if iterations < 1:
-        raise ValueError(f"schedule: iterations must be at least 1, got {iterations}")
     i = max(0, iteration - lag)
     progress = min(i / iterations, 1.0)
     if name == "poly":
         rate = min_lr + (lr - min_lr) * (1 - progress) ** power
     elif name == "cosine":
         rate = min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-    elif name == "constant":
-        rate = lr
     elif name == "step":
-        if drop_every is None or drop_every < 1:
-            raise ValueError(f"schedule: step needs drop_every, a number of iterations, got {drop_every}")
         rate = lr * drop_factor ** (i // drop_every)
     else:
-        raise ValueError(f"schedule: no curve called {name!r}; there are: poly, cosine, constant, step")
+        rate = lr
     return rate * i / warmup if i < warmup else rate

@@ -44,12 +44,3 @@ def test_lag_and_the_end():
     plain = curve(8, lr=1.0, iterations=8)
     assert curve(8, lr=1.0, iterations=8, lag=1) == [plain[0], *plain[:-1]]
     assert learning_rate(100, lr=1.0, iterations=8, min_lr=0.25) == 0.25
-
-
-def test_learning_rate_errors():
-    with pytest.raises(ValueError, match="step needs drop_every"):
-        learning_rate(0, lr=1.0, iterations=8, name="step")
-    with pytest.raises(ValueError, match="no curve called 'linear'; there are: poly"):
-        learning_rate(0, lr=1.0, iterations=8, name="linear")
-    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
-        learning_rate(0, lr=1.0, iterations=0)
