@@ -30,21 +30,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from segkd.runner.building.device import peak_memory, prepare_for_device, start_accelerator
 from segkd.runner.building.graph import Graph, weighted
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import build_networks, weights_are_there, weights_path
-from segkd.runner.building.optimizers import build_optimizers
-from segkd.runner.building.shapes import shape_graph, shape_image, shape_predictions, without_autocast
+from segkd.runner.building.optimizers import build_optimizers, take_step
+from segkd.runner.building.shapes import crops, shape_graph, shape_predictions, without_autocast
 from segkd.runner.console import clock, say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.term import Ramp
-from segkd.runner.scoring.cost import flops
+from segkd.runner.scoring.cost import flops, wait_for_gpu
 from segkd.runner.training.gradients import gradient_report
 
 SAMPLED = 32  # images whose labels are counted
@@ -106,7 +106,7 @@ def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator)
     networks = build_networks(recipe, train_set, untrained=True)
     graph = build_graph(recipe, networks, train_set.ignore_index)
     prepare_for_device(graph, recipe, accelerator)
-    image = torch.zeros(1, 3, *recipe.data.crop_size, dtype=torch.uint8, device=accelerator.device)
+    image = crops(recipe, 1, accelerator.device)
     for name in networks:
         say(described(name, graph, recipe, image))
     return graph
@@ -142,7 +142,7 @@ def check_without_data(recipe: Recipe) -> None:
     with without_autocast():
         for name, network in recipe.networks.items():
             if network.ema_of is None:
-                say(described(name, graph, recipe, shape_image(recipe)))
+                say(described(name, graph, recipe, crops(recipe, 1)))
     for term in graph.terms:
         source = f" from {term.source}" if term.source else ""
         ramp = term.weight
@@ -157,11 +157,13 @@ def check_without_data(recipe: Recipe) -> None:
 
 def missing(recipe: Recipe) -> list[str]:
     """A line for each folder, file or download that the recipe names and this machine may lack."""
-    lines = []
-    if recipe.data.root and not Path(recipe.data.root).is_dir():
-        lines.append(f"data      data.root: there is no folder {recipe.data.root} here")
-    if recipe.data.unlabelled and recipe.data.unlabelled.images and not Path(recipe.data.unlabelled.images).is_dir():
-        lines.append(f"data      data.unlabelled.images: there is no folder {recipe.data.unlabelled.images} here")
+    unlabelled = recipe.data.unlabelled and recipe.data.unlabelled.images
+    folders = {"data.root": recipe.data.root, "data.unlabelled.images": unlabelled}
+    lines = [
+        f"data      {key}: there is no folder {folder} here"
+        for key, folder in folders.items()
+        if folder and not Path(folder).is_dir()
+    ]
     for name, network in recipe.networks.items():
         files = {"weights": network.weights, "args.backbone_weights": network.args.get("backbone_weights")}
         for key, file in files.items():
@@ -176,10 +178,8 @@ def missing(recipe: Recipe) -> list[str]:
 def busiest_iteration(graph: Graph, recipe: Recipe) -> int:
     """The first iteration at which the most terms are active: gates and ramps may keep some away at the start."""
     last = recipe.schedule.iterations - 1
-    candidates = sorted(
-        {0, last // 2, last, *(min(term.after + 1, last) for term in graph.terms if term.after is not None)}
-    )
-    return max(candidates, key=lambda iteration: len(graph.active_terms(iteration)))
+    behind_gates = (min(term.after + 1, last) for term in graph.terms if term.after is not None)
+    return max(sorted({0, last // 2, last, *behind_gates}), key=lambda at: len(graph.active_terms(at)))
 
 
 def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Accelerator) -> None:
@@ -187,7 +187,7 @@ def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Acceler
     graph.keep_predictions = True
     weights = graph.weights_at(iteration)
     with accelerator.autocast():
-        losses = graph(batch.images, batch.target, iteration, batch.views())
+        losses = graph(batch.images, batch.target, iteration, batch.unlabelled)
     report = gradient_report(graph, losses, weights)
     graph.keep_predictions, graph.kept = False, {}
     for name, loss in weighted(losses, weights).items():
@@ -199,9 +199,7 @@ def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Acceler
             f"{report[f'gradient/{name}']:.3g}{cosine} (iteration {iteration})"
         )
     accelerator.backward(sum(weighted(losses, weights).values()))
-    silent = [
-        name for name, parameter in graph.named_parameters() if parameter.requires_grad and parameter.grad is None
-    ]
+    silent = [name for name, one in graph.named_parameters() if one.requires_grad and one.grad is None]
     graph.zero_grad()
     if silent:
         say(
@@ -211,7 +209,7 @@ def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Acceler
 
 
 def check_cost(
-    wrapped: torch.nn.Module,
+    wrapped: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     batch: Batch,
     iteration: int,
@@ -219,27 +217,22 @@ def check_cost(
     accelerator: Accelerator,
 ) -> None:
     """Times a few whole steps on one batch and prints what the run would take."""
-    on_gpu = accelerator.device.type == "cuda"
     weights = accelerator.unwrap_model(wrapped).weights_at(iteration)
     times = []
     for _ in range(TIMED + 1):
-        torch.cuda.synchronize() if on_gpu else None
+        wait_for_gpu(accelerator.device)
         since = time.perf_counter()
         for _ in range(recipe.loop.accumulate):
-            accelerator.backward(
-                sum(weighted(wrapped(batch.images, batch.target, iteration, batch.views()), weights).values())
-            )
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        torch.cuda.synchronize() if on_gpu else None
+            losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled)
+            accelerator.backward(sum(weighted(losses, weights).values()))
+        take_step(optimizers, accelerator.scaler)
+        wait_for_gpu(accelerator.device)
         times.append(time.perf_counter() - since)
     step = statistics.median(times[1:])
-    peak = peak_memory(accelerator.device)
     say(
         f"cost      {step:.3g} s a step on {accelerator.device} ({recipe.data.batch_size / step:.1f} images/s), "
-        f"peak memory {peak / 2**30:.2f} GiB, about {clock(step * recipe.schedule.iterations)} for the run "
-        f"without scoring and loading"
+        f"peak memory {peak_memory(accelerator.device) / 2**30:.2f} GiB, about "
+        f"{clock(step * recipe.schedule.iterations)} for the run without scoring and loading"
     )
 
 

@@ -45,10 +45,11 @@ from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import is_finished, open_run_folder, refuse_used_folder
 from segkd.runner.scoring.evaluation import evaluate, evaluate_also
 from segkd.runner.training.gradients import gradient_report
-from segkd.runner.training.report import deliver, record_evaluation, score_teachers
+from segkd.runner.training.report import Report
 from segkd.runner.training.state import TrainingState
 from segkd.runner.training.stop_signal import StopSignal
 from segkd.runner.training.tracking import Tracking
+from segkd.runner.training.wandb_run import Dashboard
 
 
 def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False) -> None:
@@ -70,8 +71,11 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
 
     run, parts, iterations = RunFolder(recipe.folder), recipe.loop.accumulate, recipe.schedule.iterations
     batches = build_training_batches(recipe, train_set, unlabelled_set, views, accelerator, start=state.iteration)
-    tracking = Tracking(recipe, accelerator, len(train_set), state)
-    score_teachers(recipe, graph, val_set, accelerator)
+    dashboard = Dashboard(recipe, state.wandb_id, accelerator.is_main_process)
+    state.wandb_id = dashboard.run_id
+    tracking = Tracking(recipe, accelerator, len(train_set), state.iteration, dashboard)
+    report = Report(recipe, state, val_set, accelerator, dashboard)
+    report.score_teachers()
     stop = StopSignal(accelerator)
     wrapped.train()
     tracking.restart_clock()
@@ -93,9 +97,10 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             since = time.perf_counter()
             batch = next(batches).to(accelerator.device)
             tracking.waited += time.perf_counter() - since
+            # processes average their gradients once a step, with its last part
             with accelerator.no_sync(wrapped) if part + 1 < parts else nullcontext():
                 graph.keep_predictions = inspects or bool(adversaries)
-                losses = wrapped(batch.images, batch.target, iteration, batch.views())
+                losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled)
                 if inspects:
                     tracking.note(gradient_report(graph, losses, weights))
                 accelerator.backward(sum(weighted(losses, weights).values()) / parts)
@@ -103,6 +108,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
                 (graph.adversary_loss(label) / parts).backward()
             tracking.add(losses)
         norm = None
+        # an infinite bound measures the norm and clips nothing
         if writes or recipe.loop.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(state.parameters(), recipe.loop.clip_norm or float("inf"))
         take_step(optimizers, accelerator.scaler)
@@ -115,37 +121,38 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         tracking.end_step(done, optimizers[0].param_groups[0]["lr"], weights)
 
         stopping, result, others = stop.asked(at=writes), None, None
+        # what is scored and saved must not depend on which process's images the batch norms have followed
         if evaluates or saves or stopping:
             share_running_statistics([graph, *state.averages.values()], accelerator)
         if evaluates:
             result = evaluate(state.student, val_set, recipe, accelerator, title="scoring the student")
             others = evaluate_also(graph, val_set, recipe, accelerator)
             state.note_score(result.values["miou"])
+        # before the save: a checkpoint never knows more than the log, and a loss that is not finite ends here
         if writes or saves or stopping:
             tracking.flush(norm, result, others)
         if evaluates:
-            record_evaluation(state, result, others, val_set, recipe, accelerator, tracking)
+            report.add_evaluation(result, others)
         if (saves or stopping) and accelerator.is_main_process:
             state.save(run, recipe.loop.keep_last, result)
         if stopping:
             tracking.close()
+            dashboard.close()
             stop.leave(f"{recipe.name}: stopped after iteration {done} and saved; go on with --resume")
         if saves:
             accelerator.wait_for_everyone()
-            tracking.restart_clock()
+            tracking.restart_clock()  # scoring and saving are no part of the speed
 
-    tracking.end_bar()
-    deliver(state, val_set, recipe, accelerator)
     tracking.close()
+    report.deliver()
+    dashboard.close()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     if lock is not None:
         lock.close()
 
 
-def train_with_what_it_needs(
-    recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False
-) -> None:
+def train_with_what_it_needs(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool) -> None:
     """First the teachers and the baseline that are recipes themselves and have not run yet, then the recipe."""
     missing = read_needed(recipe, is_finished)
     if missing:  # what is wrong with one of them must not show only after another has been trained

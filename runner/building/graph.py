@@ -1,7 +1,6 @@
 """Networks and loss terms as one module: the only thing optimised, wrapped for several processes and checkpointed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from segkd.datasets._strong import partners
 from segkd.losses._task import Features
 from segkd.models._mask_prompt import mask_prompt
 from segkd.models._prediction import Prediction
+from segkd.runner.loading.batch import Batch
 from segkd.runner.recipe.term import Term
 
 # what a term sees -> the parts of the batch its learner and its source are run on
@@ -20,22 +20,6 @@ PARTS = {
     "both": (("labelled", "labelled"), ("unlabelled", "unlabelled")),
     "strong": (("strong", "unlabelled"),),
 }
-
-
-@dataclass
-class Views:
-    """Images without labels, seen in one or two ways.
-
-    Attributes:
-        images: (B, 3, H, W) uint8. target: (B, H, W) int64, the ignore_index on padding and 0 elsewhere.
-        strong: (B, 3, H, W) uint8, the same crops recoloured and mixed, None where no term sees them.
-        mixed: (B, H, W) bool, where `strong` shows the image's partner (datasets/_strong.py:partners).
-    """
-
-    images: Tensor
-    target: Tensor
-    strong: Tensor | None = None
-    mixed: Tensor | None = None
 
 
 class Graph(nn.Module):
@@ -106,29 +90,31 @@ class Graph(nn.Module):
         return [term for term in self.terms if term.weight_at(iteration) != 0]
 
     def forward(
-        self, images: Tensor, target: Tensor, iteration: int, unlabelled: dict[str, Tensor] | None = None
+        self, images: Tensor, target: Tensor, iteration: int, unlabelled: Batch | None = None
     ) -> dict[str, Tensor]:
         """The active terms' unweighted scalars by name.
 
         Args:
-            images: (B, 3, H, W) uint8. target: (B, H, W) int64. unlabelled: the fields of Views, where there are any.
+            images: (B, 3, H, W) uint8. target: (B, H, W) int64. unlabelled: the batch of images without labels, if any;
+                its target is the ignore_index on padding and 0 elsewhere.
         """
         self.kept = {}  # freed before this forward needs its room
-        views = Views(**unlabelled) if unlabelled else None
-        predictions = self.predictions(images, views, iteration)
+        predictions = self.predictions(images, unlabelled, iteration)
         losses = {}
         for term in self.active_terms(iteration):
-            student, source, labels = self.seen_by(term, predictions, target, views)
+            student, source, labels = self.seen_by(term, predictions, target, unlabelled)
             if self.keep_predictions:
                 self.kept[term.label] = student, source
             losses.update(self.loss(term, student, source, labels))
         return losses
 
-    def predictions(self, images: Tensor, views: Views | None, iteration: int) -> dict[tuple[str, str], Prediction]:
+    def predictions(
+        self, images: Tensor, unlabelled: Batch | None, iteration: int
+    ) -> dict[tuple[str, str], Prediction]:
         """(network, part of the batch) -> its prediction, for all that an active term reads."""
         parts = {"labelled": images}
-        if views is not None:
-            parts |= {"unlabelled": views.images, "strong": views.strong}
+        if unlabelled is not None:
+            parts |= {"unlabelled": unlabelled.images, "strong": unlabelled.strong}
         found: dict[tuple[str, str], Prediction] = {}
         for term in self.active_terms(iteration):
             for of_part, source_part in PARTS[term.on]:
@@ -156,18 +142,22 @@ class Graph(nn.Module):
         return [self._predict(name, "labelled", {"labelled": images}, found) for name in names]
 
     def seen_by(
-        self, term: Term, predictions: dict[tuple[str, str], Prediction], target: Tensor, views: Views | None
+        self, term: Term, predictions: dict[tuple[str, str], Prediction], target: Tensor, unlabelled: Batch | None
     ) -> tuple[Prediction, Prediction | None, Tensor]:
         """What a term is computed on: its learner's prediction, its source's (detached if it is to be), the labels."""
-        students, sources = [], []
-        for of_part, source_part in PARTS[term.on]:
-            students.append(predictions[term.of, of_part])
-            if term.source is not None:
-                source = predictions[term.source, source_part]
-                if term.detach and term.source in self.networks:
-                    source = detached(source)
-                sources.append(mixed(source, views.mixed) if term.on == "strong" else source)
-        return joined(students), joined(sources) if sources else None, labels_seen(term.on, target, views)
+        of_parts, source_parts = zip(*PARTS[term.on])
+        student = joined([predictions[term.of, part] for part in of_parts])
+        # the labels of unlabelled images only say what is padding
+        labels = [target if part == "labelled" else unlabelled.target for part in of_parts]
+        labels = labels[0] if len(labels) == 1 else torch.cat(labels)
+        if term.on == "strong":
+            labels = with_partners(labels, unlabelled.mixed)
+        if term.source is None:
+            return student, None, labels
+        source = joined([predictions[term.source, part] for part in source_parts])
+        if term.detach and term.source in self.networks:
+            source = detached(source)
+        return student, mixed(source, unlabelled.mixed) if term.on == "strong" else source, labels
 
     def loss(self, term: Term, student: Prediction, source: Prediction | None, target: Tensor) -> dict[str, Tensor]:
         """One term's unweighted value under its label; a loss of several sub-terms gives each as label/sub-term."""
@@ -202,15 +192,8 @@ def joined(predictions: list[Prediction]) -> Prediction:
     return predictions[0] if len(predictions) == 1 else _combined(predictions, torch.cat)
 
 
-def labels_seen(on: str, target: Tensor, views: Views | None) -> Tensor:
-    """The labels beside what a term sees; those of unlabelled images only say what is padding."""
-    if on in ("labelled", "both"):
-        return target if on == "labelled" else torch.cat([target, views.target])
-    return with_partners(views.target, views.mixed) if on == "strong" else views.target
-
-
 def with_partners(maps: Tensor, mask: Tensor) -> Tensor:
-    """Maps of weak views put together as their strong views are, (B, ..., H, W); mask: (B, H, W), see Views.mixed."""
+    """Maps of weak views put together as their strong views are, (B, ..., H, W); mask: (B, H, W), see Batch.mixed."""
     mask = mask if maps.ndim == mask.ndim else mask[:, None]
     return torch.where(mask, maps[partners(len(maps))], maps)
 

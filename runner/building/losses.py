@@ -5,7 +5,7 @@ from torch import nn
 
 from segkd.losses._task import Features, Task
 from segkd.runner.building.graph import Graph, features_of
-from segkd.runner.building.networks import build_networks, gives_scores
+from segkd.runner.building.networks import blaming, build_networks, gives_scores
 from segkd.runner.loading.data_sets import build_dataset, build_training_sets, build_views
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Recipe
@@ -71,13 +71,11 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
     features = {name: features_of(name, network) for name, network in networks.items()}
     losses = {}
     for index, term in enumerate(recipe.losses):
-        try:
+        with blaming(f"losses.{index} ({term.label}): "):
             refuse_other_classes(term, networks)
             if term.is_ever_active:
                 torch.manual_seed(seed_for(recipe.seed, "loss", term.label))
                 losses[term.label] = build_loss(term, networks, features, ignore_index)
-        except ValueError as error:
-            raise ValueError(f"losses.{index} ({term.label}): {error}") from None
     terms = [term for term in recipe.losses if term.label in losses]
     trained = {name: network for name, network in networks.items() if recipe.networks[name].train}
     for name, network in trained.items():

@@ -1,7 +1,7 @@
 """Builds the networks of a recipe and gives them their weights, whoever wrote them."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -18,8 +18,6 @@ from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.seeds import seed_for
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.weights import Weights, find_weights
-
-logger = logging.getLogger(__name__)
 
 
 def build_networks(recipe: Recipe, dataset: Dataset, *, untrained: bool = False) -> dict[str, nn.Module]:
@@ -53,16 +51,14 @@ def build_network(
     """
     owner = f"networks.{name}"
     path = weights_path(network)
-    weights = (
-        None if path is None else find_weights(path, owner=owner, layout=network.layout, part=network.part, trust=trust)
-    )
+    weights = None
+    if path is not None:
+        weights = find_weights(path, owner=owner, layout=network.layout, part=network.part, trust=trust)
     torch.manual_seed(seed_for(seed, "network", name))
     file, arguments = parts.network_part(network.source, network.model, network.args)
     own_classes = weights.num_classes if network.class_map and weights else None
-    try:
+    with blaming(f"{owner}: "):
         built = parts.build("models", file, arguments, own_classes or num_classes)
-    except (ValueError, OSError) as error:
-        raise type(error)(f"{owner}: {error}") from None
     if weights is not None:
         weights.check(model=file, normalize=network.normalize, owner=owner)
         weights.load(built, owner=owner, strict=network.strict)
@@ -70,11 +66,18 @@ def build_network(
     if constants is not None:
         built.normalize = Normalize.of(constants)
     if network.checkpointing:
-        try:
+        with blaming(f"{owner}."):
             checkpoint_blocks(built)
-        except ValueError as error:
-            raise ValueError(f"{owner}.{error}") from None
     return mapped(built, network, weights, class_names, owner) if network.class_map else built
+
+
+@contextmanager
+def blaming(place: str) -> Iterator[None]:
+    """Puts `place`, a part of the recipe, before the text of an error."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise type(error)(f"{place}{error}") from None
 
 
 def mapped(
@@ -83,11 +86,9 @@ def mapped(
     """A network with classes of its own as one with the data set's."""
     names = built.class_names or (weights.class_names if weights else None)
     theirs = names or [str(index) for index in range(built.num_classes)]
-    try:
+    with blaming(f"{owner}."):
         groups = read_class_map(network.class_map, theirs, class_names)
         return ClassMapped(built, groups, theirs, class_names, name=owner)
-    except ValueError as error:
-        raise ValueError(f"{owner}.{error}") from None
 
 
 def gives_scores(network: nn.Module) -> bool:

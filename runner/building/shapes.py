@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from segkd.models._prediction import Prediction
-from segkd.runner.building.graph import Graph, Views
+from segkd.runner.building.graph import Graph
 from segkd.runner.building.losses import build_graph
+from segkd.runner.building.networks import blaming
+from segkd.runner.loading.batch import Batch
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Data, Recipe
 from segkd.runner.run_folder.pretrained import WITHOUT_DOWNLOADS
@@ -34,10 +36,8 @@ def shape_graph(recipe: Recipe) -> Graph:
             continue
         model, arguments = parts.network_part(network.source, network.model, network.args)
         arguments = arguments | {key: WITHOUT_DOWNLOADS[key] for key in WITHOUT_DOWNLOADS.keys() & arguments.keys()}
-        try:
+        with blaming(f"networks.{name}: "):
             networks[name] = copy.deepcopy(_network(model, json.dumps(arguments, sort_keys=True), num_classes))
-        except (ValueError, OSError) as error:
-            raise type(error)(f"networks.{name}: {error}") from None
     with torch.device("meta"):
         return build_graph(recipe, networks, IGNORE_INDEX)
 
@@ -50,15 +50,15 @@ def _network(model: str, arguments: str, num_classes: int) -> nn.Module:
 
 def shape_predictions(graph: Graph, recipe: Recipe, images: int = 2) -> dict[tuple[str, str], Prediction]:
     """What every network that a term reads makes of a training batch: (network, part of the batch) -> shapes."""
-    batch = torch.zeros(images, 3, *recipe.data.crop_size, dtype=torch.uint8, device="meta")
-    views = Views(batch, batch[:, 0], batch, batch[:, 0] > 0)
+    batch = crops(recipe, images)
+    unlabelled = Batch(batch, batch[:, 0], [], strong=batch, mixed=batch[:, 0] > 0)
     with without_autocast(), torch.no_grad():
-        return graph.train().predictions(batch, views, recipe.schedule.iterations - 1)
+        return graph.train().predictions(batch, unlabelled, recipe.schedule.iterations - 1)
 
 
-def shape_image(recipe: Recipe) -> Tensor:
-    """One training crop, (1, 3, H, W)."""
-    return torch.zeros(1, 3, *recipe.data.crop_size, dtype=torch.uint8, device="meta")
+def crops(recipe: Recipe, count: int, device: torch.device | str = "meta") -> Tensor:
+    """Black images of the size that is trained on, (count, 3, H, W) uint8."""
+    return torch.zeros(count, 3, *recipe.data.crop_size, dtype=torch.uint8, device=device)
 
 
 @contextmanager

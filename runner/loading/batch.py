@@ -17,7 +17,8 @@ class Batch:
     """images: (B, 3, H, W) uint8 RGB. target: (B, H, W) int64. indices: which samples of the data set these are.
 
     Batches of unlabelled images may also have `strong`, the same crops recoloured and mixed, and `mixed`, (B, H, W)
-    bool: where `strong` shows an image's partner. A labelled batch carries the unlabelled one of its step.
+    bool: where `strong` shows an image's partner (datasets/_strong.py:partners). A labelled batch carries the
+    unlabelled one of its step.
     """
 
     images: Tensor
@@ -38,14 +39,6 @@ class Batch:
         if self.unlabelled is not None:
             moved.unlabelled = self.unlabelled.to(device)
         return moved
-
-    def views(self) -> dict[str, Tensor] | None:
-        """The unlabelled images as the graph takes them, see graph.Views."""
-        other = self.unlabelled
-        if other is None:
-            return None
-        views = {"images": other.images, "target": other.target}
-        return views if other.strong is None else views | {"strong": other.strong, "mixed": other.mixed}
 
     def _with(self, change) -> "Batch":
         strong, mixed = (None if maps is None else change(maps) for maps in (self.strong, self.mixed))

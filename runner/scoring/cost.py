@@ -26,9 +26,15 @@ def latency(run: Callable[[Tensor], object], images: Tensor) -> float:
     """Median milliseconds of one forward pass of a network in eval mode, or of a program made from one."""
     times = []
     for _ in range(TIMED + 2):
-        torch.cuda.synchronize() if images.is_cuda else None
+        wait_for_gpu(images.device)
         since = time.perf_counter()
         run(images)
-        torch.cuda.synchronize() if images.is_cuda else None
+        wait_for_gpu(images.device)
         times.append(time.perf_counter() - since)
     return 1000 * statistics.median(times[2:])
+
+
+def wait_for_gpu(device: torch.device) -> None:
+    """Waits until a GPU has done what it was asked for; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

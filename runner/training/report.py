@@ -4,101 +4,109 @@ import json
 import shutil
 from urllib.parse import quote
 
-import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from segkd.models._weights import read_weights
-from segkd.runner.building.graph import Graph
-from segkd.runner.building.networks import build_network, gives_scores
+from segkd.runner.building.networks import gives_scores
 from segkd.runner.console import markdown, markdown_text, number, percent, say
-from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.run_folder.checkpoint import export_student
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import plain, training_seconds
-from segkd.runner.run_folder.pretrained import description
+from segkd.runner.run_folder.pretrained import description, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.cost import flops, latency
 from segkd.runner.scoring.evaluation import Evaluation, build_metrics, evaluate, text_of, values_in
 from segkd.runner.scoring.pictures import curves, panels
 from segkd.runner.training.state import TrainingState
-from segkd.runner.training.tracking import Tracking
+from segkd.runner.training.wandb_run import Dashboard
 
 
-def score_teachers(recipe: Recipe, graph: Graph, val_set: torch.utils.data.Dataset, accelerator: Accelerator) -> None:
-    """Scores each frozen network once, as a run starts: a wrong file or normalisation shows here, not after days."""
-    run = RunFolder(recipe.folder)
-    known = run.read_teachers()
-    for name, network in recipe.networks.items():
-        built = graph.network(name)
-        if network.train or network.ema_of is not None or name in known or not gives_scores(built):
-            continue
-        result = evaluate(built, val_set, recipe, accelerator, title=f"scoring {name}")
-        known[name] = plain(result.values)
-        if accelerator.is_main_process:
-            write_text(run.teachers_file, json.dumps(known, indent=2) + "\n")
-            say(f"{recipe.name}: {name} has {percent(result.values['miou'])} % mIoU on {recipe.data.val_split}")
-        accelerator.wait_for_everyone()
+class Report:
+    """Tells of one run: on the console, in its folder and on its dashboard."""
 
+    def __init__(
+        self, recipe: Recipe, state: TrainingState, val_set: Dataset, accelerator: Accelerator, dashboard: Dashboard
+    ):
+        self.recipe, self.state, self.val_set = recipe, state, val_set
+        self.accelerator, self.dashboard = accelerator, dashboard
+        self.run = RunFolder(recipe.folder)
+        untrained = {name: state.graph.network(name) for name, network in recipe.networks.items() if not network.train}
+        self.frozen = {name: network for name, network in untrained.items() if gives_scores(network)}
+        self.teachers = {name: network for name, network in self.frozen.items() if not recipe.networks[name].ema_of}
 
-def record_evaluation(
-    state: TrainingState,
-    result: Evaluation,
-    others: dict[str, Evaluation],
-    val_set: torch.utils.data.Dataset,
-    recipe: Recipe,
-    accelerator: Accelerator,
-    tracking: Tracking,
-) -> None:
-    """The evaluation's line on the console, its panels on the disk and in wandb, its per-class table in wandb."""
-    if not accelerator.is_main_process:
-        return
-    iteration, values = state.iteration, result.values
-    shown = {"mIoU": f"{percent(values['miou'])} %", "pixel accuracy": f"{percent(values['pixel_accuracy'])} %"}
-    shown |= {title.removesuffix(" (%)"): in_its_unit(values[name], title) for name, title in result.headline.items()}
-    shown |= {words: f"{percent(other.values['miou'])} %" for words, other in others.items()}
-    numbers = " | ".join(f"{title} {value}" for title, value in shown.items())
-    say(f"{recipe.name} {iteration}/{recipe.schedule.iterations} | {numbers}")
-    tracking.dashboard.summarize({"best_miou": state.best_miou, "best_iteration": state.best_iteration})
-    if state.best_iteration == iteration:
-        best = {f"best_iou/{name}": iou for name, iou in zip(val_set.class_names, values["iou_per_class"])}
-        best |= {f"best_{name}": values[name] for name in ("pixel_accuracy", *result.headline)}
-        tracking.dashboard.summarize(best)
-    frozen = {name: state.graph.network(name) for name, network in recipe.networks.items() if not network.train}
-    frozen = {name: network for name, network in frozen.items() if gives_scores(network)}
-    files = panels(
-        {**frozen, "student": state.student},
-        val_set,
-        recipe,
-        accelerator,
-        RunFolder(recipe.folder).panels(iteration),
-    )
-    columns = [name for name in values if name.endswith("_per_class")]
-    classes = [list(line) for line in zip(val_set.class_names, *(values[name] for name in columns))]
-    tracking.dashboard.log_evaluation(iteration, files, ["class", *columns], classes)
+    def score_teachers(self) -> None:
+        """Scores each frozen network once, as a run starts: a wrong file or normalisation shows here, not after days."""
+        known = self.run.read_teachers()
+        for name in [name for name in self.teachers if name not in known]:
+            result = evaluate(self.teachers[name], self.val_set, self.recipe, self.accelerator, title=f"scoring {name}")
+            known[name] = plain(result.values)
+            if self.accelerator.is_main_process:
+                write_text(self.run.teachers_file, json.dumps(known, indent=2) + "\n")
+                miou = percent(result.values["miou"])
+                say(f"{self.recipe.name}: {name} has {miou} % mIoU on {self.recipe.data.val_split}")
+            self.accelerator.wait_for_everyone()
 
+    def add_evaluation(self, result: Evaluation, others: dict[str, Evaluation]) -> None:
+        """The evaluation's line on the console, its panels on the disk and in wandb, its per-class table in wandb."""
+        if not self.accelerator.is_main_process:
+            return
+        state, values = self.state, result.values
+        shown = {"mIoU": f"{percent(values['miou'])} %", "pixel accuracy": f"{percent(values['pixel_accuracy'])} %"}
+        shown |= {
+            title.removesuffix(" (%)"): in_its_unit(values[name], title) for name, title in result.headline.items()
+        }
+        shown |= {words: f"{percent(other.values['miou'])} %" for words, other in others.items()}
+        numbers = " | ".join(f"{title} {value}" for title, value in shown.items())
+        say(f"{self.recipe.name} {state.iteration}/{self.recipe.schedule.iterations} | {numbers}")
+        summary = {"best_miou": state.best_miou, "best_iteration": state.best_iteration}
+        if state.best_iteration == state.iteration:
+            summary |= {f"best_iou/{name}": iou for name, iou in zip(self.val_set.class_names, values["iou_per_class"])}
+            summary |= {f"best_{name}": values[name] for name in ("pixel_accuracy", *result.headline)}
+        self.dashboard.summarize(summary)
+        networks, folder = {**self.frozen, "student": state.student}, self.run.panels(state.iteration)
+        files = panels(networks, self.val_set, self.recipe, self.accelerator, folder)
+        columns = [name for name in values if name.endswith("_per_class")]
+        classes = [list(line) for line in zip(self.val_set.class_names, *(values[name] for name in columns))]
+        self.dashboard.log_evaluation(state.iteration, files, ["class", *columns], classes)
 
-def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator) -> None:
-    """Ends a run: student/ from the best checkpoint, report.md with curves and pictures, the closing table printed."""
-    if not accelerator.is_main_process:
-        return
-    run, network, student = RunFolder(recipe.folder), recipe.networks["student"], state.student
-    chosen = run.checkpoint(state.best_iteration)
-    student.load_state_dict(read_weights(chosen.weights_file))
-    rows = closing_rows(state, val_set, recipe, accelerator)
-    write_text(run.report_file, report(recipe, rows, state, val_set))
-    shutil.copyfile(chosen.images_file, run.images_file)
-    write_text(run.summary_file, json.dumps(summary(state, rows, val_set, recipe), indent=2) + "\n")
-    export_student(
-        run,
-        chosen,
-        {
+    def deliver(self) -> None:
+        """Ends a run: student/ from the best checkpoint, report.md with curves and pictures, the closing table."""
+        if not self.accelerator.is_main_process:
+            return
+        recipe, run, state, val_set = self.recipe, self.run, self.state, self.val_set
+        network, student = recipe.networks["student"], state.student
+        chosen = run.checkpoint(state.best_iteration)
+        student.load_state_dict(read_weights(chosen.weights_file))
+        history = run.read_rows()
+        scored = next(row for row in history if "miou" in row and row["iteration"] == state.best_iteration)
+        # the first validation image, as it is scored
+        image = next(evaluation_batches(val_set, resize=fixed_resize(recipe, scoring=True)))
+        image = image.to(self.accelerator.device).images
+        rows = self.closing_rows(scored, image)
+        curves(history, run.curves_file)
+        write_text(run.report_file, self.text(rows, history, scored))
+        shutil.copyfile(chosen.images_file, run.images_file)
+        summary = {  # what comparisons of runs read
+            **values_in(scored, build_metrics(recipe, val_set)),
+            "metrics": recipe.evaluate.metrics,
+            "rows": rows,
+            "miou": state.best_miou,
+            "iteration": state.best_iteration,
+            "protocol": protocol_words(recipe),
+            "absent": recipe.evaluate.absent,
+            "seconds": training_seconds(history, recipe.data.batch_size),
+            "flops": flops(student, image),
+            **{key: rows[-1][key] for key in ("parameters", "milliseconds")},
+        }
+        write_text(run.summary_file, json.dumps(summary, indent=2) + "\n")
+        config = {
             **description(student, network.source, network.model, network.args),
             "class_names": list(val_set.class_names),
             "palette": [list(color) for color in val_set.palette],
@@ -107,92 +115,64 @@ def deliver(state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Rec
             "recipe": recipe.name,
             "miou": state.best_miou,
             "iteration": state.best_iteration,
-        },
-    )
-    say(f"\n{closing_table(rows)}\n\n{recipe.name} is done: {run.report_file}, {run.student.path}")
+        }
+        export_student(run, chosen, config)
+        say(f"\n{closing_table(rows)}\n\n{recipe.name} is done: {run.report_file}, {run.student.path}")
+        self.dashboard.log_student(run.student, recipe.name)
+
+    def closing_rows(self, scored: dict, image: Tensor) -> list[dict]:
+        """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed in turn here and now.
+
+        Args:
+            scored: the row of the log with the evaluation that chose the student.
+        """
+        recipe, graph = self.recipe, self.state.graph
+        titles = {name: network.title for name, network in recipe.networks.items()}
+        mious = {name: scores["miou"] for name, scores in self.run.read_teachers().items()}
+        rows = [row(name, titles[name], network, mious[name], image) for name, network in self.teachers.items()]
+        for name in recipe.evaluate.also:
+            # one with a prompt cannot be timed alone, several networks together are no network
+            if f"miou/{name}" in scored and name in recipe.networks and name not in graph.prompted_by:
+                miou = scored[f"miou/{name}"]
+                rows.append(row(f"{name}, at the same time", titles[name], graph.network(name), miou, image))
+        if recipe.baseline is not None:
+            other = read(recipe.baseline.recipe)
+            network = from_pretrained(other.folder).to(image.device)
+            miou = RunFolder(other.folder).student.read_config()["miou"]
+            rows.append(row(f"student, {other.name}", other.networks["student"].title, network, miou, image))
+        learns = any(term.source is not None for term in recipe.losses)
+        title = f"student, {recipe.name}" if learns or recipe.baseline else "student"
+        rows.append(row(title, titles["student"], self.state.student, self.state.best_miou, image))
+        return rows
+
+    def text(self, rows: list[dict], history: list[dict], scored: dict) -> str:
+        """report.md: the table, the curves, what the metrics say of the chosen checkpoint, the last panels."""
+        run, state, split = self.run, self.state, self.recipe.data.val_split
+        evaluations = [row for row in history if "miou" in row]
+        pictures = [(file.stem, file.relative_to(run.path).as_posix()) for file in run.last_panels()]
+        paragraphs = [
+            f"# {self.recipe.name}",
+            closing_table(rows),
+            f"The student is the checkpoint of iteration {state.best_iteration}, the best of {len(evaluations)} on "
+            f"`{split}` ({percent(state.best_miou)} %); the last one has {percent(evaluations[-1]['miou'])} %. "
+            f"Made by `{run.recipe_file.name}` in `{run.environment_file.name}`.",
+            f"![curves]({run.curves_file.name})",
+            text_of(build_metrics(self.recipe, self.val_set), scored),
+            *(f"![{markdown_text(name)}]({quote(file)})" for name, file in pictures),
+        ]
+        return "\n\n".join(paragraphs) + "\n"
 
 
-def summary(state: TrainingState, rows: list[dict], val_set: torch.utils.data.Dataset, recipe: Recipe) -> dict:
-    """What comparisons of runs read: the closing table's rows, and scores, training seconds and size of the student."""
-    history = RunFolder(recipe.folder).read_rows()
-    image = first_image(val_set, recipe).images.to(next(state.student.parameters()).device)
-    return {
-        **values_in(chosen_row(history, state), build_metrics(recipe, val_set)),
-        "metrics": recipe.evaluate.metrics,
-        "rows": rows,
-        "miou": state.best_miou,
-        "iteration": state.best_iteration,
-        "protocol": protocol_words(recipe),
-        "absent": recipe.evaluate.absent,
-        "seconds": training_seconds(history, recipe.data.batch_size),
-        "flops": flops(state.student, image),
-        **{key: rows[-1][key] for key in ("parameters", "milliseconds")},
-    }
-
-
-def closing_rows(
-    state: TrainingState, val_set: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator
-) -> list[dict]:
-    """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed in turn here and now."""
-    run, rows = RunFolder(recipe.folder), []
-    for name, network in recipe.networks.items():
-        if not network.train and network.ema_of is None and gives_scores(state.graph.network(name)):
-            score = run.read_teachers()[name]["miou"]
-            rows.append(row(name, recipe, name, state.graph.network(name), score, val_set, accelerator))
-    scored = chosen_row(run.read_rows(), state)
-    for name in recipe.evaluate.also:
-        # one with a prompt cannot be timed alone, several networks together are no network
-        if f"miou/{name}" in scored and name in recipe.networks and name not in state.graph.prompted_by:
-            network = state.graph.network(name)
-            score = scored[f"miou/{name}"]
-            rows.append(row(f"{name}, at the same time", recipe, name, network, score, val_set, accelerator))
-    if isinstance(recipe.baseline, OtherRecipe):
-        other = read(recipe.baseline.recipe)
-        delivered = other.networks["student"].model_copy(update={"weights": str(other.folder)})
-        network = build_network(
-            "student", delivered, val_set.num_classes, other.seed, val_set.class_names, trust=recipe.trust_checkpoint
-        )
-        network.to(accelerator.device)
-        score = RunFolder(other.folder).student.read_config()["miou"]
-        rows.append(row(f"student, {other.name}", other, "student", network, score, val_set, accelerator))
-    learns = any(term.source is not None for term in recipe.losses)
-    rows.append(
-        row(
-            f"student, {recipe.name}" if learns or recipe.baseline else "student",
-            recipe,
-            "student",
-            state.student,
-            state.best_miou,
-            val_set,
-            accelerator,
-        )
-    )
-    return rows
-
-
-def row(
-    title: str,
-    recipe: Recipe,
-    name: str,
-    network: nn.Module,
-    miou: float,
-    val_set: torch.utils.data.Dataset,
-    accelerator: Accelerator,
-) -> dict:
+def row(title: str, model: str, network: nn.Module, miou: float, image: Tensor) -> dict:
     """One line of the closing table."""
     network.eval()
     return {
         "network": title,
-        "model": recipe.networks[name].title,
+        "model": model,
         "miou": miou,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "milliseconds": latency(network, first_image(val_set, recipe).to(accelerator.device).images),
+        "milliseconds": latency(network, image),
     }
-
-
-def first_image(val_set: torch.utils.data.Dataset, recipe: Recipe) -> Batch:
-    """The first validation image, as it is scored."""
-    return next(evaluation_batches(val_set, resize=fixed_resize(recipe, scoring=True)))
 
 
 def closing_table(rows: list[dict]) -> str:
@@ -202,37 +182,6 @@ def closing_table(rows: list[dict]) -> str:
         for r in rows
     ]
     return markdown(["network", "model", "mIoU (%)", "parameters", "ms per image"], lines)
-
-
-def chosen_row(history: list[dict], state: TrainingState) -> dict:
-    """The row of metrics.jsonl with the evaluation that chose the student."""
-    return next(row for row in history if "miou" in row and row["iteration"] == state.best_iteration)
-
-
-def report(recipe: Recipe, rows: list[dict], state: TrainingState, val_set: torch.utils.data.Dataset) -> str:
-    """report.md: the table, the curves, what the metrics say of the chosen checkpoint, the last panels."""
-    run = RunFolder(recipe.folder)
-    history = run.read_rows()
-    curves(history, run.curves_file)
-    scored = [r for r in history if "miou" in r]
-    pictures = [
-        f"![{markdown_text(file.stem)}]({quote(file.relative_to(run.path).as_posix())})" for file in run.last_panels()
-    ]
-    return (
-        "\n\n".join(
-            [
-                f"# {recipe.name}",
-                closing_table(rows),
-                f"The student is the checkpoint of iteration {state.best_iteration}, the best of {len(scored)} on "
-                f"`{recipe.data.val_split}` ({percent(state.best_miou)} %); the last one has "
-                f"{percent(scored[-1]['miou'])} %. Made by `{run.recipe_file.name}` in `{run.environment_file.name}`.",
-                f"![curves]({run.curves_file.name})",
-                text_of(build_metrics(recipe, val_set), chosen_row(history, state)),
-                *pictures,
-            ]
-        )
-        + "\n"
-    )
 
 
 def in_its_unit(value: float, title: str) -> str:

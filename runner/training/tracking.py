@@ -16,7 +16,6 @@ from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import append_rows, keep_rows
 from segkd.runner.scoring.evaluation import Evaluation
-from segkd.runner.training.state import TrainingState
 from segkd.runner.training.wandb_run import Dashboard
 
 
@@ -27,8 +26,8 @@ class Tracking:
     the gradient norm, images per second, seconds waited for data per iteration, and memory.
     """
 
-    def __init__(self, recipe: Recipe, accelerator: Accelerator, length: int, state: TrainingState):
-        self.recipe, self.accelerator, self.length = recipe, accelerator, length
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, length: int, start: int, dashboard: Dashboard):
+        self.recipe, self.accelerator, self.length, self.dashboard = recipe, accelerator, length, dashboard
         self.run = RunFolder(recipe.folder)
         self.rows: list[dict] = []
         self.values: list[Tensor] = []
@@ -36,21 +35,17 @@ class Tracking:
         self.names: list[str] = []
         self.notes: dict[str, float] = {}
         self.waited = 0.0
-        self.interval = [state.iteration, time.perf_counter()]
-        self.dashboard = None
-        self.bar = None
+        self.interval = [start, time.perf_counter()]
         if accelerator.is_main_process:
-            keep_rows(self.run.metrics_file, state.iteration)
-            self.dashboard = Dashboard(recipe, state.wandb_id)
-            state.wandb_id = self.dashboard.run_id
-            self.bar = tqdm(
-                total=recipe.schedule.iterations,
-                initial=state.iteration,
-                desc=recipe.name,
-                unit="step",
-                disable=None,
-                dynamic_ncols=True,
-            )
+            keep_rows(self.run.metrics_file, start)
+        self.bar = tqdm(
+            total=recipe.schedule.iterations,
+            initial=start,
+            desc=recipe.name,
+            unit="step",
+            disable=None if accelerator.is_main_process else True,  # None: shown on terminals only
+            dynamic_ncols=True,
+        )
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Notes the unweighted losses of one accumulated part of a step. Nothing is read from the device yet."""
@@ -65,8 +60,7 @@ class Tracking:
         self.notes = {}
         self.values.append(self.parts / self.recipe.loop.accumulate)
         self.parts = None
-        if self.bar:
-            self.bar.update()
+        self.bar.update()
 
     def note(self, values: dict[str, float]) -> None:
         """Adds values to the row of the step under way."""
@@ -113,18 +107,9 @@ class Tracking:
         """Leaves the time since the last flush (an evaluation, a save) out of the speed."""
         self.interval[1] = time.perf_counter()
 
-    def end_bar(self) -> None:
-        """Ends the progress bar."""
-        if self.bar:
-            self.bar.close()
-
     def close(self) -> None:
-        """Ends the progress bar and the wandb run, which keeps what the run has delivered, if it has."""
-        self.end_bar()
-        if self.dashboard:
-            if self.run.is_finished:
-                self.dashboard.log_student(self.run.student, self.recipe.name)
-            self.dashboard.close()
+        """Ends the progress bar."""
+        self.bar.close()
 
     def _speed(self) -> dict:
         first, since = self.interval
@@ -170,7 +155,7 @@ class Tracking:
         terms = " ".join(
             f"{key.removeprefix('loss/')} {value:.3f}" for key, value in mean.items() if key.startswith("loss/")
         )
-        if self.bar and not self.bar.disable:
+        if not self.bar.disable:
             self.bar.set_postfix_str(f"{one_line(terms)} | {last['images_per_second']:.1f} img/s")
         else:
             say(

@@ -1,7 +1,9 @@
 """wandb, where it is wanted: it never asks, and when it fails the training goes on without it."""
 
+import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from segkd.runner.console import say
@@ -10,72 +12,44 @@ from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import StudentFolder
 
 
-class Dashboard:
-    """One wandb run, or none. `run_id` continues the run a checkpoint knows."""
+def optional(method: Callable) -> Callable:
+    """A method of Dashboard: does nothing without a wandb run, and where it fails there is none from then on."""
 
-    def __init__(self, recipe: Recipe, run_id: str | None):
+    @functools.wraps(method)
+    def attempt(board: "Dashboard", *given: object) -> None:
+        if not board.wanted:
+            return
+        try:
+            method(board, *given)
+        except Exception as error:  # whatever is wrong with a dashboard, it must not cost a training
+            reason = (str(error).splitlines() or [repr(error)])[0][:200]
+            say(f"wandb is left out from here on: {reason}; metrics.jsonl has everything")
+            board.run, board.wanted = None, False
+
+    return attempt
+
+
+class Dashboard:
+    """One wandb run of the main process, or none. `run_id` continues the run a checkpoint knows."""
+
+    def __init__(self, recipe: Recipe, run_id: str | None, is_main_process: bool = True):
         self.run = None
         mode = recipe.tracking.wandb
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE") or ("online" if has_account() else "offline")
-        if mode == "online" and not has_account():  # wandb would stop the run and ask
+        self.wanted = is_main_process and mode != "disabled"
+        if self.wanted and mode == "online" and not has_account():  # wandb would stop the run and ask
             say(
                 "wandb: no account is configured (wandb login); this run is kept offline, `wandb sync` uploads it later"
             )
             mode = "offline"
-        if mode != "disabled":
-            self._try(self._start, recipe, run_id, mode)
+        self._start(recipe, run_id, mode)
 
-    @property
-    def run_id(self) -> str | None:
-        """What a resume needs to go on with the same wandb run."""
-        return self.run.id if self.run else None
-
-    def log(self, values: dict) -> None:
-        """Logs one row; `iteration` in it is the x axis."""
-        self._try(lambda: self.run.log(values))
-
-    def log_evaluation(self, iteration: int, pictures: list[Path], columns: list[str], classes: list[list]) -> None:
-        """The panels of one evaluation and its table of classes."""
-
-        def send() -> None:
-            import wandb
-
-            self.run.log(
-                {
-                    "iteration": iteration,
-                    "panels": [wandb.Image(str(file), caption=file.stem) for file in pictures],
-                    "classes": wandb.Table(columns=columns, data=classes),
-                }
-            )
-
-        self._try(send)
-
-    def summarize(self, values: dict) -> None:
-        """The run's closing numbers."""
-        self._try(lambda: self.run.summary.update(values))
-
-    def log_student(self, student: StudentFolder, name: str) -> None:
-        """The delivered network as an artifact called `name`, with what config.json says of it."""
-
-        def send() -> None:
-            import wandb
-
-            metadata = student.read_config()
-            artifact = wandb.Artifact(name, type="model", metadata=metadata)
-            for file in sorted(student.path.iterdir()):  # as a directory wandb would tell of it on the console
-                artifact.add_file(str(file))
-            self.run.log_artifact(artifact, aliases=["best"])
-
-        self._try(send)
-
-    def close(self) -> None:
-        """Ends the wandb run."""
-        self._try(lambda: self.run.finish())
-
+    @optional
     def _start(self, recipe: Recipe, run_id: str | None, mode: str) -> None:
         import wandb  # here: where it is missing or broken, those who disable it should not notice
 
+        self.wandb = wandb
         self.run = wandb.init(
             project=recipe.tracking.project,
             group=group_of(recipe),
@@ -97,17 +71,40 @@ class Dashboard:
         copy.write_text(recipe.dump())
         self.run.save(str(copy), base_path=self.run.dir, policy="now")
 
-    def _try(self, action, *given) -> None:
-        if self.run is None and action != self._start:
-            return
-        try:
-            action(*given)
-        except Exception as error:  # whatever is wrong with a dashboard, it must not cost a training
-            say(
-                f"wandb is left out from here on: {(str(error).splitlines() or [repr(error)])[0][:200]}; "
-                f"metrics.jsonl has everything"
-            )
-            self.run = None
+    @property
+    def run_id(self) -> str | None:
+        """What a resume needs to go on with the same wandb run."""
+        return self.run.id if self.run else None
+
+    @optional
+    def log(self, values: dict) -> None:
+        """Logs one row; `iteration` in it is the x axis."""
+        self.run.log(values)
+
+    @optional
+    def log_evaluation(self, iteration: int, pictures: list[Path], columns: list[str], classes: list[list]) -> None:
+        """The panels of one evaluation and its table of classes."""
+        panels = [self.wandb.Image(str(file), caption=file.stem) for file in pictures]
+        table = self.wandb.Table(columns=columns, data=classes)
+        self.run.log({"iteration": iteration, "panels": panels, "classes": table})
+
+    @optional
+    def summarize(self, values: dict) -> None:
+        """The run's closing numbers."""
+        self.run.summary.update(values)
+
+    @optional
+    def log_student(self, student: StudentFolder, name: str) -> None:
+        """The delivered network as an artifact called `name`, with what config.json says of it."""
+        artifact = self.wandb.Artifact(name, type="model", metadata=student.read_config())
+        for file in sorted(student.path.iterdir()):  # as a directory wandb would tell of it on the console
+            artifact.add_file(str(file))
+        self.run.log_artifact(artifact, aliases=["best"])
+
+    @optional
+    def close(self) -> None:
+        """Ends the wandb run."""
+        self.run.finish()
 
 
 def group_of(recipe: Recipe) -> str:

@@ -93,7 +93,7 @@ def run_loop(recipe: Recipe, after_step: Callable[[int], None]) -> None:
             after_step(iteration)
 
     distill.Tracking = Watched
-    distill.score_teachers = lambda *given: None  # scoring is not a step
+    distill.Report.score_teachers = lambda report: None  # scoring is not a step
     try:
         distill.train(recipe, start_accelerator(recipe), resume=False)
     except Done:

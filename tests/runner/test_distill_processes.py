@@ -22,20 +22,21 @@ from segkd.runner import distill
 from segkd.runner.command import run_command
 
 rank, seen = os.environ.get("RANK", "0"), []
-batches, deliver, evaluation = distill.build_training_batches, distill.deliver, distill.evaluate
+batches, deliver = distill.build_training_batches, distill.Report.deliver
 
 def watched(*given, **settings):
     for batch in batches(*given, **settings):
         seen.append(batch.indices)
         yield batch
 
-def last(state, val_set, recipe, accelerator):
-    json.dump(seen, open(f"seen-{recipe.name}-{rank}.json", "w"))
-    tensors = {key: value.contiguous() for key, value in state.graph.state_dict().items()}
-    save_file(tensors, f"end-{recipe.name}-{rank}.safetensors")
-    deliver(state, val_set, recipe, accelerator)
+def last(report):
+    name = report.recipe.name
+    json.dump(seen, open(f"seen-{name}-{rank}.json", "w"))
+    tensors = {key: value.contiguous() for key, value in report.state.graph.state_dict().items()}
+    save_file(tensors, f"end-{name}-{rank}.safetensors")
+    deliver(report)
 
-distill.build_training_batches, distill.deliver = watched, last
+distill.build_training_batches, distill.Report.deliver = watched, last
 run_command(distill.main)
 """
 

@@ -49,20 +49,21 @@ from segkd.runner import distill
 from segkd.runner.command import run_command
 
 rank, seen = os.environ.get("RANK", "0"), []
-batches, deliver = distill.build_training_batches, distill.deliver
+batches, deliver = distill.build_training_batches, distill.Report.deliver
 
 def watched(*given, **settings):
     for batch in batches(*given, **settings):
         seen.append([batch.indices, batch.unlabelled.indices, batch.unlabelled.strong.sum().item()])
         yield batch
 
-def last(state, val_set, recipe, accelerator):
-    averages = {f"{name}.{key}": value for name, average in state.averages.items()
+def last(report):
+    averages = {f"{name}.{key}": value for name, average in report.state.averages.items()
                 for key, value in average.state_dict().items()}
-    torch.save({"seen": seen, "state": {**state.graph.state_dict(), **averages}}, f"{recipe.name}-{rank}.pt")
-    deliver(state, val_set, recipe, accelerator)
+    state = {**report.state.graph.state_dict(), **averages}
+    torch.save({"seen": seen, "state": state}, f"{report.recipe.name}-{rank}.pt")
+    deliver(report)
 
-distill.build_training_batches, distill.deliver = watched, last
+distill.build_training_batches, distill.Report.deliver = watched, last
 run_command(distill.main)
 """
 

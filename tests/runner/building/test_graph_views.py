@@ -12,6 +12,7 @@ from segkd.losses.kl import KL
 from segkd.models._network import Network
 from segkd.models._prediction import Prediction
 from segkd.runner.building.graph import Graph, features_of, mixed
+from segkd.runner.loading.batch import Batch
 from segkd.runner.recipe.term import Term
 from segkd.runner.scoring.evaluation import Together
 from segkd.runner.training.state import TrainingState
@@ -52,7 +53,7 @@ def a_batch(count=2, others=4):
     padding[-1, :, SIZE[1] // 2 :] = 255
     masks = torch.zeros(others, *SIZE, dtype=torch.bool)
     masks[0, 2:5, 3:9], masks[1, :, :7], masks[2, 6:, 6:] = True, True, True
-    return images, target, {"images": weak, "target": padding, "strong": strong, "mixed": masks}
+    return images, target, Batch(weak, padding, [], strong, masks)
 
 
 def task_of(student, source):
@@ -94,8 +95,8 @@ def test_values_of_terms_on_every_kind_of_images():
     with torch.no_grad():
         found = graph(images, target, 0, views)
         ours, theirs = student(images).logits, teacher(images).logits
-        weak_ours, weak_theirs = student(views["images"]).logits, teacher(views["images"]).logits
-        strong_ours = student(views["strong"]).logits
+        weak_ours, weak_theirs = student(views.images).logits, teacher(views.images).logits
+        strong_ours = student(views.strong).logits
     wanted = {
         "ce": F.cross_entropy(resized(ours), target) + 0.4 * F.cross_entropy(resized(ours + 1), target),
         "labelled": kl(ours, theirs),
@@ -106,11 +107,11 @@ def test_values_of_terms_on_every_kind_of_images():
     for image, partner in enumerate((1, 0, 3, 2)):
         for y in range(SIZE[0]):
             for x in range(SIZE[1]):
-                seen = partner if views["mixed"][image, y, x] else image
+                seen = partner if views.mixed[image, y, x] else image
                 scores = resized(strong_ours)[image, :, y, x]
                 guide = resized(weak_theirs)[seen, :, y, x]
                 pixels.append(F.cross_entropy(scores, guide.argmax()))
-                counted += pixels[-1:] if views["target"][seen, y, x] != 255 else []
+                counted += pixels[-1:] if views.target[seen, y, x] != 255 else []
                 soft.append(kl(scores[None], guide[None]))
     wanted |= {
         "pseudo": torch.stack(pixels).mean(),
@@ -149,7 +150,7 @@ def test_one_forward_for_each_network_and_kind_of_images():
         graph(images, target, iteration, views)
         return [[id(seen) for seen, _ in graph.network(name).calls] for name in ("student", "peer", "teacher")]
 
-    labelled, weak, strong = id(images), id(views["images"]), id(views["strong"])
+    labelled, weak, strong = id(images), id(views.images), id(views.strong)
     assert runs(0) == [[labelled, weak], [labelled, weak], []]
     assert runs(4) == [[labelled, weak, strong], [labelled, weak], [weak]]
 

@@ -37,7 +37,7 @@ def test_views_become_a_batch():
     batch = collate([view(11, 5), view(22, 3)])
     assert batch.images.shape == (2, 3, 3, 4) and batch.images[:, 2, 1, 1].tolist() == [11, 22]
     assert batch.target[:, 0, 0].tolist() == [1, 2] and batch.indices == [5, 3]
-    assert batch.strong is None and batch.mixed is None and batch.unlabelled is None and batch.views() is None
+    assert batch.strong is None and batch.mixed is None and batch.unlabelled is None
 
 
 def test_labelled_images_are_mixed_with_their_partners():
@@ -113,11 +113,10 @@ def test_the_unlabelled_batch_travels_with_the_labelled_one():
     batch.unlabelled = other
     moved = batch.to(torch.device("cpu"))
     assert moved.target.dtype == moved.unlabelled.target.dtype == torch.int64 and moved.unlabelled.indices == [8, 9]
-    assert list(moved.views()) == ["images", "target"]
+    assert moved.unlabelled.strong is None and moved.unlabelled.mixed is None
     other.strong, other.mixed = other.images + 1, torch.ones(2, 4, 4, dtype=torch.bool)
-    views = batch.to(torch.device("cpu")).views()
-    assert list(views) == ["images", "target", "strong", "mixed"]
-    assert views["strong"].unique().tolist() == [8] and views["mixed"].dtype == torch.bool
+    moved = batch.to(torch.device("cpu")).unlabelled
+    assert moved.strong.unique().tolist() == [8] and moved.mixed.dtype == torch.bool
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory is a GPU's")

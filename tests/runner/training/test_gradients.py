@@ -11,6 +11,7 @@ from segkd.losses.fitnet import FitNet
 from segkd.losses.kl import KL
 from segkd.models._prediction import Prediction
 from segkd.runner.building.graph import Graph
+from segkd.runner.loading.batch import Batch
 from segkd.runner.recipe.term import Term
 from segkd.runner.training.gradients import gradient_report
 
@@ -68,8 +69,8 @@ def looked_into():
     def images(count):
         return 255 * torch.rand(count, 3, *SIZE, generator=generator)
 
-    views = {"images": images(2), "strong": images(2), "target": torch.zeros(2, *SIZE, dtype=torch.int64)}
-    views["mixed"] = torch.rand(2, *SIZE, generator=generator) < 0.5
+    views = Batch(images(2), torch.zeros(2, *SIZE, dtype=torch.int64), [], images(2))
+    views.mixed = torch.rand(2, *SIZE, generator=generator) < 0.5
     target = torch.randint(0, K, (2, *SIZE), generator=generator)
     graph.keep_predictions = True
     losses = graph(images(2), target, 0, views)
