@@ -73,9 +73,8 @@ def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -
         for owner in (graph.networks, *graph.losses.values()):
             for name, part in list(owner.named_children()):
                 if name != "adversary":  # a discriminator's scores of one process's images need no others
-                    setattr(
-                        owner, name, timm.layers.convert_sync_batchnorm(part)
-                    )  # timm's: torch's drops fused activations
+                    # timm's: torch's drops fused activations
+                    setattr(owner, name, timm.layers.convert_sync_batchnorm(part))
     for name in recipe.networks:
         network = graph.network(name)
         if loop.compile and name in graph.networks:

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from segkd.runner.building import delivered
 from segkd.runner.building.graph import Graph
@@ -27,7 +27,7 @@ class GivenWeights:
 
 
 def choose_network(
-    words: str, recipe: Recipe, dataset: torch.utils.data.Dataset, run: Path, weights: GivenWeights
+    words: str, recipe: Recipe, dataset: Dataset, run: Path, weights: GivenWeights
 ) -> tuple[nn.Module, str]:
     """The network called `words`, or the mean of several joined by +, and where its weights are from.
 
@@ -58,21 +58,10 @@ def choose_network(
     networks = {name: network for name, (network, _) in found.items()}
     if len(names) == 1 and not prompts:
         return networks[words], origin
-    return Loaded(Graph({}, networks, [], {}, prompted_by=prompts), names), origin
+    return Together(Graph(networks, {}, [], {}, prompted_by=prompts), names), origin
 
 
-class Loaded(Together):
-    """Several networks that nothing trains, moved to a device together."""
-
-    def __init__(self, graph: Graph, names: list[str]):
-        super().__init__(graph, names)
-        needed = dict.fromkeys([*names, *graph.prompted_by.values()])
-        self.loaded = nn.ModuleList(graph.network(name) for name in needed)
-
-
-def _network(
-    name: str, recipe: Recipe, dataset: torch.utils.data.Dataset, run: Path, weights: GivenWeights
-) -> tuple[nn.Module, str]:
+def _network(name: str, recipe: Recipe, dataset: Dataset, run: Path, weights: GivenWeights) -> tuple[nn.Module, str]:
     """One network with the data set's classes, and where its weights are from."""
     entry, owner, path = recipe.networks[name], f"networks.{name}", weights.path
     described = None if weights.layout or weights.part else _described(path)

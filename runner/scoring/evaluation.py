@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from segkd.models._prediction import Prediction
@@ -47,7 +48,7 @@ class Evaluation:
         return {"names": np.array(self.names), "counts": self.counts["confusion"]["images"].numpy()}
 
 
-def build_metrics(recipe: Recipe, dataset: torch.utils.data.Dataset) -> dict[str, Metric]:
+def build_metrics(recipe: Recipe, dataset: Dataset) -> dict[str, Metric]:
     """The confusion matrix, which every evaluation counts, and what `evaluate.metrics` names besides."""
     settings = recipe.evaluate
     split = Split(tuple(dataset.class_names), dataset.ignore_index, settings.absent, settings.average)
@@ -69,9 +70,7 @@ def text_of(metrics: dict[str, Metric], values: Values) -> str:
     return "\n\n".join(metric.text(values) for name, metric in metrics.items() if values_in(values, {name: metric}))
 
 
-def evaluate(
-    network: nn.Module, dataset: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator, title: str
-) -> Evaluation:
+def evaluate(network: nn.Module, dataset: Dataset, recipe: Recipe, accelerator: Accelerator, title: str) -> Evaluation:
     """Scores `network` on `dataset` by the recipe's `evaluate` section; the same on all processes.
 
     The network is put in eval mode and back. Scoring runs in float32 whatever the training precision.
@@ -139,44 +138,36 @@ class Together(nn.Module):
         super().__init__()
         self._graph = (graph,)  # inside a tuple nn.Module does not see it
         self.names = names
+        needed = dict.fromkeys([*names, *(graph.prompted_by.get(name, name) for name in names)])
+        # frozen networks keep to their mode and device
+        self.trained = nn.ModuleList(graph.networks[name] for name in needed if name in graph.networks)
         first = graph.network(names[0])
         self.num_classes, self.normalize = first.num_classes, first.normalize
 
-    def forward(self, images: torch.Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> Prediction:
         found = self._graph[0].predict(self.names, images)
         if len(found) == 1:
             return found[0]
         mean = sum(one.resized(images.shape[-2:]).softmax(1) for one in found) / len(found)
         return Prediction(mean.clamp_min(1e-12).log())
 
-    def train(self, mode: bool = True) -> "Together":
-        """Puts the networks, and those that prompt them, in training or eval mode."""
-        super().train(mode)
-        graph = self._graph[0]
-        for name in {*self.names, *(graph.prompted_by.get(name, name) for name in self.names)} & {*graph.networks}:
-            graph.network(name).train(mode)
-        return self
 
-
-def evaluate_also(
-    graph: Graph, dataset: torch.utils.data.Dataset, recipe: Recipe, accelerator: Accelerator
-) -> dict[str, Evaluation]:
+def evaluate_also(graph: Graph, dataset: Dataset, recipe: Recipe, accelerator: Accelerator) -> dict[str, Evaluation]:
     """Evaluations of what `evaluate.also` names, by its words."""
-    networks = {words: Together(graph, words.split("+")).train(graph.training) for words in recipe.evaluate.also}
     return {
-        words: evaluate(network, dataset, recipe, accelerator, title=f"scoring {words}")
-        for words, network in networks.items()
+        words: evaluate(Together(graph, words.split("+")), dataset, recipe, accelerator, title=f"scoring {words}")
+        for words in recipe.evaluate.also
     }
 
 
-def label_map(network: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
+def label_map(network: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
     """(B, H, W) predicted classes at the labels' size, by the recipe's `evaluate` section."""
     return class_scores(network, batch, recipe).argmax(1)
 
 
 @torch.no_grad()
 @torch.compiler.set_stance("force_eager")  # else loop.compile compiles anew for every image size
-def class_scores(network: nn.Module, batch: Batch, recipe: Recipe) -> torch.Tensor:
+def class_scores(network: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
     """(B, K, H, W) scores at the labels' size by the recipe's `evaluate` section, averaged as it says."""
     settings = recipe.evaluate
     return predict(

@@ -1,5 +1,6 @@
 """Class scores of whole images at label size: one pass, halves or sliding windows, several scales, mirrored or not."""
 
+import itertools
 import math
 from typing import Literal
 
@@ -53,10 +54,8 @@ def predict(
         (B, K, *size) float32.
 
     Raises:
-        ValueError: `slide` without a window, a stride that is not in 1..window (gaps), or no scale.
+        ValueError: `slide` without a window, or a stride that is not in 1..window (gaps).
     """
-    if not scales:
-        raise ValueError("evaluate: scales is empty; give at least one factor, such as 1.0")
     if mode == "slide":
         window, stride = _window_and_stride(window, stride)
     views = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
@@ -65,7 +64,7 @@ def predict(
         view = _scaled(images, scale)
         view = view.flip(-1) if mirrored else view
         if mode == "slide":
-            inside = _shrunk(window, view) if smaller == "shrink" else window
+            inside = tuple(map(min, window, view.shape[-2:])) if smaller == "shrink" else window
             result = _slide(network, view, size, inside, stride, average, align_corners)
         else:
             sizes = [tuple(view.shape[-2:]), size] if resizes == 2 else [size]
@@ -115,19 +114,15 @@ def _slide(
     rows = _starts(images.shape[-2], window[0], stride[0])
     columns = _starts(images.shape[-1], window[1], stride[1])
     total, aligned = None, False
-    # windows form a grid, so the overlap count is an outer product
-    counts = [torch.zeros(length, device=images.device) for length in images.shape[-2:]]
-    for y in rows:
-        counts[0][y : y + window[0]] += 1
-        for x in columns:
-            tile = images[:, :, y : y + window[0], x : x + window[1]]
-            scores, aligned = _scores(network, tile, [window], average, align_corners)
-            if total is None:
-                total = scores.new_zeros(*scores.shape[:2], *images.shape[-2:])
-            total[:, :, y : y + window[0], x : x + window[1]] += scores
-    for x in columns:
-        counts[1][x : x + window[1]] += 1
-    total.div_(counts[0][:, None] * counts[1])
+    counts = torch.zeros(images.shape[-2:], device=images.device)
+    for y, x in itertools.product(rows, columns):
+        area = (..., slice(y, y + window[0]), slice(x, x + window[1]))
+        scores, aligned = _scores(network, images[area], [window], average, align_corners)
+        if total is None:
+            total = scores.new_zeros(*scores.shape[:2], *images.shape[-2:])
+        total[area] += scores
+        counts[area] += 1
+    total.div_(counts)
     return resize(total[:, :, top : top + height, left : left + width], size, aligned)
 
 
@@ -149,17 +144,13 @@ def _window_and_stride(
     return tuple(window), tuple(stride)
 
 
-def _shrunk(window: tuple[int, int], images: Tensor) -> tuple[int, int]:
-    return min(window[0], images.shape[-2]), min(window[1], images.shape[-1])
-
-
 def _padded(network: nn.Module, images: Tensor, window: tuple[int, int]) -> tuple[Tensor, int, int]:
     """The images at least as large as the window, and where the original begins (top, left)."""
-    missing = [max(0, side - length) for side, length in zip(window, images.shape[-2:], strict=True)]
-    if not any(missing):
+    rows, columns = (max(0, side - length) for side, length in zip(window, images.shape[-2:], strict=True))
+    if not rows and not columns:
         return images, 0, 0
-    top, left = missing[0] // 2, missing[1] // 2
-    around = (left, missing[1] - left, top, missing[0] - top)
+    top, left = rows // 2, columns // 2
+    around = (left, columns - left, top, rows - top)
     mean = network.normalize.mean  # (1, 3, 1, 1)
     if network.normalize.order == "bgr":  # the images are RGB
         mean = mean.flip(1)

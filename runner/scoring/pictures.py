@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from PIL import Image, ImageDraw
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
 
 from segkd.runner.console import label_text, one_line
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.replacing import replacing
 from segkd.runner.scoring.evaluation import label_map
 
 LARGEST = 480  # pixels of a panel's tile at most, so that a dashboard stays quick
@@ -19,21 +20,17 @@ VOID = (0, 0, 0)
 WRONG, RIGHT = (220, 40, 40), (235, 235, 235)
 
 
-def shown_indices(dataset: torch.utils.data.Dataset, count: int) -> list[int]:
+def shown_indices(dataset: Dataset, count: int) -> list[int]:
     """The images every panel of a run shows: spread evenly over the split."""
     return [int(index) for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round()]
 
 
 def panels(
-    networks: dict[str, nn.Module],
-    dataset: torch.utils.data.Dataset,
-    recipe: Recipe,
-    accelerator: Accelerator,
-    folder: Path,
+    networks: dict[str, nn.Module], dataset: Dataset, recipe: Recipe, accelerator: Accelerator, folder: Path
 ) -> list[Path]:
     """One PNG an image: image | label | each network's prediction | where the student (the last one) is wrong."""
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = torch.utils.data.Subset(dataset, shown_indices(dataset, recipe.tracking.images))
+    chosen = Subset(dataset, shown_indices(dataset, recipe.tracking.images))
     files = []
     for position, batch in enumerate(evaluation_batches(chosen, resize=fixed_resize(recipe, scoring=True))):
         batch = batch.to(accelerator.device)
@@ -106,7 +103,7 @@ def curves(rows: list[dict], file: Path) -> Path:
     return file
 
 
-def confusion_picture(matrix: torch.Tensor, class_names: tuple[str, ...] | list[str], file: Path) -> Path:
+def confusion_picture(matrix: Tensor, class_names: tuple[str, ...] | list[str], file: Path) -> Path:
     """Where the pixels of each class go, as one PNG.
 
     Row = class of the label, column = predicted class, in percent of the row's pixels; a class that is never labelled
@@ -133,7 +130,6 @@ def confusion_picture(matrix: torch.Tensor, class_names: tuple[str, ...] | list[
         share = shares[row, column]
         axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color="wk"[int(share > 60)])
     figure.colorbar(image, ax=axes, shrink=min(1.0, 6 / (count * cell)), label="% of the label's pixels")
-    with file.with_name(f".{file.name}.new").open("wb") as new:
+    with replacing(file) as new:
         figure.savefig(new, dpi=100, format="png", bbox_inches="tight")
-    Path(new.name).replace(file)
     return file

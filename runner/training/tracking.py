@@ -83,21 +83,20 @@ class Tracking:
         if not self.rows:
             return
         values = iter(self.accelerator.reduce(torch.cat(self.values), reduction="mean").tolist())
-        rows = []
-        for row in self.rows:
+        rows, self.rows, self.values = self.rows, [], []
+        for row in rows:
             weights = row.pop("weights")
             row["total"] = 0.0
             for label, weight in weights.items():
                 value = next(values)
                 row[f"loss/{label}"], row[f"weighted/{label}"] = value, weight * value
                 row["total"] += weight * value
-            rows.append(row)
-        rows[-1].update(self._speed(), **(evaluation.values if evaluation else {}))
+        last = rows[-1]
+        last.update(self._speed(last["iteration"]), **(evaluation.values if evaluation else {}))
         for words, other in (others or {}).items():
-            rows[-1].update({f"{name}/{words}": other.values[name] for name in ("miou", *other.headline)})
+            last.update({f"{name}/{words}": other.values[name] for name in ("miou", *other.headline)})
         if gradient_norm is not None:
-            rows[-1]["gradient_norm"] = float(gradient_norm)
-        self.rows, self.values = [], []
+            last["gradient_norm"] = float(gradient_norm)
         if self.accelerator.is_main_process:
             append_rows(self.run.metrics_file, rows)
             self._show(rows)
@@ -111,11 +110,11 @@ class Tracking:
         """Ends the progress bar."""
         self.bar.close()
 
-    def _speed(self) -> dict:
+    def _speed(self, iteration: int) -> dict:
         first, since = self.interval
-        last, now = self.rows[-1]["iteration"], time.perf_counter()
-        steps, self.interval = last - first, [last, now]
-        waited, self.waited = self.waited, 0.0
+        now = time.perf_counter()
+        steps, waited = iteration - first, self.waited
+        self.interval, self.waited = [iteration, now], 0.0
         return {
             "images_per_second": steps * self.recipe.data.batch_size / (now - since),
             "seconds_waited": waited / steps,
@@ -128,12 +127,9 @@ class Tracking:
             return
         samples = samples_of_step(row["iteration"] - 1, self.recipe.data.batch_size, self.length, self.recipe.seed)
         if self.accelerator.is_main_process:
-            self.run.nan_file.write_text(
-                json.dumps({**row, "samples": [index for _, index in samples]}, indent=2) + "\n"
-            )
-        terms = ", ".join(
-            f"{key.removeprefix('loss/')} = {value}" for key, value in row.items() if key.startswith("loss/")
-        )
+            values = {**row, "samples": [index for _, index in samples]}
+            self.run.nan_file.write_text(json.dumps(values, indent=2) + "\n")
+        terms = ", ".join(f"{label} = {value}" for label, value in losses_in(row).items())
         raise FloatingPointError(
             f"the loss of iteration {row['iteration']} is {row['total']} ({terms}); lower optimizer.lr or the "
             f"term's weight, or set loop.clip_norm. Its samples stand in {self.run.nan_file}; "
@@ -141,25 +137,22 @@ class Tracking:
         )
 
     def _show(self, rows: list[dict]) -> None:
-        last = rows[-1]
-        mean = {
-            key: sum(row[key] for row in rows if key in row) / sum(key in row for row in rows)
-            for key in last
-            if key == "total" or key.startswith(("loss/", "weighted/"))
-        }
-        left = (
-            (self.recipe.schedule.iterations - last["iteration"])
-            * self.recipe.data.batch_size
-            / last["images_per_second"]
-        )
-        terms = " ".join(
-            f"{key.removeprefix('loss/')} {value:.3f}" for key, value in mean.items() if key.startswith("loss/")
-        )
+        """The last row, its losses averaged over the rows that have them."""
+        last, end = rows[-1], self.recipe.schedule.iterations
+        for key in [key for key in last if key == "total" or key.startswith(("loss/", "weighted/"))]:
+            values = [row[key] for row in rows if key in row]
+            last = last | {key: sum(values) / len(values)}
+        terms = " ".join(f"{label} {value:.3f}" for label, value in losses_in(last).items())
+        speed = f"{last['images_per_second']:.1f} img/s"
         if not self.bar.disable:
-            self.bar.set_postfix_str(f"{one_line(terms)} | {last['images_per_second']:.1f} img/s")
+            self.bar.set_postfix_str(f"{one_line(terms)} | {speed}")
         else:
-            say(
-                f"{self.recipe.name} {last['iteration']}/{self.recipe.schedule.iterations} | {terms} | "
-                f"lr {last['lr']:.2g} | {last['images_per_second']:.1f} img/s | {clock(left)} left"
-            )
-        self.dashboard.log({**{key: value for key, value in last.items() if not isinstance(value, list)}, **mean})
+            left = clock((end - last["iteration"]) * self.recipe.data.batch_size / last["images_per_second"])
+            name = f"{self.recipe.name} {last['iteration']}/{end}"
+            say(f"{name} | {terms} | lr {last['lr']:.2g} | {speed} | {left} left")
+        self.dashboard.log({key: value for key, value in last.items() if not isinstance(value, list)})
+
+
+def losses_in(row: dict) -> dict[str, float]:
+    """The unweighted losses of a row by their labels."""
+    return {key.removeprefix("loss/"): value for key, value in row.items() if key.startswith("loss/")}

@@ -36,8 +36,3 @@ def _changes_in_square(changes: Tensor, rows: int, columns: int) -> Tensor:
         - table[:, rows:, :-columns]
         + table[:, :-rows, :-columns]
     )
-
-
-def without_label(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """(B, H, W) bool: the pixels that are ignore_index or outside 0..K-1."""
-    return (target == ignore_index) | (target < 0) | (target >= num_classes)

@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from segkd.runner.console import percent
+
 Values = dict[str, float | list]
 
 
@@ -29,6 +31,10 @@ class Split:
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
+
+    def is_labelled(self, target: Tensor) -> Tensor:
+        """(B, H, W) bool: the pixels that count, of a class 0..K-1 that is not ignore_index."""
+        return (target != self.ignore_index) & (target >= 0) & (target < self.num_classes)
 
 
 class Metric(abc.ABC):
@@ -78,11 +84,6 @@ def ratios(parts: Tensor, wholes: Tensor, absent: Literal["skip", "zero"]) -> Te
     """(K,) parts / wholes in float64. A class whose whole is empty has NaN, which a nanmean skips, or 0."""
     found = parts.double() / wholes.double()
     return found.nan_to_num(0.0) if absent == "zero" else found
-
-
-def percent(share: float | None) -> str:
-    """`75.12`, or `-` for a value that does not exist."""
-    return "-" if share is None or share != share else f"{100 * share:.2f}"
 
 
 def per_class(class_names: Iterable[str], shares: Iterable[float | None]) -> str:

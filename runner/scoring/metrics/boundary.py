@@ -6,8 +6,9 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from segkd.runner.scoring.metrics._bands import band, without_label
-from segkd.runner.scoring.metrics._metric import Metric, Split, Values, per_class, percent, ratios
+from segkd.runner.console import percent
+from segkd.runner.scoring.metrics._bands import band
+from segkd.runner.scoring.metrics._metric import Metric, Split, Values, per_class, ratios
 
 SHARE = 0.02  # of the image's diagonal, as the paper's default
 
@@ -41,7 +42,7 @@ class Boundary(Metric):
 
     def count(self, scores: Tensor, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         width, void = self.width or default_width(target.shape[-2:]), self.split.num_classes
-        ignored = without_label(target, void, self.split.ignore_index)
+        ignored = ~self.split.is_labelled(target)
         # void is one class more, which both maps have at the same pixels
         maps = [labels.masked_fill(ignored, void) for labels in (prediction, target)]
         # (B, H, W): the class of a pixel in its band, void elsewhere

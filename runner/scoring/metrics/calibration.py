@@ -6,8 +6,8 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from segkd.runner.scoring.metrics._bands import without_label
-from segkd.runner.scoring.metrics._metric import Metric, Split, Values, percent, table
+from segkd.runner.console import percent
+from segkd.runner.scoring.metrics._metric import Metric, Split, Values, table
 
 
 class Calibration(Metric):
@@ -36,7 +36,7 @@ class Calibration(Metric):
 
     def count(self, scores: Tensor, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         probabilities = scores if self.split.average == "softmax" else scores.softmax(1)
-        counted = ~without_label(target, self.split.num_classes, self.split.ignore_index)
+        counted = self.split.is_labelled(target)
         # of the probabilities, where rounding may tie what the scores order
         confidence, chosen = probabilities.max(1)  # (B, H, W)
         sure, right = confidence[counted].double(), (chosen == target)[counted].double()  # (N,)

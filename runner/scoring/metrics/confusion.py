@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segkd.runner.scoring.metrics._metric import Metric, Values, percent, ratios, table
+from segkd.runner.console import percent
+from segkd.runner.scoring.metrics._metric import Metric, Values, ratios, table
 
 
 class Confusion(Metric):

@@ -5,8 +5,9 @@ from typing import Annotated
 from annotated_types import Gt
 from torch import Tensor
 
-from segkd.runner.scoring.metrics._bands import band, without_label
-from segkd.runner.scoring.metrics._metric import Metric, Split, Values, per_class, percent, ratios
+from segkd.runner.console import percent
+from segkd.runner.scoring.metrics._bands import band
+from segkd.runner.scoring.metrics._metric import Metric, Split, Values, per_class, ratios
 from segkd.runner.scoring.metrics.confusion import areas, confusion_matrix
 
 
@@ -39,7 +40,7 @@ class Trimap(Metric):
 
     def count(self, scores: Tensor, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         num_classes, ignore_index = self.split.num_classes, self.split.ignore_index
-        labels = target.masked_fill(without_label(target, num_classes, ignore_index), num_classes)
+        labels = target.masked_fill(~self.split.is_labelled(target), num_classes)
         near = target.masked_fill(~band(labels, self.width, border=False), ignore_index)
         return {"areas": areas(confusion_matrix(prediction, near, num_classes, ignore_index))}
 

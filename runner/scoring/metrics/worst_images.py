@@ -6,7 +6,8 @@ import torch
 from annotated_types import Gt, Le
 from torch import Tensor
 
-from segkd.runner.scoring.metrics._metric import Metric, Split, Values, percent
+from segkd.runner.console import percent
+from segkd.runner.scoring.metrics._metric import Metric, Split, Values
 from segkd.runner.scoring.metrics.confusion import areas, confusion_matrices
 
 NAMED = 10  # images at most that the text names

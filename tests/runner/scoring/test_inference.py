@@ -157,5 +157,3 @@ def test_errors():
         predict(network, images, (16, 16), mode="slide")
     with pytest.raises(ValueError, match=r"stride \(9, 4\) must lie in 1..window \(8, 8\)"):
         predict(network, images, (16, 16), mode="slide", window=(8, 8), stride=(9, 4))
-    with pytest.raises(ValueError, match="scales is empty"):
-        predict(network, images, (16, 16), scales=())

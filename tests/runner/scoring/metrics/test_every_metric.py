@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 
+from segkd.runner.console import percent
 from segkd.runner.recipe import parts
 from segkd.runner.run_folder.metrics_file import plain
-from segkd.runner.scoring.metrics._metric import Split, percent, table
+from segkd.runner.scoring.metrics._metric import Split, table
 
 IGNORED = 255
 SPLIT = Split(("sky", "road", "pole"), IGNORED)
