@@ -63,8 +63,7 @@ def find(source: str, name: str = "student") -> Delivered:
     if not Path(source).exists():
         raise FileNotFoundError(f"there is no folder {source}; give a run folder or a student folder")
     student = find_student(source)
-    beside = RunFolder(student.path.parent)
-    run = beside if beside.is_begun and student.path.name == beside.student.path.name else None
+    run = RunFolder.around(student.path)
     if name == "student":
         return Delivered(from_pretrained(student.path), student.read_config(), run)
     if run is None:

@@ -1,6 +1,6 @@
 """Networks and loss terms as one module: the only thing optimised, wrapped for several processes and checkpointed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -203,19 +203,16 @@ def mixed(prediction: Prediction, mask: Tensor) -> Prediction:
     return Prediction(with_partners(prediction.resized(mask.shape[-2:]), mask), prediction.align_corners)
 
 
-def _combined(predictions: list[Prediction], combine: Callable[[list[Tensor]], Tensor]) -> Prediction:
+def _combined(predictions: list[Prediction], combine: Callable[[Sequence[Tensor]], Tensor]) -> Prediction:
     """One prediction whose every map is made of the same map of the given ones."""
 
-    def of(maps: list[Tensor | None]) -> Tensor | None:
+    def of(maps: Sequence[Tensor | None]) -> Tensor | None:
         return None if maps[0] is None else combine(maps)
 
     first = predictions[0]
-    return Prediction(
-        logits=of([prediction.logits for prediction in predictions]),
-        align_corners=first.align_corners,
-        aux=of([prediction.aux for prediction in predictions]),
-        features={name: of([prediction.features[name] for prediction in predictions]) for name in first.features},
-    )
+    features = {name: of([prediction.features[name] for prediction in predictions]) for name in first.features}
+    logits, aux = zip(*((prediction.logits, prediction.aux) for prediction in predictions))
+    return Prediction(of(logits), first.align_corners, of(aux), features)
 
 
 def features_of(name: str, network: nn.Module) -> Features:

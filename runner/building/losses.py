@@ -5,7 +5,7 @@ from torch import nn
 
 from segkd.losses._task import Features, Task
 from segkd.runner.building.graph import Graph, features_of
-from segkd.runner.building.networks import blaming, build_networks, gives_scores
+from segkd.runner.building.networks import blaming, build_networks
 from segkd.runner.loading.data_sets import build_dataset, build_training_sets, build_views
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Recipe
@@ -51,7 +51,7 @@ def build_loss(
             f"with on: strong only the scores of networks.{term.source} can be read, not "
             f"{', '.join(sorted(theirs.wanted))}; use on: unlabelled"
         )
-    if not gives_scores(source) and not theirs.wanted:
+    if not source.gives_logits and not theirs.wanted:
         raise ValueError(
             f"networks.{term.source} has no head, so no scores for {term.loss} to read; give it one, or use a loss of "
             f"features ({', '.join(theirs.channels)})"

@@ -91,11 +91,6 @@ def mapped(
         return ClassMapped(built, groups, theirs, class_names, name=owner)
 
 
-def gives_scores(network: nn.Module) -> bool:
-    """Whether a network predicts classes; one without a head, such as SAM's encoder, has features only."""
-    return network.gives_logits
-
-
 def weights_are_there(network: Network) -> bool:
     """Whether the run that a network's weights come from has delivered them."""
     return RunFolder(weights_path(network)).is_finished

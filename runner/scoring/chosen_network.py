@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from segkd.runner.building import delivered
 from segkd.runner.building.graph import Graph
-from segkd.runner.building.networks import build_network, gives_scores, mapped, weights_path
+from segkd.runner.building.networks import build_network, mapped, weights_path
 from segkd.runner.recipe.mistakes import did_you_mean
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder, StudentFolder
@@ -38,24 +38,22 @@ def choose_network(
     Raises:
         ValueError: no such network, none with scores, or weights of another one. FileNotFoundError: no such weights.
     """
-    names = words.split("+")
+    names, known = words.split("+"), list(recipe.networks)
     for name in names:
-        if name not in recipe.networks:
-            known = list(recipe.networks)
+        if name not in known:
             raise ValueError(f"--network {name}: the recipe has {', '.join(known)}{did_you_mean(name, known)}")
     if weights.path is None and (weights.layout or weights.part):
         raise ValueError("--layout and --part say what a weights file holds; name the file with --weights")
     if weights.path is not None and len(names) > 1:
         raise ValueError(f"--weights are of one network, and --network {words} asks for {len(names)}")
-    found = {name: _network(name, recipe, dataset, run, weights) for name in names}
-    for name in names:
-        if not gives_scores(found[name][0]):
-            raise ValueError(f"--network {name}: it has features only and no head, so no scores")
-    origin = " and ".join(dict.fromkeys(path for _, path in found.values()))
     prompts = {name: recipe.networks[name].prompted_by for name in names if recipe.networks[name].prompted_by}
-    for name in {*prompts.values()} - found.keys():
-        found[name] = _network(name, recipe, dataset, run, GivenWeights())
-    networks = {name: network for name, (network, _) in found.items()}
+    networks, origins = {}, {}
+    for name in dict.fromkeys([*names, *prompts.values()]):
+        asked = weights if name in names else GivenWeights()
+        networks[name], origins[name] = _network(name, recipe, dataset, run, asked)
+        if name in names and not networks[name].gives_logits:
+            raise ValueError(f"--network {name}: it has features only and no head, so no scores")
+    origin = " and ".join(dict.fromkeys(origins[name] for name in names))
     if len(names) == 1 and not prompts:
         return networks[words], origin
     return Together(Graph(networks, {}, [], {}, prompted_by=prompts), names), origin

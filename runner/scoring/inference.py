@@ -1,7 +1,9 @@
 """Class scores of whole images at label size: one pass, halves or sliding windows, several scales, mirrored or not."""
 
+import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,16 +12,18 @@ from torch import Tensor, nn
 
 from segkd.models._prediction import resize
 
+Size = tuple[int, int]  # height and width in pixels
+
 
 @torch.no_grad()
 def predict(
     network: nn.Module,
     images: Tensor,
-    size: tuple[int, int],
+    size: Size,
     *,
     mode: Literal["whole", "slide", "halves"] = "whole",
-    window: tuple[int, int] | None = None,
-    stride: tuple[int, int] | None = None,
+    window: Size | None = None,
+    stride: Size | None = None,
     smaller: Literal["pad", "shrink"] = "pad",
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
@@ -60,15 +64,16 @@ def predict(
         window, stride = _window_and_stride(window, stride)
     views = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
     total = None
+    score = functools.partial(_scores, network, average, align_corners, mode == "halves")
     for scale, mirrored in views:
         view = _scaled(images, scale)
         view = view.flip(-1) if mirrored else view
         if mode == "slide":
             inside = tuple(map(min, window, view.shape[-2:])) if smaller == "shrink" else window
-            result = _slide(network, view, size, inside, stride, average, align_corners)
+            result = _slide(score, network, view, size, inside, stride)
         else:
             sizes = [tuple(view.shape[-2:]), size] if resizes == 2 else [size]
-            result = _scores(network, view, sizes, average, align_corners, halves=mode == "halves")[0]
+            result = score(view, sizes)[0]
         result = result.flip(-1) if mirrored else result
         if len(views) == 1:
             return result
@@ -78,13 +83,7 @@ def predict(
 
 
 def _scores(
-    network: nn.Module,
-    images: Tensor,
-    sizes: list[tuple[int, int]],
-    average: str,
-    align_corners: bool | None,
-    *,
-    halves: bool = False,
+    network: nn.Module, average: str, align_corners: bool | None, halves: bool, images: Tensor, sizes: list[Size]
 ) -> tuple[Tensor, bool]:
     """(B, K, *sizes[-1]) float32 scores of one forward pass, resized to each size in turn, and how they were resized.
 
@@ -101,23 +100,21 @@ def _scores(
 
 
 def _slide(
+    score: Callable[[Tensor, list[Size]], tuple[Tensor, bool]],
     network: nn.Module,
     images: Tensor,
-    size: tuple[int, int],
-    window: tuple[int, int],
-    stride: tuple[int, int],
-    average: str,
-    align_corners: bool | None,
+    size: Size,
+    window: Size,
+    stride: Size,
 ) -> Tensor:
     height, width = images.shape[-2:]
     images, top, left = _padded(network, images, window)
-    rows = _starts(images.shape[-2], window[0], stride[0])
-    columns = _starts(images.shape[-1], window[1], stride[1])
+    rows, columns = (_starts(*lengths) for lengths in zip(images.shape[-2:], window, stride, strict=True))
     total, aligned = None, False
     counts = torch.zeros(images.shape[-2:], device=images.device)
     for y, x in itertools.product(rows, columns):
         area = (..., slice(y, y + window[0]), slice(x, x + window[1]))
-        scores, aligned = _scores(network, images[area], [window], average, align_corners)
+        scores, aligned = score(images[area], [window])
         if total is None:
             total = scores.new_zeros(*scores.shape[:2], *images.shape[-2:])
         total[area] += scores
@@ -132,9 +129,7 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [min(i * stride, length - window) for i in range(count)]
 
 
-def _window_and_stride(
-    window: tuple[int, int] | None, stride: tuple[int, int] | None
-) -> tuple[tuple[int, int], tuple[int, int]]:
+def _window_and_stride(window: Size | None, stride: Size | None) -> tuple[Size, Size]:
     if window is None:
         raise ValueError("evaluate: mode slide needs a window, height and width in pixels")
     # -(-a // b) is a / b rounded up
@@ -144,7 +139,7 @@ def _window_and_stride(
     return tuple(window), tuple(stride)
 
 
-def _padded(network: nn.Module, images: Tensor, window: tuple[int, int]) -> tuple[Tensor, int, int]:
+def _padded(network: nn.Module, images: Tensor, window: Size) -> tuple[Tensor, int, int]:
     """The images at least as large as the window, and where the original begins (top, left)."""
     rows, columns = (max(0, side - length) for side, length in zip(window, images.shape[-2:], strict=True))
     if not rows and not columns:

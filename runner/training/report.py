@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from segkd.models._weights import read_weights
-from segkd.runner.building.networks import gives_scores
 from segkd.runner.console import markdown, markdown_text, number, percent, say
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
@@ -38,7 +37,7 @@ class Report:
         self.accelerator, self.dashboard = accelerator, dashboard
         self.run = RunFolder(recipe.folder)
         untrained = {name: state.graph.network(name) for name, network in recipe.networks.items() if not network.train}
-        self.frozen = {name: network for name, network in untrained.items() if gives_scores(network)}
+        self.frozen = {name: network for name, network in untrained.items() if network.gives_logits}
         self.teachers = {name: network for name, network in self.frozen.items() if not recipe.networks[name].ema_of}
 
     def score_teachers(self) -> None:
