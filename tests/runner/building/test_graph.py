@@ -8,8 +8,6 @@ from segkd.losses._task import Task
 from segkd.models._network import Network
 from segkd.models._prediction import Prediction
 from segkd.runner.building.graph import Graph, detached, features_of, weighted
-from segkd.runner.building.losses import build_graph
-from segkd.runner.recipe.read import read
 from segkd.runner.recipe.term import Term
 
 IMAGES = torch.zeros(2, 3, 4, 4)
@@ -189,79 +187,3 @@ def test_features_of_is_the_networks_own_table():
     assert task.student.use("head") == 3 and task.student.wanted == {"head"}
     with pytest.raises(ValueError, match=r"networks.student has no feature 'stage9'; it has: head"):
         task.student.use("stage9")
-
-
-RECIPE = """\
-name: toy
-data: {dataset: synthetic, crop_size: [4, 4], batch_size: 2}
-networks:
-  student: {model: pspnet}
-  teacher: {model: pspnet, train: false}
-losses:
-  - {loss: cross_entropy}
-  - {loss: kl, label: soft}
-  - {loss: fitnet}
-schedule: {iterations: 20}
-"""
-
-
-@pytest.fixture
-def built(tmp_path):
-    """build_graph of the recipe with overrides, over Toy networks."""
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-
-    def build(*assignments, student=None, teacher=None):
-        networks = {"student": student or Toy(2), "teacher": teacher or Toy(3)}
-        return build_graph(read(tmp_path / "recipe.yaml", assignments), networks, 255)
-
-    return build
-
-
-def test_a_recipe_becomes_a_graph(built):
-    graph = built()
-    assert [(t.label, t.of, t.source) for t in graph.terms] == [
-        ("cross_entropy", "student", None), ("soft", "student", "teacher"), ("fitnet", "student", "teacher")
-    ]  # fmt: skip
-    assert list(graph.networks) == ["student"] and graph.network("teacher").features_wanted == {"head"}
-    losses = graph(IMAGES, TARGET, 0)
-    assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
-
-
-def test_terms_of_weight_zero_are_left_out(built):
-    graph = built("losses.1.weight=0", "losses.2.weight={start: 0, end: 0, over: [0, 9]}")
-    assert list(graph.losses) == ["cross_entropy"] and [t.label for t in graph.terms] == ["cross_entropy"]
-    # nobody asks for a feature then, and the teacher never runs
-    assert graph.network("student").features_wanted == set()
-    graph(IMAGES, TARGET, 0)
-    assert graph.network("teacher").forwards == 0
-    with pytest.raises(ValueError, match="every term has weight 0, so there is nothing to train"):
-        built(*(f"losses.{i}.weight=0" for i in range(3)))
-
-
-def test_a_loss_starts_the_same_whatever_stands_beside_it(built):
-    both, alone = built(), built("losses.1.weight=0")
-    assert torch.equal(both.losses["fitnet"].projection.weight, alone.losses["fitnet"].projection.weight)
-    other = built("seed=1")
-    assert not torch.equal(both.losses["fitnet"].projection.weight, other.losses["fitnet"].projection.weight)
-
-
-def test_a_run_must_have_something_to_train_at_every_iteration(built):
-    late = "losses.0.after=4", "losses.1.until=2", "losses.2.weight=0"
-    with pytest.raises(ValueError, match=r"no term is active at iteration 3 \(counted from 0\)"):
-        built(*late)
-    assert built("losses.0.after=2", *late[1:]).active_terms(3)
-    with pytest.raises(ValueError, match="no term is active at iteration 0"):
-        built("losses.0.weight={start: 0, end: 1, over: [0, 9]}", "losses.1.weight=0", "losses.2.weight=0")
-
-
-def test_what_does_not_fit_together(built):
-    with pytest.raises(
-        ValueError, match=r"losses.1 \(soft\): networks.teacher has 4 classes and networks.student has 3"
-    ):
-        built(teacher=Toy(3, num_classes=4))
-    with pytest.raises(
-        ValueError, match=r"losses.2 \(fitnet\): networks.teacher has no feature 'stage4'; it has: head"
-    ):
-        built("losses.2.args.teacher_feature=stage4")
-    with pytest.raises(ValueError, match="losses.1.args.temperature: must be greater than or equal to 0.001; got 0"):
-        built("losses.1.args.temperature=0")

@@ -10,7 +10,7 @@ from segkd.runner.building.losses import build_graph
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 
-RECIPE = """\
+SEMI = """\
 name: toy
 data: {dataset: synthetic, crop_size: [4, 4], batch_size: 2, labelled: 1/4, unlabelled: {strong: {}}}
 networks:
@@ -25,32 +25,48 @@ losses:
 schedule: {iterations: 20}
 """
 
+TWO = """\
+name: toy
+data: {dataset: synthetic, crop_size: [4, 4], batch_size: 2}
+networks:
+  student: {model: pspnet}
+  teacher: {model: pspnet, train: false}
+losses:
+  - {loss: cross_entropy}
+  - {loss: kl, label: soft}
+  - {loss: fitnet}
+schedule: {iterations: 20}
+"""
+
 
 class Toy(Network):
-    def __init__(self):
-        super().__init__(3, normalize="none")
-        self.add_features(["stage4", "head"], 3, 1)
-        self.first = nn.Conv2d(3, 3, 1)
+    def __init__(self, num_classes=3):
+        super().__init__(num_classes, normalize="none")
+        self.add_features(["stage4", "head"], num_classes, 1)
+        self.first = nn.Conv2d(3, num_classes, 1)
+        self.forwards = 0
 
     def forward(self, images):
+        self.forwards += 1
         logits = self.first(images)
         return Prediction(logits, features={name: logits for name in self.features_wanted})
 
 
 @pytest.fixture
 def built(tmp_path):
-    """build_graph of the recipe with overrides."""
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    """build_graph of a recipe with overrides, over Toy networks."""
 
-    def build(*assignments):
+    def build(text, *assignments, **networks):
+        (tmp_path / "recipe.yaml").write_text(text)
         recipe = read(tmp_path / "recipe.yaml", assignments)
-        return build_graph(recipe, {"student": Toy(), "peer": Toy()}, 255)
+        toys = {name: Toy() for name, network in recipe.networks.items() if network.ema_of is None}
+        return build_graph(recipe, toys | networks, 255)
 
     return build
 
 
 def test_who_is_trained_who_is_frozen_who_is_an_average(built):
-    graph = built()
+    graph = built(SEMI)
     assert list(graph.networks) == ["student", "peer"]
     assert [(t.label, t.of, t.source, t.on) for t in graph.terms] == [
         ("cross_entropy", "student", None, "labelled"),
@@ -66,7 +82,7 @@ def test_who_is_trained_who_is_frozen_who_is_an_average(built):
 
 def test_an_average_gives_the_features_that_are_read_of_it_only(built):
     graph = built(
-        "losses.2={loss: fitnet, from: average, on: unlabelled, args: {feature: stage4, teacher_feature: head}}"
+        SEMI, "losses.2={loss: fitnet, from: average, on: unlabelled, args: {feature: stage4, teacher_feature: head}}"
     )
     assert graph.network("student").features_wanted == {"stage4"}
     assert graph.network("average").features_wanted == {"head"}
@@ -76,14 +92,14 @@ def test_a_network_that_nothing_trains_is_refused(built):
     told = "networks.peer: no term trains it; write train: false to use it as it is, or give it a term with of: peer$"
     three = "losses=[{loss: cross_entropy}, {loss: kl, from: peer, on: both}]"
     with pytest.raises(RecipeError, match=told):
-        built(three)
-    assert list(built(three, "networks.peer.train=false").networks) == ["student"]
+        built(SEMI, three)
+    assert list(built(SEMI, three, "networks.peer.train=false").networks) == ["student"]
     # a gradient through a term it is the source of trains it, too
-    assert "peer" in built("losses=[{loss: cross_entropy}, {loss: kl, from: peer, detach: false}]").networks
+    assert "peer" in built(SEMI, "losses=[{loss: cross_entropy}, {loss: kl, from: peer, detach: false}]").networks
 
 
 def test_a_network_whose_terms_all_have_weight_0_waits_for_no_gradient(built):
-    graph = built("losses.1.weight=0", "losses.3.weight={start: 0, end: 0, over: [0, 9]}")
+    graph = built(SEMI, "losses.1.weight=0", "losses.3.weight={start: 0, end: 0, over: [0, 9]}")
     assert [term.label for term in graph.terms] == ["cross_entropy", "cross_pseudo"]
     assert "peer" in graph.networks and not any(p.requires_grad for p in graph.network("peer").parameters())
     assert all(parameter.requires_grad for parameter in graph.network("student").parameters())
@@ -95,9 +111,59 @@ def test_strong_views_have_scores_to_learn_from_and_no_features(built):
         match=r"losses.2 \(fitnet\): with on: strong only the scores of networks.average can be read, not head; "
         r"use on: unlabelled",
     ):
-        built("losses.2={loss: fitnet, from: average, on: strong}")
+        built(SEMI, "losses.2={loss: fitnet, from: average, on: strong}")
     # whoever else reads features of that network may
     fit = "{loss: fitnet, from: peer, on: unlabelled}"
-    graph = built(f"losses=[{{loss: cross_entropy}}, {{loss: cross_entropy, of: peer, label: b}}, {fit}, "
+    graph = built(SEMI, f"losses=[{{loss: cross_entropy}}, {{loss: cross_entropy, of: peer, label: b}}, {fit}, "
                   "{loss: kl, from: peer, on: strong}]")  # fmt: skip
     assert graph.network("peer").features_wanted == {"head"}
+
+
+def test_a_recipe_becomes_a_graph(built):
+    graph = built(TWO)
+    assert [(t.label, t.of, t.source) for t in graph.terms] == [
+        ("cross_entropy", "student", None), ("soft", "student", "teacher"), ("fitnet", "student", "teacher")
+    ]  # fmt: skip
+    assert list(graph.networks) == ["student"] and graph.network("teacher").features_wanted == {"head"}
+    losses = graph(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), 0)
+    assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
+
+
+def test_terms_of_weight_zero_are_left_out(built):
+    graph = built(TWO, "losses.1.weight=0", "losses.2.weight={start: 0, end: 0, over: [0, 9]}")
+    assert list(graph.losses) == ["cross_entropy"] and [t.label for t in graph.terms] == ["cross_entropy"]
+    # nobody asks for a feature then, and the teacher never runs
+    assert graph.network("student").features_wanted == set()
+    graph(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), 0)
+    assert graph.network("teacher").forwards == 0
+    with pytest.raises(ValueError, match="every term has weight 0, so there is nothing to train"):
+        built(TWO, *(f"losses.{i}.weight=0" for i in range(3)))
+
+
+def test_a_loss_starts_the_same_whatever_stands_beside_it(built):
+    both, alone = built(TWO), built(TWO, "losses.1.weight=0")
+    assert torch.equal(both.losses["fitnet"].projection.weight, alone.losses["fitnet"].projection.weight)
+    other = built(TWO, "seed=1")
+    assert not torch.equal(both.losses["fitnet"].projection.weight, other.losses["fitnet"].projection.weight)
+
+
+def test_a_run_must_have_something_to_train_at_every_iteration(built):
+    late = "losses.0.after=4", "losses.1.until=2", "losses.2.weight=0"
+    with pytest.raises(ValueError, match=r"no term is active at iteration 3 \(counted from 0\)"):
+        built(TWO, *late)
+    assert built(TWO, "losses.0.after=2", *late[1:]).active_terms(3)
+    with pytest.raises(ValueError, match="no term is active at iteration 0"):
+        built(TWO, "losses.0.weight={start: 0, end: 1, over: [0, 9]}", "losses.1.weight=0", "losses.2.weight=0")
+
+
+def test_what_does_not_fit_together(built):
+    with pytest.raises(
+        ValueError, match=r"losses.1 \(soft\): networks.teacher has 4 classes and networks.student has 3"
+    ):
+        built(TWO, teacher=Toy(4))
+    with pytest.raises(
+        ValueError, match=r"losses.2 \(fitnet\): networks.teacher has no feature 'stage9'; it has: stage4, head"
+    ):
+        built(TWO, "losses.2.args.teacher_feature=stage9")
+    with pytest.raises(ValueError, match="losses.1.args.temperature: must be greater than or equal to 0.001; got 0"):
+        built(TWO, "losses.1.args.temperature=0")
