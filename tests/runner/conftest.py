@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from segkd.runner.building.delivered import Delivered, write_folder
 from segkd.runner.comparing.bootstrap import mean_iou
@@ -158,6 +159,53 @@ def folder(tmp_path: Path) -> Path:
 def distill(server: Commands, folder: Path) -> Callable[..., Result]:
     """distill("tiny.yaml", "seed=1", ..., processes=2) trains to the end and gives the result, whatever it is."""
     return lambda *arguments, **settings: server(folder, "distill", *arguments, **settings)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run, read."""
+
+    path: Path
+
+    def rows(self, *without: str) -> list[dict]:
+        """The log, without the values that differ between any two runs, and those named."""
+        left_out = {"images_per_second", "seconds_waited", "memory_gib", *without}
+        rows = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in row.items() if key not in left_out} for row in rows]
+
+    def student(self, step: str = "last") -> dict[str, torch.Tensor]:
+        """The student of a checkpoint."""
+        return load_file(self.path / "checkpoints" / step / "student.safetensors")
+
+    def state(self, step: str = "last") -> dict:
+        """All of a checkpoint that a resume goes on from."""
+        return torch.load(self.path / "checkpoints" / step / "training_state/state.pt", weights_only=True)
+
+    def ends(self) -> tuple[bytes, bytes]:
+        """What the run delivers, and its last checkpoint's student, to the last bit."""
+        files = ("student/model.safetensors", "checkpoints/last/student.safetensors")
+        return tuple((self.path / file).read_bytes() for file in files)
+
+
+def bits(value: object) -> object:
+    """A nested state with its tensors as bytes, so that == compares every bit."""
+    if isinstance(value, dict):
+        return {key: bits(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [bits(inner) for inner in value]
+    return (value.dtype, value.shape, value.numpy().tobytes()) if isinstance(value, torch.Tensor) else value
+
+
+@pytest.fixture
+def trained(distill: Callable[..., Result], folder: Path) -> Callable[..., Run]:
+    """trained("kd", "seed=1", ...) trains tiny.yaml under this name to the end; `recipe` names another one."""
+
+    def train(name: str, *arguments: str, recipe: str = "tiny.yaml", **settings) -> Run:
+        result = distill(recipe, f"name={name}", *arguments, **settings)
+        assert result.code == 0, result.err
+        return Run(folder / "runs" / name)
+
+    return train
 
 
 @pytest.fixture

@@ -27,10 +27,6 @@ SAM = (
 TWO_STEPS = ("schedule.iterations=2", "evaluate.every=2", "data.batch_size=2", "evaluate.batch_size=1")
 
 
-def rows(folder, name):
-    return [json.loads(line) for line in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.parametrize("student, teacher", [(SEGFORMER, MASK2FORMER), (MASK2FORMER, SEGFORMER)])
 def test_transformers_networks_as_student_and_teacher(distill, folder, student, teacher):
     names = ["sky", "building", "road", "pavement", "tree", "car", "person", "pole"]
