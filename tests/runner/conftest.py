@@ -163,9 +163,10 @@ def distill(server: Commands, folder: Path) -> Callable[..., Result]:
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run, read."""
+    """The folder of a run, read, and what the training has printed."""
 
     path: Path
+    out: str = ""
 
     def rows(self, *without: str) -> list[dict]:
         """The log, without the values that differ between any two runs, and those named."""
@@ -181,6 +182,10 @@ class Run:
         """All of a checkpoint that a resume goes on from."""
         return torch.load(self.path / "checkpoints" / step / "training_state/state.pt", weights_only=True)
 
+    def state_bits(self) -> object:
+        """The state of the last checkpoint, its tensors as bytes: == compares every bit."""
+        return bits(self.state())
+
     def ends(self) -> tuple[bytes, bytes]:
         """What the run delivers, and its last checkpoint's student, to the last bit."""
         files = ("student/model.safetensors", "checkpoints/last/student.safetensors")
@@ -188,7 +193,7 @@ class Run:
 
 
 def bits(value: object) -> object:
-    """A nested state with its tensors as bytes, so that == compares every bit."""
+    """A nested state with its tensors as bytes."""
     if isinstance(value, dict):
         return {key: bits(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -203,7 +208,7 @@ def trained(distill: Callable[..., Result], folder: Path) -> Callable[..., Run]:
     def train(name: str, *arguments: str, recipe: str = "tiny.yaml", **settings) -> Run:
         result = distill(recipe, f"name={name}", *arguments, **settings)
         assert result.code == 0, result.err
-        return Run(folder / "runs" / name)
+        return Run(folder / "runs" / name, result.out)
 
     return train
 

@@ -39,52 +39,40 @@ def test_transformers_networks_as_student_and_teacher(distill, folder, student, 
         "losses=[{loss: cross_entropy}, {loss: kl}, {loss: fitnet, args: {feature: hidden1}}]",
     )
     assert result.code == 0, result.err
-    log = rows(folder, "tiny")
+    log = [json.loads(line) for line in (folder / "runs/tiny/metrics.jsonl").read_text().splitlines()]
     assert {"loss/kl", "loss/fitnet"} <= log[0].keys() and log[-1]["miou"] >= 0
     assert "1 classes of networks.teacher go to none of ours and are left out: 'LABEL_8'" in result.out
     delivered = from_pretrained(folder / "runs/tiny")
     assert delivered(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).logits.shape[1] == 8
 
 
-def test_a_timm_encoder_under_a_head_of_ours(distill, folder):
-    result = distill(
-        "tiny.yaml",
-        *TWO_STEPS,
-        "networks={student: {source: timm, model: mobilenetv3_small_050, "
-        "args: {head: pspnet, output_stride: 16, width: 8}}}",
-    )
-    assert result.code == 0, result.err
-    config = json.loads((folder / "runs/tiny/student/config.json").read_text())
+def test_a_timm_encoder_under_a_head_of_ours(trained):
+    encoder = "source: timm, model: mobilenetv3_small_050, args: {head: pspnet, output_stride: 16, width: 8}"
+    run = trained("tiny", *TWO_STEPS, f"networks={{student: {{{encoder}}}}}")
+    config = json.loads((run.path / "student/config.json").read_text())
     assert config["model"] == "pspnet" and config["args"]["backbone"] == "timm/mobilenetv3_small_050"
-    assert "head: pspnet" in (folder / "runs/tiny/recipe.yaml").read_text()
+    assert "head: pspnet" in (run.path / "recipe.yaml").read_text()
 
 
-def test_sam_as_a_teacher_of_features(distill, folder):
+def test_sam_as_a_teacher_of_features(trained):
     teacher = SAM % (8, ", head: null") + ", train: false}"
-    result = distill(
-        "tiny.yaml",
-        *TWO_STEPS,
-        f"networks.teacher={teacher}",
-        "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage4, teacher_feature: sam}}]",
-    )
-    assert result.code == 0, result.err
-    assert not (folder / "runs/tiny/teachers.json").exists()  # it has no scores
-    assert all(row["loss/fitnet"] > 0 for row in rows(folder, "tiny"))
+    losses = "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage4, teacher_feature: sam}}]"
+    run = trained("tiny", *TWO_STEPS, f"networks.teacher={teacher}", losses)
+    assert not (run.path / "teachers.json").exists()  # it has no scores
+    assert all(row["loss/fitnet"] > 0 for row in run.rows())
 
 
-def test_sam_prompted_by_the_student_learns_with_it(distill, folder):
+def test_sam_prompted_by_the_student_learns_with_it(trained):
     teacher = SAM % (256, ", prompt_guidance: channel") + ", train: lora, prompted_by: student}"
-    result = distill(
-        "tiny.yaml",
+    run = trained(
+        "tiny",
         *TWO_STEPS,
         "evaluate.also=[teacher, student+teacher]",
         f"networks.teacher={teacher}",
         "losses=[{loss: cross_entropy}, {loss: cross_entropy, of: teacher, label: teacher_ce, after: 0}, "
         "{loss: kl, from: teacher, after: 0, detach: false}]",
     )
-    assert result.code == 0, result.err
-    log = rows(folder, "tiny")
+    log = run.rows()
     assert "loss/kl" not in log[0] and "loss/kl" in log[1]
     assert {"miou/teacher", "miou/student+teacher"} <= log[1].keys()
-    state = torch.load(folder / "runs/tiny/checkpoints/last/training_state/state.pt", weights_only=True)
-    assert any("linear_a_q" in key for key in state["graph"])
+    assert any("linear_a_q" in key for key in run.state()["graph"])

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 TEACHER = (
     "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false}"
@@ -22,18 +21,6 @@ LADEN = [
     "schedule={iterations: 16, name: cosine}",
     "evaluate.every=8",
 ]
-MEASURED = {"images_per_second", "seconds_waited", "memory_gib"}
-
-
-def rows(run: Path) -> list[dict]:
-    """The log, without what differs between any two runs. The gradient norm stands wherever a write happened to be."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in MEASURED | {"gradient_norm"}} for row in lines]
-
-
-def final(run: Path) -> tuple[bytes, bytes]:
-    """What a run delivers, and its last checkpoint."""
-    return (run / "student/model.safetensors").read_bytes(), (run / "checkpoints/last/student.safetensors").read_bytes()
 
 
 def last_step(run: Path) -> int:
@@ -48,9 +35,8 @@ def wait_for(server, run: Path, step: int) -> None:
         time.sleep(0.005)
 
 
-def test_killed_at_any_moment_a_resumed_run_ends_bit_for_bit_the_same(distill, server, folder):
-    assert distill("tiny.yaml", "name=whole", *LADEN).code == 0
-    whole, run = folder / "runs/whole", folder / "runs/killed"
+def test_killed_at_any_moment_a_resumed_run_ends_bit_for_bit_the_same(trained, server, folder):
+    whole, run = trained("whole", *LADEN), folder / "runs/killed"
     moment, kills = random.Random(0), 0
     while kills < 6 and last_step(run) < 15:
         server.start(folder, "distill", "tiny.yaml", "name=killed", *LADEN, "--resume")
@@ -59,11 +45,11 @@ def test_killed_at_any_moment_a_resumed_run_ends_bit_for_bit_the_same(distill, s
         server.signal(signal.SIGKILL)
         kills += server.wait().codes == [-signal.SIGKILL]
     assert kills >= 4
-    result = distill("tiny.yaml", "name=killed", *LADEN, "--resume")
-    assert result.code == 0, result.err
-    assert final(run) == final(whole)
-    assert [row["iteration"] for row in rows(run)] == list(range(1, 17))
-    assert rows(run) == rows(whole)
+    killed = trained("killed", *LADEN, "--resume")
+    assert killed.ends() == whole.ends()
+    # the gradient norm stands wherever a write happened to be
+    assert [row["iteration"] for row in killed.rows()] == list(range(1, 17))
+    assert killed.rows("gradient_norm") == whole.rows("gradient_norm")
     assert not list((run / "checkpoints").glob(".step*"))
 
 
@@ -75,44 +61,22 @@ REMEMBERING = """[
 ]"""
 
 
-def test_banks_draws_and_adversaries_resume_exactly(distill, folder):
+def test_banks_draws_and_adversaries_resume_exactly(trained, folder):
     settings = [TEACHER, "losses=" + " ".join(REMEMBERING.split()), "data.crop_size=[512, 512]", "data.batch_size=2"]
-    settings += [
-        "schedule.iterations=3",
-        "evaluate.every=3",
-        "loop.save_every=2",
-        "networks.student.args.output_stride=8",
-    ]
-    settings += ["networks.teacher.args.output_stride=8"]
-    assert distill("tiny.yaml", "name=whole", *settings).code == 0
-    shutil.copytree(folder / "runs/whole", folder / "runs/cut")
-    cut = folder / "runs/cut"
+    settings += ["schedule.iterations=3", "evaluate.every=3", "loop.save_every=2"]
+    settings += [f"networks.{name}.args.output_stride=8" for name in ("student", "teacher")]
+    whole, cut = trained("whole", *settings), folder / "runs/cut"
+    shutil.copytree(whole.path, cut)
     shutil.rmtree(cut / "student")
     shutil.rmtree(cut / "checkpoints/step-00000003")
     (cut / "recipe.yaml").write_text((cut / "recipe.yaml").read_text().replace("name: whole", "name: cut"))
-    assert distill("tiny.yaml", "name=cut", *settings, "--resume").code == 0
-    ends = [folder / "runs" / name / "checkpoints/last/training_state/state.pt" for name in ("whole", "cut")]
-    assert_equal(*(torch.load(end, weights_only=True) for end in ends))
-
-
-def assert_equal(one, two) -> None:
-    """Nested states, to the last bit."""
-    assert type(one) is type(two)
-    if isinstance(one, dict):
-        assert one.keys() == two.keys()
-        for key in one:
-            assert_equal(one[key], two[key])
-    elif isinstance(one, list):
-        for left, right in zip(one, two, strict=True):
-            assert_equal(left, right)
-    else:
-        assert one.equal(two) if isinstance(one, torch.Tensor) else one == two
+    assert trained("cut", *settings, "--resume").state_bits() == whole.state_bits()
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_step_saves_and_can_be_resumed(distill, server, folder, number, code):
+def test_a_signal_ends_the_step_saves_and_can_be_resumed(trained, distill, server, folder, number, code):
     plain = ["data.workers=1", "schedule.iterations=12", "evaluate.every=12"]
-    assert distill("tiny.yaml", "name=whole", *plain).code == 0
+    whole = trained("whole", *plain)
     server.start(folder, "distill", "tiny.yaml", *plain, "loop.save_every=1")
     wait_for(server, folder / "runs/tiny", 2)
     server.signal(number)
@@ -120,41 +84,35 @@ def test_a_signal_ends_the_step_saves_and_can_be_resumed(distill, server, folder
     assert stopped.code == code and "Traceback" not in stopped.err, stopped.err
     step = last_step(folder / "runs/tiny")
     assert 2 <= step < 12 and f"tiny: stopped after iteration {step} and saved; go on with --resume" in stopped.out
-    resumed = distill("tiny.yaml", *plain, "--resume")
-    assert resumed.code == 0 and f"going on from iteration {step}" in resumed.out
-    assert final(folder / "runs/tiny") == final(folder / "runs/whole")
-    assert rows(folder / "runs/tiny") == rows(folder / "runs/whole")
+    resumed = trained("tiny", *plain, "--resume")
+    assert f"going on from iteration {step}" in resumed.out
+    assert resumed.ends() == whole.ends() and resumed.rows("gradient_norm") == whole.rows("gradient_norm")
 
 
-def test_a_second_start_is_refused_resume_of_a_finished_run_only_reports_overwrite_starts_over(distill, folder):
-    assert distill("tiny.yaml").code == 0
-    run = folder / "runs/tiny"
-    before, log = final(run), (run / "metrics.jsonl").read_text()
+def test_a_second_start_is_refused_resume_of_a_finished_run_only_reports_overwrite_starts_over(trained, distill):
+    run = trained("tiny")
+    before, log = run.ends(), (run.path / "metrics.jsonl").read_text()
     refused = distill("tiny.yaml")
     assert refused.code == 2 and "--resume" in refused.err and "--overwrite" in refused.err
-    again = distill("tiny.yaml", "--resume")
-    assert again.code == 0 and "| student | pspnet mobilenetv2_035 |" in again.out and "tiny 2/4" not in again.out
-    assert final(run) == before and (run / "metrics.jsonl").read_text() == log
+    again = trained("tiny", "--resume")
+    assert "| student | pspnet mobilenetv2_035 |" in again.out and "tiny 2/4" not in again.out
+    assert run.ends() == before and (run.path / "metrics.jsonl").read_text() == log
     broken = distill("tiny.yaml", "losses=[{loss: cross_entropy, args: {class_weights: [1.0]}}]", "--overwrite")
-    assert broken.code == 2 and final(run) == before, "a recipe that cannot be built costs no run"
+    assert broken.code == 2 and run.ends() == before, "a recipe that cannot be built costs no run"
     other = distill("tiny.yaml", "optimizer.lr=0.03", "seed=1", "--resume")
-    assert (
-        other.code == 2 and "optimizer.lr: 0.02 there, 0.03 here" in other.err and "seed: 0 there, 1 here" in other.err
-    )
-    over = distill("tiny.yaml", "seed=1", "--overwrite")
-    assert over.code == 0 and "tiny 2/4" in over.out
-    assert final(run) != before and len(rows(run)) == 4
+    assert other.code == 2 and "seed: 0 there, 1 here" in other.err
+    assert "optimizer.lr: 0.02 there, 0.03 here" in other.err
+    assert "tiny 2/4" in trained("tiny", "seed=1", "--overwrite").out
+    assert run.ends() != before and len(run.rows()) == 4
 
 
-def test_settings_that_do_not_touch_the_weights_may_change_at_a_resume(distill, folder):
-    assert distill("tiny.yaml", "schedule.iterations=2").code == 0
-    result = distill(
-        "tiny.yaml", "schedule.iterations=2", "tracking.images=0", "data.workers=1", "evaluate.flip=true", "--resume"
-    )
-    assert result.code == 0, result.err
+def test_settings_that_do_not_touch_the_weights_may_change_at_a_resume(trained):
+    trained("tiny", "schedule.iterations=2")
+    free = "tracking.images=0", "data.workers=1", "evaluate.flip=true"
+    trained("tiny", "schedule.iterations=2", *free, "--resume")
 
 
-def test_teacher_and_baseline_are_trained_first_then_reused_and_refused_when_changed(distill, folder):
+def test_teacher_and_baseline_are_trained_first_then_reused_and_refused_when_changed(trained, distill, folder):
     (folder / "teacher.yaml").write_text(
         "extends: tiny.yaml\nname: teacher\nnetworks: {student: {args: {width: 12}}}\n"
         "schedule: {iterations: 3}\nevaluate: {every: 3}\n"
@@ -166,26 +124,23 @@ def test_teacher_and_baseline_are_trained_first_then_reused_and_refused_when_cha
         "            weights: {recipe: teacher.yaml}}\n"
         "losses: [{loss: cross_entropy}, {loss: kl}]\nbaseline: {recipe: plain.yaml}\nschedule: {iterations: 2}\n"
     )
-    first = distill("kd.yaml")
-    assert first.code == 0, first.err
+    first = trained("kd", recipe="kd.yaml")
     assert 0 < first.out.index("teacher is done") < first.out.index("plain is done") < first.out.index("kd is done")
-    table = [
-        line.split("|")[1].strip() for line in first.out.split("plain is done")[1].splitlines() if line.startswith("|")
-    ]
-    assert table[2:] == ["teacher", "student, plain", "student, kd"]
+    table = [line.split("|")[1] for line in first.out.split("plain is done")[1].splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in table[2:]] == ["teacher", "student, plain", "student, kd"]
     # a frozen network is scored with the weights its own run has delivered
-    delivered = json.loads((folder / "runs/teacher/student/config.json").read_text())["miou"]
-    assert json.loads((folder / "runs/kd/teachers.json").read_text())["teacher"]["miou"] == delivered
+    teacher = folder / "runs/teacher/student"
+    delivered = json.loads((teacher / "config.json").read_text())["miou"]
+    assert json.loads((first.path / "teachers.json").read_text())["teacher"]["miou"] == delivered
 
-    stamp = (folder / "runs/teacher/student/model.safetensors").stat().st_mtime_ns
-    second = distill("kd.yaml", "name=kd2")
-    assert second.code == 0 and "teacher 3/3" not in second.out and "plain 2/2" not in second.out
-    assert (folder / "runs/teacher/student/model.safetensors").stat().st_mtime_ns == stamp
-    assert final(folder / "runs/kd") == final(folder / "runs/kd2")
+    stamp = (teacher / "model.safetensors").stat().st_mtime_ns
+    second = trained("kd2", recipe="kd.yaml")
+    assert "teacher 3/3" not in second.out and "plain 2/2" not in second.out
+    assert (teacher / "model.safetensors").stat().st_mtime_ns == stamp
+    assert first.ends() == second.ends()
 
-    shutil.rmtree(folder / "runs/teacher/student")  # as if killed while delivering
-    third = distill("kd.yaml", "name=kd3")
-    assert third.code == 0 and "teacher: going on from iteration 3" in third.out
+    shutil.rmtree(teacher)  # as if killed while delivering
+    assert "teacher: going on from iteration 3" in trained("kd3", recipe="kd.yaml").out
 
     (folder / "teacher.yaml").write_text((folder / "teacher.yaml").read_text() + "optimizer: {lr: 0.5}\n")
     changed = distill("kd.yaml", "name=kd4")
