@@ -201,6 +201,12 @@ def bits(value: object) -> object:
     return (value.dtype, value.shape, value.numpy().tobytes()) if isinstance(value, torch.Tensor) else value
 
 
+@pytest.fixture(scope="session")
+def run_at() -> type[Run]:
+    """run_at(path) reads a run folder."""
+    return Run
+
+
 @pytest.fixture
 def trained(distill: Callable[..., Result], folder: Path) -> Callable[..., Run]:
     """trained("kd", "seed=1", ...) trains tiny.yaml under this name to the end; `recipe` names another one."""

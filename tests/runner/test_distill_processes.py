@@ -41,16 +41,13 @@ run_command(distill.main)
 """
 
 
-def test_two_processes_see_the_samples_of_one_and_end_with_equal_weights(server, folder):
+def test_two_processes_see_the_samples_of_one_and_end_with_equal_weights(server, folder, run_at):
     (folder / "spy.py").write_text(SPY)
-    settings = [
-        TEACHER,
-        "losses=[{loss: cross_entropy}, {loss: fitnet, after: 1}]",
-        "data.batch_size=8",
-        "loop.accumulate=2",
-    ]
-    one = server(folder, "spy.py", "tiny.yaml", *settings, "name=one")
-    two = server(folder, "spy.py", "tiny.yaml", *settings, "name=two", processes=2)
+    settings = TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, after: 1}]", "data.batch_size=8"
+    one, two = (
+        server(folder, "spy.py", "tiny.yaml", *settings, "loop.accumulate=2", f"name={name}", processes=processes)
+        for name, processes in (("one", 1), ("two", 2))
+    )
     assert one.code == 0 and two.code == 0, one.err + two.err
     assert two.out.count("two 2/4 |") == 2, "only the main process reports"
 
@@ -65,33 +62,14 @@ def test_two_processes_see_the_samples_of_one_and_end_with_equal_weights(server,
     ends = [load_file(folder / f"end-two-{rank}.safetensors") for rank in (0, 1)]
     assert "losses.fitnet.projection.weight" in ends[0]
     assert all(ends[0][key].equal(ends[1][key]) for key in ends[0])
-    log = [json.loads(line) for line in (folder / "runs/two/metrics.jsonl").read_text().splitlines()]
-    assert [row["iteration"] for row in log] == [1, 2, 3, 4]
-    assert json.loads((folder / "runs/two/environment.json").read_text())["processes"] == 2
+    run = run_at(folder / "runs/two")
+    assert [row["iteration"] for row in run.rows()] == [1, 2, 3, 4]
+    assert json.loads((run.path / "environment.json").read_text())["processes"] == 2
 
 
-def test_two_processes_score_every_image_once(distill, server, folder):
-    assert distill("tiny.yaml", "schedule.iterations=1").code == 0
-    scores = []
-    for processes in (1, 2):  # of 15 images one process gets 8, the other 7
-        result = server(
-            folder,
-            "score",
-            "runs/tiny/recipe.yaml",
-            "evaluate.batch_size=1",
-            "--output",
-            f"{processes}.json",
-            processes=processes,
-        )
-        assert result.code == 0, result.err
-        assert result.out.count("frequency-weighted") == 1
-        scores.append(json.loads((folder / f"{processes}.json").read_text()))
-    assert scores[0] == scores[1]
-
-
-def test_two_processes_stop_together_and_resume_exactly(distill, server, folder):
+def test_two_processes_stop_together_and_resume_exactly(trained, server, folder):
     settings = ["schedule.iterations=10", "evaluate.every=10", "loop.save_every=2", "data.workers=1"]
-    assert distill("tiny.yaml", "name=whole", *settings, processes=2).code == 0
+    whole = trained("whole", *settings, processes=2)
     server.start(folder, "distill", "tiny.yaml", *settings, processes=2)
     while server.running() and not list((folder / "runs/tiny/checkpoints").glob("step-*")):
         pass
@@ -99,9 +77,7 @@ def test_two_processes_stop_together_and_resume_exactly(distill, server, folder)
     stopped = server.wait()
     assert stopped.code == 143, stopped.err
     assert stopped.out.count("go on with --resume") == 1
-    assert distill("tiny.yaml", *settings, "--resume", processes=2).code == 0
-    ends = [(folder / "runs" / name / "student/model.safetensors").read_bytes() for name in ("whole", "tiny")]
-    assert ends[0] == ends[1]
+    assert trained("tiny", *settings, "--resume", processes=2).ends() == whole.ends()
 
 
 def test_a_batch_that_two_processes_cannot_share_is_one_sentence(distill, folder):
@@ -118,21 +94,10 @@ def test_torchrun_beside_a_package_called_datasets(folder):
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("__version__ = '9.9'\n\n\nclass IterableDataset:\n    pass\n")
     (folder / "site/datasets-9.9.dist-info").mkdir()
-    (folder / "site/datasets-9.9.dist-info/METADATA").write_text(
-        "Metadata-Version: 2.1\nName: datasets\nVersion: 9.9\n"
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        str(ROOT / "runner/distill.py"),
-        "tiny.yaml",
-        "data.workers=1",
-        "schedule.iterations=2",
-    ]
+    described = "Metadata-Version: 2.1\nName: datasets\nVersion: 9.9\n"
+    (folder / "site/datasets-9.9.dist-info/METADATA").write_text(described)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, str(ROOT / "runner/distill.py"), "tiny.yaml", "data.workers=1", "schedule.iterations=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "site")}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr

@@ -40,7 +40,6 @@ schedule: {iterations: 8}
 evaluate: {every: 4, batch_size: 7}
 tracking: {wandb: disabled, images: 0, every: 1}
 """
-MEASURED = {"images_per_second", "seconds_waited", "memory_gib"}
 
 # runs distill.py and notes the samples each process has seen, and the state it has in the end
 SPY = """
@@ -80,55 +79,27 @@ def semi(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(server, tmp_path_factory):
-    """A folder with semi.yaml and a run of it from start to end, and what that has printed."""
+def whole(server, run_at, tmp_path_factory):
+    """A run of semi.yaml from start to end, in a folder that has the recipe too."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "semi.yaml").write_text(SEMI)
     also = f"evaluate.also={json.dumps(WORDS)}"
     result = server(folder, "distill", "semi.yaml", "name=whole", also, "tracking.gradients=4", *SAVING)
     assert result.code == 0, result.err
-    return folder, result.out
+    return run_at(folder / "runs/whole", result.out)
 
 
-def rows(run):
-    """The log, without what differs between any two runs."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in MEASURED} for row in lines]
-
-
-def state_of(run):
-    return torch.load(run / "checkpoints/last/training_state/state.pt", weights_only=True)
-
-
-def assert_equal(one, two):
-    """Nested states, to the last bit."""
-    assert type(one) is type(two)
-    if isinstance(one, dict):
-        assert one.keys() == two.keys()
-        for key in one:
-            assert_equal(one[key], two[key])
-    elif isinstance(one, (list, tuple)):
-        for left, right in zip(one, two, strict=True):
-            assert_equal(left, right)
-    else:
-        assert one.equal(two) if isinstance(one, torch.Tensor) else one == two
-
-
-def test_terms_of_weight_zero_on_unlabelled_images_change_no_bit(distill, semi):
+def test_terms_of_weight_zero_on_unlabelled_images_change_no_bit(trained, semi):
     short = ["schedule.iterations=3", "evaluate.every=3"]
     zero = [f"losses.{index}.weight=0" for index in (2, 3, 4)]
-    assert distill("semi.yaml", "name=zero", *short, *zero).code == 0
     student = "{model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8, aux: false}}"
     plain = [f"networks={{student: {student}}}", "losses=[{loss: cross_entropy}]", "data.unlabelled=null"]
-    result = distill("semi.yaml", "name=plain", *short, *plain)
-    assert result.code == 0, result.err
-    zero, plain = (semi / "runs" / name / "student/model.safetensors" for name in ("zero", "plain"))
-    assert zero.read_bytes() == plain.read_bytes()
+    ends = [trained(name, *short, *words, recipe="semi.yaml").ends() for name, words in (("a", zero), ("b", plain))]
+    assert ends[0] == ends[1]
 
 
 def test_the_log_of_gates_ramps_and_everybodys_scores(whole):
-    run, printed = whole[0] / "runs/whole", whole[1]
-    log = rows(run)
+    log = whole.rows()
     weights = [
         {key[9:]: row[key] / row[f"loss/{key[9:]}"] for key in row if key.startswith("weighted/")} for row in log
     ]
@@ -147,32 +118,32 @@ def test_the_log_of_gates_ramps_and_everybodys_scores(whole):
         assert ("gradient/cross_pseudo" in row, "cosine/kl" in row) == (scored, False)
     assert all(row["miou/student"] == row["miou"] for row in (log[3], log[7]))
     assert len({log[3][f"miou/{name}"] for name in ("student", "peer")}) == 2
-    assert f"| student+peer {100 * log[7]['miou/student+peer']:.2f} %" in printed
-    state = state_of(run)
+    assert f"| student+peer {100 * log[7]['miou/student+peer']:.2f} %" in whole.out
+    state = whole.state()
     assert list(state["averages"]) == ["average"] and not any("average" in key for key in state["graph"])
     assert any(key.startswith("networks.peer.") for key in state["graph"]) and len(state["optimizers"]) == 2
 
 
-def test_killed_and_resumed_with_both_streams_it_ends_bit_for_bit_the_same(server, whole):
-    run, kills = whole[0] / "runs/killed", 0
+def test_killed_and_resumed_with_both_streams_it_ends_bit_for_bit_the_same(server, whole, run_at):
+    folder, kills = whole.path.parents[1], 0
+    killed = run_at(folder / "runs/killed")
     command = "semi.yaml", "name=killed", "tracking.gradients=4", *SAVING, "--resume"
     for goal in (2, 4, 6):
-        server.start(whole[0], "distill", *command)
+        server.start(folder, "distill", *command)
         deadline = time.monotonic() + 120
-        while not list((run / "checkpoints").glob(f"step-*{goal}")) and time.monotonic() < deadline:
+        while not list((killed.path / "checkpoints").glob(f"step-*{goal}")) and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(0.02 * goal)  # some way into the step after it
         server.signal(signal.SIGKILL)
         kills += server.wait().codes == [-signal.SIGKILL]
     assert kills == 3
-    result = server(whole[0], "distill", *command)
+    result = server(folder, "distill", *command)
     assert result.code == 0, result.err
-    logs = [[{key: value for key, value in row.items() if not key.startswith("miou/")} for row in rows(folder)]
-            for folder in (run, whole[0] / "runs/whole")]  # fmt: skip
-    assert logs[0] == logs[1]
-    ends = [state_of(whole[0] / "runs" / name) for name in ("whole", "killed")]
-    assert len(ends[0]["optimizers"]) == 2 and ends[0]["averages"]["average"]["n_averaged"] == 8
-    assert_equal(*ends)
+    others = [f"miou/{name}" for name in WORDS]
+    assert killed.rows() == whole.rows(*others)
+    state = whole.state()
+    assert len(state["optimizers"]) == 2 and state["averages"]["average"]["n_averaged"] == 8
+    assert killed.state_bits() == whole.state_bits()
 
 
 def test_two_processes_see_what_one_sees_and_end_alike(server, semi):
@@ -184,7 +155,8 @@ def test_two_processes_see_what_one_sees_and_end_alike(server, semi):
     for wanted, left, right in zip(alone["seen"][:3], first["seen"][:3], second["seen"][:3], strict=True):
         assert [left[0] + right[0], left[1] + right[1], left[2] + right[2]] == wanted, "indices, the pixels' sum"
     assert any(key.startswith("average.module.") for key in first["state"])
-    assert_equal(dict(first["state"]), dict(second["state"]))
+    assert first["state"].keys() == second["state"].keys()
+    assert all(torch.equal(value, second["state"][key]) for key, value in first["state"].items())
     # a peer that only terms of weight 0 train has no gradients: nobody may wait for them
     idle = "[{loss: cross_entropy}, {loss: kl, from: average}, {loss: cross_entropy, of: peer, weight: 0, label: b}]"
     result = server(semi, "distill", *command[1:], f"losses={idle}", "name=idle", processes=2)
