@@ -1,17 +1,18 @@
 """The check command: what it says about a recipe, and that it leaves nothing behind."""
 
+import pytest
+
 TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false}"
 
 
-def test_check_reports_every_part_and_writes_nothing(server, folder):
-    result = server(
-        folder,
-        "check",
-        "tiny.yaml",
-        TEACHER,
-        "losses=[{loss: cross_entropy}, {loss: fitnet, weight: 10, after: 2}]",
-        "loop.accumulate=2",
-    )
+@pytest.fixture
+def check(server, folder):
+    """check("seed=1", ...) checks tiny.yaml with these changes."""
+    return lambda *words: server(folder, "check", "tiny.yaml", *words)
+
+
+def test_check_reports_every_part_and_writes_nothing(check, folder):
+    result = check(TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, weight: 10, after: 2}]", "loop.accumulate=2")
     assert result.code == 0, result.err
     firsts = [line.split()[0] for line in result.out.splitlines() if line[:1].strip()]
     assert firsts == ["recipe", "data", "labels", "network", "network", "term", "term", "cost", "verdict"]
@@ -21,18 +22,15 @@ def test_check_reports_every_part_and_writes_nothing(server, folder):
     assert not (folder / "runs").exists()
 
 
-def test_check_warns_of_parameters_without_a_gradient(server, folder):
-    result = server(folder, "check", "tiny.yaml", TEACHER, "losses=[{loss: fitnet}]")
+def test_check_warns_of_parameters_without_a_gradient(check):
+    result = check(TEACHER, "losses=[{loss: fitnet}]")
     assert result.code == 0, result.err
     assert "get no gradient from any active term" in result.out
 
 
-def test_check_of_a_recipe_whose_teacher_is_not_trained_yet(server, folder):
+def test_check_of_a_recipe_whose_teacher_is_not_trained_yet(check, folder):
     (folder / "teacher.yaml").write_text("extends: tiny.yaml\nname: teacher\n")
-    result = server(
-        folder,
-        "check",
-        "tiny.yaml",
+    result = check(
         "losses=[{loss: cross_entropy}, {loss: kl}]",
         "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8}, "
         "train: false, weights: {recipe: teacher.yaml}}",
@@ -41,11 +39,8 @@ def test_check_of_a_recipe_whose_teacher_is_not_trained_yet(server, folder):
     assert "teacher.yaml will be trained first, into runs/teacher" in result.out
 
 
-def test_check_without_data(server, folder):
-    result = server(
-        folder,
-        "check",
-        "tiny.yaml",
+def test_check_without_data(check, folder):
+    result = check(
         "--no-data",
         "data={dataset: camvid, root: nowhere, args: {}, crop_size: [96, 64], unlabelled: {images: no_images}}",
         TEACHER.replace("train: false", "weights: teacher.pth, train: false"),
@@ -64,14 +59,14 @@ def test_check_without_data(server, folder):
     assert not (folder / "runs").exists()
 
 
-def test_sizes_without_data_are_those_with_it(server, folder):
-    outputs = [server(folder, "check", "tiny.yaml", *words).out.splitlines() for words in ((), ("--no-data",))]
+def test_sizes_without_data_are_those_with_it(check):
+    outputs = [check(*words).out.splitlines() for words in ((), ("--no-data",))]
     with_data, without = ([line for line in lines if line.startswith("network")] for lines in outputs)
     assert with_data == without and len(without) == 1
     assert outputs[1][-1] == "verdict   the parts of this recipe fit together, and nothing it names is missing"
 
 
-def test_check_without_data_finds_what_does_not_fit(server, folder):
+def test_check_without_data_finds_what_does_not_fit(check):
     losses = "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage9}}]"
-    result = server(folder, "check", "tiny.yaml", "--no-data", TEACHER, losses)
+    result = check("--no-data", TEACHER, losses)
     assert result.code == 2 and "networks.student has no feature 'stage9'" in result.err

@@ -8,78 +8,63 @@ import pytest
 from segkd.runner.recipe import parts
 
 
-def test_score_of_a_run_equals_the_score_it_logged(distill, server, folder):
-    assert distill("tiny.yaml").code == 0
-    result = server(folder, "score", "runs/tiny/recipe.yaml", "--output", "scores.json")
-    assert result.code == 0, result.err
-    logged = [json.loads(line) for line in (folder / "runs/tiny/metrics.jsonl").read_text().splitlines()]
-    best = max((row for row in logged if "miou" in row), key=lambda row: row["miou"])
-    scores = json.loads((folder / "scores.json").read_text())
+@pytest.fixture
+def score(server, folder):
+    """score("runs/tiny", ...) gives the scores in the file the command has written, and what it has printed."""
+
+    def run(*arguments, **settings):
+        result = server(folder, "score", *arguments, "--output", "scores.json", "--overwrite", **settings)
+        assert result.code == 0, result.err
+        return json.loads((folder / "scores.json").read_text()), result.out
+
+    return run
+
+
+def test_score_of_a_run_equals_the_score_it_logged(trained, score):
+    best = max((row for row in trained("tiny").rows() if "miou" in row), key=lambda row: row["miou"])
+    scores, printed = score("runs/tiny/recipe.yaml")
     for key in ("miou", "pixel_accuracy", "fwiou", "iou_per_class", "dice_per_class"):
         assert scores[key] == best[key]
-    assert "pole" in result.out and "whole images at native size" in result.out and "15 images of val" in result.out
+    assert "pole" in printed and "whole images at native size" in printed and "15 images of val" in printed
     assert scores["protocol"].startswith("whole images")
 
 
-def test_score_takes_other_weights_and_another_protocol(distill, server, folder):
-    assert distill("tiny.yaml").code == 0
-    result = server(
-        folder,
-        "score",
-        "tiny.yaml",
-        "evaluate.flip=true",
-        "evaluate.mode=slide",
-        "--weights",
-        "runs/tiny/checkpoints/step-00000002",
-    )
-    assert result.code == 0, result.err
-    assert "windows of 32 x 32" in result.out and "mirrored too" in result.out
+def test_score_takes_other_weights_and_another_protocol(trained, score):
+    weights = trained("tiny").path / "checkpoints/step-00000002"
+    _, printed = score("tiny.yaml", "evaluate.flip=true", "evaluate.mode=slide", "--weights", str(weights))
+    assert "windows of 32 x 32" in printed and "mirrored too" in printed
 
 
-def test_two_processes_count_what_one_does(distill, server, folder):
-    assert distill("tiny.yaml").code == 0
-    asked = (
-        "--confusion",
-        "confusion.png",
-        "--output",
-        "scores.json",
-        "--overwrite",
-        "--metrics",
-        *parts.names(parts.METRICS),
-    )
+def test_two_processes_count_what_one_does(trained, score, folder):
+    trained("tiny")
+    asked = "--confusion", "confusion.png", "--metrics", *parts.names(parts.METRICS)
     found = []
     for processes in (1, 2):
-        # one image: the second process has none
+        # of 15 images one process gets 8, the other 7; of one image the second gets none
         for images in ("data.args.length=15", "data.args.length=1"):
-            result = server(folder, "score", "runs/tiny", images, *asked, processes=processes)
-            assert result.code == 0, result.err
-            found.append(json.loads((folder / "scores.json").read_text()))
-            assert "boundary mIoU" in result.out and "in bands of 1 pixels, 2 % of the image's diagonal" in result.out
-            assert "expected calibration error" in result.out and (folder / "confusion.png").stat().st_size > 1000
+            scores, printed = score("runs/tiny", images, *asked, processes=processes)
+            found.append(scores)
+            assert printed.count("frequency-weighted") == 1, "one process prints"
+            assert "boundary mIoU" in printed and "in bands of 1 pixels, 2 % of the image's diagonal" in printed
+            assert "expected calibration error" in printed and (folder / "confusion.png").stat().st_size > 1000
     for one, two in zip(found[:2], found[2:]):
-        assert {key: one[key] for key in one if "calibration" not in key} == {
-            key: two[key] for key in two if "calibration" not in key
-        }
         assert two["calibration_error"] == pytest.approx(one["calibration_error"], rel=1e-6)
+        assert one.keys() == two.keys()
+        assert all(two[key] == value for key, value in one.items() if "calibration" not in key)
     assert sum(pixels for pixels, _, _ in found[0]["calibration_bins"]) <= 15 * 32 * 48
 
 
-def test_arguments_of_metrics_are_set_like_any_value(distill, server, folder):
-    assert distill("tiny.yaml").code == 0
-    widths = []
-    for words in (
-        ("evaluate.metrics.boundary.width=2",),
-        ("evaluate.metrics.boundary.width=9", "--metrics", "boundary"),
+def test_arguments_of_metrics_are_set_like_any_value(trained, score):
+    trained("tiny")
+    for words, width in (
+        (["evaluate.metrics.boundary.width=2"], 2),
+        (["evaluate.metrics.boundary.width=9", "--metrics", "boundary"], 9),
     ):
-        result = server(folder, "score", "runs/tiny", *words, "--output", "scores.json", "--overwrite")
-        assert result.code == 0, result.err
-        widths.append(json.loads((folder / "scores.json").read_text())["boundary_width"])
-    assert widths == [2, 9]
+        assert score("runs/tiny", *words)[0]["boundary_width"] == width
 
 
-def test_what_cannot_be_scored_is_one_sentence(distill, server, folder):
-    assert distill("tiny.yaml").code == 0
-    shutil.copytree(folder / "runs/tiny/student", folder / "lone")
+def test_what_cannot_be_scored_is_one_sentence(trained, server, folder):
+    shutil.copytree(trained("tiny").path / "student", folder / "lone")
     (folder / "there.json").write_text("kept")
     for arguments, words in (
         (("lone",), "lone holds no recipe.yaml, so nothing says on which data to score"),
