@@ -21,16 +21,6 @@ def rehearse(recipe: Recipe) -> None:
     build_graph(recipe, build_networks(recipe, train_set, untrained=True), train_set.ignore_index)
 
 
-def refuse_other_classes(term: Term, networks: dict[str, nn.Module]) -> None:
-    """ValueError for a term between networks of different class counts."""
-    student, source = networks[term.of], networks.get(term.source)
-    if source is not None and source.num_classes != student.num_classes:
-        raise ValueError(
-            f"networks.{term.source} has {source.num_classes} classes and networks.{term.of} has "
-            f"{student.num_classes}; both must have the data set's (class_map says which of its classes are which)"
-        )
-
-
 def build_loss(
     term: Term, networks: dict[str, nn.Module], features: dict[str, Features], ignore_index: int
 ) -> nn.Module:
@@ -72,7 +62,12 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
     losses = {}
     for index, term in enumerate(recipe.losses):
         with blaming(f"losses.{index} ({term.label}): "):
-            refuse_other_classes(term, networks)
+            classes = {name: networks[name].num_classes for name in (term.of, term.source) if name is not None}
+            if len({*classes.values()}) > 1:
+                raise ValueError(
+                    f"networks.{term.source} has {classes[term.source]} classes and networks.{term.of} has "
+                    f"{classes[term.of]}; both must have the data set's (class_map says which of its classes are which)"
+                )
             if term.is_ever_active:
                 torch.manual_seed(seed_for(recipe.seed, "loss", term.label))
                 losses[term.label] = build_loss(term, networks, features, ignore_index)

@@ -1,6 +1,7 @@
 """How hard each term pulls at its network, and whether it pulls the way the cross entropy does."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segkd.runner.building.graph import Graph
@@ -18,45 +19,41 @@ def gradient_report(graph: Graph, losses: dict[str, Tensor], weights: dict[str, 
         weights: term label -> weight at this iteration.
     """
     terms = {term.label: term for term in graph.terms}
-    references = {term.of: name for name, term in terms.items() if is_cross_entropy(graph, name) and name in losses}
+    references = {
+        term.of: label
+        for label, term in terms.items()
+        if type(graph.losses[label]).__name__ == "CrossEntropy" and label in losses
+    }
     report, found = {}, {}
     for name, loss in losses.items():
         label = name.partition("/")[0]
         prediction, reference = graph.kept[label][0], references.get(terms[label].of)
-        places = [prediction.logits] if _reaches(loss, prediction.logits) else list(prediction.features.values())
+        places = [prediction.logits]
         gradient = _gradient(loss, places)
-        report[f"gradient/{name}"] = abs(weights[label]) * gradient.norm().item()
+        if gradient is None:
+            places = list(prediction.features.values())
+            gradient = _gradient(loss, places)
+        report[f"gradient/{name}"] = 0.0 if gradient is None else abs(weights[label]) * gradient.norm().item()
         sees_the_same = reference is not None and graph.kept[reference][0] is prediction
         if sees_the_same and reference != name:
             key = (reference, *map(id, places))
             if key not in found:
                 found[key] = _gradient(losses[reference], places)
-            report[f"cosine/{name}"] = torch.nn.functional.cosine_similarity(gradient, found[key], dim=0).item()
+            both = [gradient, found[key]]
+            is_known = all(one is not None for one in both)
+            report[f"cosine/{name}"] = F.cosine_similarity(*both, dim=0).item() if is_known else 0.0
     return report
 
 
-def is_cross_entropy(graph: Graph, label: str) -> bool:
-    """Whether a term is the one the others are compared with."""
-    return type(graph.losses[label]).__name__ == "CrossEntropy"
-
-
-def _reaches(loss: Tensor, place: Tensor) -> bool:
-    return (
-        loss.requires_grad
-        and place.requires_grad
-        and torch.autograd.grad(loss, place, retain_graph=True, allow_unused=True)[0] is not None
-    )
-
-
-def _gradient(loss: Tensor, places: list[Tensor]) -> Tensor:
-    """The loss's gradient at the places, as one float32 vector; zeros where it does not depend on them."""
+def _gradient(loss: Tensor, places: list[Tensor]) -> Tensor | None:
+    """The loss's gradient at the places, as one float32 vector; None where it depends on none of them."""
     places = [place for place in places if place.requires_grad]
     if not places or not loss.requires_grad:
-        return torch.zeros(1, device=loss.device)
+        return None
     gradients = torch.autograd.grad(loss, places, retain_graph=True, allow_unused=True)
-    return torch.cat(
-        [
-            torch.zeros_like(place, dtype=torch.float32).flatten() if gradient is None else gradient.float().flatten()
-            for place, gradient in zip(places, gradients)
-        ]
-    )
+    if all(gradient is None for gradient in gradients):
+        return None
+    return torch.cat([
+        torch.zeros_like(place, dtype=torch.float32).flatten() if gradient is None else gradient.float().flatten()
+        for place, gradient in zip(places, gradients)
+    ])  # fmt: skip

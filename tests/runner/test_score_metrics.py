@@ -59,19 +59,16 @@ def commands(server, folder):
     return run
 
 
-def logged(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_a_metric_is_one_file(commands, server, folder):
+def test_a_metric_is_one_file(commands, server, folder, run_at):
     asked = "evaluate.metrics={first_class: {times: 2}}"
     printed = commands("distill", "tiny.yaml", "name=none-s0", asked, "evaluate.also=[student]")
     commands("distill", "tiny.yaml", "name=none-s1", "seed=1", asked, processes=2)
     run = folder / "runs/none-s0"
+    rows = run_at(run).rows()
     best = json.loads((run / "student/config.json").read_text())["iteration"]
-    pixels = logged(run)[best - 1]["first_class_pixels"]
-    assert [("first_class_pixels" in row) for row in logged(run)] == [False, True, False, True]
-    assert logged(run)[best - 1]["first_class_pixels/student"] == pixels
+    pixels = rows[best - 1]["first_class_pixels"]
+    assert [("first_class_pixels" in row) for row in rows] == [False, True, False, True]
+    assert rows[best - 1]["first_class_pixels/student"] == pixels
     assert f"| called the first class (px) {pixels:.4g} |" in printed
     assert f"{pixels:g} pixels are called sky" in (run / "report.md").read_text()
     summary = json.loads((run / "summary.json").read_text())
@@ -96,25 +93,16 @@ def test_a_metric_is_one_file(commands, server, folder):
     assert float(row["first_class_pixels_std"]) == pytest.approx(abs(both[0] - both[1]) / 2**0.5)
 
     refused = server(folder, "score", "runs/none-s0")  # without the file
-    assert (
-        refused.code == 2
-        and "recipe.yaml:" in refused.err
-        and "no runner/scoring/metrics/first_class.py" in refused.err
-    )
+    assert refused.code == 2 and "recipe.yaml:" in refused.err
+    assert "no runner/scoring/metrics/first_class.py" in refused.err
 
 
-def test_further_metrics_change_nothing_else(distill, folder):
-    every = "evaluate.metrics=[boundary, calibration, trimap, worst_images]"
-    assert distill("tiny.yaml", "name=plain").code == 0 and distill("tiny.yaml", "name=more", every).code == 0
-    plain, more = logged(folder / "runs/plain"), logged(folder / "runs/more")
-    varying = {"images_per_second", "seconds_waited", "memory_gib"}
-    for row, other in zip(plain, more, strict=True):
-        assert {key: other[key] for key in row if key not in varying} == {
-            key: value for key, value in row.items() if key not in varying
-        }
-    assert "boundary_miou" in more[-1] and "boundary_miou" not in plain[-1]
-    weights = [(folder / "runs" / name / "student/model.safetensors").read_bytes() for name in ("plain", "more")]
-    assert weights[0] == weights[1]
+def test_further_metrics_change_nothing_else(trained):
+    plain, more = trained("plain"), trained("more", "evaluate.metrics=[boundary, calibration, trimap, worst_images]")
+    for row, other in zip(plain.rows(), more.rows(), strict=True):
+        assert {key: other[key] for key in row} == row
+    assert "boundary_miou" in more.rows()[-1] and "boundary_miou" not in plain.rows()[-1]
+    assert plain.ends() == more.ends()
 
 
 def test_a_recipe_names_metrics_in_a_list_or_with_arguments(folder):

@@ -78,14 +78,12 @@ def test_what_was_asked_wrongly_is_one_sentence(flat, words, weights, told):
         flat[0](words, *TEACHER, weights=weights)
 
 
-def test_a_run_folder_a_student_folder_and_several_networks(distill, server, folder):
-    assert distill("tiny.yaml").code == 0
-    (folder / "kl.yaml").write_text(
-        "extends: tiny.yaml\nname: kl\nnetworks: {teacher: {model: pspnet, args: {backbone: mobilenetv2_035, "
-        "output_stride: 16, width: 8}, weights: runs/tiny, train: false}}\n"
-        "losses: [{loss: cross_entropy}, {loss: kl, from: teacher}]\n"
+def test_a_run_folder_a_student_folder_and_several_networks(trained, server, folder):
+    student = trained("tiny").path / "student"
+    teacher = (
+        f"networks.teacher={NETWORK.replace('width', 'output_stride: 16, width')}, weights: runs/tiny, train: false}}"
     )
-    assert distill("kl.yaml").code == 0
+    trained("kl", teacher, "losses=[{loss: cross_entropy}, {loss: kl, from: teacher}]")
 
     def score(*arguments):
         result = server(
@@ -96,7 +94,7 @@ def test_a_run_folder_a_student_folder_and_several_networks(distill, server, fol
 
     alone = score("runs/tiny")
     assert alone == score("runs/tiny/student") == score("runs/kl", "--network", "teacher")
-    shutil.copytree(folder / "runs/tiny/student", folder / "lone")
+    shutil.copytree(student, folder / "lone")
     # whatever the recipe's student is, a folder that describes its network is built from that
     assert alone == score("tiny.yaml", "networks.student.args.width=16", "--weights", "lone")
     assert alone == score("runs/kl", "--weights", "lone/model.safetensors", "--layout", "segkd")

@@ -9,16 +9,8 @@ from torch import nn
 
 from segkd.models._prediction import Normalize, Prediction
 from segkd.runner.recipe.read import read
-from segkd.runner.scoring.pictures import (
-    LARGEST,
-    beside,
-    colored,
-    confusion_picture,
-    curves,
-    error_map,
-    panels,
-    shown_indices,
-)
+from segkd.runner.scoring import pictures
+from segkd.runner.scoring.pictures import LARGEST, beside, colored, error_map, panels, shown_indices
 
 PALETTE = ((10, 20, 30), (40, 50, 60), (70, 80, 90))
 RED, LIGHT, BLACK = (220, 40, 40), (235, 235, 235), (0, 0, 0)
@@ -41,34 +33,21 @@ def test_error_map(ignore_index):
 
 @pytest.mark.parametrize("height, width", [(32, 48), (360, 480), (1024, 2048), (2000, 100)])
 def test_tiles_stand_beside_each_other_and_stay_small(height, width):
-    tiles = {
-        name: np.full((height, width, 3), level, np.uint8)
-        for name, level in (("image", 200), ("label", 100), ("error", 50))
-    }
+    levels = {"image": 200, "label": 100, "error": 50}
+    tiles = {name: np.full((height, width, 3), level, np.uint8) for name, level in levels.items()}
     factor = min(1, LARGEST / max(height, width))
     high, wide = round(height * factor), round(width * factor)
     picture = beside(tiles)
     assert picture.size == (3 * wide + 2 * 4, high + 16) and max(high, wide) <= LARGEST
     pixels = np.asarray(picture)
-    for column, level in enumerate((200, 100, 50)):
+    for column, level in enumerate(levels.values()):
         assert (pixels[16:, column * (wide + 4) : column * (wide + 4) + wide] == level).all()
     assert (pixels[16:, wide : wide + 4] == 255).all()
 
 
 def test_shown_indices_are_spread_evenly():
-    class Length:
-        def __init__(self, length):
-            self.length = length
-
-        def __len__(self):
-            return self.length
-
-    assert shown_indices(Length(101), 5) == [0, 25, 50, 75, 100]
-    assert (
-        shown_indices(Length(3), 8) == [0, 1, 2]
-        and shown_indices(Length(9), 1) == [0]
-        and shown_indices(Length(9), 0) == []
-    )
+    assert shown_indices(range(101), 5) == [0, 25, 50, 75, 100]
+    assert [shown_indices(range(length), count) for length, count in ((3, 8), (9, 1), (9, 0))] == [[0, 1, 2], [0], []]
 
 
 class Scenes:
@@ -97,9 +76,8 @@ class Constant(nn.Module):
 
     def forward(self, images):
         assert not self.training
-        return Prediction(
-            nn.functional.one_hot(torch.full((len(images), 8, 12), self.label), 3).permute(0, 3, 1, 2).float()
-        )
+        classes = torch.full((len(images), 8, 12), self.label)
+        return Prediction(nn.functional.one_hot(classes, 3).permute(0, 3, 1, 2).float())
 
 
 RECIPE = """\
@@ -127,16 +105,8 @@ def test_panels(tmp_path):
     assert (teacher == PALETTE[0]).all() and (student == PALETTE[1]).all()
     # the student's errors: everything on the right
     assert (error[0] == BLACK).all() and (error[1:, :6] == LIGHT).all() and (error[1:, 6:] == RED).all()
-    assert (
-        panels(
-            networks,
-            Scenes(),
-            read(tmp_path / "recipe.yaml", ["tracking.images=0"]),
-            Accelerator(cpu=True),
-            tmp_path / "none",
-        )
-        == []
-    )
+    none = read(tmp_path / "recipe.yaml", ["tracking.images=0"])
+    assert panels(networks, Scenes(), none, Accelerator(cpu=True), tmp_path / "none") == []
 
 
 @pytest.mark.parametrize("length", [1, 3, 200])
@@ -146,7 +116,7 @@ def test_curves(tmp_path, length):
         for i in range(length)
     ]
     rows[-1]["miou"] = 0.5
-    file = curves(rows, tmp_path / "curves.png")
+    file = pictures.curves(rows, tmp_path / "curves.png")
     assert Image.open(file).size == (1200, 320)
     assert (np.asarray(Image.open(file).convert("RGB")) != 255).any(-1).mean() > 0.01
 
@@ -155,5 +125,5 @@ def test_curves(tmp_path, length):
 def test_the_confusion_picture_has_room_for_every_name(tmp_path, count, side):
     matrix = torch.eye(count, dtype=torch.int64) * 5 + 1
     matrix[1] = 0  # never labelled
-    file = confusion_picture(matrix, [f"class {index}" for index in range(count)], tmp_path / "confusion.png")
+    file = pictures.confusion_picture(matrix, [f"class {index}" for index in range(count)], tmp_path / "confusion.png")
     assert min(Image.open(file).size) >= side and list(tmp_path.iterdir()) == [file]
