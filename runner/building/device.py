@@ -82,12 +82,12 @@ def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -
         network.to(device=accelerator.device, memory_format=memory_format)
 
 
-def share_running_statistics(modules: list[nn.Module | None], accelerator: Accelerator) -> None:
+def share_running_statistics(modules: list[nn.Module], accelerator: Accelerator) -> None:
     """Averages running statistics over the processes, each of which follows its own images between two scorings."""
     if accelerator.num_processes == 1:
         return
     for module in modules:
-        for buffer in module.buffers() if module is not None else ():
+        for buffer in module.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(accelerator.reduce(buffer.clone(), reduction="mean"))
 

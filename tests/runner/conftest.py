@@ -236,6 +236,45 @@ def deliver() -> Callable[..., Path]:
     return made
 
 
+# runs distill.py and notes what each process has seen, and the networks, losses and averages it has in the end
+SPY = """
+import os, torch
+from segkd.runner import distill
+from segkd.runner.command import run_command
+
+seen, batches, deliver = [], distill.build_training_batches, distill.Report.deliver
+
+def watched(*given, **settings):
+    for batch in batches(*given, **settings):
+        other = batch.unlabelled
+        seen.append([batch.indices] + ([] if other is None else [other.indices, other.strong.sum().item()]))
+        yield batch
+
+def last(report):
+    averages = {f"{name}.{key}": value for name, average in report.state.averages.items()
+                for key, value in average.state_dict().items()}
+    end = {"seen": seen, "state": {**report.state.graph.state_dict(), **averages}}
+    torch.save(end, f"{report.recipe.name}-{os.environ.get('RANK', '0')}.pt")
+    deliver(report)
+
+distill.build_training_batches, distill.Report.deliver = watched, last
+run_command(distill.main)
+"""
+
+
+@pytest.fixture
+def spied(server: Commands, folder: Path) -> Callable[..., tuple[Result, list[dict]]]:
+    """spied("two", "tiny.yaml", processes=2) trains under a name: the result, and `seen` and `state` by process."""
+
+    def train(name: str, *arguments: str, processes: int = 1) -> tuple[Result, list[dict]]:
+        (folder / "spy.py").write_text(SPY)
+        result = server(folder, "spy.py", *arguments, f"name={name}", processes=processes)
+        assert result.code == 0, result.err
+        return result, [torch.load(folder / f"{name}-{rank}.pt") for rank in range(processes)]
+
+    return train
+
+
 @pytest.fixture
 def fabricate(folder: Path) -> Callable[..., Path]:
     """fabricate("kd-s0", counts, "seed=0", ...) leaves the folder of a finished run with these (N, K, 3) counts.

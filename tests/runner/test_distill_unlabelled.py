@@ -40,33 +40,6 @@ schedule: {iterations: 8}
 evaluate: {every: 4, batch_size: 7}
 tracking: {wandb: disabled, images: 0, every: 1}
 """
-
-# runs distill.py and notes the samples each process has seen, and the state it has in the end
-SPY = """
-import json, os, torch
-from segkd.runner import distill
-from segkd.runner.command import run_command
-
-rank, seen = os.environ.get("RANK", "0"), []
-batches, deliver = distill.build_training_batches, distill.Report.deliver
-
-def watched(*given, **settings):
-    for batch in batches(*given, **settings):
-        seen.append([batch.indices, batch.unlabelled.indices, batch.unlabelled.strong.sum().item()])
-        yield batch
-
-def last(report):
-    averages = {f"{name}.{key}": value for name, average in report.state.averages.items()
-                for key, value in average.state_dict().items()}
-    state = {**report.state.graph.state_dict(), **averages}
-    torch.save({"seen": seen, "state": state}, f"{report.recipe.name}-{rank}.pt")
-    deliver(report)
-
-distill.build_training_batches, distill.Report.deliver = watched, last
-run_command(distill.main)
-"""
-
-
 WORDS = ["student", "peer", "average", "student+peer"]
 SAVING = ["loop.save_every=1", "data.workers=1"]
 
@@ -146,12 +119,9 @@ def test_killed_and_resumed_with_both_streams_it_ends_bit_for_bit_the_same(serve
     assert killed.state_bits() == whole.state_bits()
 
 
-def test_two_processes_see_what_one_sees_and_end_alike(server, semi):
-    (semi / "spy.py").write_text(SPY)
-    command = "spy.py", "semi.yaml", "schedule.iterations=3", "evaluate.every=3"
-    one, two = (server(semi, *command, f"name=of{count}", processes=count) for count in (1, 2))
-    assert one.code == 0 and two.code == 0, one.err + two.err
-    alone, first, second = (torch.load(semi / f"{name}.pt") for name in ("of1-0", "of2-0", "of2-1"))
+def test_two_processes_see_what_one_sees_and_end_alike(spied, trained, semi):
+    short = "semi.yaml", "schedule.iterations=3", "evaluate.every=3"
+    (_, (alone,)), (_, (first, second)) = (spied(f"of{count}", *short, processes=count) for count in (1, 2))
     for wanted, left, right in zip(alone["seen"][:3], first["seen"][:3], second["seen"][:3], strict=True):
         assert [left[0] + right[0], left[1] + right[1], left[2] + right[2]] == wanted, "indices, the pixels' sum"
     assert any(key.startswith("average.module.") for key in first["state"])
@@ -159,8 +129,7 @@ def test_two_processes_see_what_one_sees_and_end_alike(server, semi):
     assert all(torch.equal(value, second["state"][key]) for key, value in first["state"].items())
     # a peer that only terms of weight 0 train has no gradients: nobody may wait for them
     idle = "[{loss: cross_entropy}, {loss: kl, from: average}, {loss: cross_entropy, of: peer, weight: 0, label: b}]"
-    result = server(semi, "distill", *command[1:], f"losses={idle}", "name=idle", processes=2)
-    assert result.code == 0, result.err
+    trained("idle", *short[1:], f"losses={idle}", recipe="semi.yaml", processes=2)
 
 
 def test_what_cannot_be_trained_on_is_one_sentence_and_leaves_no_run(distill, semi):

@@ -25,10 +25,6 @@ schedule: {iterations: 10, power: 1.0}
 """
 
 
-def term(label, of="student", source=None, weight=1.0, **options):
-    return Term(**{"loss": "any", "label": label, "of": of, "from": source, "weight": weight, **options})
-
-
 class Network(nn.Module):
     backbone_prefixes = ("backbone.",)
 
@@ -64,7 +60,7 @@ def made(tmp_path):
     def make(*assignments, student=None, peer=None):
         recipe = read(tmp_path / "recipe.yaml", assignments)
         networks = {"student": student or Network(), "peer": peer or Network()}
-        graph = Graph(networks, {}, [term("cross_entropy", "student", None, 1.0)], {"cross_entropy": Loss()})
+        graph = Graph(networks, {}, [Term(loss="cross_entropy", label="cross_entropy")], {"cross_entropy": Loss()})
         return build_optimizers(recipe, graph), graph
 
     return make
