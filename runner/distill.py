@@ -43,7 +43,7 @@ from segkd.runner.console import say
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import is_finished, open_run_folder, refuse_used_folder
-from segkd.runner.scoring.evaluation import evaluate, evaluate_also
+from segkd.runner.scoring.evaluation import evaluate, evaluate_also, scores_of
 from segkd.runner.training.gradients import gradient_report
 from segkd.runner.training.report import Report
 from segkd.runner.training.state import TrainingState
@@ -120,17 +120,18 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         state.iteration = done
         tracking.end_step(done, optimizers[0].param_groups[0]["lr"], weights)
 
-        stopping, result, others = stop.asked(at=writes), None, None
+        stopping, result, scores = stop.asked(at=writes), None, None
         # what is scored and saved must not depend on which process's images the batch norms have followed
         if evaluates or saves or stopping:
             share_running_statistics([graph, *state.averages.values()], accelerator)
         if evaluates:
             result = evaluate(state.student, val_set, recipe, accelerator, title="scoring the student")
             others = evaluate_also(graph, val_set, recipe, accelerator)
-            state.note_score(result.values["miou"])
+            scores = scores_of(result, others)
+            state.note_scores(scores)
         # before the save: a checkpoint never knows more than the log, and a loss that is not finite ends here
         if writes or saves or stopping:
-            tracking.flush(norm, result, others)
+            tracking.flush(norm, scores)
         if evaluates:
             report.add_evaluation(result, others)
         if (saves or stopping) and accelerator.is_main_process:

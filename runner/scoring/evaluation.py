@@ -88,6 +88,7 @@ def evaluate(network: nn.Module, dataset: Dataset, recipe: Recipe, accelerator: 
         workers=recipe.data.workers,
         resize=fixed_resize(recipe, scoring=True),
         pin_memory=accelerator.device.type == "cuda",
+        timeout=recipe.loop.timeout,
     )
     metrics = build_metrics(recipe, dataset)
     counts = {name: _nothing_counted(metric, len(dataset), accelerator.device) for name, metric in metrics.items()}
@@ -158,6 +159,14 @@ def evaluate_also(graph: Graph, dataset: Dataset, recipe: Recipe, accelerator: A
         words: evaluate(Together(graph, words.split("+")), dataset, recipe, accelerator, title=f"scoring {words}")
         for words in recipe.evaluate.also
     }
+
+
+def scores_of(result: Evaluation, others: dict[str, Evaluation]) -> dict:
+    """What the log has of an evaluation: the student's values, and the headlines of what `evaluate.also` names."""
+    headlines = {
+        words: {key: other.values[key] for key in ("miou", *other.headline)} for words, other in others.items()
+    }
+    return result.values | {f"{key}/{words}": value for words, own in headlines.items() for key, value in own.items()}
 
 
 def label_map(network: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:

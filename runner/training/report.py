@@ -84,7 +84,8 @@ class Report:
         chosen = run.checkpoint(state.best_iteration)
         student.load_state_dict(read_weights(chosen.weights_file))
         history = run.read_rows()
-        scored = next(row for row in history if "miou" in row and row["iteration"] == state.best_iteration)
+        # the checkpoint has the scores, whatever has become of the log; early ones have not
+        scored = state.best_scores or next(row for row in history if row["iteration"] == state.best_iteration)
         # the first validation image, as it is scored
         image = next(evaluation_batches(val_set, resize=fixed_resize(recipe, scoring=True)))
         image = image.to(self.accelerator.device).images
@@ -123,7 +124,7 @@ class Report:
         """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed in turn here and now.
 
         Args:
-            scored: the row of the log with the evaluation that chose the student.
+            scored: the scores of the evaluation that chose the student.
         """
         recipe, graph = self.recipe, self.state.graph
         titles = {name: network.title for name, network in recipe.networks.items()}
@@ -147,7 +148,7 @@ class Report:
     def text(self, rows: list[dict], history: list[dict], scored: dict) -> str:
         """report.md: the table, the curves, what the metrics say of the chosen checkpoint, the last panels."""
         run, state, split = self.run, self.state, self.recipe.data.val_split
-        evaluations = [row for row in history if "miou" in row]
+        evaluations = [row for row in history if "miou" in row] or [scored]
         pictures = [(file.stem, file.relative_to(run.path).as_posix()) for file in run.last_panels()]
         paragraphs = [
             f"# {self.recipe.name}",

@@ -11,9 +11,10 @@ from segkd.runner.building.graph import Graph, moving_average
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder import checkpoint
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
+from segkd.runner.run_folder.metrics_file import plain
 from segkd.runner.scoring.evaluation import Evaluation
 
-PROGRESS = ("iteration", "best_miou", "best_iteration", "wandb_id")
+PROGRESS = ("iteration", "best_miou", "best_iteration", "best_scores", "wandb_id")
 
 
 @dataclass
@@ -26,7 +27,8 @@ class TrainingState:
         averages: name -> moving average of a trained network's weights: `loop.ema`'s of the student under the name
             `student`, and networks with `ema_of` under their own.
         scaler: of fp16 gradients, None in other precisions.
-        iteration: how many are finished. best_miou, best_iteration: of the best evaluation so far.
+        iteration: how many are finished. best_miou, best_iteration, best_scores: of the best evaluation so
+            far, as the log has them.
         wandb_id: the run a resume goes on with.
     """
 
@@ -38,6 +40,7 @@ class TrainingState:
     iteration: int = 0
     best_miou: float = -1.0
     best_iteration: int = 0
+    best_scores: dict | None = None
     wandb_id: str | None = None
 
     @classmethod
@@ -70,10 +73,10 @@ class TrainingState:
         for name, average in self.averages.items():
             average.update_parameters(self.graph.network(self.graph.followed.get(name, name)))
 
-    def note_score(self, miou: float) -> None:
+    def note_scores(self, scores: dict) -> None:
         """Remembers the finished iteration if it is the best so far."""
-        if miou > self.best_miou:
-            self.best_miou, self.best_iteration = miou, self.iteration
+        if scores["miou"] > self.best_miou:
+            self.best_miou, self.best_iteration, self.best_scores = scores["miou"], self.iteration, plain(scores)
 
     def save(self, run: RunFolder, keep_last: int, evaluation: Evaluation | None = None) -> None:
         """Writes the checkpoint of the finished iteration into a run folder, with its evaluation if it was scored.
@@ -119,4 +122,4 @@ class TrainingState:
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
         for name in PROGRESS:
-            setattr(self, name, state["progress"][name])
+            setattr(self, name, state["progress"].get(name))  # checkpoints had no scores at first

@@ -15,7 +15,6 @@ from segkd.runner.loading.sampler import samples_of_step
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import append_rows, keep_rows
-from segkd.runner.scoring.evaluation import Evaluation
 from segkd.runner.training.wandb_run import Dashboard
 
 
@@ -66,16 +65,11 @@ class Tracking:
         """Adds values to the row of the step under way."""
         self.notes.update(values)
 
-    def flush(
-        self,
-        gradient_norm: Tensor | None = None,
-        evaluation: Evaluation | None = None,
-        others: dict[str, Evaluation] | None = None,
-    ) -> None:
+    def flush(self, gradient_norm: Tensor | None = None, scores: dict | None = None) -> None:
         """Writes the iterations noted since the last flush, averaged over the processes.
 
         Args:
-            evaluation: the student's. others: by the words of `evaluate.also`; their headlines are written.
+            scores: of the last iteration, where it was evaluated (scoring/evaluation.py:scores_of).
 
         Raises:
             FloatingPointError: a loss was not finite; names the first iteration and the terms.
@@ -92,9 +86,7 @@ class Tracking:
                 row[f"loss/{label}"], row[f"weighted/{label}"] = value, weight * value
                 row["total"] += weight * value
         last = rows[-1]
-        last.update(self._speed(last["iteration"]), **(evaluation.values if evaluation else {}))
-        for words, other in (others or {}).items():
-            last.update({f"{name}/{words}": other.values[name] for name in ("miou", *other.headline)})
+        last.update(self._speed(last["iteration"]), **(scores or {}))
         if gradient_norm is not None:
             last["gradient_norm"] = float(gradient_norm)
         if self.accelerator.is_main_process:

@@ -116,7 +116,10 @@ def test_killed_and_resumed_with_both_streams_it_ends_bit_for_bit_the_same(serve
     assert killed.rows() == whole.rows(*others)
     state = whole.state()
     assert len(state["optimizers"]) == 2 and state["averages"]["average"]["n_averaged"] == 8
-    assert killed.state_bits() == whole.state_bits()
+    found, wanted = killed.state_bits(), whole.state_bits()
+    for other in others:  # was scored in the one run only
+        del wanted["progress"]["best_scores"][other]
+    assert found == wanted
 
 
 def test_two_processes_see_what_one_sees_and_end_alike(spied, trained, semi):
