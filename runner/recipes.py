@@ -16,21 +16,20 @@ from pathlib import Path
 
 import yaml
 
-from segkd.runner.command import run_command
+from segkd.runner.command import new_parser, run_command
 from segkd.runner.recipe.addresses import find_source, is_address
 from segkd.runner.recipe.differences import differences
 from segkd.runner.recipe.mistakes import Key, did_you_mean
-from segkd.runner.recipe.read import read
+from segkd.runner.recipe.read import read, read_as_written
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.recipe.yaml_file import override, read_with_traps, write
+from segkd.runner.recipe.yaml_file import one_line, override, read_with_traps, write
 from segkd.runner.run_folder.replacing import write_text
 
 NO_RECIPES = {"bases", "sweeps"}  # folders of what recipes extend, and of plans of many runs
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The recipes that come with segkd.", allow_abbrev=False)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = new_parser("The recipes that come with segkd.")
     actions = parser.add_subparsers(dest="action", required=True, metavar="{ls,show,copy,diff}")
     listing = actions.add_parser("ls", help="list them", allow_abbrev=False)
     listing.add_argument("words", nargs="*", help="only those whose line holds all of these")
@@ -47,13 +46,13 @@ def main() -> None:
         action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.action == "ls":
-        print(listed(options.words))
+        print(list_recipes(options.words))
     elif options.action == "show":
-        print(shown(find_recipe(options.name), options.overrides), end="")
+        print(show(find_recipe(options.name), options.overrides), end="")
     elif options.action == "copy":
-        print(f"written to {copied(options.name, Path(options.to))}")
+        print(f"written to {copy(options.name, Path(options.to))}")
     else:
-        print(compared(find_recipe(options.first), find_recipe(options.second)))
+        print(compare(find_recipe(options.first), find_recipe(options.second)))
 
 
 def shipped() -> dict[str, Path]:
@@ -93,10 +92,13 @@ def find_recipe(name: str) -> str:
     raise FileNotFoundError(f"there is no recipe {name}, neither a file nor one that comes with segkd{hint}")
 
 
-def listed(words: list[str]) -> str:
-    """A row for each recipe, and under it what it is in a sentence. ValueError where none holds all words."""
+def list_recipes(words: list[str]) -> str:
+    """A row for each recipe, and under it what it is in a sentence. ValueError where none holds all words.
+
+    Recipes are taken as they are written, without the defaults of their parts, so that nothing heavy is imported.
+    """
     known = shipped()
-    entries = [(row(name, read(file)), sentence(file)) for name, file in known.items()]
+    entries = [(row(name, read_as_written(file)), sentence(file)) for name, file in known.items()]
     entries = [
         (cells, text) for cells, text in entries if all(w.lower() in " ".join([*cells, text]).lower() for w in words)
     ]
@@ -134,7 +136,7 @@ def sentence(file: Path) -> str:
     return re.split(r"(?<=\.) (?=[A-Z])", text, maxsplit=1)[0]
 
 
-def shown(name: str, overrides: list[str]) -> str:
+def show(name: str, overrides: list[str]) -> str:
     """The resolved recipe as YAML that runs from this folder; what is not a default says where it was written."""
     recipe, source = read(name, overrides), find_source(name)
     values, origins, _ = read_with_traps(source.path, source.root)
@@ -159,7 +161,7 @@ def leaves(node: yaml.Node, key: Key = ()) -> Iterator[tuple[Key, int]]:
         yield key, node.end_mark.line
 
 
-def copied(name: str, to: Path) -> Path:
+def copy(name: str, to: Path) -> Path:
     """One file of a recipe and all that it extends, its header kept, its paths of other recipes right where it lies.
 
     Raises:
@@ -185,23 +187,21 @@ def copied(name: str, to: Path) -> Path:
     return file
 
 
-def compared(first: str, second: str) -> str:
+def compare(first: str, second: str) -> str:
     """The values in which two resolved recipes differ, terms told apart by their labels."""
     values = []
     for name in (first, second):
         resolved = read(name).model_dump(mode="json", by_alias=True)
         values.append(resolved | {"losses": {term["label"]: term for term in resolved["losses"]}})
-    lines = [f"{key}: {plain(old)} | {plain(new)}" for key, old, new in differences(*values)]
+    lines = [f"{key}: {_one_line(old)} | {_one_line(new)}" for key, old, new in differences(*values)]
     return "\n".join([f"{first} | {second}", *lines])
 
 
-def plain(value: object) -> str:
+def _one_line(value: object) -> str:
     """A value as one line of YAML, without what is not set in it; `-` for none."""
-    if value is None:
-        return "-"
     if isinstance(value, dict):
         value = {key: inner for key, inner in value.items() if inner is not None}
-    return write(value, one_line=True).removesuffix("...\n").strip()
+    return "-" if value is None else one_line(value)
 
 
 if __name__ == "__main__":

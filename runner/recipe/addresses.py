@@ -131,7 +131,7 @@ def wrong_from_elsewhere(recipe: Recipe, source: Source, origins: Origins) -> li
         return []
     mistakes: list[Mistake] = []
     folder = Path(recipe.tracking.folder)
-    if (".." in folder.parts or folder.parts[:1] != ("runs",)) and not by_hand(origins, ("tracking", "folder")):
+    if (".." in folder.parts or folder.parts[:1] != ("runs",)) and not origins.by_hand(("tracking", "folder")):
         text = f"a recipe from elsewhere writes below runs/ only, not to {str(folder)!r}; name a folder yourself with "
         mistakes.append((("tracking", "folder"), text + "tracking.folder=... on the command line"))
     others = {("networks", name, "weights"): network.weights for name, network in recipe.networks.items()}
@@ -145,11 +145,6 @@ def wrong_from_elsewhere(recipe: Recipe, source: Source, origins: Origins) -> li
             )
             mistakes.append((key, text))
     return mistakes
-
-
-def by_hand(origins: Origins, key: tuple[str, ...]) -> bool:
-    """Whether the command line set this value or a section that contains it."""
-    return any(origins.get(key[:length]) == "command line" for length in range(1, len(key) + 1))
 
 
 def has_account() -> bool:

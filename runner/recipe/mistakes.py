@@ -28,6 +28,10 @@ class Origins(dict[Key, str]):
             key = key[:-1]
         return self.get(key, "")
 
+    def by_hand(self, key: Key) -> bool:
+        """Whether the command line set this value or a section that contains it."""
+        return self.of(key) == "command line"
+
     def forget_inside(self, key: Key) -> None:
         """Drops the origins of what was inside `key`, which is about to be replaced as a whole."""
         for inner in [inner for inner in self if len(inner) > len(key) and inner[: len(key)] == key]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import pydantic
 from pydantic import Field, NonNegativeFloat
 
 from segkd.runner.recipe import parts
@@ -56,6 +57,11 @@ class Network(Section):
     )
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.99, description="with ema_of")
 
+    @pydantic.field_validator("args")
+    @classmethod
+    def _of_a_model(cls, args: dict, said: pydantic.ValidationInfo) -> dict:
+        return args if said.data.get("model") else {}  # a moving average has those of its network
+
     @property
     def title(self) -> str:
         """What tables call the network: `deeplabv3 resnet18`, `pspnet timm/convnext_tiny`, `average of student`."""
@@ -95,16 +101,3 @@ class Network(Section):
             yield from ((("schedule", *key), text) for key, text in self.schedule.wrong())
         if self.ema_of is None and self.train and not any(term.trains(name) for term in recipe.losses):
             yield (), f"no term trains it; write train: false to use it as it is, or give it a term with of: {name}"
-
-    def complete(self) -> "Network":
-        """The network with its model's defaults written out; what `source` and `model` say is not repeated in them."""
-        if self.model is None:
-            return self.model_copy(update={"args": {}})
-        arguments = {"lora_rank": 4, **self.args} if self.train == "lora" else self.args
-        file, given = parts.network_part(self.source, self.model, arguments)
-        completed = parts.completed_arguments("models", file, given)
-        if self.source == "hf":
-            del completed["name"]
-        if self.source == "timm":
-            completed = {"head": file, **{key: value for key, value in completed.items() if key != "backbone"}}
-        return self.model_copy(update={"args": completed})

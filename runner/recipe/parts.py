@@ -106,3 +106,10 @@ def network_part(source: str, model: str, arguments: dict) -> tuple[str, dict]:
         rest = {key: value for key, value in arguments.items() if key != "head"}
         return str(arguments.get("head", "deeplabv3")), {"backbone": f"timm/{model}", **rest}
     return model, arguments
+
+
+def arguments_in_recipe(source: str, file: str, arguments: dict) -> dict:
+    """The arguments of `network_part` as a recipe says them, which does not repeat what `source` and `model` say."""
+    said = {"hf": "name", "timm": "backbone"}.get(source)
+    head = {"head": file} if source == "timm" else {}
+    return head | {key: value for key, value in arguments.items() if key != said}

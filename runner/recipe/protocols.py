@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from segkd.runner.recipe.mistakes import Mistake, Origins
 from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.yaml_file import one_line, value_at
 
 Fields = dict[str, object]
 
@@ -92,9 +93,7 @@ def wrong_fields(recipe: Recipe) -> Iterator[Mistake]:
     for field, value in fixed.items():
         given = getattr(recipe.evaluate, field)
         if field in recipe.evaluate.model_fields_set and given != value:
-            text = (
-                f"the protocol {protocol} has {_shown(value)} on {recipe.data.dataset}, got {_shown(given)}; {remedy}"
-            )
+            text = f"the protocol {protocol} has {one_line(value)} on {recipe.data.dataset}, got {one_line(given)}; {remedy}"
             yield ("evaluate", field), text
     if recipe.data.resize is not None and fixed.keys() >= NATIVE.keys() and fixed["short_side"] is None:
         text = f"the protocol {protocol} scores images at their own size, and resize changes that; {remedy}"
@@ -103,22 +102,14 @@ def wrong_fields(recipe: Recipe) -> Iterator[Mistake]:
         yield ("evaluate", "fit"), "fit and short_side are two ways to say an image's size; leave one out"
 
 
-def _shown(value: object) -> str:
-    """A value as it is written in YAML."""
-    if isinstance(value, (tuple, list)):
-        return f"[{', '.join(map(_shown, value))}]"
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
-
-
 def protocol_in(values: dict) -> str | None:
     """The protocol a recipe's values name, None where they name none that is known."""
-    section = values.get("evaluate")
-    named = section.get("protocol") if isinstance(section, dict) else None
+    named = value_at(values, "evaluate", "protocol")
     return named if isinstance(named, str) and named in PROTOCOLS else None
 
 
 def change_protocol(values: dict, origins: Origins, before: str | None) -> None:
-    """Gives way to a protocol that the command line says in place of `before`, in place.
+    """Applies a protocol that the command line says in place of `before`, in place.
 
     What either protocol fixes is no longer the file's: a new protocol fixes it, `evaluate.protocol=null` leaves it as
     it was, for the command line to change.
@@ -126,12 +117,10 @@ def change_protocol(values: dict, origins: Origins, before: str | None) -> None:
     section, now = values.get("evaluate"), protocol_in(values)
     if not isinstance(section, dict) or now == before:
         return
-    data, networks = (values.get(key) if isinstance(values.get(key), dict) else {} for key in ("data", "networks"))
-    student = networks.get("student")
-    told = data.get("dataset"), student.get("model") if isinstance(student, dict) else None
+    told = str(value_at(values, "data", "dataset")), value_at(values, "networks", "student", "model")
     freed = fixed_fields(before, *told)
     for field in freed | fixed_fields(now, *told):
-        if origins.of(("evaluate", field)) == "command line":
+        if origins.by_hand(("evaluate", field)):
             continue
         if now is not None:
             section.pop(field, None)

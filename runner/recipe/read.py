@@ -8,12 +8,12 @@ from pathlib import Path
 import pydantic
 
 from segkd.runner.recipe import parts
-from segkd.runner.recipe.addresses import Source, by_hand, find_source, wrong_from_elsewhere
-from segkd.runner.recipe.mistakes import Mistake, RecipeError, did_you_mean, found_by, located
+from segkd.runner.recipe.addresses import Source, find_source, wrong_from_elsewhere
+from segkd.runner.recipe.mistakes import Key, Mistake, Origins, RecipeError, did_you_mean, found_by, located
 from segkd.runner.recipe.protocols import change_protocol, fixed_by, protocol_in, wrong_fields
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import OtherRecipe
-from segkd.runner.recipe.yaml_file import Key, expanded, override, read_with_traps
+from segkd.runner.recipe.yaml_file import expanded, override, read_with_traps, value_at
 
 # where a recipe names files and folders
 PATHS: tuple[Key, ...] = (
@@ -42,29 +42,32 @@ def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint:
         trust_checkpoint: weights files that could start code are read all the same.
     """
     source, assignments = find_source(path), list(assignments)
-    values, origins, traps = read_with_traps(source.path, source.root)
-    before = protocol_in(values)
-    _name_metrics(values)
-    override(values, origins, assignments)
-    _name_metrics(values)
-    change_protocol(values, origins, before)
-    values.setdefault("name", source.default_name)
-    for path in PATHS:  # a stranger's recipe learns nothing of this machine
-        _expand(values, path, lambda key: source.root is None or by_hand(origins, key))
-    recipe, mistakes = _validated(values)
-    mistakes += _wrong_parts(values)
+    values, origins, traps = _read_values(source, assignments)
+    for place in PATHS:  # a stranger's recipe learns nothing of this machine
+        _expand(values, place, lambda key: source.root is None or origins.by_hand(key))
+    wrong_parts = _complete_parts(values)
+    recipe, mistakes = _validate(values)
+    mistakes += wrong_parts
     if recipe is None:  # what is left without the mistakes may show more of them
-        recipe, _ = _validated(_without(values, [key for key, _ in mistakes]))
+        recipe, _ = _validate(_without(values, [key for key, _ in mistakes]))
     if recipe is not None:
         mistakes += [*recipe.wrong(), *wrong_fields(recipe), *wrong_from_elsewhere(recipe, source, origins)]
     if mistakes or traps:
-        lines = located(mistakes, origins, str(source.path))
-        told = traps + [line for line in lines if not _told(line, traps)]
-        raise RecipeError([source.named(line) for line in told])
+        raise _error(source, mistakes, origins, traps)
     completed = _with_paths(recipe.complete(), source)
     completed = completed.model_copy(update={"evaluate": completed.evaluate.model_copy(update=fixed_by(recipe))})
     completed._trust_checkpoint, completed._assignments = trust_checkpoint, tuple(assignments)
     return completed
+
+
+def read_as_written(path: str | Path) -> Recipe:
+    """A recipe as its file says it, checked against the schema alone: no part is imported, nothing of it completed."""
+    source = find_source(path)
+    values, origins, traps = _read_values(source, [])
+    recipe, mistakes = _validate(values)
+    if mistakes or traps:
+        raise _error(source, mistakes, origins, traps)
+    return recipe
 
 
 def read_other(recipe: Recipe, other: OtherRecipe) -> Recipe:
@@ -100,12 +103,23 @@ def read_needed(recipe: Recipe, is_done: Callable[[Recipe], bool], above: tuple[
     return list(needed.values())
 
 
+def _read_values(source: Source, assignments: list[str]) -> tuple[dict, Origins, list[str]]:
+    """What file and command line say, where each says it, and the traps in the file."""
+    values, origins, traps = read_with_traps(source.path, source.root)
+    before = protocol_in(values)
+    _name_metrics(values)
+    override(values, origins, assignments)
+    _name_metrics(values)
+    change_protocol(values, origins, before)
+    values.setdefault("name", source.default_name)
+    return values, origins, traps
+
+
 def _name_metrics(values: dict) -> None:
     """Makes the list `metrics: [boundary]` a mapping to arguments in place, so that each can be set or overridden."""
-    section = values.get("evaluate")
-    listed = section.get("metrics") if isinstance(section, dict) else None
-    if isinstance(listed, list) and all(isinstance(name, str) for name in listed):
-        section["metrics"] = {name: {} for name in listed}
+    names = value_at(values, "evaluate", "metrics")
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        values["evaluate"]["metrics"] = {name: {} for name in names}
 
 
 def _expand(place: object, path: Key, may: Callable[[Key], bool], above: Key = ()) -> None:
@@ -119,12 +133,14 @@ def _expand(place: object, path: Key, may: Callable[[Key], bool], above: Key = (
             place[key] = expanded(value)
 
 
-def _told(line: str, traps: list[str]) -> bool:
-    """Whether this line only repeats a trap: a value that could not be read is wrong in other ways too."""
-    return any(line.split(": ")[:2] == trap.split(": ")[:2] for trap in traps)
+def _error(source: Source, mistakes: list[Mistake], origins: Origins, traps: list[str]) -> RecipeError:
+    """All that is wrong, less what only repeats a trap: a value that could not be read is wrong in other ways too."""
+    trapped = [trap.split(": ")[:2] for trap in traps]
+    lines = [line for line in located(mistakes, origins, str(source.path)) if line.split(": ")[:2] not in trapped]
+    return RecipeError([source.named(line) for line in traps + lines])
 
 
-def _validated(values: dict) -> tuple[Recipe | None, list[Mistake]]:
+def _validate(values: dict) -> tuple[Recipe | None, list[Mistake]]:
     try:
         return Recipe.model_validate_json(json.dumps(values)), []
     except pydantic.ValidationError as error:
@@ -135,57 +151,54 @@ def _without(values: dict, keys: list[Key]) -> dict:
     """The values less what stands at the keys."""
     values = copy.deepcopy(values)
     for *outer, last in keys:
-        place: object = values
-        for word in outer:
-            place = place.get(word) if isinstance(place, dict) else place[word] if isinstance(place, list) else None
+        place = value_at(values, *outer)
         if isinstance(place, dict):
             place.pop(last, None)
     return values
 
 
-def _parts_of(values: dict) -> Iterator[tuple[Key, Key, str, object, object]]:
-    """(path of name, path of arguments, room, name, arguments) of each part a recipe names, however broken it is."""
-    data = values.get("data")
-    if isinstance(data, dict):
-        yield ("data", "dataset"), ("data", "args"), "datasets", data.get("dataset"), data.get("args", {})
-        yield ("data",), ("data", "transform"), "datasets", "_transforms", data.get("transform", {})
-        yield ("data",), ("data", "mix"), "datasets", "_mixing", data.get("mix")
-        other = data.get("unlabelled")
-        if isinstance(other, dict):
-            yield ("data",), ("data", "unlabelled", "transform"), "datasets", "_transforms", other.get("transform")
-            yield ("data",), ("data", "unlabelled", "strong"), "datasets", "_strong", other.get("strong")
-    networks, losses = values.get("networks"), values.get("losses")
-    for name, network in networks.items() if isinstance(networks, dict) else ():
-        if isinstance(network, dict):
-            here = ("networks", name)
-            model, arguments = network.get("model"), network.get("args", {})
-            if isinstance(model, str) and isinstance(arguments, dict):
-                model, arguments = parts.network_part(network.get("source", "segkd"), model, arguments)
-            yield (*here, "model"), (*here, "args"), "models", model, arguments
-    for index, term in enumerate(losses if isinstance(losses, list) else ()):
-        if isinstance(term, dict):
-            here = ("losses", index)
-            yield (*here, "loss"), (*here, "args"), "losses", term.get("loss"), term.get("args", {})
-    scoring = values.get("evaluate")
-    metrics = scoring.get("metrics") if isinstance(scoring, dict) else None
-    for name, arguments in metrics.items() if isinstance(metrics, dict) else ():
+def _parts_of(values: dict) -> Iterator[tuple[str, object, Key | None, Key]]:
+    """(room, name, key of the name, key of the arguments) of each part a recipe names, however broken it is."""
+    yield "datasets", value_at(values, "data", "dataset"), ("data", "dataset"), ("data", "args")
+    yield "datasets", "_transforms", None, ("data", "transform")
+    optional = {("mix",): "_mixing", ("unlabelled", "transform"): "_transforms", ("unlabelled", "strong"): "_strong"}
+    for key, name in optional.items():
+        if value_at(values, "data", *key) is not None:
+            yield "datasets", name, None, ("data", *key)
+    networks, losses, metrics = values.get("networks"), values.get("losses"), value_at(values, "evaluate", "metrics")
+    for name in networks if isinstance(networks, dict) else ():
+        here = ("networks", name)
+        yield "models", value_at(values, *here, "model"), (*here, "model"), (*here, "args")
+    for index in range(len(losses) if isinstance(losses, list) else 0):
+        here = ("losses", index)
+        yield "losses", value_at(values, *here, "loss"), (*here, "loss"), (*here, "args")
+    for name in metrics if isinstance(metrics, dict) else ():
         here = ("evaluate", "metrics", name)
-        yield here, here, parts.METRICS, name, arguments
+        yield parts.METRICS, name, here, here
 
 
-def _wrong_parts(values: dict) -> list[Mistake]:
-    """Unknown names of parts, and arguments that do not fit their signatures."""
+def _complete_parts(values: dict) -> list[Mistake]:
+    """Writes out the arguments of each part with its defaults, in place. Mistakes: unknown names, wrong arguments."""
     mistakes: list[Mistake] = []
-    for name_key, arguments_key, room, name, arguments in _parts_of(values):
+    for room, name, name_key, (*outer, last) in _parts_of(values):
+        section = value_at(values, *outer)
+        arguments = section.get(last, {}) if isinstance(section, dict) else None
         if not isinstance(name, str) or not isinstance(arguments, dict):
-            continue  # the schema has said so already
-        if name not in parts.names(room) and not (name in parts.UNNAMED and name_key == ("data",)):
-            there = parts.names(room)
-            mistakes.append(
-                (name_key, f"no {parts.path_of(room, name)}{did_you_mean(name, there)}; there are: {', '.join(there)}")
-            )
+            continue  # the schema says so
+        source = section.get("source", "segkd") if room == "models" else "segkd"
+        if room == "models" and name == "sam" and section.get("train") == "lora":
+            arguments = {"lora_rank": 4, **arguments}
+        name, arguments = parts.network_part(source, name, arguments)
+        known = parts.names(room)
+        if name_key is not None and name not in known:
+            hint = did_you_mean(name, known)
+            mistakes.append((name_key, f"no {parts.path_of(room, name)}{hint}; there are: {', '.join(known)}"))
             continue
-        mistakes += [((*arguments_key, *key), text) for key, text in parts.wrong_arguments(room, name, arguments)]
+        wrong = parts.wrong_arguments(room, name, arguments)
+        mistakes += [((*outer, last, *key), text) for key, text in wrong]
+        if not wrong:
+            completed = parts.completed_arguments(room, name, arguments)
+            section[last] = parts.arguments_in_recipe(source, name, completed)
     return mistakes
 
 

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import Mistake
 from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.optimization import Curve, Optimizer
@@ -58,27 +57,6 @@ class Data(Section):
     workers: NonNegativeInt = Field(
         2, description="loading processes per training process; 0 loads in the training process"
     )
-
-    def complete(self) -> "Data":
-        """The section with the defaults of the data set and of the views written out."""
-
-        def completed(name: str, arguments: dict | None) -> dict | None:
-            return None if arguments is None else parts.completed_arguments("datasets", name, arguments)
-
-        transform, unlabelled = completed("_transforms", self.transform), self.unlabelled
-        if unlabelled is not None:
-            own = transform if unlabelled.transform is None else completed("_transforms", unlabelled.transform)
-            strong = completed("_strong", unlabelled.strong)
-            batch_size = unlabelled.batch_size or self.batch_size
-            unlabelled = unlabelled.model_copy(update={"transform": own, "strong": strong, "batch_size": batch_size})
-        return self.model_copy(
-            update={
-                "args": completed(self.dataset, self.args),
-                "transform": transform,
-                "mix": completed("_mixing", self.mix),
-                "unlabelled": unlabelled,
-            }
-        )
 
 
 class Schedule(Curve):
@@ -140,11 +118,10 @@ class Evaluate(Section):
         "networks' probabilities, as in student+teacher",
     )
 
-    def complete(self) -> "Evaluate":
-        """The section with the defaults of the metrics written out."""
-        further = {name: values for name, values in self.metrics.items() if name != "confusion"}  # always computed
-        completed = {name: parts.completed_arguments(parts.METRICS, name, further[name]) for name in further}
-        return self.model_copy(update={"metrics": completed})
+    @pydantic.field_validator("metrics")
+    @classmethod
+    def _further(cls, metrics: dict[str, dict]) -> dict[str, dict]:
+        return {name: arguments for name, arguments in metrics.items() if name != "confusion"}  # always computed
 
 
 class Tracking(Section):
@@ -264,15 +241,12 @@ class Recipe(Section):
             )
 
     def complete(self) -> "Recipe":
-        """The recipe with the defaults of all parts it names written out."""
-        return self.model_copy(
-            update={
-                "data": self.data.complete(),
-                "networks": {name: network.complete() for name, network in self.networks.items()},
-                "losses": [term.complete(self) for term in self.losses],
-                "evaluate": self.evaluate.complete(),
-            }
-        )
+        """The recipe with what one of its sections takes from another written out."""
+        data, other = self.data, self.data.unlabelled
+        if other is not None:
+            own = {key: getattr(other, key) or getattr(data, key) for key in ("transform", "batch_size")}
+            data = data.model_copy(update={"unlabelled": other.model_copy(update=own)})
+        return self.model_copy(update={"data": data, "losses": [term.complete(self) for term in self.losses]})
 
     def dump(self) -> str:
         """The recipe as YAML to stand in its run folder, every default written out."""

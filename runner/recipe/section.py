@@ -12,7 +12,7 @@ class Section(pydantic.BaseModel):
     """A section of a recipe: a key that is none of its fields is a mistake, and so is a value of another type.
 
     What cannot go together inside of a section is a ValueError of a field's validator. What cannot go with the rest of
-    the recipe is told by the section's `wrong`, as (key inside the section, sentence). `complete` writes out defaults.
+    the recipe is told by the section's `wrong`, as (key inside the section, sentence).
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

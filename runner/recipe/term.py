@@ -108,10 +108,9 @@ class Term(Section):
             yield (), f"{self.loss} learns from another network; name it with from: (there are: {networks})"
 
     def complete(self, recipe: "Recipe") -> "Term":
-        """The term with its loss's defaults, its source and its label written out."""
+        """The term with its source and its label written out."""
         return self.model_copy(
             update={
-                "args": parts.completed_arguments("losses", self.loss, self.args),
                 "source": recipe.source_of(self) if parts.needs_teacher(self.loss) else self.source,
                 "label": self.label or self.loss,
             }

@@ -74,6 +74,16 @@ def expanded(path: str) -> str:
     return os.path.expandvars(os.path.expanduser(path))
 
 
+def value_at(values: object, *key: str | int) -> object:
+    """What stands at a path of keys in nested mappings and lists; None where nothing does."""
+    for word in key:
+        if isinstance(values, list) and isinstance(word, int):
+            values = values[word] if word < len(values) else None
+        else:
+            values = values.get(word) if isinstance(values, dict) else None
+    return values
+
+
 def _read(path: Path, above: tuple[Path, ...], traps: list[str], root: Path | None) -> tuple[dict, Origins]:
     if path.resolve() in above:
         raise RecipeError([f"{above[-1]}: `extends` goes round in a circle through {path}"])
@@ -222,12 +232,17 @@ def _numbered(key: Key, values: dict) -> Key:
     return key
 
 
-def write(values: object, one_line: bool = False) -> str:
+def write(values: object) -> str:
     """The values as YAML that `read_file` reads back, every string as a string."""
-    width = float("inf") if one_line else 120
-    return yaml.dump(
-        values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=one_line
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
+
+
+def one_line(value: object) -> str:
+    """A value as one line of YAML."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"), default_flow_style=True
     )
+    return text.removesuffix("...\n").strip()
 
 
 def override(values: dict, origins: Origins, assignments: list[str]) -> None:

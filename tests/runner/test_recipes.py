@@ -1,12 +1,13 @@
 """The recipes command: what it lists, shows, copies and compares, and that it writes over nothing."""
 
-import importlib
 import re
+import subprocess
+import sys
 
 import pytest
 
 from segkd.runner import recipes
-from segkd.runner.recipe.read import read
+from segkd.runner.recipe.read import read, read_as_written
 
 BASE = """\
 # What the two recipes share.
@@ -50,10 +51,7 @@ def shelf(tmp_path, monkeypatch):
     (folder / "synthetic/kl_tiny.yaml").write_text(KL)
     (folder / "other/plain_tiny.yaml").write_text(PLAIN.replace("bases", "../bases"))
     package = type("package", (), {"__path__": [str(folder)]})
-    real = importlib.import_module
-    monkeypatch.setattr(
-        recipes.importlib, "import_module", lambda name: package if name == "segkd.recipes" else real(name)
-    )
+    monkeypatch.setitem(sys.modules, "segkd.recipes", package)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return folder
@@ -65,8 +63,20 @@ def test_what_comes_with_segkd():
     assert not any(name.startswith(("bases/", "sweeps/")) for name in names)
 
 
+def test_rows_need_no_defaults():
+    """What a recipe leaves to the parts it names is never told, so that `ls` need not import them."""
+    for name, file in recipes.shipped().items():
+        assert recipes.row(name, read_as_written(file)) == recipes.row(name, read(file))
+
+
+def test_ls_imports_nothing_heavy():
+    code = "import sys; from segkd.runner import recipes; recipes.list_recipes([]); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "segkd.runner.recipe.schema" in loaded and not {"torch", "numpy", "timm", "wandb"}.intersection(loaded)
+
+
 def test_ls(shelf):
-    lines = recipes.listed([]).splitlines()
+    lines = recipes.list_recipes([]).splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == [
         "recipe", "other/plain_tiny", "synthetic/kl_tiny", "synthetic/plain_tiny", "3"]  # fmt: skip
     row = next(line for line in lines if line.startswith("synthetic/kl_tiny"))
@@ -77,10 +87,10 @@ def test_ls(shelf):
 
 
 def test_ls_with_words(shelf):
-    assert recipes.listed(["kd", "SYNTHETIC/"]).splitlines()[1].startswith("synthetic/kl_tiny")
-    assert recipes.listed(["45.6"]).endswith("1 of 3 recipes")
+    assert recipes.list_recipes(["kd", "SYNTHETIC/"]).splitlines()[1].startswith("synthetic/kl_tiny")
+    assert recipes.list_recipes(["45.6"]).endswith("1 of 3 recipes")
     with pytest.raises(ValueError, match="none of the 3 recipes holds kd and nothing"):
-        recipes.listed(["kd", "nothing"])
+        recipes.list_recipes(["kd", "nothing"])
 
 
 @pytest.mark.parametrize("name", ["kl_tiny", "synthetic/kl_tiny", "kl_tiny.yaml", "recipes/synthetic/kl_tiny.yaml"])
@@ -104,16 +114,13 @@ def test_a_name_that_is_none(shelf, name, error, words):
 
 
 def test_installed_without_recipes(monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(recipes.importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "segkd.recipes", None)
     with pytest.raises(FileNotFoundError, match="installed without its recipes"):
         recipes.shipped()
 
 
 def test_show(shelf, tmp_path):
-    text = recipes.shown("../shelf/synthetic/kl_tiny.yaml", ["optimizer.lr=0.5"])
+    text = recipes.show("../shelf/synthetic/kl_tiny.yaml", ["optimizer.lr=0.5"])
     lines = [line.strip() for line in text.splitlines()]
     assert "iterations: 4  # ../shelf/synthetic/bases/tiny.yaml:5" in lines
     assert "weight: 3.0  # ../shelf/synthetic/kl_tiny.yaml:10" in lines
@@ -125,32 +132,32 @@ def test_show(shelf, tmp_path):
 
 @pytest.mark.parametrize("to, file", [(".", "kl_tiny.yaml"), ("mine/new.yaml", "mine/new.yaml")])
 def test_copy(shelf, tmp_path, to, file):
-    assert str(recipes.copied("kl_tiny", recipes.Path(to))) == file
+    assert str(recipes.copy("kl_tiny", recipes.Path(to))) == file
     text = (tmp_path / "work" / file).read_text()
     assert text.startswith("# The same student with a teacher, that\n# is trained first") and "extends" not in text
     assert "momentum" not in text, "defaults stay defaults"
     assert read(file) == read(shelf / "synthetic/kl_tiny.yaml")
     with pytest.raises(ValueError, match="is there already"):
-        recipes.copied("kl_tiny", recipes.Path(to))
+        recipes.copy("kl_tiny", recipes.Path(to))
     assert (tmp_path / "work" / file).read_text() == text
 
 
 def test_a_copy_keeps_no_mistake_and_needs_a_name(shelf, tmp_path):
     (shelf / "synthetic/wrong.yaml").write_text(KL.replace("weight: 3", "wieght: 3"))
     with pytest.raises(ValueError, match="wieght"):
-        recipes.copied("wrong", recipes.Path("."))
+        recipes.copy("wrong", recipes.Path("."))
     with pytest.raises(ValueError, match="ends in .yaml"):
-        recipes.copied("kl_tiny", recipes.Path("mine"))
+        recipes.copy("kl_tiny", recipes.Path("mine"))
     assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_diff(shelf):
     first, second = "../shelf/synthetic/plain_tiny.yaml", "../shelf/synthetic/kl_tiny.yaml"
-    lines = recipes.compared(first, second).splitlines()
+    lines = recipes.compare(first, second).splitlines()
     assert lines[0] == f"{first} | {second}" and lines[1:3] == ["name: tiny-plain | tiny-kl", "method: - | KD"]
     assert [line.partition(":")[0] for line in lines[3:]] == ["networks.teacher", "losses.kl", "baseline"]
     assert "temperature: 2.0" in lines[4] and lines[5].endswith(f"- | {{recipe: {first}}}")
-    assert recipes.compared(first, first) == f"{first} | {first}"
+    assert recipes.compare(first, first) == f"{first} | {first}"
 
 
 def test_differences_inside_terms(shelf, tmp_path):
@@ -159,7 +166,7 @@ def test_differences_inside_terms(shelf, tmp_path):
         "networks: {teacher: {weights: {recipe: ../shelf/synthetic/plain_tiny.yaml}}}\n"
         "baseline: {recipe: ../shelf/synthetic/plain_tiny.yaml}\n"
     )
-    lines = recipes.compared("../shelf/synthetic/kl_tiny.yaml", "more.yaml").splitlines()
+    lines = recipes.compare("../shelf/synthetic/kl_tiny.yaml", "more.yaml").splitlines()
     assert lines[1:] == ["losses.kl.weight: 3.0 | 4.0", "evaluate.every: 1000 | 7"]
 
 

@@ -158,8 +158,8 @@ def test_the_recipes_command_takes_addresses(hub, wandb, tmp_path):
     address = f"hf://user/repo@{COMMIT}/recipes/student.yaml"
     wandb.files["me/project/abc"] = "name: tracked\n" + BASE
     for name in (address, "hf://user/repo/recipes/teacher.yaml", "wandb://me/project/abc"):
-        (tmp_path / "here/shown.yaml").write_text(recipes.shown(name, []))
+        (tmp_path / "here/shown.yaml").write_text(recipes.show(name, []))
         assert read("shown.yaml", ["baseline=null"]) == read(name, ["baseline=null"])
-        assert recipes.compared(name, name).splitlines() == [f"{name} | {name}"]
-        copy = recipes.copied(name, tmp_path / "here" / f"{read(name).name}-copy.yaml")
+        assert recipes.compare(name, name).splitlines() == [f"{name} | {name}"]
+        copy = recipes.copy(name, tmp_path / "here" / f"{read(name).name}-copy.yaml")
         assert read(copy) == read(name)
