@@ -111,21 +111,14 @@ def _path(location: tuple, values: object, is_missing: bool) -> Key:
 
 
 def _allowed_at(key: Key, schema: type[pydantic.BaseModel]) -> list[str]:
-    """Keys allowed inside the section that stands at `key`."""
+    """Keys allowed inside the section that stands at `key`, as they are written in YAML."""
     here: object = schema
     for word in key:
-        here = _fields(here).get(word) or (typing.get_args(here) or (object,))[-1]
-        if not _is_section(here) and typing.get_origin(here) not in (dict, list):
-            here = next((part for part in typing.get_args(here) if _is_section(part)), object)
+        here = _fields(here).get(word) if hasattr(here, "model_fields") else typing.get_args(here)[-1]
+        if typing.get_origin(here) not in (dict, list):  # of a union, the section
+            here = next((one for one in (here, *typing.get_args(here)) if hasattr(one, "model_fields")), here)
     return list(_fields(here))
 
 
-def _is_section(here: object) -> bool:
-    return isinstance(here, type) and issubclass(here, pydantic.BaseModel)
-
-
-def _fields(here: object) -> dict[str, object]:
-    """Key as written in YAML -> type hint, for a section; nothing for anything else."""
-    if not _is_section(here):
-        return {}
-    return {field.alias or name: field.annotation for name, field in here.model_fields.items()}
+def _fields(section: type[pydantic.BaseModel]) -> dict[str, object]:
+    return {field.alias or name: field.annotation for name, field in section.model_fields.items()}

@@ -35,7 +35,6 @@ for tag, pattern, first in (
 
 _PLAIN = {"scalar": {"null", "bool", "int", "float", "str"}, "sequence": {"seq"}, "mapping": {"map"}}
 _LARGEST = 10_000  # values in one file; aliases of aliases could ask for more than the memory holds
-_TOO_DEEP = "nested too deeply, or an alias stands inside of what it repeats"
 _UNDERSCORED = re.compile(r"\d+(_\d+)+")
 _AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words in YAML 1.2
 
@@ -111,83 +110,65 @@ def _read(path: Path, above: tuple[Path, ...], traps: list[str], root: Path | No
     below, below_origins = _read(path.parent / base, (*above, path.resolve()), traps, root)
     for replaced in {key[:-1] for key in origins if key and isinstance(key[-1], int)}:
         below_origins.forget_inside(replaced)
-    return merged(below, values), Origins(
-        {**below_origins, **{_numbered(key, below): at for key, at in origins.items()}}
-    )
+    below_origins.update({_numbered(key, below): at for key, at in origins.items()})
+    return merged(below, values), below_origins
 
 
 @functools.lru_cache(maxsize=256)  # recipes of one experiment extend the same few files
 def _parse(text: str, path: Path) -> tuple[dict, Origins, list[str]]:
     origins, traps = Origins(), []
     constructor = yaml.constructor.SafeConstructor()
-    try:
-        root = yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError([f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"]) from None
-    except RecursionError:
-        raise RecipeError([f"{path}: {_TOO_DEEP}"]) from None
-    if not isinstance(root, yaml.MappingNode):
-        raise RecipeError([f"{path}: a recipe is a mapping of keys to values; this file is not"])
+
+    def trap(node: yaml.Node, words: str) -> None:
+        traps.append(f"{path}:{node.start_mark.line + 1}: {words}")
 
     def build(node: yaml.Node, key: Key):
-        here = f"{path}:{node.start_mark.line + 1}"
-        origins.setdefault(key, here)
+        origins.setdefault(key, f"{path}:{node.start_mark.line + 1}")
         if len(origins) > _LARGEST:
-            raise RecipeError(
-                [f"{here}: more than {_LARGEST} values are in this file, counting each alias as what it repeats"]
-            )
+            words = f"more than {_LARGEST} values are in this file, counting each alias as what it repeats"
+            raise RecipeError([f"{origins[key]}: {words}"])
         if node.tag.removeprefix("tag:yaml.org,2002:") not in _PLAIN[node.id]:
-            traps.append(f"{here}: {dotted(key)}: the tag {node.tag} is not allowed in a recipe; write a plain value")
-            return None
+            return trap(node, f"{dotted(key)}: the tag {node.tag} is not allowed in a recipe; write a plain value")
         if isinstance(node, yaml.SequenceNode):
             return [build(child, (*key, i)) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return {name: build(child, (*key, name)) for name, child in keys(node, key)}
-        if not node.style and node.value.lower() in _AMBIGUOUS:
-            traps.append(
-                f"{here}: {dotted(key)}: a bare `{node.value}` is read as true/false by some YAML readers "
-                f'and as a word by others; write true, false or "{node.value}"'
-            )
-            return None
-        if not node.style and _UNDERSCORED.fullmatch(node.value):
-            traps.append(
-                f"{here}: {dotted(key)}: a bare `{node.value}` is read as a number by some "
-                f'YAML readers and as a word by others; write "{node.value}" for the word'
-            )
-            return None
+        word = node.value
+        bare = f"{dotted(key)}: a bare `{word}` is read as %s by some YAML readers and as a word by others; write %s"
+        if not node.style and word.lower() in _AMBIGUOUS:
+            return trap(node, bare % ("true/false", f'true, false or "{word}"'))
+        if not node.style and _UNDERSCORED.fullmatch(word):
+            return trap(node, bare % ("a number", f'"{word}" for the word'))
         try:
             return constructor.construct_object(node)
         except (yaml.YAMLError, ValueError, KeyError):
-            traps.append(
-                f"{here}: {dotted(key)}: {node.value[:40]!r} is no {node.tag.rpartition(':')[2]}; write a plain value"
-            )
-            return None
+            kind = node.tag.rpartition(":")[2]
+            return trap(node, f"{dotted(key)}: {word[:40]!r} is no {kind}; write a plain value")
 
     def keys(node: yaml.MappingNode, key: Key):
         seen: dict[str, int] = {}
         for name_node, child in node.value:
-            line = name_node.start_mark.line + 1
-            name = name_node.value
+            name, line = name_node.value, name_node.start_mark.line + 1
             if not isinstance(name_node, yaml.ScalarNode) or name == "<<":
-                traps.append(
-                    f"{path}:{line}: only plain words can be keys; to share values between recipes use `extends`"
-                )
+                trap(name_node, "only plain words can be keys; to share values between recipes use `extends`")
             elif name in seen:
-                traps.append(
-                    f"{path}:{line}: {dotted((*key, name))} is given twice (first on line {seen[name]}); keep one"
-                )
+                trap(name_node, f"{dotted((*key, name))} is given twice (first on line {seen[name]}); keep one")
             else:
                 seen[name] = line
                 origins[(*key, name)] = f"{path}:{line}"
                 yield name, child
 
     try:
-        values = build(root, ())
+        root = yaml.compose(text, Loader=_Loader)
+        if not isinstance(root, yaml.MappingNode):
+            raise RecipeError([f"{path}: a recipe is a mapping of keys to values; this file is not"])
+        return build(root, ()), origins, traps
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise RecipeError([f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"]) from None
     except RecursionError:
-        raise RecipeError([f"{path}: {_TOO_DEEP}"]) from None
-    return values, origins, traps
+        raise RecipeError([f"{path}: nested too deeply, or an alias stands inside of what it repeats"]) from None
 
 
 def merged(base: dict, over: dict) -> dict:
@@ -198,18 +179,13 @@ def merged(base: dict, over: dict) -> dict:
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
-        if (
-            isinstance(value, dict)
-            and isinstance(below, list)
-            and all(term_index(below, word) is not None for word in value)
-        ):
-            result[key] = list(below)
-            for word, change in value.items():
-                index = term_index(below, word)
-                result[key][index] = merged(below[index], change) if isinstance(change, dict) else change
-        else:
-            both = isinstance(value, dict) and isinstance(below, dict)
-            result[key] = merged(below, value) if both else value
+        if isinstance(value, dict) and isinstance(below, list):
+            changes = {term_index(below, word): change for word, change in value.items()}
+            if None not in changes:
+                value = list(merged(dict(enumerate(below)), changes).values())
+        elif isinstance(value, dict) and isinstance(below, dict):
+            value = merged(below, value)
+        result[key] = value
     return result
 
 
@@ -221,15 +197,16 @@ def term_index(terms: list, word: str) -> int | None:
     return labels.index(word) if word in labels else None
 
 
-def _numbered(key: Key, values: dict) -> Key:
-    """The key with the label of a term replaced by its number."""
-    place: object = values
-    for depth, word in enumerate(key):
-        if isinstance(place, list) and isinstance(word, str):
-            index = term_index(place, word)
-            return key if index is None else (*key[:depth], index, *key[depth + 1 :])
-        place = place.get(word) if isinstance(place, dict) else None
-    return key
+def _numbered(key: Key, values: object) -> Key:
+    """The key with the numbers of terms in place of their labels."""
+    found: Key = ()
+    for word in key:
+        if isinstance(values, list) and isinstance(word, str):
+            index = term_index(values, word)
+            word = word if index is None else index
+        values = value_at(values, word)
+        found += (word,)
+    return found
 
 
 def write(values: object) -> str:
@@ -251,45 +228,36 @@ def override(values: dict, origins: Origins, assignments: list[str]) -> None:
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
-            mistakes.append(
-                f"command line: {assignment!r} is not of the form key=value, such as seed=3 or losses.1.weight=0.5"
-            )
+            example = "such as seed=3 or losses.1.weight=0.5"
+            mistakes.append(f"command line: {assignment!r} is not of the form key=value, {example}")
             continue
         try:
             wrapped, _, traps = copy.deepcopy(_parse(f"value: {text}\n", Path("command line")))
         except RecipeError as error:
             traps = error.mistakes
         if traps:
-            told = [mistake.split(": ", 1)[1].removeprefix("value: ") for mistake in traps]
-            mistakes += [f"command line: {path}: {text}" for text in told]
-            continue
-        mistake = _assign(values, path.split("."), wrapped["value"])
-        if mistake:
-            mistakes.append(f"command line: {path}: {mistake}")
-        key = tuple(int(word) if word.isdecimal() else word for word in path.split("."))
-        key = _numbered(key, values)
-        origins.forget_inside(key)
-        origins[key] = "command line"
+            wrong = [trap.split(": ", 1)[1].removeprefix("value: ") for trap in traps]
+        else:
+            key = _numbered(tuple(path.split(".")), values)
+            wrong = _assign(values, key, wrapped["value"])
+            origins.forget_inside(key)
+            origins[key] = "command line"
+        mistakes += [f"command line: {path}: {words}" for words in wrong]
     if mistakes:
         raise RecipeError(mistakes)
 
 
-def _assign(values: dict, words: list[str], value: object) -> str | None:
+def _assign(values: dict, key: Key, value: object) -> list[str]:
     """Sets one value in nested mappings and lists; says what is in the way when it cannot."""
-    place: dict | list = values
-    for depth, word in enumerate(words):
-        last = depth + 1 == len(words)
-        if isinstance(place, list):
-            index = term_index(place, word)
-            if index is None:
-                return f"{'.'.join(words[:depth])} is a list of {len(place)}, numbered from 0; {word!r} is not in it"
-            word = index
-        elif not isinstance(place, dict):
-            return f"{'.'.join(words[:depth])} is {place!r}, which has nothing inside"
-        elif not last and place.get(word) is None:
-            place[word] = {}
-        if last:
+    place: object = values
+    for depth, word in enumerate(key):
+        if isinstance(place, list) and not isinstance(word, int):
+            return [f"{dotted(key[:depth])} is a list of {len(place)}, numbered from 0; {word!r} is not in it"]
+        if not isinstance(place, (dict, list)):
+            return [f"{dotted(key[:depth])} is {place!r}, which has nothing inside"]
+        if depth + 1 == len(key):
             place[word] = value
-        else:
-            place = place[word]
-    return None
+        elif value_at(place, word) is None:
+            place[word] = {}
+        place = place[word]
+    return []
