@@ -63,7 +63,13 @@ class View:
 
 
 class TrainingViews(Dataset):
-    """Random views of a data set; the draws of one view come from (seed, epoch, index) alone."""
+    """Random views of a data set; the draws of one view come from (seed, epoch, index) alone.
+
+    Args:
+        transform: called as transform(image, target, rng) -> (uint8 (H, W, 3), uint8 (H, W)).
+        resize: called as resize(image, target) before it. strong: called as strong(image, rng) for a second view, see
+            datasets/_strong.py. mix: datasets/_mixing.py:Mix.
+    """
 
     def __init__(self, dataset: Dataset, transform, seed: int, resize=None, strong=None, mix=None):
         self.dataset, self.transform, self.seed, self.resize = dataset, transform, seed, resize

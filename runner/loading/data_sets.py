@@ -9,8 +9,8 @@ from torch.utils.data import Dataset
 
 from segkd.datasets._parts_of_a_set import Chosen, ImagesBelow, WithoutLabels, labelled_indices
 from segkd.datasets._resample import fitted_pair, fitted_pair_corners, resize_pair, short_side_pair
-from segkd.runner.loading.batch import Batch
-from segkd.runner.loading.sampler import images_per_part, training_batches
+from segkd.runner.loading.batch import Batch, TrainingViews
+from segkd.runner.loading.sampler import training_batches
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.seeds import seed_for
@@ -51,16 +51,12 @@ def build_views(recipe: Recipe) -> tuple[dict, dict]:
     def built(name: str, settings: dict | None, *given: object) -> object:
         return None if settings is None else parts.build("datasets", name, settings, *given)
 
-    labelled = {
-        "transform": built("_transforms", data.transform, data.crop_size),
-        "mix": built("_mixing", data.mix),
-    }
-    if data.unlabelled is None:
+    labelled = {"transform": built("_transforms", data.transform, data.crop_size), "mix": built("_mixing", data.mix)}
+    other = data.unlabelled
+    if other is None:
         return labelled, {}
-    return labelled, {
-        "transform": built("_transforms", data.unlabelled.transform, data.crop_size),
-        "strong": built("_strong", data.unlabelled.strong),
-    }
+    transform = built("_transforms", other.transform, data.crop_size)
+    return labelled, {"transform": transform, "strong": built("_strong", other.strong)}
 
 
 def build_training_batches(
@@ -82,23 +78,17 @@ def build_training_batches(
         "rank": accelerator.process_index,
         "world": accelerator.num_processes,
         "workers": recipe.data.workers,
-        "resize": fixed_resize(recipe, scoring=False),
         "pin_memory": accelerator.device.type == "cuda",
         "timeout": recipe.loop.timeout,
     }
-    labelled = training_batches(train_set, seed=recipe.seed, batch_size=recipe.data.batch_size, **views[0], **shared)
+    resize, other = fixed_resize(recipe, scoring=False), recipe.data.unlabelled
+    labelled = TrainingViews(train_set, seed=recipe.seed, resize=resize, **views[0])
+    batches = training_batches(labelled, batch_size=recipe.data.batch_size, **shared)
     if unlabelled_set is None:
-        return labelled
-    settings = recipe.data.unlabelled
-    images_per_part(settings.batch_size, shared["parts"], shared["world"], "data.unlabelled.batch_size")
-    others = training_batches(
-        unlabelled_set,
-        seed=seed_for(recipe.seed, "unlabelled"),
-        batch_size=settings.batch_size,
-        **views[1],
-        **shared,
-    )
-    return (replace(batch, unlabelled=other) for batch, other in zip(labelled, others))
+        return batches
+    unlabelled = TrainingViews(unlabelled_set, seed=seed_for(recipe.seed, "unlabelled"), resize=resize, **views[1])
+    others = training_batches(unlabelled, batch_size=other.batch_size, field="data.unlabelled.batch_size", **shared)
+    return (replace(batch, unlabelled=other) for batch, other in zip(batches, others))
 
 
 def fixed_resize(recipe: Recipe, scoring: bool):

@@ -1,6 +1,7 @@
 """Which sample comes when: a pure function of (seed, step), so that workers, processes and resumes do not change it."""
 
 import functools
+import itertools
 import signal
 from collections.abc import Iterator
 
@@ -18,10 +19,9 @@ def samples_of_step(step: int, batch_size: int, length: int, seed: int) -> list[
     The data set is read as one endless list of epochs, each a permutation drawn from (seed, epoch); a batch may
     span two epochs, so none is cut short and none is dropped.
     """
-    positions = range(step * batch_size, (step + 1) * batch_size)
     orders: dict[int, np.ndarray] = {}
     samples = []
-    for position in positions:
+    for position in range(step * batch_size, (step + 1) * batch_size):
         epoch, offset = divmod(position, length)
         if epoch not in orders:
             orders[epoch] = np.random.default_rng((seed, epoch)).permutation(length)
@@ -39,65 +39,50 @@ def images_per_part(batch_size: int, parts: int, world: int, field: str = "data.
     return batch_size // (parts * world)
 
 
-class _PartsOfSteps:
-    """Batch sampler of one process: for each step from `start`, one list of samples per accumulated part."""
-
-    def __init__(self, start: int, batch_size: int, length: int, seed: int, parts: int, rank: int, world: int):
-        self.start, self.batch_size, self.length, self.seed = start, batch_size, length, seed
-        self.parts, self.rank, self.world = parts, rank, world
-        self.share = images_per_part(batch_size, parts, world)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        step = self.start
-        while True:
-            samples = samples_of_step(step, self.batch_size, self.length, self.seed)
-            for part in range(self.parts):
-                first = (part * self.world + self.rank) * self.share
-                yield samples[first : first + self.share]
-            step += 1
+def parts_of_steps(
+    start: int, batch_size: int, length: int, seed: int, parts: int, rank: int, world: int
+) -> Iterator[list[tuple[int, int]]]:
+    """The samples one process computes at a time: for each step from `start`, one list for each accumulated part."""
+    share = batch_size // (parts * world)
+    for step in itertools.count(start):
+        samples = samples_of_step(step, batch_size, length, seed)
+        for part in range(parts):
+            first = (part * world + rank) * share
+            yield samples[first : first + share]
 
 
 def training_batches(
-    dataset: Dataset,
-    transform,
+    views: TrainingViews,
     *,
-    seed: int,
     start: int,
     batch_size: int,
+    field: str = "data.batch_size",
     parts: int = 1,
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
-    resize=None,
-    strong=None,
-    mix=None,
     pin_memory: bool = False,
     timeout: float = 1800,
 ) -> Iterator[Batch]:
     """This process' endless batches from step `start` on: `parts` a step, each of batch_size / (parts * world) images.
 
     Args:
-        transform: called as transform(image, target, rng) -> (uint8 (H, W, 3), uint8 (H, W)).
-        batch_size: images per step over all processes and parts; ValueError where it does not divide.
-        strong: called as strong(image, rng) for a second view, see datasets/_strong.py. mix: datasets/_mixing.py:Mix.
+        batch_size: images per step over all processes and parts; ValueError, which names `field`, if those do not
+            divide it.
         timeout: seconds after which a batch that does not come from the loading processes is given up.
     """
-    sampler = _PartsOfSteps(start, batch_size, len(dataset), seed, parts, rank, world)
-    views = TrainingViews(dataset, transform, seed, resize, strong, mix)
-    # its own generator: a loader that starts draws a number, from the global one in the middle of
-    # a resumed run's first step
-    return wait_for_batches(
-        DataLoader(
-            views,
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=functools.partial(collate, mix=mix),
-            pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),
-        ),
-        timeout,
+    images_per_part(batch_size, parts, world, field)
+    loader = DataLoader(
+        views,
+        batch_sampler=parts_of_steps(start, batch_size, len(views.dataset), views.seed, parts, rank, world),
+        num_workers=workers,
+        collate_fn=functools.partial(collate, mix=views.mix),
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        # its own: a loader that starts draws a number, from the global one in the middle of a resumed run's first step
+        generator=torch.Generator(),
     )
+    return wait_for_batches(loader, timeout)
 
 
 def evaluation_batches(
@@ -112,18 +97,15 @@ def evaluation_batches(
     timeout: float = 1800,
 ) -> Iterator[Batch]:
     """Every image once, dealt out to the processes without repeating any: process r gets r, r + world, ..."""
-    views = EvaluationViews(dataset, list(range(rank, len(dataset), world)), resize)
-    return wait_for_batches(
-        DataLoader(
-            views,
-            batch_size=batch_size,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
-        ),
-        timeout,
+    loader = DataLoader(
+        EvaluationViews(dataset, list(range(rank, len(dataset), world)), resize),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
     )
+    return wait_for_batches(loader, timeout)
 
 
 def _start_worker(worker: int) -> None:

@@ -140,10 +140,8 @@ def wrong_from_elsewhere(recipe: Recipe, source: Source, origins: Origins) -> li
             is_address(other.recipe) or not lies_inside(source.root, source.path.parent / other.recipe)
         ):
             instead = "baseline=null" if key == ("baseline",) else f"{'.'.join(key)}=FILE_OR_RUN_FOLDER"
-            text = (
-                f"{other.recipe} does not lie beside this recipe in {source.address}; say {instead} on the command line"
-            )
-            mistakes.append((key, text))
+            text = f"{other.recipe} does not lie beside this recipe in {source.address}"
+            mistakes.append((key, f"{text}; say {instead} on the command line"))
     return mistakes
 
 

@@ -93,8 +93,8 @@ def wrong_fields(recipe: Recipe) -> Iterator[Mistake]:
     for field, value in fixed.items():
         given = getattr(recipe.evaluate, field)
         if field in recipe.evaluate.model_fields_set and given != value:
-            text = f"the protocol {protocol} has {one_line(value)} on {recipe.data.dataset}, got {one_line(given)}; {remedy}"
-            yield ("evaluate", field), text
+            theirs = f"the protocol {protocol} has {one_line(value)} on {recipe.data.dataset}"
+            yield ("evaluate", field), f"{theirs}, got {one_line(given)}; {remedy}"
     if recipe.data.resize is not None and fixed.keys() >= NATIVE.keys() and fixed["short_side"] is None:
         text = f"the protocol {protocol} scores images at their own size, and resize changes that; {remedy}"
         yield ("data", "resize"), text

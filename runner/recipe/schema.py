@@ -214,11 +214,10 @@ class Recipe(Section):
                     text = f"there is no network {name!r}; there are: {networks} (joined by +)"
                     yield ("evaluate", "also", index), text
         yield from ((("schedule", *key), text) for key, text in self.schedule.wrong())
-        batches = {"data.batch_size": self.data.batch_size}
-        if self.data.unlabelled is not None and self.data.unlabelled.batch_size is not None:
-            batches["data.unlabelled.batch_size"] = self.data.unlabelled.batch_size
+        other = self.data.unlabelled
+        batches = {"data.batch_size": self.data.batch_size, "data.unlabelled.batch_size": other and other.batch_size}
         for field, batch_size in batches.items():
-            if batch_size % self.loop.accumulate:
+            if batch_size is not None and batch_size % self.loop.accumulate:
                 text = f"{self.loop.accumulate} parts do not divide {field}, which is {batch_size} in total"
                 yield ("loop", "accumulate"), text
         yield from self._wrong_gates()
@@ -234,11 +233,8 @@ class Recipe(Section):
         instants = {0}.union(*(term.may_fall_silent_at() for term in terms))
         idle = [i for i in sorted(instants) if i < self.schedule.iterations and not any(t.weight_at(i) for t in terms)]
         if idle:
-            yield (
-                ("losses",),
-                f"no term is active at iteration {idle[0]} (counted from 0), so there is nothing to train then; change a "
-                f"term's after, until or weight",
-            )
+            when = f"no term is active at iteration {idle[0]} (counted from 0), so there is nothing to train then"
+            yield ("losses",), f"{when}; change a term's after, until or weight"
 
     def complete(self) -> "Recipe":
         """The recipe with what one of its sections takes from another written out."""

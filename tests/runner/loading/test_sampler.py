@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from segkd.runner.loading.batch import TrainingViews
 from segkd.runner.loading.data_sets import build_training_batches, build_training_sets, build_views
 from segkd.runner.loading.sampler import evaluation_batches, samples_of_step, training_batches
 from segkd.runner.recipe.read import read
@@ -36,9 +37,9 @@ def shaken(image, target, rng):
     return pixels, labels
 
 
-def take(count, dataset=None, **options):
-    options = {"seed": 3, "start": 0, "batch_size": 4} | options
-    return list(itertools.islice(training_batches(dataset or Numbered(10), shaken, **options), count))
+def take(count, dataset=None, resize=None, seed=3, **options):
+    views = TrainingViews(dataset or Numbered(10), shaken, seed, resize)
+    return list(itertools.islice(training_batches(views, **{"start": 0, "batch_size": 4} | options), count))
 
 
 @pytest.mark.parametrize("length, batch_size", [(10, 4), (7, 3), (3, 8), (5, 5), (1, 2)])
