@@ -99,21 +99,16 @@ def list_recipes(words: list[str]) -> str:
     """
     known = shipped()
     entries = [(row(name, read_as_written(file)), sentence(file)) for name, file in known.items()]
-    entries = [
-        (cells, text) for cells, text in entries if all(w.lower() in " ".join([*cells, text]).lower() for w in words)
-    ]
+    wanted = [word.lower() for word in words]
+    entries = [entry for entry in entries if all(word in " ".join([*entry[0], entry[1]]).lower() for word in wanted)]
     if not entries:
-        raise ValueError(
-            f"none of the {len(known)} recipes holds {' and '.join(words)}; `recipes.py ls` lists them all"
-        )
-    head = ["recipe", "data", "method", "networks", "iterations"]
-    widths = [max(len(cells[i]) for cells in [head, *(cells for cells, _ in entries)]) for i in range(len(head))]
-
-    def line(cells: list[str]) -> str:
-        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip()
-
-    rows = [line(head), *(f"{line(cells)}\n    {text}" for cells, text in entries)]
-    return "\n".join(rows) + f"\n{len(entries)} of {len(known)} recipes"
+        text = f"none of the {len(known)} recipes holds {' and '.join(words)}"
+        raise ValueError(f"{text}; `recipes.py ls` lists them all")
+    table = [["recipe", "data", "method", "networks", "iterations"], *(cells for cells, _ in entries)]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    head, *rows = ("  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table)
+    lines = [head, *(f"{line}\n    {text}" for line, (_, text) in zip(rows, entries))]
+    return "\n".join([*lines, f"{len(entries)} of {len(known)} recipes"])
 
 
 def row(name: str, recipe: Recipe) -> list[str]:

@@ -129,12 +129,10 @@ def collate(views: list[View | Exception], mix=None) -> Batch | Exception:
     # a protocol may bring images of different labels to one size
     sizes = {(image.shape[:2], target.shape): index for (image, target), index in zip(pairs, indices)}
     if len(sizes) > 1:
-        shown = " and ".join(
-            f"number {index} has {height}x{width}" for (_, (height, width)), index in list(sizes.items())[:2]
-        )
+        shown = [f"number {index} has {height}x{width}" for (_, (height, width)), index in sizes.items()]
         return ValueError(
-            f"images of different sizes cannot be scored in one batch ({shown} pixels); set evaluate.batch_size to 1, "
-            f"or bring all to one size with data.resize"
+            f"images of different sizes cannot be scored in one batch ({' and '.join(shown[:2])} pixels); set "
+            f"evaluate.batch_size to 1, or bring all to one size with data.resize"
         )
     batch = Batch(_stacked(images), torch.from_numpy(np.stack(targets)), indices)
     if views[0].strong is not None:

@@ -3,17 +3,8 @@
 from collections.abc import Collection
 
 # what may differ between the start of a run and its resume: nothing here changes the weights
-MAY_CHANGE_ON_RESUME = {
-    "tracking",
-    "evaluate",
-    "data.root",
-    "data.workers",
-    "loop.save_every",
-    "loop.keep_last",
-    "loop.timeout",
-    "baseline",
-    "method",
-}
+MAY_CHANGE_ON_RESUME = {"tracking", "evaluate", "data.root", "data.workers", "loop.save_every", "loop.keep_last",
+                        "loop.timeout", "baseline", "method"}  # fmt: skip
 
 
 def changes(before: dict, now: dict) -> list[str]:

@@ -25,15 +25,9 @@ class Network(Section):
         "under the head args.head names (deeplabv3)",
     )
     args: dict = Field({}, description="the network's own arguments")
-    weights: str | OtherRecipe | None = Field(
-        None, description="a .safetensors or .pth file, a run folder, or {recipe: path}"
-    )
-    layout: str | None = Field(
-        None, description="whose names the weights file uses, see models/_checkpoints.py; default: told by its keys"
-    )
-    part: str | None = Field(
-        None, description="which network of a file that holds several: student, teacher, tiny, cnn, vit"
-    )
+    weights: str | OtherRecipe | None = Field(None, description="a file, a run folder, or {recipe: path}")
+    layout: str | None = Field(None, description="whose names weights use, see models/_checkpoints.py")
+    part: str | None = Field(None, description="of weights with several networks: student, teacher, tiny, cnn, vit")
     strict: bool = Field(True, description="false accepts weights that do not cover the whole network")
     train: bool | Literal["lora"] = Field(
         True,
@@ -45,16 +39,12 @@ class Network(Section):
         description="for a network with classes of its own: {its class: the data set's}, or names where they are equal",
     )
     prompted_by: str | None = Field(None, description="the network whose predicted classes this one gets as a prompt")
-    normalize: str | None = Field(
-        None, description="constants in models/_prediction.py: imagenet, cirkd, sam, unit, none; default: its own"
-    )
+    normalize: str | None = Field(None, description="imagenet, cirkd, sam, unit, none, its constants; default: its own")
     lr_scale: NonNegativeFloat = Field(1.0, description="factor on the learning rate of this network")
     checkpointing: bool = Field(False, description="compute its blocks again in backward, which takes less memory")
     optimizer: Optimizer | None = Field(None, description="its own, in place of the recipe's")
     schedule: Curve | None = Field(None, description="the curve of its learning rate, in place of the recipe's")
-    ema_of: str | None = Field(
-        None, description="in place of a model: the moving average of this trained network, frozen otherwise"
-    )
+    ema_of: str | None = Field(None, description="in place of a model: the moving average of this trained network")
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.99, description="with ema_of")
 
     @pydantic.field_validator("args")

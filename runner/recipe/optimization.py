@@ -16,13 +16,8 @@ class Optimizer(Section):
     nesterov: bool = False
     betas: tuple[float, float] = Field((0.9, 0.999), description="adam and adamw only")
     weight_decay: NonNegativeFloat = 1e-4
-    head_lr_scale: PositiveFloat = Field(
-        1.0, description="factor on the learning rate of everything outside `backbone`"
-    )
-    no_decay: list[str] = Field(
-        [],
-        description="words in the names of parameters that are not decayed; `norm` means all normalisation layers",
-    )
+    head_lr_scale: PositiveFloat = Field(1.0, description="factor on the rate of all outside `backbone`")
+    no_decay: list[str] = Field([], description="words in names of parameters; `norm`: all normalisation layers")
 
 
 class Curve(Section):

@@ -17,16 +17,10 @@ from segkd.runner.recipe.yaml_file import write
 
 
 class Unlabelled(Section):
-    images: str | None = Field(
-        None, description="folder of images, at any depth; default: the training images data.labelled leaves out"
-    )
-    batch_size: PositiveInt | None = Field(
-        None, description="images per optimizer step, TOTAL as data.batch_size, which is the default"
-    )
+    images: str | None = Field(None, description="folder, at any depth; default: what data.labelled leaves out")
+    batch_size: PositiveInt | None = Field(None, description="TOTAL as data.batch_size, which is the default")
     transform: dict | None = Field(None, description="as data.transform, which is the default")
-    strong: dict | None = Field(
-        None, description="arguments of datasets/_strong.py:StrongView, {} for its own; for terms with on: strong"
-    )
+    strong: dict | None = Field(None, description="StrongView's arguments (datasets/_strong.py), {} for its own")
 
 
 class Data(Section):
@@ -35,28 +29,18 @@ class Data(Section):
     args: dict = Field({}, description="the data set's own arguments")
     train_split: str = "train"
     val_split: str = "val"
-    resize: tuple[PositiveInt, PositiveInt] | None = Field(
-        None, description="height, width all images and labels are resized to before anything else"
-    )
+    resize: tuple[PositiveInt, PositiveInt] | None = Field(None, description="height, width all is brought to first")
     crop_size: tuple[PositiveInt, PositiveInt] = Field(description="height, width in pixels of a training crop")
-    transform: dict = Field(
-        {}, description="arguments of datasets/_transforms.py:Transform: scale, flip, photometric, blur, padding"
-    )
-    batch_size: PositiveInt = Field(
-        16, description="images per optimizer step, TOTAL over all processes and accumulated parts"
-    )
-    mix: dict | None = Field(
-        None, description="arguments of datasets/_mixing.py:Mix: two labelled images of a batch made into one"
-    )
+    transform: dict = Field({}, description="arguments of datasets/_transforms.py:Transform")
+    batch_size: PositiveInt = Field(16, description="images a step, TOTAL over all processes and accumulated parts")
+    mix: dict | None = Field(None, description="of datasets/_mixing.py:Mix: two labelled images made into one")
     labelled: str | None = Field(
         None,
         description="which training images have labels: a fraction such as 1/8 (drawn with the seed), a list in "
         "datasets/splits/, or a file of image names; default: all",
     )
     unlabelled: Unlabelled | None = Field(None, description="a second stream, of images without labels")
-    workers: NonNegativeInt = Field(
-        2, description="loading processes per training process; 0 loads in the training process"
-    )
+    workers: NonNegativeInt = Field(2, description="loading processes per training process; 0: that one loads")
 
 
 class Schedule(Curve):
@@ -67,13 +51,11 @@ class Loop(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: PositiveInt = Field(1, description="parts an optimizer step's batch is computed in, one after another")
     clip_norm: PositiveFloat | None = Field(None, description="largest gradient norm")
-    channels_last: bool = Field(
-        True, description="memory format of the networks; faster for convolutions on GPUs and CPUs alike"
-    )
+    channels_last: bool = Field(True, description="memory format of the networks; faster for convolutions")
     sync_batchnorm: bool | Literal["auto"] = Field("auto", description="auto: several GPUs with at most 8 images each")
     compile: bool = Field(False, description="torch.compile of the trained networks, for the fixed crop size")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="decay of a moving average of the student's weights; scored and saved in its place"
+        None, description="decay of a moving average of the student's weights, scored and saved in its place"
     )
     save_every: PositiveInt | None = Field(None, description="iterations between checkpoints; default: evaluate.every")
     keep_last: PositiveInt = Field(2, description="checkpoints kept, besides the best")
@@ -88,18 +70,14 @@ class Evaluate(Section):
     mode: Literal["whole", "slide", "halves"] = Field("whole", description="halves: left and right, put together")
     window: tuple[PositiveInt, PositiveInt] | None = Field(None, description="slide: height, width; default: crop_size")
     stride: tuple[PositiveInt, PositiveInt] | None = Field(None, description="slide only; default: 2/3 of the window")
-    smaller: Literal["pad", "shrink"] = Field(
-        "pad", description="slide: an image smaller than the window is padded, or the window is shrunk to it"
-    )
+    smaller: Literal["pad", "shrink"] = Field("pad", description="slide: a smaller image, or the window to its size")
     average: Literal["logits", "softmax"] = Field("logits", description="what windows and views are averaged in")
     scales: list[PositiveFloat] = Field([1.0], min_length=1, description="image sizes the scores are averaged over")
     flip: bool = Field(False, description="also average with the mirrored image")
     fit: tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="height, width images just fit into, whichever way round they lie; labels keep their size"
     )
-    fit_corners: bool = Field(
-        False, description="fit: corners of images aligned, pixels not rounded; default: as OpenCV resizes"
-    )
+    fit_corners: bool = Field(False, description="fit: corners aligned, unrounded; default: as OpenCV resizes")
     short_side: PositiveInt | None = Field(None, description="short side that images and labels are resized to first")
     resizes: Literal[1, 2] = Field(1, description="2: scores of whole images go to the image's size, then the label's")
     align_corners: bool | None = Field(None, description="how scores are resized; default: the network family's way")

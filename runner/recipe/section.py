@@ -19,6 +19,4 @@ class Section(pydantic.BaseModel):
 
 
 class OtherRecipe(Section):
-    recipe: str = Field(
-        description="path of another recipe, relative to this one; trained first if its run is not there"
-    )
+    recipe: str = Field(description="path, relative to this recipe, of one trained first if its run is not there")

@@ -39,9 +39,7 @@ class Term(Section):
 
     loss: str = Field(description="file name in losses/")
     of: str = Field("student", description="the network this term trains")
-    source: str | None = Field(
-        None, alias="from", description="the network it learns from; default: the only other one"
-    )
+    source: str | None = Field(None, alias="from", description="the network it learns from; default: the only other")
     on: Literal["labelled", "unlabelled", "both", "strong"] = Field(
         "labelled",
         description="which images the term sees; strong: `of` sees strong views of unlabelled ones, `from` weak views",

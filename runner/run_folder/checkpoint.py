@@ -79,19 +79,15 @@ def verify(checkpoint: Checkpoint) -> None:
     if not checkpoint.checksums_file.is_file():  # made before there were checksums
         return
     written = json.loads(checkpoint.checksums_file.read_text())
-    changed = [name for name, checksum in _checksums(checkpoint).items() if written.get(name) != checksum]
-    if changed or len(written) > len(_files(checkpoint)):
-        raise ValueError(f"{', '.join(changed) or 'a file that was written'} is damaged or missing")
-
-
-def _files(checkpoint: Checkpoint) -> list[Path]:
-    files = (checkpoint.weights_file, checkpoint.state_file, checkpoint.images_file)
-    return [file for file in files if file.is_file()]
+    changed = {name for name, _ in written.items() ^ _checksums(checkpoint).items()}
+    if changed:
+        raise ValueError(f"{', '.join(sorted(changed))} is damaged or missing")
 
 
 def _checksums(checkpoint: Checkpoint) -> dict[str, str]:
     """SHA-256 of each file."""
-    return {str(file.relative_to(checkpoint.path)): checksum(file) for file in _files(checkpoint)}
+    files = (checkpoint.weights_file, checkpoint.state_file, checkpoint.images_file)
+    return {str(file.relative_to(checkpoint.path)): checksum(file) for file in files if file.is_file()}
 
 
 def restore(module: torch.nn.Module, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:

@@ -31,13 +31,10 @@ class StudentFolder:
         except ValueError as error:
             raise ValueError(f"{self.config_file} is no JSON ({error}); was it cut off?") from None
         fields = {"model": str, "args": dict, "num_classes": int}
-        wrong = [
-            key for key, kind in fields.items() if not isinstance(config, dict) or not isinstance(config.get(key), kind)
-        ]
+        given = config if isinstance(config, dict) else {}
+        wrong = ", ".join(key for key, kind in fields.items() if not isinstance(given.get(key), kind))
         if wrong:
-            raise ValueError(
-                f"{self.config_file} was not written by segkd: {', '.join(wrong)} missing or of another type"
-            )
+            raise ValueError(f"{self.config_file} was not written by segkd: {wrong} missing or of another type")
         return config
 
 
@@ -89,8 +86,7 @@ class RunFolder:
 
     def remove_run(self) -> None:
         """Deletes what a training makes; all else that lies in the folder stays, the lock too."""
-        made = (self.checkpoints, self.student.path, self.path / "panels", self.path / "wandb")
-        for folder in made:
+        for folder in (self.checkpoints, self.student.path, self.path / "panels", self.path / "wandb"):
             shutil.rmtree(folder, ignore_errors=True)
         files = (self.environment_file, self.metrics_file, self.teachers_file, self.images_file, self.summary_file)
         # the recipe last: a folder without one is no run

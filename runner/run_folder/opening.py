@@ -20,18 +20,8 @@ from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 from segkd.runner.run_folder.lock import lock
 from segkd.runner.run_folder.replacing import write_text
 
-PACKAGES = (
-    "torch",
-    "accelerate",
-    "timm",
-    "transformers",
-    "segment-anything",
-    "pillow",
-    "pydantic",
-    "safetensors",
-    "wandb",
-    "numpy",
-)
+PACKAGES = ("torch", "accelerate", "timm", "transformers", "segment-anything", "pillow", "pydantic", "safetensors",
+            "wandb", "numpy")  # fmt: skip
 
 
 def open_run_folder(

@@ -84,12 +84,8 @@ def description(network: nn.Module, source: str, model: str, args: dict) -> dict
         source, model, args: of its entry in the recipe.
     """
     file, arguments = parts.network_part(source, model, args)
-    return {
-        "model": file,
-        "args": network.arguments_without_files(arguments),
-        "num_classes": network.num_classes,
-        "normalize": network.normalize.constants,
-    }
+    arguments, normalize = network.arguments_without_files(arguments), network.normalize.constants
+    return {"model": file, "args": arguments, "num_classes": network.num_classes, "normalize": normalize}
 
 
 def build(config: dict, source: str) -> nn.Module:

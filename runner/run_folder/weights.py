@@ -34,9 +34,8 @@ class Weights:
         if self.config:
             return None
         try:
-            return _checkpoints.describe(
-                self.state, self.layout or _checkpoints.guess(self.state, self.part), self.part
-            )
+            layout = self.layout or _checkpoints.guess(self.state, self.part)
+            return _checkpoints.describe(self.state, layout, self.part)
         except ValueError:
             return None
 
