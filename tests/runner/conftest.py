@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -18,12 +19,13 @@ from safetensors.torch import load_file
 
 from segkd.runner.building.delivered import Delivered, write_folder
 from segkd.runner.comparing.bootstrap import mean_iou
-from segkd.runner.recipe import parts
+from segkd.runner.recipe import addresses, parts
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.pretrained import description
 
 ROOT = Path(__file__).parents[2]
+HUB_COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PATIENCE = 180  # seconds before a run counts as hanging
 
 TINY = """
@@ -139,6 +141,20 @@ def free_port() -> int:
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         return asked.getsockname()[1]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the newest commit, HUB_COMMIT, of user/repo in the Hub's cache, which is offline."""
+    repository = tmp_path / "hub/models--user--repo"
+    folder = repository / "snapshots" / HUB_COMMIT
+    folder.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(HUB_COMMIT)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    addresses._hub_folder.cache_clear()
+    return folder
 
 
 @pytest.fixture(scope="session")

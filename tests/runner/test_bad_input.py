@@ -46,57 +46,42 @@ def make_images(folder: Path, count: int = 6) -> None:
             Image.fromarray(label).save(folder / "data" / split / f"labels/{number}.png")
 
 
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        (
-            ["optimizer.momentun=0.1"],
-            ["command line: optimizer.momentun: unknown key, did you mean 'momentum'?", "weight_decay"],
-        ),
-        (
-            ["optimizer.lr=fast", "data.batch_size=2.5", "networks.student.width=3"],
-            ["3 mistakes", "optimizer.lr", "'fast'", "data.batch_size", "2.5", "networks.student.width: unknown key"],
-        ),
-        (["schedule={}"], ["schedule.iterations: is missing"]),
-        (["networks.student.model=pspent"], ["no models/pspent.py, did you mean 'pspnet'?", "deeplabv3"]),
-        (["networks.student.args.widht=9"], ["networks.student.args.widht: unknown key, did you mean 'width'?"]),
-        (["losses=[{loss: cross_entropy}, {loss: kl}]"], ["losses.1", "kl learns from another network"]),
-        (
-            [TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage9}}]"],
-            ["losses.1 (fitnet)", "networks.student has no feature 'stage9'", "stage4"],
-        ),
-        (["losses=[{loss: cross_entropy, weight: 0}]"], ["every term has weight 0"]),
-        (["data.batch_size=5", "loop.accumulate=2"], ["2 parts do not divide data.batch_size"]),
-        (
-            ["data.dataset=camvid", "data.args={}", "data.root=nowhere"],
-            ["nowhere", "no such folder", "Expected layout"],
-        ),
-        (["data.transform={scale_range: [2.0, 0.5]}"], ["scale_range"]),
-        (["data.args={size: [8, 8]}"], ["size", "greater than or equal to 32"]),
-        (["data.val_split=validation"], ["no split called 'validation'", "train, val"]),
-        (["networks.student.weights=nowhere.pth"], ["no weights at nowhere.pth"]),
-        (["networks.student.normalize=imagnet"], ["imagnet", "imagenet, cirkd"]),
-        (["evaluate.mode=slide", "evaluate.stride=[40, 40]"], ["stride (40, 40)", "window (32, 32)"]),
-        (["data.batch_size=1"], ["batch"]),
-    ],
-)
+@pytest.mark.parametrize("arguments, words", [
+    (["optimizer.momentun=0.1"],
+     ["command line: optimizer.momentun: unknown key, did you mean 'momentum'?", "weight_decay"]),
+    (["optimizer.lr=fast", "data.batch_size=2.5", "networks.student.width=3"],
+     ["3 mistakes", "optimizer.lr", "'fast'", "data.batch_size", "2.5", "networks.student.width: unknown key"]),
+    (["schedule={}"], ["schedule.iterations: is missing"]),
+    (["networks.student.model=pspent"], ["no models/pspent.py, did you mean 'pspnet'?", "deeplabv3"]),
+    (["networks.student.args.widht=9"], ["networks.student.args.widht: unknown key, did you mean 'width'?"]),
+    (["losses=[{loss: cross_entropy}, {loss: kl}]"], ["losses.1", "kl learns from another network"]),
+    ([TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage9}}]"],
+     ["losses.1 (fitnet)", "networks.student has no feature 'stage9'", "stage4"]),
+    (["losses=[{loss: cross_entropy, weight: 0}]"], ["every term has weight 0"]),
+    (["data.batch_size=5", "loop.accumulate=2"], ["2 parts do not divide data.batch_size"]),
+    (["data.dataset=camvid", "data.args={}", "data.root=nowhere"], ["nowhere", "no such folder", "Expected layout"]),
+    (["data.transform={scale_range: [2.0, 0.5]}"], ["scale_range"]),
+    (["data.args={size: [8, 8]}"], ["size", "greater than or equal to 32"]),
+    (["data.val_split=validation"], ["no split called 'validation'", "train, val"]),
+    (["networks.student.weights=nowhere.pth"], ["no weights at nowhere.pth"]),
+    (["networks.student.normalize=imagnet"], ["imagnet", "imagenet, cirkd"]),
+    (["evaluate.mode=slide", "evaluate.stride=[40, 40]"], ["stride (40, 40)", "window (32, 32)"]),
+    (["data.batch_size=1"], ["batch"]),
+])  # fmt: skip
 def test_a_wrong_recipe(distill, folder, arguments, words):
     refused(distill("tiny.yaml", *arguments), *words)
     if "batch_size=1" not in arguments[0] and "slide" not in arguments[0]:  # those two show when the networks run
         assert not (folder / "runs").exists(), "a start that failed leaves no run folder"
 
 
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("name: !!python/object/apply:os.system ['touch exploded']\n", ["bad.yaml:1"]),
-        ("name: !!python/name:os.system\n", ["bad.yaml:1", "tag"]),
-        ("name: a\n  b: [\n", ["bad.yaml:2", "not valid YAML"]),
-        ("- a list\n", ["bad.yaml", "mapping"]),
-        ("extends: missing.yaml\n", ["there is no recipe file missing.yaml", "bad.yaml"]),
-        ("name: a\nname: b\n", ["bad.yaml:2", "given twice"]),
-    ],
-)
+@pytest.mark.parametrize("text, words", [
+    ("name: !!python/object/apply:os.system ['touch exploded']\n", ["bad.yaml:1"]),
+    ("name: !!python/name:os.system\n", ["bad.yaml:1", "tag"]),
+    ("name: a\n  b: [\n", ["bad.yaml:2", "not valid YAML"]),
+    ("- a list\n", ["bad.yaml", "mapping"]),
+    ("extends: missing.yaml\n", ["there is no recipe file missing.yaml", "bad.yaml"]),
+    ("name: a\nname: b\n", ["bad.yaml:2", "given twice"]),
+])  # fmt: skip
 def test_a_file_that_is_no_recipe(distill, folder, text, words):
     (folder / "bad.yaml").write_text(text)
     refused(distill("bad.yaml"), *words)
@@ -109,59 +94,54 @@ def test_no_recipe_and_the_traceback_under_debug(distill):
     assert shown.code != 0 and "Traceback" in shown.err and "there is no recipe file nowhere.yaml" in shown.err
 
 
-@pytest.mark.parametrize(
-    "damage, words",
-    [
-        ("empty image", ["data/train/images/3.png", "cannot be decoded"]),
-        ("truncated image", ["data/train/images/3.png", "cannot be decoded"]),
-        ("truncated label", ["data/train/labels/3.png", "cannot be decoded"]),
-        ("id out of range", ["data/train/labels/3.png", "label ids 7 are not allowed", "0..2"]),
-        ("label of another size", ["data/train/images/3.png is 40x48", "labels/3.png is 20x24"]),
-        ("coloured label", ["data/train/labels/3.png", "colors: true"]),
-        ("missing label", ["labels/3.png does not exist"]),
-        ("missing folder", ["data/val/images: no such folder"]),
-        ("images of two sizes", ["evaluate.batch_size"]),
-    ],
-)
+DAMAGES = {
+    "empty image": lambda image, label: image.write_bytes(b""),
+    "truncated image": lambda image, label: image.write_bytes(image.read_bytes()[:2000]),
+    "truncated label": lambda image, label: label.write_bytes(label.read_bytes()[:200]),
+    "id out of range": lambda image, label: save(label, 7, (40, 48)),
+    "label of another size": lambda image, label: save(label, 0, (20, 24)),
+    "coloured label": lambda image, label: save(label, 0, (40, 48, 3)),
+    "missing label": lambda image, label: label.unlink(),
+    "missing folder": lambda image, label: shutil.rmtree(image.parents[2] / "val/images"),
+    "images of two sizes": lambda image, label: (
+        save(image.parents[2] / "val/images/1.png", 0, (32, 32, 3)),
+        save(image.parents[2] / "val/labels/1.png", 0, (32, 32)),
+    ),
+}
+
+
+def save(file: Path, level: int, shape: tuple[int, ...]) -> None:
+    Image.fromarray(np.full(shape, level, np.uint8)).save(file)
+
+
+@pytest.mark.parametrize("damage, words", [
+    ("empty image", ["data/train/images/3.png", "cannot be decoded"]),
+    ("truncated image", ["data/train/images/3.png", "cannot be decoded"]),
+    ("truncated label", ["data/train/labels/3.png", "cannot be decoded"]),
+    ("id out of range", ["data/train/labels/3.png", "label ids 7 are not allowed", "0..2"]),
+    ("label of another size", ["data/train/images/3.png is 40x48", "labels/3.png is 20x24"]),
+    ("coloured label", ["data/train/labels/3.png", "colors: true"]),
+    ("missing label", ["labels/3.png does not exist"]),
+    ("missing folder", ["data/val/images: no such folder"]),
+    ("images of two sizes", ["evaluate.batch_size"]),
+])  # fmt: skip
 def test_damaged_data(distill, folder, damage, words):
     make_images(folder)
-    image, label = (folder / f"data/train/{kind}/3.png" for kind in ("images", "labels"))
-    if damage == "empty image":
-        image.write_bytes(b"")
-    elif damage == "truncated image":
-        image.write_bytes(image.read_bytes()[:2000])
-    elif damage == "truncated label":
-        label.write_bytes(label.read_bytes()[:200])
-    elif damage == "id out of range":
-        Image.fromarray(np.full((40, 48), 7, np.uint8)).save(label)
-    elif damage == "label of another size":
-        Image.fromarray(np.zeros((20, 24), np.uint8)).save(label)
-    elif damage == "coloured label":
-        Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(label)
-    elif damage == "missing label":
-        label.unlink()
-    elif damage == "missing folder":
-        shutil.rmtree(folder / "data/val/images")
-    elif damage == "images of two sizes":
-        for kind, shape in (("images", (32, 32, 3)), ("labels", (32, 32))):
-            Image.fromarray(np.zeros(shape, np.uint8)).save(folder / f"data/val/{kind}/1.png")
+    DAMAGES[damage](folder / "data/train/images/3.png", folder / "data/train/labels/3.png")
     refused(distill("tiny.yaml", *FOLDER), *words)
 
 
 def test_teacher_and_student_of_different_class_counts(distill, folder):
     make_images(folder)
     assert distill("tiny.yaml", "name=eight", "schedule.iterations=1").code == 0
-    refused(
-        distill(
-            "tiny.yaml",
-            *FOLDER,
-            "losses=[{loss: cross_entropy}, {loss: kl}]",
-            "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8}, "
-            "train: false, weights: runs/eight}",
-        ),
-        "networks.teacher",
-        "classifier.weight is (8, 8, 1, 1) there, (3, 8, 1, 1) here",
+    teacher = TEACHER.replace("deeplabv3", "pspnet").replace("resnet18", "mobilenetv2_035")
+    result = distill(
+        "tiny.yaml",
+        *FOLDER,
+        "losses=[{loss: cross_entropy}, {loss: kl}]",
+        teacher.replace("train: false", "train: false, weights: runs/eight"),
     )
+    refused(result, "networks.teacher", "classifier.weight is (8, 8, 1, 1) there, (3, 8, 1, 1) here")
 
 
 def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folder):
@@ -183,24 +163,15 @@ def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folde
         ("zipped.pth", ["zipped.pth", "could run code"]),
         ("unfinished", ["unfinished", "has not"]),
     ):
-        refused(
-            distill(
-                "tiny.yaml", "name=other", "networks.student.model=deeplabv3", f"networks.student.weights={weights}"
-            ),
-            *words,
-        )
+        other = ("name=other", "networks.student.model=deeplabv3", f"networks.student.weights={weights}")
+        refused(distill("tiny.yaml", *other), *words)
     assert not (folder / "exploded").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(distill, folder):
     steps = ["schedule={iterations: 6, name: constant}", "loop.save_every=1", "evaluate.every=6", "tracking.every=1"]
-    refused(
-        distill("tiny.yaml", *steps, "optimizer.lr=1.0e+30", "data.workers=2"),
-        "the loss of iteration",
-        "cross_entropy = nan",
-        "lower optimizer.lr",
-        "nan.json",
-    )
+    result = distill("tiny.yaml", *steps, "optimizer.lr=1.0e+30", "data.workers=2")
+    refused(result, "the loss of iteration", "cross_entropy = nan", "lower optimizer.lr", "nan.json")
     assert (folder / "runs/tiny/checkpoints/step-00000001/training_state/state.pt").is_file()
     assert (folder / "runs/tiny/nan.json").is_file() and "NaN" not in (folder / "runs/tiny/metrics.jsonl").read_text()
 
@@ -237,14 +208,10 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(distill, server, folder,
         shutil.copyfile(folder / "runs/other/checkpoints/last/training_state/state.pt", state)
     else:
         content = state.read_bytes()
-        state.write_bytes(
-            {
-                "truncated": content[: len(content) // 2],
-                "empty": b"",
-                "garbage": b"not a checkpoint" * 100,
-                "code": pickle.dumps(Explosive()),
-            }[damage]
-        )
+        state.write_bytes({
+            "truncated": content[: len(content) // 2], "empty": b"", "garbage": b"not a checkpoint" * 100,
+            "code": pickle.dumps(Explosive()),
+        }[damage])  # fmt: skip
     going_on = ["tiny.yaml", "schedule.iterations=12", "loop.save_every=1", "evaluate.every=12", "--resume"]
     refused(distill(*going_on), f"{last.name}/training_state/state.pt", f"delete runs/tiny/checkpoints/{last.name}")
     assert not (folder / "exploded").exists()

@@ -2,17 +2,16 @@
 
 import sys
 import types
+from pathlib import Path
 
-import huggingface_hub
 import pytest
 
 from segkd.runner import recipes
 from segkd.runner.building.networks import weights_path
-from segkd.runner.recipe import addresses as sources
+from segkd.runner.recipe import addresses
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BASE = """\
 data: {dataset: synthetic, crop_size: [32, 32]}
 networks: {student: {model: pspnet, args: {backbone: mobilenetv2_035}}}
@@ -31,22 +30,15 @@ baseline: {recipe: ../recipes/teacher.yaml}
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """The folder of the newest commit of user/repo in the Hub's cache, which is all there is: the Hub is offline."""
-    repository = tmp_path / "hub/models--user--repo"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs/main").write_text(COMMIT)
-    folder = repository / "snapshots" / COMMIT
-    (folder / "recipes").mkdir(parents=True)
-    (folder / "base.yaml").write_text(BASE)
-    (folder / "recipes/teacher.yaml").write_text(TEACHER)
-    (folder / "recipes/student.yaml").write_text(STUDENT)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    sources._hub_folder.cache_clear()
+def hub(hub, tmp_path, monkeypatch):
+    """The Hub with recipes of a teacher and a student; the test runs beside it."""
+    (hub / "recipes").mkdir()
+    (hub / "base.yaml").write_text(BASE)
+    (hub / "recipes/teacher.yaml").write_text(TEACHER)
+    (hub / "recipes/student.yaml").write_text(STUDENT)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    return folder
+    return hub
 
 
 @pytest.fixture
@@ -55,25 +47,21 @@ def wandb(monkeypatch):
     module = types.ModuleType("wandb")
     module.files = {}
 
-    class File:
-        def __init__(self, text):
-            self.text = text
-
-        def download(self, root, replace):
-            (sources.Path(root) / "recipe.yaml").write_text(self.text)
-
     class Run:
         def __init__(self, path):
             self.path = path
 
         def file(self, name):
             assert name == "recipe.yaml"
-            return File(module.files[self.path])
+            return self
+
+        def download(self, root, replace):
+            (Path(root) / "recipe.yaml").write_text(module.files[self.path])
 
     module.Api = lambda: types.SimpleNamespace(run=Run)
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    sources._run_folder.cache_clear()
+    addresses._run_folder.cache_clear()
     return module
 
 
@@ -81,11 +69,11 @@ def test_a_recipe_on_the_hub(hub):
     recipe = read("hf://user/repo/recipes/student.yaml", ["optimizer.lr=0.5"])
     assert recipe.name == "student" and recipe.schedule.iterations == 4 and recipe.optimizer.lr == 0.5
     # what it builds on is asked for in the commit it was found in, whatever is uploaded later
-    teacher = f"hf://user/repo@{COMMIT}/recipes/teacher.yaml"
+    teacher = f"hf://user/repo@{hub.name}/recipes/teacher.yaml"
     assert recipe.networks["teacher"].weights.recipe == recipe.baseline.recipe == teacher
     assert weights_path(recipe.networks["teacher"]) == "runs/teacher"
     assert read(teacher).name == "teacher"
-    assert read(f"hf://user/repo@{COMMIT}/recipes/student.yaml") == read("hf://user/repo@main/recipes/student.yaml")
+    assert read(f"hf://user/repo@{hub.name}/recipes/student.yaml") == read("hf://user/repo@main/recipes/student.yaml")
 
 
 def test_what_a_run_writes_down_of_it_can_be_read_anywhere(hub, tmp_path):
@@ -94,19 +82,16 @@ def test_what_a_run_writes_down_of_it_can_be_read_anywhere(hub, tmp_path):
     assert read(tmp_path / "elsewhere.yaml") == recipe
 
 
-@pytest.mark.parametrize(
-    "address, error, words",
-    [
-        ("hf://user/repo/recipes/nothing.yaml", FileNotFoundError, "user/repo has no file recipes/nothing.yaml"),
-        ("hf://user/repo/../../../../here/mine.yaml", FileNotFoundError, "has no file"),
-        ("hf://user/other/recipe.yaml", FileNotFoundError, "hf://user/other could not be had from the Hub"),
-        ("hf://user/repo@v2/recipe.yaml", FileNotFoundError, "could not be had from the Hub"),
-        ("hf://user/repo", ValueError, "is no address of a recipe; write hf://user/repo/path.yaml"),
-        ("hf://user/repo/model.safetensors", ValueError, "is no address of a recipe"),
-        ("hf://datasets/user/repo/recipe.yaml", ValueError, "a model repository"),
-        ("wandb://entity/project", ValueError, "wandb://entity/project/run"),
-    ],
-)
+@pytest.mark.parametrize("address, error, words", [
+    ("hf://user/repo/recipes/nothing.yaml", FileNotFoundError, "user/repo has no file recipes/nothing.yaml"),
+    ("hf://user/repo/../../../../here/mine.yaml", FileNotFoundError, "has no file"),
+    ("hf://user/other/recipe.yaml", FileNotFoundError, "hf://user/other could not be had from the Hub"),
+    ("hf://user/repo@v2/recipe.yaml", FileNotFoundError, "could not be had from the Hub"),
+    ("hf://user/repo", ValueError, "is no address of a recipe; write hf://user/repo/path.yaml"),
+    ("hf://user/repo/model.safetensors", ValueError, "is no address of a recipe"),
+    ("hf://datasets/user/repo/recipe.yaml", ValueError, "a model repository"),
+    ("wandb://entity/project", ValueError, "wandb://entity/project/run"),
+])  # fmt: skip
 def test_addresses_of_nothing(hub, address, error, words):
     (hub.parents[3] / "here/mine.yaml").write_text(BASE + "name: mine\n")
     with pytest.raises(error, match=words):
@@ -155,7 +140,7 @@ def test_a_strangers_recipe_learns_nothing_of_this_machine(hub, monkeypatch):
 
 
 def test_the_recipes_command_takes_addresses(hub, wandb, tmp_path):
-    address = f"hf://user/repo@{COMMIT}/recipes/student.yaml"
+    address = f"hf://user/repo@{hub.name}/recipes/student.yaml"
     wandb.files["me/project/abc"] = "name: tracked\n" + BASE
     for name in (address, "hf://user/repo/recipes/teacher.yaml", "wandb://me/project/abc"):
         (tmp_path / "here/shown.yaml").write_text(recipes.show(name, []))
