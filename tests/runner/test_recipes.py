@@ -98,16 +98,13 @@ def test_a_name(shelf, name):
     assert recipes.find_recipe(name) == "../shelf/synthetic/kl_tiny.yaml"
 
 
-@pytest.mark.parametrize(
-    "name, error, words",
-    [
-        ("plain_tiny", ValueError, "other/plain_tiny or synthetic/plain_tiny"),
-        ("kl_tyni", FileNotFoundError, "did you mean 'kl_tiny'?"),
-        ("synthetic/kl_tyni", FileNotFoundError, "did you mean 'synthetic/kl_tiny'?"),
-        ("nothing.yaml", FileNotFoundError, "recipes.py ls"),
-        ("bases/tiny", FileNotFoundError, "no recipe bases/tiny"),
-    ],
-)
+@pytest.mark.parametrize("name, error, words", [
+    ("plain_tiny", ValueError, "other/plain_tiny or synthetic/plain_tiny"),
+    ("kl_tyni", FileNotFoundError, "did you mean 'kl_tiny'?"),
+    ("synthetic/kl_tyni", FileNotFoundError, "did you mean 'synthetic/kl_tiny'?"),
+    ("nothing.yaml", FileNotFoundError, "recipes.py ls"),
+    ("bases/tiny", FileNotFoundError, "no recipe bases/tiny"),
+])  # fmt: skip
 def test_a_name_that_is_none(shelf, name, error, words):
     with pytest.raises(error, match=re.escape(words)):
         recipes.find_recipe(name)

@@ -78,10 +78,8 @@ def test_a_resume_goes_on_exactly():
         for batch, wanted in zip(take(12 - start, start=start), plain[start:], strict=True):
             assert batch.indices == wanted.indices and torch.equal(batch.images, wanted.images)
     parts = take(6, start=2, parts=2)
-    assert [parts[0].indices + parts[1].indices, parts[4].indices + parts[5].indices] == [
-        plain[2].indices,
-        plain[4].indices,
-    ]
+    halves = [parts[step].indices + parts[step + 1].indices for step in (0, 4)]
+    assert halves == [plain[2].indices, plain[4].indices]
 
 
 def test_workers_change_nothing():
@@ -131,18 +129,19 @@ def test_evaluation_covers_each_image_once(world, batch_size):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("error", [ValueError, FileNotFoundError])
 def test_an_unreadable_sample_is_told_in_its_own_words(workers, error):
-    with pytest.raises(error) as caught:
-        take(10, Numbered(10, broken=4, error=error), workers=workers)
-    assert str(caught.value) == "images/4.png: cannot be decoded"
-    with pytest.raises(error) as caught:
-        list(evaluation_batches(Numbered(10, broken=4, error=error), workers=workers))
-    assert str(caught.value) == "images/4.png: cannot be decoded"
+    dataset = Numbered(10, broken=4, error=error)
+    for load in (
+        lambda: take(10, dataset, workers=workers),
+        lambda: list(evaluation_batches(dataset, workers=workers)),
+    ):
+        with pytest.raises(error) as caught:
+            load()
+        assert str(caught.value) == "images/4.png: cannot be decoded"
 
 
 def test_batches_that_cannot_be_shared_out():
-    with pytest.raises(
-        ValueError, match="data.batch_size is 4 images in total, which 3 processes times 1 accumulated parts"
-    ):
+    told = "data.batch_size is 4 images in total, which 3 processes times 1 accumulated parts"
+    with pytest.raises(ValueError, match=told):
         take(1, world=3)
     with pytest.raises(ValueError, match="2 processes times 4 accumulated"):
         take(1, world=2, parts=4)

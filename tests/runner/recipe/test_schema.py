@@ -52,11 +52,8 @@ def test_defaults_are_written_out(tmp_path):
     assert recipe.seed == 0 and recipe.optimizer.name == "sgd" and recipe.evaluate.scales == [1.0]
     assert recipe.networks["student"].args["output_stride"] == 8 and recipe.networks["student"].args["width"] is None
     assert recipe.data.args["size"] == [96, 128] and recipe.data.transform["flip"] == 0.5
-    assert (
-        recipe.losses[0].label == "cross_entropy"
-        and recipe.losses[0].source is None
-        and recipe.losses[0].of == "student"
-    )
+    first = recipe.losses[0]
+    assert (first.label, first.source, first.of) == ("cross_entropy", None, "student")
     assert recipe.losses[1].source == "teacher" and recipe.losses[1].args["reduction"] == "pixel"
     assert isinstance(recipe.losses[1].weight, Ramp) and recipe.losses[1].weight.hold == 1
     assert str(recipe.folder) == "runs/distilled"
@@ -124,24 +121,19 @@ def test_every_mistake_in_one_pass(tmp_path):
     ("optimizer.no_decay=norm", "optimizer.no_decay", "must be a list"),
     ("schedule.name=polly", "schedule.name", "'poly', 'cosine'"),
     ("loop.precision=fp8", "loop.precision", "'fp32', 'bf16' or 'fp16'"), ("loop.ema=1", "loop.ema", "less than 1"),
-    ("loop.sync_batchnorm=maybe", "loop.sync_batchnorm", "boolean or 'auto'"),
     ("loop.accumulate=0", "loop.accumulate", "greater than 0"),
     ("evaluate.window=[1]", "evaluate.window.1", "missing"), ("evaluate.flip=1", "evaluate.flip", "boolean"),
     ("tracking.wandb=on-line", "tracking.wandb", "'auto', 'online'"),
     ("tracking.images=-1", "tracking.images", "or equal to 0"),
     ("losses.0.weight=.inf", "losses.0.weight", "finite"),
-    ("losses.0.weight={start: 0, end: 1}", "losses.0.weight.over", "is missing"),
-    ("losses.0.weight={start: 0, end: 1, over: [0, 9], hodl: 2}", "losses.0.weight.hodl",
-     "did you mean 'hold'?; allowed here: start, end, over, hold"),
     ("losses.0.weight={start: 0, end: 1, over: [9, 9]}", "losses.0.weight.over",
      "the last iteration must come after the first"),
+    ("losses.0.form=a", "losses.0.form", "did you mean 'from'?; allowed here: loss, of, from, on, weight"),
     ("losses.0.on=all", "losses.0.on", "must be "),
     ("losses.0.args.class_weights=voc", "losses.0.args.class_weights", "must be a list or 'cityscapes'; got 'voc'"),
     ("losses.0.args.class_weights=[1, x]", "losses.0.args.class_weights.1", "number"),
     ("losses.0.args.task=1", "losses.0.args.task", "unknown key"),
     ("networks.student.weights=5", "networks.student.weights", "must be a valid string or a mapping"),
-    ("networks.student.weights={recpie: a}", "networks.student.weights.recpie",
-     "did you mean 'recipe'?; allowed here: recipe"),
     ("networks.student.args.num_classes=5", "networks.student.args.num_classes", "unknown key"),
     ("baseline=a.yaml", "baseline", "must be a mapping"),
     ("networks={'a b': {model: pspnet}}", "networks.a b", "must be letters, digits"),
@@ -153,6 +145,33 @@ def test_every_mistake_in_one_pass(tmp_path):
 def test_wrong_values(tmp_path, assignment, place, told):
     found = mistakes_of(tmp_path, PLAIN, assignment)
     assert any(mistake.startswith(f"command line: {place}: ") and told in mistake for mistake in found), found
+
+
+RAMP = "losses.0.weight"
+
+
+@pytest.mark.parametrize("assignment, told", [
+    # a union is one mistake, and a mapping is judged as the section it could be
+    (f"{RAMP}=a", {RAMP: "must be a valid number or a mapping; got 'a'"}),
+    ("loop.sync_batchnorm=atuo", {"loop.sync_batchnorm": "must be a valid boolean or 'auto'; got 'atuo'"}),
+    ("evaluate.mode=slid", {"evaluate.mode": "must be 'whole', 'slide' or 'halves'; got 'slid'"}),
+    (f"{RAMP}={{strat: 1, end: 1, over: [0, 1]}}", {
+        f"{RAMP}.start": "is missing and has no default",
+        f"{RAMP}.strat": "unknown key, did you mean 'start'?; allowed here: start, end, over, hold",
+    }),
+    (f"{RAMP}={{start: 1, end: 2, over: [1, 2, 3]}}",
+     {f"{RAMP}.over": "must have at most 2 items, not 3; got [1, 2, 3]"}),
+    (f"{RAMP}={{start: 1, end: 2, over: [1, b]}}", {f"{RAMP}.over.1": "must be a valid integer; got 'b'"}),
+    ("networks.student.weights={x: {y: 1}}", {
+        "networks.student.weights.recipe": "is missing and has no default",
+        "networks.student.weights.x": "unknown key; allowed here: recipe",
+    }),
+])  # fmt: skip
+def test_one_place_is_one_mistake(tmp_path, assignment, told):
+    found = [
+        mistake.removeprefix("command line: ").split(": ", 1) for mistake in mistakes_of(tmp_path, PLAIN, assignment)
+    ]
+    assert dict(found) == told and len(found) == len(told)
 
 
 def test_relations(tmp_path):
@@ -245,13 +264,9 @@ def test_every_key_deleted_or_misspelt(tmp_path):
 def test_dump_reads_back_equal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
-    text = (
-        DISTILLED.replace("weights: somewhere", "weights: {recipe: sub/teacher.yaml}")
-        + "baseline: {recipe: plain.yaml}\n"
-    )
-    recipe = read(
-        written(tmp_path, text, "recipes/distilled.yaml"), ['tracking.group="1e-2"', "name='y'", "optimizer.lr=1e-5"]
-    )
+    text = DISTILLED.replace("weights: somewhere", "weights: {recipe: sub/teacher.yaml}")
+    file = written(tmp_path, text + "baseline: {recipe: plain.yaml}\n", "recipes/distilled.yaml")
+    recipe = read(file, ['tracking.group="1e-2"', "name='y'", "optimizer.lr=1e-5"])
     assert recipe.networks["teacher"].weights == OtherRecipe(recipe="recipes/sub/teacher.yaml")
     recipe.folder.mkdir(parents=True)
     again = read(written(tmp_path, recipe.dump(), "runs/y/recipe.yaml"))

@@ -1,7 +1,5 @@
 """Recipe files as YAML 1.2: what each spelling means, what is refused, and where each value was written."""
 
-import textwrap
-
 import pytest
 
 from segkd.runner.recipe.mistakes import RecipeError
@@ -10,7 +8,7 @@ from segkd.runner.recipe.yaml_file import merged, override, read_file, write
 
 def written(folder, text, name="recipe.yaml"):
     file = folder / name
-    file.write_text(textwrap.dedent(text))
+    file.write_text(text)
     return file
 
 
@@ -50,17 +48,8 @@ def test_bare_words_that_some_readers_take_for_booleans(tmp_path, word):
 
 
 def test_duplicate_keys_name_both_lines(tmp_path):
-    first, second = mistakes_of(
-        tmp_path,
-        """\
-        data:
-          root: a
-          crop_size: [1, 2]
-          root: b
-        losses:
-          - {loss: kl, weight: 1, weight: 2}
-        """,
-    )
+    text = "data:\n  root: a\n  crop_size: [1, 2]\n  root: b\nlosses:\n  - {loss: kl, weight: 1, weight: 2}\n"
+    first, second = mistakes_of(tmp_path, text)
     assert first == f"{tmp_path}/recipe.yaml:4: data.root is given twice (first on line 2); keep one"
     assert second == f"{tmp_path}/recipe.yaml:6: losses.0.weight is given twice (first on line 6); keep one"
 
@@ -123,28 +112,13 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_extends_merges_mappings_and_replaces_lists(tmp_path):
     (tmp_path / "bases").mkdir()
-    written(
-        tmp_path,
-        "name: root\nseed: 1\ndata: {root: a, crop_size: [1, 2], args: {x: 1}}\nlosses: [1, 2, 3]\n",
-        "bases/root.yaml",
-    )
+    root = "name: root\nseed: 1\ndata: {root: a, crop_size: [1, 2], args: {x: 1}}\nlosses: [1, 2, 3]\n"
+    written(tmp_path, root, "bases/root.yaml")
     written(tmp_path, "extends: root.yaml\nname: middle\ndata: {args: {y: 2}}\n", "bases/middle.yaml")
-    values, origins = read_file(
-        written(
-            tmp_path,
-            """\
-        extends: bases/middle.yaml
-        data: {crop_size: [3]}
-        losses: [4]
-        """,
-        )
-    )
-    assert values == {
-        "name": "middle",
-        "seed": 1,
-        "data": {"root": "a", "crop_size": [3], "args": {"x": 1, "y": 2}},
-        "losses": [4],
-    }
+    text = "extends: bases/middle.yaml\ndata: {crop_size: [3]}\nlosses: [4]\n"
+    values, origins = read_file(written(tmp_path, text))
+    data = {"root": "a", "crop_size": [3], "args": {"x": 1, "y": 2}}
+    assert values == {"name": "middle", "seed": 1, "data": data, "losses": [4]}
     assert origins.of(("data", "crop_size")) == f"{tmp_path}/recipe.yaml:2"
     assert origins.of(("name",)).endswith("middle.yaml:2")
     assert origins.of(("data", "args", "x")).endswith("root.yaml:3")
@@ -160,13 +134,11 @@ def test_extends_that_leads_nowhere(tmp_path):
         read_file(tmp_path / "a.yaml")
     with pytest.raises(RecipeError, match="goes round in a circle"):
         read_file(written(tmp_path, "extends: recipe.yaml\n"))
-    with pytest.raises(
-        FileNotFoundError, match=r"no recipe file .*nowhere.yaml \(asked for by `extends` in .*recipe.yaml\)"
-    ):
+    told = r"no recipe file .*nowhere.yaml \(asked for by `extends` in .*recipe.yaml\)"
+    with pytest.raises(FileNotFoundError, match=told):
         read_file(written(tmp_path, "extends: nowhere.yaml\n"))
-    assert mistakes_of(tmp_path, "seed: 1\nextends: [a.yaml]\n")[0].startswith(
-        f"{tmp_path}/recipe.yaml:2: extends must be the path"
-    )
+    (mistake,) = mistakes_of(tmp_path, "seed: 1\nextends: [a.yaml]\n")
+    assert mistake.startswith(f"{tmp_path}/recipe.yaml:2: extends must be the path")
 
 
 def test_merged_leaves_its_inputs_alone():

@@ -10,13 +10,7 @@ from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder import checkpoint
 from segkd.runner.run_folder.folder import RunFolder
-from segkd.runner.run_folder.opening import (
-    check_same_recipe,
-    environment,
-    git_version,
-    is_finished,
-    open_run_folder,
-)
+from segkd.runner.run_folder.opening import check_same_recipe, environment, git_version, is_finished, open_run_folder
 
 RECIPE = """\
 name: opened
@@ -45,23 +39,15 @@ def accelerator():
     return Accelerator(cpu=True)
 
 
-def test_a_new_run(recipe, accelerator):
-    assert open_run_folder(recipe(), accelerator, resume=False)[1] is None
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_new_run(recipe, accelerator, resume):
+    assert open_run_folder(recipe(), accelerator, resume=resume)[1] is None
     folder = recipe().folder
     assert read(folder / "recipe.yaml") == recipe()
     assert sorted(path.name for path in folder.iterdir()) == ["environment.json", "lock", "recipe.yaml"]
     found = json.loads((folder / "environment.json").read_text())
-    assert (
-        found["packages"]["torch"]
-        and found["processes"] == 1
-        and found["precision"] == "no"
-        and found["device"].startswith("cpu")
-    )
-
-
-def test_asking_to_resume_what_is_not_there_starts_it(recipe, accelerator):
-    assert open_run_folder(recipe(), accelerator, resume=True)[1] is None
-    assert (recipe().folder / "recipe.yaml").is_file()
+    assert found["packages"]["torch"] and found["device"].startswith("cpu")
+    assert (found["processes"], found["precision"]) == (1, "no")
 
 
 def test_a_run_is_not_started_twice(recipe, accelerator):
@@ -107,11 +93,8 @@ def test_overwrite_starts_over(recipe, accelerator):
     other = recipe("optimizer.lr=0.5")
     (recipe().folder / "notes.txt").write_text("mine")
     assert open_run_folder(other, accelerator, resume=False, overwrite=True)[1] is None
-    assert (
-        read(other.folder / "recipe.yaml") == other
-        and (other.folder / "notes.txt").exists()
-        and not RunFolder(other.folder).complete_checkpoints()
-    )
+    assert read(other.folder / "recipe.yaml") == other and (other.folder / "notes.txt").exists()
+    assert not RunFolder(other.folder).complete_checkpoints()
     assert open_run_folder(recipe("name=fresh"), accelerator, resume=False, overwrite=True)[1] is None
 
 

@@ -12,12 +12,7 @@ from segkd.runner.run_folder.pretrained import description, from_pretrained
 
 CLASSES = ["sky", "road", "pole"]
 PSPNET = {"backbone": "mobilenetv2_035", "output_stride": 16, "width": 8}
-HUGGING_FACE = {
-    "config": {
-        "model_type": "segformer", "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1],
-        "num_attention_heads": [1, 1, 1, 1], "decoder_hidden_size": 8,
-    }
-}  # fmt: skip
+SIZES = {"hidden_sizes": [8] * 4, "depths": [1] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
 
 
 def network_of(model, args):
@@ -36,14 +31,9 @@ def run(tmp_path):
     return folder
 
 
-def images_of(height, width, batch=2):
-    return torch.randint(
-        0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
-
-
 def test_from_pretrained_gives_the_delivered_network_back(run):
-    images, expected = images_of(33, 50), PlainScores(network_of("pspnet", PSPNET))
+    images = torch.randint(0, 256, (2, 3, 33, 50), dtype=torch.uint8)
+    expected = PlainScores(network_of("pspnet", PSPNET))
     state = torch.random.get_rng_state()
     for path in (run, run / "student", str(run)):
         network = from_pretrained(path)
@@ -86,22 +76,22 @@ def test_what_is_not_there_is_told(run, tmp_path, monkeypatch):
 
 def test_a_hub_id_is_downloaded(run, monkeypatch):
     asked = {}
-    monkeypatch.setattr(
-        "huggingface_hub.snapshot_download",
-        lambda name, **settings: asked.update(settings, name=name) or run / "student",
-    )
+
+    def download(name, **settings):
+        asked.update(settings, name=name)
+        return run / "student"
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert from_pretrained("user/tiny", revision="v1").num_classes == 3
     assert asked == {"name": "user/tiny", "revision": "v1", "allow_patterns": ["config.json", "model.safetensors"]}
 
 
-def test_a_network_of_transformers_is_built_without_its_own_folder(tmp_path):
-    network = network_of("huggingface", HUGGING_FACE)
-    write_folder(Delivered(network, description(network, "hf", "somewhere/else", {}), None), tmp_path)
-    compare(PlainScores(network), PlainScores(from_pretrained(tmp_path)), [(1, 32, 64)])
-
-
-def test_a_head_on_an_encoder_of_timm(tmp_path):
-    args = {"head": "pspnet", "output_stride": 16, "width": 8}
-    network = network_of(*parts.network_part("timm", "mobilenetv2_035", args))
-    write_folder(Delivered(network, description(network, "timm", "mobilenetv2_035", args), None), tmp_path)
+@pytest.mark.parametrize("source, model, args", [
+    ("timm", "mobilenetv2_035", {"head": "pspnet", "output_stride": 16, "width": 8}),
+    ("hf", "somewhere/else", {"config": {"model_type": "segformer", **SIZES}}),
+])  # fmt: skip
+def test_networks_from_elsewhere_need_nothing_from_there(tmp_path, source, model, args):
+    file, given = parts.network_part(source, model, args)
+    network = network_of(file, args if source == "hf" else given)  # not read from the folder its recipe names
+    write_folder(Delivered(network, description(network, source, model, args), None), tmp_path)
     compare(PlainScores(network), PlainScores(from_pretrained(tmp_path)), [(1, 32, 64)])

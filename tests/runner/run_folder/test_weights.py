@@ -63,29 +63,24 @@ def test_what_a_path_means(run, inside, value):
 
 
 def test_torch_files(tmp_path):
-    for name, content in (
-        ("a.pth", network(3).state_dict()),
-        ("b.pth", {"state_dict": network(3).state_dict(), "epoch": 7}),
-    ):
-        torch.save(content, tmp_path / name)
+    state = network(3).state_dict()
+    for content in (state, {"state_dict": state, "epoch": 7}):
+        torch.save(content, tmp_path / "a.pth")
         built = network()
-        load_weights(built, str(tmp_path / name), owner="networks.teacher")
+        load_weights(built, str(tmp_path / "a.pth"), owner="networks.teacher")
         assert value_of(built) == 3
 
 
 def test_nothing_there(tmp_path, run):
-    with pytest.raises(
-        FileNotFoundError, match=f"there are no weights at {tmp_path}/nowhere; give a .safetensors or .pth file, or a"
-    ):
-        weights_file(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        FileNotFoundError, match="holds no student/model.safetensors, model.safetensors or student.safetensors$"
-    ):
-        weights_file(tmp_path / "empty")
     (run / "student/model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"\(a run writes student/ when it ends; this one has not\)$"):
-        weights_file(run)
+    for path, told in (
+        (tmp_path / "nowhere", f"there are no weights at {tmp_path}/nowhere; give a .safetensors or .pth file, or a"),
+        (tmp_path / "empty", "holds no student/model.safetensors, model.safetensors or student.safetensors$"),
+        (run, r"\(a run writes student/ when it ends; this one has not\)$"),
+    ):
+        with pytest.raises(FileNotFoundError, match=told):
+            weights_file(path)
 
 
 class Code:
@@ -100,10 +95,8 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path, monkeypatch, c
     Path("bare.pth").write_bytes(pickle.dumps(content, protocol=2))
     for name in ("zip.pth", "bare.pth"):
         built = network(5)
-        with pytest.raises(
-            ValueError,
-            match=f"^networks.teacher.weights: {name} holds an object of the type posix.mkdir and is not read",
-        ):
+        told = f"^networks.teacher.weights: {name} holds an object of the type posix.mkdir and is not read"
+        with pytest.raises(ValueError, match=told):
             load_weights(built, name, owner="networks.teacher")
         assert value_of(built) == 5
     assert sorted(os.listdir()) == ["bare.pth", "zip.pth"]
@@ -156,10 +149,8 @@ def test_a_run_of_another_network_or_normalisation(run):
     check_same_network(run, owner="networks.teacher", model="pspnet", normalize="imagenet")
     check_same_network(run / "checkpoints/last", owner="networks.teacher", model="deeplabv3", normalize="none")
     for path in (run, run / "student"):
-        with pytest.raises(
-            ValueError,
-            match="networks.teacher: .* was trained with model: pspnet, the recipe says deeplabv3; write model: pspnet",
-        ):
+        told = "networks.teacher: .* was trained with model: pspnet, the recipe says deeplabv3; write model: pspnet"
+        with pytest.raises(ValueError, match=told):
             check_same_network(path, owner="networks.teacher", model="deeplabv3", normalize="imagenet")
         with pytest.raises(ValueError, match="trained with normalize: imagenet, the recipe says cirkd"):
             check_same_network(path, owner="networks.teacher", model="pspnet", normalize="cirkd")
