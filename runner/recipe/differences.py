@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+Difference = tuple[str, object, object]  # key, value before, value now
 # what may differ between the start of a run and its resume: nothing here changes the weights
 MAY_CHANGE_ON_RESUME = {"tracking", "evaluate", "data.root", "data.workers", "loop.save_every", "loop.keep_last",
                         "loop.timeout", "baseline", "method"}  # fmt: skip
@@ -9,15 +10,12 @@ MAY_CHANGE_ON_RESUME = {"tracking", "evaluate", "data.root", "data.workers", "lo
 
 def changes(before: dict, now: dict) -> list[str]:
     """`optimizer.lr: 0.02 there, 0.01 here` for each value that differs and that weights depend on."""
-    return [
-        f"{key}: {old!r} there, {new!r} here" for key, old, new in differences(before, now, skip=MAY_CHANGE_ON_RESUME)
-    ]
+    found = differences(before, now, skip=MAY_CHANGE_ON_RESUME)
+    return [f"{key}: {old!r} there, {new!r} here" for key, old, new in found]
 
 
-def differences(
-    before: dict, now: dict, path: str = "", skip: Collection[str] = ()
-) -> list[tuple[str, object, object]]:
-    """(dotted key, value before, value now) for each value that differs; None for one that is not there.
+def differences(before: dict, now: dict, path: str = "", skip: Collection[str] = ()) -> list[Difference]:
+    """Each value that differs, dotted keys; None stands for a value that is not there.
 
     Args:
         skip: dotted keys that are not compared, nor anything inside of them.
@@ -28,10 +26,8 @@ def differences(
         old, new = before.get(key), now.get(key)
         if here in skip or old == new:
             continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, here, skip)
-        elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-            found += differences(dict(enumerate(old)), dict(enumerate(new)), here, skip)
-        else:
-            found.append((here, old, new))
+        if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+            old, new = dict(enumerate(old)), dict(enumerate(new))
+        inside = isinstance(old, dict) and isinstance(new, dict)
+        found += differences(old, new, here, skip) if inside else [(here, old, new)]
     return found

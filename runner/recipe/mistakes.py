@@ -45,21 +45,16 @@ def dotted(key: Key) -> str:
 
 def did_you_mean(word: str, allowed: list[str]) -> str:
     """`, did you mean 'weight'?` where something close is allowed, else nothing."""
-    close = [other for other in allowed if sorted(other) == sorted(word)] or difflib.get_close_matches(
-        word, allowed, n=1
-    )
+    close = [other for other in allowed if sorted(other) == sorted(word)]
+    close = close or difflib.get_close_matches(word, allowed, n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
 def located(mistakes: list[Mistake], origins: Origins, path: str) -> list[str]:
     """`recipe.yaml:7: losses.1.wieght: ...` lines in the order of the file, each once."""
     lines = {f"{origins.of(key) or path}: {dotted(key)}: {text}": origins.of(key) for key, text in mistakes}
-
-    def line_number(line: str) -> int:
-        number = lines[line].rpartition(":")[2]
-        return int(number) if number.isdecimal() else 0
-
-    return sorted(lines, key=line_number)
+    numbers = {line: place.rpartition(":")[2] for line, place in lines.items()}
+    return sorted(lines, key=lambda line: int(numbers[line]) if numbers[line].isdecimal() else 0)
 
 
 def found_by(error: pydantic.ValidationError, schema: type[pydantic.BaseModel], values: object) -> list[Mistake]:

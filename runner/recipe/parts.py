@@ -50,14 +50,11 @@ def _arguments(room: str, name: str) -> type[pydantic.BaseModel]:
     given = UNNAMED[name][1] if name in UNNAMED else GIVEN[room]
     part = find(room, name)
     hints = typing.get_type_hints(part.__init__, include_extras=True)  # with ranges: Annotated[float, Gt(0)]
-    fields = {
-        parameter.name: (
-            hints.get(parameter.name, typing.Any),
-            ... if parameter.default is inspect.Parameter.empty else parameter.default,
-        )
-        for parameter in inspect.signature(part).parameters.values()
-        if parameter.name not in given
-    }
+    fields = {}
+    for parameter in inspect.signature(part).parameters.values():
+        if parameter.name not in given:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (hints.get(parameter.name, typing.Any), default)
     return pydantic.create_model(part.__name__, __config__=pydantic.ConfigDict(extra="forbid", strict=True), **fields)
 
 

@@ -72,12 +72,12 @@ def read_as_written(path: str | Path) -> Recipe:
 
 def read_other(recipe: Recipe, other: OtherRecipe) -> Recipe:
     """A recipe that another one names, with what the command line said of the place, where both run."""
-    word = {assignment.partition("=")[0]: assignment for assignment in recipe.assignments}
-    of_the_place = [assignment for key, assignment in word.items() if key.startswith(OF_THE_PLACE)]
+    said = {assignment.partition("=")[0]: assignment for assignment in recipe.assignments}
+    of_the_place = [assignment for key, assignment in said.items() if key.startswith(OF_THE_PLACE)]
     found = read(other.recipe, of_the_place, trust_checkpoint=recipe.trust_checkpoint)
-    if "data.root" in word and found.data.dataset == recipe.data.dataset:
-        return read(other.recipe, [*of_the_place, word["data.root"]], trust_checkpoint=recipe.trust_checkpoint)
-    return found
+    if "data.root" not in said or found.data.dataset != recipe.data.dataset:
+        return found
+    return read(other.recipe, [*of_the_place, said["data.root"]], trust_checkpoint=recipe.trust_checkpoint)
 
 
 def read_needed(recipe: Recipe, is_done: Callable[[Recipe], bool], above: tuple[Recipe, ...] = ()) -> list[Recipe]:
@@ -208,8 +208,6 @@ def _with_paths(recipe: Recipe, source: Source) -> Recipe:
     def other(value):
         return OtherRecipe(recipe=source.other(value.recipe)) if isinstance(value, OtherRecipe) else value
 
-    networks = {
-        name: network.model_copy(update={"weights": other(network.weights)})
-        for name, network in recipe.networks.items()
-    }
+    networks = recipe.networks.items()
+    networks = {name: one.model_copy(update={"weights": other(one.weights)}) for name, one in networks}
     return recipe.model_copy(update={"networks": networks, "baseline": other(recipe.baseline)})

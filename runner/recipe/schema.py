@@ -81,9 +81,7 @@ class Evaluate(Section):
     short_side: PositiveInt | None = Field(None, description="short side that images and labels are resized to first")
     resizes: Literal[1, 2] = Field(1, description="2: scores of whole images go to the image's size, then the label's")
     align_corners: bool | None = Field(None, description="how scores are resized; default: the network family's way")
-    absent: Literal["skip", "zero"] = Field(
-        "skip", description="a class in neither labels nor predictions: left out of the mean, or 0 in it"
-    )
+    absent: Literal["skip", "zero"] = Field("skip", description="what a class in no label and no prediction counts")
     metrics: dict[str, dict] = Field(
         {},
         description="further scores, files in runner/scoring/metrics/: a list of names, or a mapping of names to their "
@@ -119,9 +117,7 @@ class Tracking(Section):
 
 class Recipe(Section):
     name: Name
-    method: str | None = Field(
-        None, description="what tables call the experiment; default: the losses with a source, joined by +, or none"
-    )
+    method: str | None = Field(None, description="what tables call the experiment; default: losses with a source")
     seed: NonNegativeInt = 0
     data: Data
     networks: dict[Name, Network] = Field(min_length=1)

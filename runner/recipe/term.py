@@ -107,9 +107,5 @@ class Term(Section):
 
     def complete(self, recipe: "Recipe") -> "Term":
         """The term with its source and its label written out."""
-        return self.model_copy(
-            update={
-                "source": recipe.source_of(self) if parts.needs_teacher(self.loss) else self.source,
-                "label": self.label or self.loss,
-            }
-        )
+        source = recipe.source_of(self) if parts.needs_teacher(self.loss) else self.source
+        return self.model_copy(update={"source": source, "label": self.label or self.loss})

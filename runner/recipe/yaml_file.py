@@ -59,8 +59,7 @@ def read_with_traps(path: str | Path, root: Path | None = None) -> tuple[dict, O
         RecipeError: the file cannot be read as YAML at all. FileNotFoundError: it, or what it extends, is not there.
     """
     traps: list[str] = []
-    values, origins = _read(Path(path), (), traps, root)
-    return values, origins, traps
+    return *_read(Path(path), (), traps, root), traps
 
 
 def lies_inside(root: Path, path: Path) -> bool:
@@ -103,10 +102,8 @@ def _read(path: Path, above: tuple[Path, ...], traps: list[str], root: Path | No
     if root is None:
         base = expanded(base)
     elif not lies_inside(root, path.parent / base):
-        at = origins.of(("extends",))
-        raise RecipeError(
-            [f"{at}: extends: {base} does not lie beside this recipe, where one from elsewhere must stay"]
-        )
+        text = f"extends: {base} does not lie beside this recipe, where one from elsewhere must stay"
+        raise RecipeError([f"{origins.of(('extends',))}: {text}"])
     below, below_origins = _read(path.parent / base, (*above, path.resolve()), traps, root)
     for replaced in {key[:-1] for key in origins if key and isinstance(key[-1], int)}:
         below_origins.forget_inside(replaced)
@@ -216,9 +213,7 @@ def write(values: object) -> str:
 
 def one_line(value: object) -> str:
     """A value as one line of YAML."""
-    text = yaml.dump(
-        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"), default_flow_style=True
-    )
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9, default_flow_style=True)
     return text.removesuffix("...\n").strip()
 
 

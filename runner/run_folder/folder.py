@@ -71,8 +71,8 @@ class RunFolder:
     @classmethod
     def around(cls, path: Path) -> "RunFolder | None":
         """The run that a run folder or its student folder belongs to; None for any other folder."""
-        runs = [cls(folder) for folder in (path, *([path.parent] if path.name == "student" else []))]
-        return next((run for run in runs if run.is_begun), None)
+        folders = (path, path.parent) if path.name == "student" else (path,)
+        return next((run for run in map(cls, folders) if run.is_begun), None)
 
     @property
     def is_begun(self) -> bool:

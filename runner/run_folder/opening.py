@@ -72,12 +72,12 @@ def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None
 
 def check_same_recipe(recipe: Recipe) -> None:
     """ValueError where the run in the recipe's folder was made by a recipe that differs in anything that matters."""
-    written = RunFolder(recipe.folder).recipe_file.read_text()
-    changed = changes(yaml.safe_load(written), yaml.safe_load(recipe.dump()))
+    written = yaml.safe_load(RunFolder(recipe.folder).recipe_file.read_text())
+    changed = "; ".join(changes(written, yaml.safe_load(recipe.dump())))
     if changed:
         raise ValueError(
-            f"{recipe.folder} holds the run of another recipe; they differ in {'; '.join(changed)}. Give this one "
-            f"another name (name=...), delete that run, or start over with --overwrite"
+            f"{recipe.folder} holds the run of another recipe; they differ in {changed}. Give this one another name "
+            f"(name=...), delete that run, or start over with --overwrite"
         )
 
 
@@ -92,15 +92,14 @@ def is_finished(recipe: Recipe) -> bool:
 def environment(accelerator: Accelerator) -> dict:
     """What a run was made with, for whoever wants to make it again."""
     device = accelerator.device
+    on_gpu = device.type == "cuda"
     return {
         "command": sys.argv,
         "git": git_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {torch.get_num_threads()} threads",
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
     }
@@ -108,11 +107,9 @@ def environment(accelerator: Accelerator) -> dict:
 
 def git_version() -> str | None:
     """The code's commit, with `-dirty` for uncommitted changes; None outside a git checkout or without git."""
-    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=here, capture_output=True, text=True
-        )
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     except FileNotFoundError:
         return None
     return found.stdout.strip() or None if found.returncode == 0 else None
