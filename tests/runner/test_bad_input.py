@@ -8,14 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false}"
-FOLDER = (
-    "data={dataset: folder, root: data, args: {class_names: [a, b, c]}, "
-    "crop_size: [32, 32], batch_size: 4, workers: 1}",
-)
+CLASSES = "args: {class_names: [a, b, c]}"
+FOLDER = f"data={{dataset: folder, root: data, {CLASSES}, crop_size: [32, 32], batch_size: 4, workers: 1}}"
 
 
 class Explosive:
@@ -47,18 +44,12 @@ def make_images(folder: Path, count: int = 6) -> None:
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["optimizer.momentun=0.1"],
-     ["command line: optimizer.momentun: unknown key, did you mean 'momentum'?", "weight_decay"]),
     (["optimizer.lr=fast", "data.batch_size=2.5", "networks.student.width=3"],
-     ["3 mistakes", "optimizer.lr", "'fast'", "data.batch_size", "2.5", "networks.student.width: unknown key"]),
-    (["schedule={}"], ["schedule.iterations: is missing"]),
+     ["3 mistakes", "command line: optimizer.lr", "'fast'", "data.batch_size", "2.5",
+      "networks.student.width: unknown key"]),
     (["networks.student.model=pspent"], ["no models/pspent.py, did you mean 'pspnet'?", "deeplabv3"]),
-    (["networks.student.args.widht=9"], ["networks.student.args.widht: unknown key, did you mean 'width'?"]),
-    (["losses=[{loss: cross_entropy}, {loss: kl}]"], ["losses.1", "kl learns from another network"]),
     ([TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage9}}]"],
      ["losses.1 (fitnet)", "networks.student has no feature 'stage9'", "stage4"]),
-    (["losses=[{loss: cross_entropy, weight: 0}]"], ["every term has weight 0"]),
-    (["data.batch_size=5", "loop.accumulate=2"], ["2 parts do not divide data.batch_size"]),
     (["data.dataset=camvid", "data.args={}", "data.root=nowhere"], ["nowhere", "no such folder", "Expected layout"]),
     (["data.transform={scale_range: [2.0, 0.5]}"], ["scale_range"]),
     (["data.args={size: [8, 8]}"], ["size", "greater than or equal to 32"]),
@@ -76,11 +67,8 @@ def test_a_wrong_recipe(distill, folder, arguments, words):
 
 @pytest.mark.parametrize("text, words", [
     ("name: !!python/object/apply:os.system ['touch exploded']\n", ["bad.yaml:1"]),
-    ("name: !!python/name:os.system\n", ["bad.yaml:1", "tag"]),
     ("name: a\n  b: [\n", ["bad.yaml:2", "not valid YAML"]),
-    ("- a list\n", ["bad.yaml", "mapping"]),
     ("extends: missing.yaml\n", ["there is no recipe file missing.yaml", "bad.yaml"]),
-    ("name: a\nname: b\n", ["bad.yaml:2", "given twice"]),
 ])  # fmt: skip
 def test_a_file_that_is_no_recipe(distill, folder, text, words):
     (folder / "bad.yaml").write_text(text)
@@ -94,53 +82,39 @@ def test_no_recipe_and_the_traceback_under_debug(distill):
     assert shown.code != 0 and "Traceback" in shown.err and "there is no recipe file nowhere.yaml" in shown.err
 
 
-DAMAGES = {
-    "empty image": lambda image, label: image.write_bytes(b""),
-    "truncated image": lambda image, label: image.write_bytes(image.read_bytes()[:2000]),
-    "truncated label": lambda image, label: label.write_bytes(label.read_bytes()[:200]),
-    "id out of range": lambda image, label: save(label, 7, (40, 48)),
-    "label of another size": lambda image, label: save(label, 0, (20, 24)),
-    "coloured label": lambda image, label: save(label, 0, (40, 48, 3)),
-    "missing label": lambda image, label: label.unlink(),
-    "missing folder": lambda image, label: shutil.rmtree(image.parents[2] / "val/images"),
-    "images of two sizes": lambda image, label: (
-        save(image.parents[2] / "val/images/1.png", 0, (32, 32, 3)),
-        save(image.parents[2] / "val/labels/1.png", 0, (32, 32)),
-    ),
-}
-
-
 def save(file: Path, level: int, shape: tuple[int, ...]) -> None:
     Image.fromarray(np.full(shape, level, np.uint8)).save(file)
 
 
+def make_second_size(image: Path, label: Path) -> None:
+    for kind, shape in (("images", (32, 32, 3)), ("labels", (32, 32))):
+        save(image.parents[2] / f"val/{kind}/1.png", 0, shape)
+
+
 @pytest.mark.parametrize("damage, words", [
-    ("empty image", ["data/train/images/3.png", "cannot be decoded"]),
-    ("truncated image", ["data/train/images/3.png", "cannot be decoded"]),
-    ("truncated label", ["data/train/labels/3.png", "cannot be decoded"]),
-    ("id out of range", ["data/train/labels/3.png", "label ids 7 are not allowed", "0..2"]),
-    ("label of another size", ["data/train/images/3.png is 40x48", "labels/3.png is 20x24"]),
-    ("coloured label", ["data/train/labels/3.png", "colors: true"]),
-    ("missing label", ["labels/3.png does not exist"]),
-    ("missing folder", ["data/val/images: no such folder"]),
-    ("images of two sizes", ["evaluate.batch_size"]),
-])  # fmt: skip
+    (lambda image, label: image.write_bytes(b""), ["data/train/images/3.png", "cannot be decoded"]),
+    (lambda image, label: image.write_bytes(image.read_bytes()[:2000]), ["train/images/3.png", "cannot be decoded"]),
+    (lambda image, label: label.write_bytes(label.read_bytes()[:200]), ["train/labels/3.png", "cannot be decoded"]),
+    (lambda image, label: save(label, 7, (40, 48)), ["train/labels/3.png", "label ids 7 are not allowed", "0..2"]),
+    (lambda image, label: save(label, 0, (20, 24)), ["train/images/3.png is 40x48", "labels/3.png is 20x24"]),
+    (lambda image, label: save(label, 0, (40, 48, 3)), ["data/train/labels/3.png", "colors: true"]),
+    (lambda image, label: label.unlink(), ["labels/3.png does not exist"]),
+    (lambda image, label: shutil.rmtree(image.parents[2] / "val/images"), ["data/val/images: no such folder"]),
+    (make_second_size, ["evaluate.batch_size"]),
+], ids=["empty image", "truncated image", "truncated label", "id out of range", "label of another size",
+        "coloured label", "missing label", "missing folder", "images of two sizes"])  # fmt: skip
 def test_damaged_data(distill, folder, damage, words):
     make_images(folder)
-    DAMAGES[damage](folder / "data/train/images/3.png", folder / "data/train/labels/3.png")
-    refused(distill("tiny.yaml", *FOLDER), *words)
+    damage(folder / "data/train/images/3.png", folder / "data/train/labels/3.png")
+    refused(distill("tiny.yaml", FOLDER), *words)
 
 
 def test_teacher_and_student_of_different_class_counts(distill, folder):
     make_images(folder)
     assert distill("tiny.yaml", "name=eight", "schedule.iterations=1").code == 0
     teacher = TEACHER.replace("deeplabv3", "pspnet").replace("resnet18", "mobilenetv2_035")
-    result = distill(
-        "tiny.yaml",
-        *FOLDER,
-        "losses=[{loss: cross_entropy}, {loss: kl}]",
-        teacher.replace("train: false", "train: false, weights: runs/eight"),
-    )
+    teacher = teacher.replace("train: false", "train: false, weights: runs/eight")
+    result = distill("tiny.yaml", FOLDER, "losses=[{loss: cross_entropy}, {loss: kl}]", teacher)
     refused(result, "networks.teacher", "classifier.weight is (8, 8, 1, 1) there, (3, 8, 1, 1) here")
 
 
@@ -148,20 +122,11 @@ def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folde
     assert distill("tiny.yaml", "schedule.iterations=1").code == 0
     good = (folder / "runs/tiny/student/model.safetensors").read_bytes()
     (folder / "cut.safetensors").write_bytes(good[: len(good) // 2])
-    (folder / "copied.safetensors").write_bytes(good)
-    (folder / "empty.pth").write_bytes(b"")
     (folder / "code.pth").write_bytes(pickle.dumps({"state_dict": Explosive()}))
-    torch.save({"layer": Explosive()}, folder / "zipped.pth")
-    (folder / "unfinished").mkdir()
-    (folder / "unfinished/recipe.yaml").write_text("name: unfinished\n")
     for weights, words in (
         ("runs/tiny", ["runs/tiny/student was trained with model: pspnet, the recipe says deeplabv3"]),
-        ("copied.safetensors", ["does not fit this network", "missing", "networks.student"]),
         ("cut.safetensors", ["cut.safetensors", "truncated?"]),
-        ("empty.pth", ["empty.pth", "truncated?"]),
         ("code.pth", ["code.pth", "no file of weights"]),
-        ("zipped.pth", ["zipped.pth", "could run code"]),
-        ("unfinished", ["unfinished", "has not"]),
     ):
         other = ("name=other", "networks.student.model=deeplabv3", f"networks.student.weights={weights}")
         refused(distill("tiny.yaml", *other), *words)
@@ -199,7 +164,7 @@ def test_a_full_disk_loses_nothing(distill, server, folder):
     assert distill(*going_on).code == 0
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "code", "another network's"])
+@pytest.mark.parametrize("damage", ["code", "another network's"])
 def test_a_damaged_checkpoint_is_named_with_the_way_out(distill, server, folder, damage):
     last = stopped_after(server, folder, 2)
     state = last / "training_state/state.pt"
@@ -207,11 +172,7 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(distill, server, folder,
         assert distill("tiny.yaml", "name=other", "networks.student.model=deeplabv3", "schedule.iterations=1").code == 0
         shutil.copyfile(folder / "runs/other/checkpoints/last/training_state/state.pt", state)
     else:
-        content = state.read_bytes()
-        state.write_bytes({
-            "truncated": content[: len(content) // 2], "empty": b"", "garbage": b"not a checkpoint" * 100,
-            "code": pickle.dumps(Explosive()),
-        }[damage])  # fmt: skip
+        state.write_bytes(pickle.dumps(Explosive()))
     going_on = ["tiny.yaml", "schedule.iterations=12", "loop.save_every=1", "evaluate.every=12", "--resume"]
     refused(distill(*going_on), f"{last.name}/training_state/state.pt", f"delete runs/tiny/checkpoints/{last.name}")
     assert not (folder / "exploded").exists()

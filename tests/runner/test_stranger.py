@@ -169,13 +169,6 @@ def test_code_of_the_hub_cannot_be_asked_for(here):
             here(BASE.replace("{model: pspnet, args: {", f"{{source: hf, model: a/b, args: {{{words}, "))
 
 
-def test_a_bomb_of_aliases_is_no_recipe(here):
-    levels = ["x0: &x0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
-    levels += [f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 12)]
-    with pytest.raises(RecipeError, match="more than 10000 values"):
-        here("\n".join(levels))
-
-
 class Explosive:
     """Unpickling this makes a file called `exploded`."""
 

@@ -93,18 +93,13 @@ def test_a_view_that_failed_is_the_batch():
     assert collate([view(1), error, view(2)]) is error
 
 
-def test_sizes_that_differ_are_one_sentence():
-    other = View(np.zeros((5, 4, 3), np.uint8), np.zeros((5, 4), np.uint8), 7)
+@pytest.mark.parametrize("image, label", [((5, 4), (5, 4)), ((3, 4), (6, 8))])
+def test_sizes_that_differ_are_one_sentence(image, label):
+    """Of images, and of labels where a protocol has brought the images to one size."""
+    other = View(np.zeros((*image, 3), np.uint8), np.zeros(label, np.uint8), 7)
     found = collate([view(1, 3), other])
-    assert isinstance(found, ValueError)
-    assert "(number 3 has 3x4 and number 7 has 5x4 pixels); set evaluate.batch_size to 1" in str(found)
-
-
-def test_images_brought_to_one_size_need_labels_of_one_size():
-    other = view(22, 1)
-    other.target = np.zeros((6, 8), np.uint8)
-    error = collate([view(11), other])
-    assert isinstance(error, ValueError) and "number 0 has 3x4 and number 1 has 6x8" in str(error)
+    told = "(number 3 has 3x4 and number 7 has {}x{} pixels); set evaluate.batch_size to 1".format(*label)
+    assert isinstance(found, ValueError) and told in str(found)
 
 
 def test_the_unlabelled_batch_travels_with_the_labelled_one():

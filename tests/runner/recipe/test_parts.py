@@ -49,11 +49,8 @@ def test_arguments_have_hints_that_their_defaults_fit(room, name):
 
 @pytest.mark.parametrize("name", parts.names("losses"))
 def test_losses_read_student_teacher_and_target(name):
-    assert list(inspect.signature(parts.find("losses", name).forward).parameters)[1:] == [
-        "student",
-        "teacher",
-        "target",
-    ]
+    _, *names = inspect.signature(parts.find("losses", name).forward).parameters
+    assert names == ["student", "teacher", "target"]
 
 
 def test_losses_say_whether_they_need_a_teacher():

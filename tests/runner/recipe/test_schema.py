@@ -115,7 +115,7 @@ def test_every_mistake_in_one_pass(tmp_path):
     ("seed=1.5", "seed", "integer"), ("seed=-1", "seed", "greater than or equal to 0"),
     ("seed=true", "seed", "integer"),
     ("name=a/b", "name", "must be letters, digits"), ("name=-a", "name", "must be letters, digits"),
-    ("name=''", "name", "must be letters"),
+    ("name=''", "name", "must be letters"), ("name=../up", "name", "must be letters"),
     ("optimizer.lr=fast", "optimizer.lr", "number"), ("optimizer.lr=.nan", "optimizer.lr", "finite"),
     ("optimizer.betas=[0.9]", "optimizer.betas.1", "missing"),
     ("optimizer.no_decay=norm", "optimizer.no_decay", "must be a list"),
@@ -168,9 +168,8 @@ RAMP = "losses.0.weight"
     }),
 ])  # fmt: skip
 def test_one_place_is_one_mistake(tmp_path, assignment, told):
-    found = [
-        mistake.removeprefix("command line: ").split(": ", 1) for mistake in mistakes_of(tmp_path, PLAIN, assignment)
-    ]
+    mistakes = mistakes_of(tmp_path, PLAIN, assignment)
+    found = [mistake.removeprefix("command line: ").split(": ", 1) for mistake in mistakes]
     assert dict(found) == told and len(found) == len(told)
 
 

@@ -6,7 +6,6 @@ import os
 import pytest
 from accelerate import Accelerator
 
-from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder import checkpoint
 from segkd.runner.run_folder.folder import RunFolder
@@ -151,9 +150,3 @@ def test_the_environment_without_git(accelerator, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_version() is None and environment(accelerator)["git"] is None
     assert os.environ["PATH"] == str(tmp_path)
-
-
-def test_a_name_cannot_leave_the_folder(recipe):
-    for name in ("../up", "a/b", ".hidden", ""):
-        with pytest.raises(RecipeError, match="name: must be letters"):
-            recipe(f"name='{name}'")
