@@ -29,7 +29,9 @@ class Data(Section):
     args: dict = Field({}, description="the data set's own arguments")
     train_split: str = "train"
     val_split: str = "val"
-    resize: tuple[PositiveInt, PositiveInt] | None = Field(None, description="height, width all is brought to first")
+    resize: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="height, width images are first brought to"
+    )
     crop_size: tuple[PositiveInt, PositiveInt] = Field(description="height, width in pixels of a training crop")
     transform: dict = Field({}, description="arguments of datasets/_transforms.py:Transform")
     batch_size: PositiveInt = Field(16, description="images a step, TOTAL over all processes and accumulated parts")
@@ -70,7 +72,7 @@ class Evaluate(Section):
     mode: Literal["whole", "slide", "halves"] = Field("whole", description="halves: left and right, put together")
     window: tuple[PositiveInt, PositiveInt] | None = Field(None, description="slide: height, width; default: crop_size")
     stride: tuple[PositiveInt, PositiveInt] | None = Field(None, description="slide only; default: 2/3 of the window")
-    smaller: Literal["pad", "shrink"] = Field("pad", description="slide: a smaller image, or the window to its size")
+    smaller: Literal["pad", "shrink"] = Field("pad", description="slide: pad images below the window, or shrink that")
     average: Literal["logits", "softmax"] = Field("logits", description="what windows and views are averaged in")
     scales: list[PositiveFloat] = Field([1.0], min_length=1, description="image sizes the scores are averaged over")
     flip: bool = Field(False, description="also average with the mirrored image")

@@ -22,6 +22,8 @@ from segkd.runner.comparing.bootstrap import mean_iou
 from segkd.runner.recipe import addresses, parts
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
+from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.metrics_file import append_rows
 from segkd.runner.run_folder.pretrained import description
 
 ROOT = Path(__file__).parents[2]
@@ -67,14 +69,9 @@ class Commands:
 
     def __init__(self):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        self.server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "fork_server.py")],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=False,
-            bufsize=0,
-        )
+        command = [sys.executable, str(Path(__file__).parent / "fork_server.py")]
+        pipe = subprocess.PIPE
+        self.server = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, bufsize=0)
         self.folder, self.processes = Path(), []  # those of the run that has not been waited for
 
     def __call__(self, folder: Path, script: str, *arguments: str, **settings) -> Result:
@@ -97,14 +94,8 @@ class Commands:
             self.wait()
         path = ROOT / "runner" / f"{script}.py" if not script.endswith(".py") else folder / script
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} if processes > 1 else {}
-        request = {
-            "script": str(path),
-            "arguments": arguments,
-            "folder": str(folder),
-            "processes": processes,
-            "environment": {**address, **(environment or {})},
-            "file_limit": file_limit,
-        }
+        request = {"script": str(path), "arguments": arguments, "folder": str(folder), "processes": processes}
+        request |= {"environment": {**address, **(environment or {})}, "file_limit": file_limit}
         self.server.stdin.write(json.dumps(request).encode() + b"\n")
         self.folder = folder
         self.processes = json.loads(self.server.stdout.readline())
@@ -124,10 +115,8 @@ class Commands:
         for process in self.processes if hangs else []:
             os.kill(process, signal.SIGKILL)
         codes, self.processes = json.loads(self.server.stdout.readline()), []
-        out, err = (
-            "".join((self.folder / f"{name}.{rank}").read_text() for rank in range(len(codes)))
-            for name in ("stdout", "stderr")
-        )
+        files = {name: [self.folder / f"{name}.{rank}" for rank in range(len(codes))] for name in ("stdout", "stderr")}
+        out, err = ("".join(file.read_text() for file in outputs) for outputs in files.values())
         assert not hangs, f"no end after {PATIENCE} s\n{out}\n{err}"
         return Result(codes, out, err)
 
@@ -311,30 +300,22 @@ def fabricate(folder: Path) -> Callable[..., Path]:
         teacher = "networks.teacher={model: deeplabv3, args: {backbone: resnet18}, weights: t, train: false}"
         kl = [teacher, "losses=[{loss: cross_entropy}, {loss: kl}]"] if taught else []
         recipe = read(folder / "tiny.yaml", [f"name={name}", *kl, *assignments])
-        run, miou = folder / recipe.folder, float(mean_iou(counts.sum(0), recipe.evaluate.absent))
-        (run / "student").mkdir(parents=True)
-        (run / "recipe.yaml").write_text(recipe.dump())
-        summary = {
-            "miou": miou,
-            "iteration": curve[-1][0],
-            "protocol": protocol_words(recipe),
-            "absent": recipe.evaluate.absent,
-            "seconds": seconds,
-            "parameters": 2_500_000,
-            "flops": 3e9,
-            "milliseconds": 8.0,
-        }
+        run, miou = RunFolder(folder / recipe.folder), float(mean_iou(counts.sum(0), recipe.evaluate.absent))
+        run.student.path.mkdir(parents=True)
+        run.recipe_file.write_text(recipe.dump())
+        run.student.weights_file.touch()
         class_names = [f"class {index}" for index in range(counts.shape[1])]
         config = {"model": "pspnet", "args": {}, "num_classes": len(class_names), "class_names": class_names}
-        (run / "student/model.safetensors").touch()
-        files = {"summary": summary, "student/config": config, "environment": {"device": device}}
-        for file, values in files.items():
-            (run / f"{file}.json").write_text(json.dumps(values))
+        run.student.config_file.write_text(json.dumps(config))
+        run.environment_file.write_text(json.dumps({"device": device}))
+        protocol = {"protocol": protocol_words(recipe), "absent": recipe.evaluate.absent}
+        cost = {"seconds": seconds, "parameters": 2_500_000, "flops": 3e9, "milliseconds": 8.0}
+        run.summary_file.write_text(json.dumps({"miou": miou, "iteration": curve[-1][0], **protocol, **cost}))
         if teachers:
-            (run / "teachers.json").write_text(json.dumps({name: {"miou": miou} for name, miou in teachers.items()}))
-        rows = [json.dumps({"iteration": iteration, "miou": miou}) + "\n" for iteration, miou in curve]
-        (run / "metrics.jsonl").write_text("".join(rows))
-        np.savez(run / "images.npz", names=np.array([f"{index}.png" for index in range(len(counts))]), counts=counts)
-        return run
+            run.teachers_file.write_text(json.dumps({name: {"miou": miou} for name, miou in teachers.items()}))
+        append_rows(run.metrics_file, [{"iteration": iteration, "miou": miou} for iteration, miou in curve])
+        names = [f"{index}.png" for index in range(len(counts))]
+        np.savez(run.images_file, names=np.array(names), counts=counts)
+        return run.path
 
     return made

@@ -12,6 +12,7 @@ from segkd.runner.building.networks import build_networks
 from segkd.runner.loading.data_sets import build_dataset
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
+from segkd.runner.run_folder.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 BASE = """\
@@ -196,8 +197,6 @@ def test_a_run_can_be_made_again_from_its_recipe_alone(server, folder, tmp_path)
     assert result.code == 0, result.err
     for file in ("recipe.yaml", "student/model.safetensors"):
         assert (elsewhere / "runs/tiny" / file).read_bytes() == (folder / "runs/tiny" / file).read_bytes()
-    losses = [
-        [json.loads(line)["total"] for line in (place / "runs/tiny/metrics.jsonl").read_text().splitlines()]
-        for place in (folder, elsewhere)
-    ]
+    rows = [RunFolder(place / "runs/tiny").read_rows() for place in (folder, elsewhere)]
+    losses = [[row["total"] for row in place] for place in rows]
     assert losses[0] == losses[1] and len(losses[0]) == 4
