@@ -39,29 +39,6 @@ _UNDERSCORED = re.compile(r"\d+(_\d+)+")
 _AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words in YAML 1.2
 
 
-def read_file(path: str | Path) -> tuple[dict, Origins]:
-    """One YAML file with what it extends: values and their origins. RecipeError lists every trap in it."""
-    values, origins, traps = read_with_traps(path)
-    if traps:
-        raise RecipeError(traps)
-    return values, origins
-
-
-def read_with_traps(path: str | Path, root: Path | None = None) -> tuple[dict, Origins, list[str]]:
-    """One YAML file with what it extends: values, their origins, and the traps in it as located sentences.
-
-    A value that is a trap is null, so that what else is wrong can be found in the same pass.
-
-    Args:
-        root: a folder that what it extends must lie in.
-
-    Raises:
-        RecipeError: the file cannot be read as YAML at all. FileNotFoundError: it, or what it extends, is not there.
-    """
-    traps: list[str] = []
-    return *_read(Path(path), (), traps, root), traps
-
-
 def lies_inside(root: Path, path: Path) -> bool:
     """Whether a path stays in a folder, as it is written: links are not followed, the Hub's cache is made of them."""
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
@@ -82,7 +59,20 @@ def value_at(values: object, *key: str | int) -> object:
     return values
 
 
-def _read(path: Path, above: tuple[Path, ...], traps: list[str], root: Path | None) -> tuple[dict, Origins]:
+def read_with_traps(
+    path: str | Path, root: Path | None = None, above: tuple[Path, ...] = ()
+) -> tuple[dict, Origins, list[str]]:
+    """One YAML file with what it extends: values, their origins, and the traps in it as located sentences.
+
+    A value that is a trap is null, so that what else is wrong can be found in the same pass.
+
+    Args:
+        root: a folder that what it extends must lie in. above: the files that extend this one.
+
+    Raises:
+        RecipeError: the file cannot be read as YAML at all. FileNotFoundError: it, or what it extends, is not there.
+    """
+    path = Path(path)
     if path.resolve() in above:
         raise RecipeError([f"{above[-1]}: `extends` goes round in a circle through {path}"])
     try:
@@ -92,23 +82,23 @@ def _read(path: Path, above: tuple[Path, ...], traps: list[str], root: Path | No
         raise FileNotFoundError(f"there is no recipe file {path}{asked}") from None
     except UnicodeDecodeError:
         raise RecipeError([f"{path} is not a text file in UTF-8"]) from None
-    values, origins, found = copy.deepcopy(_parse(text, path))  # what is kept of a file must not be changed
-    traps += found
+    values, origins, traps = copy.deepcopy(_parse(text, path))  # what is kept of a file must not be changed
     base = values.pop("extends", None)
     if base is None:
-        return values, origins
+        return values, origins, traps
+    at = origins.of(("extends",))
     if not isinstance(base, str):
-        raise RecipeError([f"{origins.of(('extends',))}: extends must be the path of one recipe, got {base!r}"])
+        raise RecipeError([f"{at}: extends must be the path of one recipe, got {base!r}"])
     if root is None:
         base = expanded(base)
     elif not lies_inside(root, path.parent / base):
         text = f"extends: {base} does not lie beside this recipe, where one from elsewhere must stay"
-        raise RecipeError([f"{origins.of(('extends',))}: {text}"])
-    below, below_origins = _read(path.parent / base, (*above, path.resolve()), traps, root)
+        raise RecipeError([f"{at}: {text}"])
+    below, below_origins, below_traps = read_with_traps(path.parent / base, root, (*above, path.resolve()))
     for replaced in {key[:-1] for key in origins if key and isinstance(key[-1], int)}:
         below_origins.forget_inside(replaced)
     below_origins.update({_numbered(key, below): at for key, at in origins.items()})
-    return merged(below, values), below_origins
+    return merged(below, values), below_origins, traps + below_traps
 
 
 @functools.lru_cache(maxsize=256)  # recipes of one experiment extend the same few files
@@ -207,7 +197,7 @@ def _numbered(key: Key, values: object) -> Key:
 
 
 def write(values: object) -> str:
-    """The values as YAML that `read_file` reads back, every string as a string."""
+    """The values as YAML that is read back as they are, every string as a string."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
 
 

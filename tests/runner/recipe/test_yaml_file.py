@@ -3,13 +3,20 @@
 import pytest
 
 from segkd.runner.recipe.mistakes import RecipeError
-from segkd.runner.recipe.yaml_file import merged, override, read_file, write
+from segkd.runner.recipe.yaml_file import merged, override, read_with_traps, write
 
 
 def written(folder, text, name="recipe.yaml"):
     file = folder / name
     file.write_text(text)
     return file
+
+
+def read_file(path):
+    values, origins, traps = read_with_traps(path)
+    if traps:
+        raise RecipeError(traps)
+    return values, origins
 
 
 def values_of(folder, text):
