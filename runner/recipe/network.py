@@ -26,7 +26,7 @@ class Network(Section):
     )
     args: dict = Field({}, description="the network's own arguments")
     weights: str | OtherRecipe | None = Field(None, description="a file, a run folder, or {recipe: path}")
-    layout: str | None = Field(None, description="whose names weights use, see models/_checkpoints.py")
+    layout: str | None = Field(None, description="whose names weights use (models/_checkpoints.py); default: guessed")
     part: str | None = Field(None, description="of weights with several networks: student, teacher, tiny, cnn, vit")
     strict: bool = Field(True, description="false accepts weights that do not cover the whole network")
     train: bool | Literal["lora"] = Field(

@@ -12,7 +12,7 @@ PATIENCE = 10.0  # seconds in which the loading processes of a killed training e
 
 
 def lock(file: Path) -> TextIO:
-    """Takes the lock of a run folder, which holds until what is returned is closed or the process ends, however it ends.
+    """Takes the lock of a run folder. It holds until what is returned is closed or the process ends, however it ends.
 
     The kernel keeps the lock (flock), so a killed owner leaves none behind; the file tells who holds it.
 
