@@ -16,7 +16,7 @@ from segkd.runner.recipe.mistakes import did_you_mean
 from segkd.runner.recipe.schema import Recipe
 
 # what may differ between runs of one experiment: nothing in it changes what is learnt; all are scored in one way
-IRRELEVANT_TO_RESULTS = MAY_CHANGE_ON_RESUME | {"name", "seed", "method"}
+IRRELEVANT_TO_RESULTS = MAY_CHANGE_ON_RESUME | {"name", "seed", "method"} | {"evaluate"}
 # arguments of a network that some losses need and that leave what is delivered as it is
 LEARNING_ONLY = {"distill_heads", "projection_dropout"}
 
@@ -137,7 +137,7 @@ def _refuse_what_differs(runs: list[FinishedRun]) -> None:
 def _experiment(recipe: Recipe) -> str:
     """A key that is equal for runs that differ in nothing but their seed and what no result depends on."""
     values = recipe.model_dump(mode="json", by_alias=True)
-    for path in IRRELEVANT_TO_RESULTS:
+    for path in sorted(IRRELEVANT_TO_RESULTS, reverse=True):  # a section after what is inside of it
         section, _, key = path.rpartition(".")
         (values[section] if section else values).pop(key, None)
     # how often it was scored decides which checkpoint is its best

@@ -3,9 +3,11 @@
 from collections.abc import Collection
 
 Difference = tuple[str, object, object]  # key, value before, value now
-# what may differ between the start of a run and its resume: nothing here changes the weights
-MAY_CHANGE_ON_RESUME = {"tracking", "evaluate", "data.root", "data.workers", "loop.save_every", "loop.keep_last",
-                        "loop.timeout", "baseline", "method"}  # fmt: skip
+# what may differ between the start of a run and its resume: nothing here changes the weights, nor how scores are made
+MAY_CHANGE_ON_RESUME = {
+    *("tracking", "data.root", "data.workers", "loop.save_every", "loop.keep_last", "loop.timeout", "baseline"),
+    *("method", "evaluate.every", "evaluate.batch_size", "evaluate.also", "evaluate.metrics"),
+}
 
 
 def changes(before: dict, now: dict) -> list[str]:

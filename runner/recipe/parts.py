@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import json
 import typing
 from pathlib import Path
 
@@ -55,13 +56,14 @@ def _arguments(room: str, name: str) -> type[pydantic.BaseModel]:
         if parameter.name not in given:
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hints.get(parameter.name, typing.Any), default)
-    return pydantic.create_model(part.__name__, __config__=pydantic.ConfigDict(extra="forbid", strict=True), **fields)
+    rules = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return pydantic.create_model(part.__name__, __config__=rules, **fields)
 
 
 def _bound(room: str, name: str, arguments: dict) -> pydantic.BaseModel:
     """The arguments in the types of the part's signature. pydantic.ValidationError where they do not fit."""
     # by way of JSON: pydantic's strict mode then takes a YAML list for a tuple, and nothing else for anything else
-    return _arguments(room, name).model_validate_json(pydantic.TypeAdapter(dict).dump_json(arguments))
+    return _arguments(room, name).model_validate_json(json.dumps(arguments))
 
 
 def wrong_arguments(room: str, name: str, arguments: dict) -> list[Mistake]:

@@ -133,6 +133,7 @@ def test_every_mistake_in_one_pass(tmp_path):
     ("losses.0.args.class_weights=voc", "losses.0.args.class_weights", "must be a list or 'cityscapes'; got 'voc'"),
     ("losses.0.args.class_weights=[1, x]", "losses.0.args.class_weights.1", "number"),
     ("losses.0.args.task=1", "losses.0.args.task", "unknown key"),
+    ("losses.0.args.focal_gamma=.inf", "losses.0.args.focal_gamma", "finite"),
     ("networks.student.weights=5", "networks.student.weights", "must be a valid string or a mapping"),
     ("networks.student.args.num_classes=5", "networks.student.args.num_classes", "unknown key"),
     ("baseline=a.yaml", "baseline", "must be a mapping"),

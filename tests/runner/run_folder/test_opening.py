@@ -98,7 +98,7 @@ def test_overwrite_starts_over(recipe, accelerator):
 
 
 @pytest.mark.parametrize("assignment", [
-    "tracking.wandb=offline", "tracking.images=1", "evaluate.every=3", "evaluate.mode=slide", "data.root=elsewhere",
+    "tracking.wandb=offline", "tracking.images=1", "evaluate.every=3", "evaluate.metrics=[boundary]", "data.root=elsewhere",
     "data.workers=0",
     "loop.save_every=1", "loop.keep_last=9", "loop.timeout=60", "baseline={recipe: other.yaml}",
 ])  # fmt: skip
@@ -109,6 +109,7 @@ def test_what_does_not_touch_the_weights_may_change(recipe, accelerator, assignm
 
 
 @pytest.mark.parametrize("assignment, told", [
+    ("evaluate.mode=slide", "evaluate.mode: 'whole' there, 'slide' here"),  # its best score would be of two kinds
     ("seed=1", "seed: 0 there, 1 here"), ("data.batch_size=2", "data.batch_size: 4 there, 2 here"),
     ("loop.precision=bf16", "loop.precision"),
     ("data.crop_size=[32, 64]", "data.crop_size.1: 32 there, 64 here"),
