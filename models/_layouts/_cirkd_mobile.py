@@ -11,9 +11,6 @@ from ._renaming import Renaming
 MOBILENETV3_GROUPS = {"mobilenetv3_small_100": (1, 2, 3, 2, 3), "mobilenetv3_large_100": (1, 2, 3, 4, 2, 3)}
 # width of the last 1x1 convolution -> name
 MOBILEVIT_NAMES = {320: "mobilevit_xxs", 384: "mobilevit_xs", 640: "mobilevit_s"}
-
-# stage -> its transformer blocks, in all three
-MOBILEVIT_DEPTHS = {2: 2, 3: 4, 4: 3}
 # what an ImageNet file holds besides the encoder
 CLASSIFIERS = ("head.", "classifier.", "fc.")
 
@@ -26,6 +23,10 @@ SQUEEZE = {"se.conv1.conv": "se.conv_reduce", "se.conv2.conv": "se.conv_expand"}
 
 MOBILEVIT_PAIRS = [
     ("stem.*", "stem.*"),
+    # the norm after the two, four and three transformer blocks is numbered as one block more
+    ("layers.2.1.global_rep.2.*", "stages.2.1.norm.*"),
+    ("layers.3.1.global_rep.4.*", "stages.3.1.norm.*"),
+    ("layers.4.1.global_rep.3.*", "stages.4.1.norm.*"),
     ("layers.#.#.conv.0.*", "stages.#.#.conv1_1x1.*"),
     ("layers.#.#.conv.1.*", "stages.#.#.conv2_kxk.*"),
     ("layers.#.#.conv.2.*", "stages.#.#.conv3_1x1.*"),
@@ -57,7 +58,7 @@ def pairs(name: str, theirs: str = "pretrained.", ours: str = "backbone.") -> li
     Args:
         name: what backbone_name gave. theirs, ours: what stands before the encoder's keys.
     """
-    rows = _mobilenetv3_pairs(MOBILENETV3_GROUPS[name]) if name in MOBILENETV3_GROUPS else _mobilevit_pairs()
+    rows = _mobilenetv3_pairs(MOBILENETV3_GROUPS[name]) if name in MOBILENETV3_GROUPS else MOBILEVIT_PAIRS
     return [(theirs + their_key, ours + our_key) for their_key, our_key in rows]
 
 
@@ -71,15 +72,6 @@ def _mobilenetv3_pairs(groups: tuple[int, ...]) -> list[tuple[str, str]]:
             layer += 1
     last = f"blocks.{len(groups)}.0"
     return rows + [(f"layer{layer}.conv.*", f"{last}.conv.*"), (f"layer{layer}.bn.*", f"{last}.bn1.*")]
-
-
-def _mobilevit_pairs() -> list[tuple[str, str]]:
-    # the norm after the transformer blocks is numbered as one block more
-    norms = [
-        (f"layers.{stage}.1.global_rep.{depth}.*", f"stages.{stage}.1.norm.*")
-        for stage, depth in MOBILEVIT_DEPTHS.items()
-    ]
-    return norms + MOBILEVIT_PAIRS
 
 
 def imagenet(state: dict[str, Tensor]) -> dict[str, Tensor] | None:

@@ -5,9 +5,8 @@ import re
 from torch import Tensor
 
 from ._described import Described
-from ._mobilenetv2 import mobilenetv2_name, mobilenetv2_pairs
+from ._encoders import mobilenetv2_name, mobilenetv2_pairs, resnet_name, resnet_pairs
 from ._renaming import Renaming, conv_bn
-from ._resnet import resnet_name, resnet_pairs
 
 CODE = (
     "the layout aicsd (DeepLabV3+ in the arrangement aicsd, 256 wide, with a MobileNetV2 or plain ResNet backbone and "

@@ -2,11 +2,10 @@
 
 from torch import Tensor
 
-from . import _cirkd_mobile, _segformer, _upernet
+from . import _cirkd_mobile, _segformer
 from ._described import Described, model_of
-from ._mobilenetv2 import mobilenetv2_name, mobilenetv2_pairs
+from ._encoders import mobilenetv2_name, mobilenetv2_pairs, resnet_name, resnet_pairs, stem_of
 from ._renaming import Renaming, conv_bn
-from ._resnet import resnet_name, resnet_pairs, stem_of
 
 CODE = "CIRKD"
 UNKNOWN = f"{CODE} has no such network"
@@ -25,7 +24,14 @@ HEADS = {
         *conv_bn("head.block", "pyramid.project"),
         ("head.classifier.*", "classifier.*"),
     ],
-    "upernet": _upernet.HEAD["cirkd"],
+    "upernet": [
+        *conv_bn("head.ppm_conv.#", "head.pyramid.levels.#"),
+        *conv_bn("head.ppm_last_conv", "head.pyramid.project"),
+        *conv_bn("head.fpn_in.#", "head.laterals.#"),
+        *conv_bn("head.fpn_out.#.0", "head.outputs.#"),
+        *conv_bn("head.conv_last.0", "head.fuse"),
+        ("head.conv_last.1.*", "classifier.*"),
+    ],
 }
 AUX = [*conv_bn("auxlayer.block", "aux_head.conv"), ("auxlayer.block.4.*", "aux_head.classifier.*")]
 
@@ -67,14 +73,13 @@ def describe(state: dict[str, Tensor]) -> Described:
     else:
         args["backbone"] = family
     if model == "upernet":
-        args |= _upernet.arguments(state, "cirkd")
+        args |= {"width": len(state["head.conv_last.0.0.weight"]), "arrangement": "cirkd"}
     elif model == "deeplabv3":
         args |= {"projection": "1x1", "width": state["head.block.0.weight"].shape[0]}
     else:
         args |= {"width": state["head.block.0.weight"].shape[0], "level_width": len(state["head.psp.conv1.0.weight"])}
-    args["aux"] = "auxlayer.block.0.weight" in state
-    if args["aux"]:
-        args["aux_width"] = state["auxlayer.block.0.weight"].shape[0]
+    aux = state.get("auxlayer.block.0.weight")
+    args |= {"aux": False} if aux is None else {"aux": True, "aux_width": len(aux)}
     return Described(model, state[CLASSIFIERS[model]].shape[0], args, normalize="cirkd")
 
 

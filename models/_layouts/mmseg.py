@@ -2,11 +2,10 @@
 
 from torch import Tensor
 
-from . import _segformer, _upernet
+from . import _segformer
 from ._described import Described, model_of
-from ._mobilenetv2 import mobilenetv2_name, mobilenetv2_pairs
+from ._encoders import mobilenetv2_name, mobilenetv2_pairs, resnet_name, resnet_pairs, stem_of
 from ._renaming import Renaming
-from ._resnet import resnet_name, resnet_pairs, stem_of
 
 CODE = "mmsegmentation"
 
@@ -16,6 +15,13 @@ ASPP = [
     ("decode_head.aspp_modules.#.pointwise_conv.*", "aspp.branches.#.pointwise.*"),
     ("decode_head.aspp_modules.#.*", "aspp.branches.#.*"),
     ("decode_head.bottleneck.*", "aspp.project.*"),
+]
+UPER = [
+    ("decode_head.psp_modules.#.1.*", "head.pyramid.levels.#.conv.*"),
+    ("decode_head.bottleneck.*", "head.pyramid.project.*"),
+    ("decode_head.lateral_convs.#.*", "head.laterals.#.*"),
+    ("decode_head.fpn_convs.#.*", "head.outputs.#.*"),
+    ("decode_head.fpn_bottleneck.*", "head.fuse.*"),
 ]
 CLASSIFIERS = [
     ("decode_head.conv_seg.*", "classifier.*"),
@@ -34,7 +40,7 @@ HEADS = {
         ("decode_head.psp_modules.#.1.*", "pyramid.levels.#.conv.*"),
         ("decode_head.bottleneck.*", "pyramid.project.*"),
     ],
-    "upernet": _upernet.HEAD["mmseg"],
+    "upernet": UPER,
 }
 
 # entries only this network has, in their names and in ours
@@ -68,12 +74,11 @@ def describe(state: dict[str, Tensor]) -> Described:
         args |= {"backbone": resnet_name(state), "stem": stem_of(state)}
     args["width"] = state["decode_head.bottleneck.conv.weight"].shape[0]
     if model == "upernet":
-        args |= _upernet.arguments(state, "mmseg")
+        args |= {"arrangement": "mmseg", "output_stride": 32}
     if model == "deeplabv3plus":
         args["separable"] = "decode_head.aspp_modules.1.depthwise_conv.conv.weight" in state
-    args["aux"] = "auxiliary_head.conv_seg.weight" in state
-    if args["aux"]:
-        args["aux_width"] = state["auxiliary_head.conv_seg.weight"].shape[1]
+    aux = state.get("auxiliary_head.conv_seg.weight")
+    args |= {"aux": False} if aux is None else {"aux": True, "aux_width": aux.shape[1]}
     return Described(model, state["decode_head.conv_seg.weight"].shape[0], args, normalize="imagenet")
 
 

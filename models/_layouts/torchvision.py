@@ -3,9 +3,8 @@
 from torch import Tensor
 
 from ._described import Described
-from ._mobilenetv2 import mobilenetv2_pairs
+from ._encoders import mobilenetv2_pairs, resnet_name, resnet_pairs, stem_of
 from ._renaming import Renaming, conv_bn
-from ._resnet import resnet_name, resnet_pairs, stem_of
 
 CODE = "torchvision"
 
@@ -35,9 +34,8 @@ def describe(state: dict[str, Tensor]) -> Described:
     args = {"backbone": resnet_name(state), "stem": stem_of(state), "dilation_rule": "timm", "output_stride": 8}
     args |= {"align_corners": False, "projection": "1x1", "width": state["classifier.1.weight"].shape[0]}
     args |= {"dropout": 0.1, "dropout_kind": "elements", "head_init": "torch"}
-    args["aux"] = "aux_classifier.0.weight" in state
-    if args["aux"]:
-        args["aux_width"] = state["aux_classifier.0.weight"].shape[0]
+    aux = state.get("aux_classifier.0.weight")
+    args |= {"aux": False} if aux is None else {"aux": True, "aux_width": len(aux)}
     return Described("deeplabv3", state["classifier.4.weight"].shape[0], args, normalize="imagenet")
 
 

@@ -8,7 +8,6 @@ from . import mmseg
 from ._described import Described
 from ._renaming import Renaming
 from ._sam_encoder import META, OPENMMLAB, encoder_arguments
-from ._upernet import HEAD
 from .sam import projections_in_updates
 
 PARTS = ("teacher", "student")
@@ -22,7 +21,8 @@ DECODER = [
     ("neck.lateral_convs.#.conv.*", "neck.laterals.#.*"),
     ("neck.convs.#.conv.*", "neck.outputs.#.*"),
     ("decode_head.att_conv.*", "prompt_attention.*"),
-    *HEAD["mmseg"],
+    *mmseg.UPER,
+    ("decode_head.conv_seg.*", "classifier.*"),
 ]
 SAM_PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 # the module of the low-rank updates holds SAM again: each of its entries stands in the file twice
