@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ._encoder import Encoder
 from ._prediction import Normalize, Prediction
+from ._weights import load_backbone
 
 # hints of arguments, which are their ranges in a recipe
 Count = Annotated[int, Ge(1)]
@@ -39,6 +40,7 @@ class Network(nn.Module):
     Args:
         num_classes: K.
         backbone: the encoder; its features become the network's.
+        pretrained, backbone_weights: what the encoder starts from.
         align_corners: how scores are resized.
         normalize: the constants of its images, a name in models/_prediction.py:CONSTANTS.
 
@@ -82,6 +84,8 @@ class Network(nn.Module):
         self,
         num_classes: int,
         backbone: Encoder | None = None,
+        pretrained: bool = False,
+        backbone_weights: str | None = None,
         *,
         align_corners: bool = False,
         normalize: str = "imagenet",
@@ -97,6 +101,7 @@ class Network(nn.Module):
             self.channels |= backbone.channels
             self.strides |= backbone.strides
             self.norms |= backbone.norms
+            load_backbone(backbone, pretrained, backbone_weights)
 
     def add_features(self, names: Sequence[str], channels: int, stride: int) -> None:
         """Lists features of one size that come after the encoder's."""

@@ -183,14 +183,11 @@ def fill(
 
 
 def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> None:
-    """Gives a built backbone its published weights, if any are asked for, and logs how many tensors fitted.
-
-    Args:
-        pretrained: its published weights, timm's or a file on the hub.
-        file: a local file instead, with timm's keys or those of a code that models/_checkpoints.py knows.
+    """Gives a built backbone its published weights or those of a local file, if any are asked for.
 
     Raises:
-        ValueError: both asked for, none published, or the file does not fit. FileNotFoundError: not to be had.
+        ValueError: both asked for, none published, or the file does not fit.
+        FileNotFoundError: no such file, or published weights that are not here and cannot be fetched.
     """
     if pretrained and file is not None:
         raise ValueError(f"pretrained and backbone_weights ({file}) exclude each other: drop one of them")

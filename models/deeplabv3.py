@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from ._backbones import Backbone, DilationRule, Stem, Stride, build_backbone, head_width
 from ._heads import ASPP, ASPP_RATES, ConvBNReLU, DropoutKind, HeadInit, Projection, add_classifiers, classify
 from ._network import Count, Network, Share
-from ._weights import load_backbone
 
 
 class DeepLabV3(Network):
@@ -47,7 +46,7 @@ class DeepLabV3(Network):
         backbone_weights: str | None = None,
     ):
         encoder = build_backbone(backbone, output_stride, stem, dilation_rule)
-        super().__init__(num_classes, encoder, align_corners=align_corners)
+        super().__init__(num_classes, encoder, pretrained, backbone_weights, align_corners=align_corners)
         width = width or head_width(backbone)
         names = ("aspp", "head") if projection == "3x3" else ("aspp", "refined", "head")
         self.add_features(names, width, self.strides["stage4"])
@@ -58,7 +57,6 @@ class DeepLabV3(Network):
             self.projection_dropout = nn.Dropout(0.5)
             self.refine = ConvBNReLU(width, width, 3)
         add_classifiers(self, width, (aux_width or width // 2) if aux else None, dropout, dropout_kind, head_init)
-        load_backbone(self.backbone, pretrained, backbone_weights)
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
         found = self.backbone(x, wanted)

@@ -10,7 +10,6 @@ from ._backbones import Backbone, DilationRule, Stem, Stride, build_backbone, he
 from ._heads import ASPP, ASPP_RATES, ConvBNReLU, add_classifiers, classify, conv3x3, dropout_of
 from ._network import Count, Network, Share
 from ._prediction import resize
-from ._weights import load_backbone
 
 LOW_LEVEL_WIDTH = 48
 # what each code makes of the paper where nothing else is given; `decoder_dropout` is between the two 3x3
@@ -74,7 +73,7 @@ class DeepLabV3Plus(Network):
                  "dropout": dropout, "align_corners": align_corners}  # fmt: skip
         chosen = ARRANGEMENTS[arrangement] | {name: value for name, value in given.items() if value is not None}
         encoder = build_backbone(backbone, output_stride, stem, dilation_rule)
-        super().__init__(num_classes, encoder, align_corners=chosen["align_corners"])
+        super().__init__(num_classes, encoder, pretrained, backbone_weights, align_corners=chosen["align_corners"])
         channels, strides = encoder.channels, encoder.strides
         width, separable = chosen["width"] or head_width(backbone), chosen["separable"]
         kind = chosen["dropout_kind"]
@@ -89,7 +88,6 @@ class DeepLabV3Plus(Network):
         self.decoder_dropout = dropout_of(kind, chosen["decoder_dropout"])
         aux_width = (aux_width or width // 2) if chosen["aux"] else None
         add_classifiers(self, width, aux_width, chosen["dropout"], kind, chosen["head_init"])
-        load_backbone(self.backbone, pretrained, backbone_weights)
 
         self.add_features(("aspp_pre", "aspp"), width, strides["stage4"])
         self.add_features(("low_level",), LOW_LEVEL_WIDTH, strides["stage1"])

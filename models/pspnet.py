@@ -5,7 +5,6 @@ from torch import Tensor
 from ._backbones import Backbone, DilationRule, Stem, Stride, build_backbone, head_width
 from ._heads import DropoutKind, HeadInit, PyramidPooling, add_classifiers, classify
 from ._network import Count, Network, Share
-from ._weights import load_backbone
 
 
 class PSPNet(Network):
@@ -45,13 +44,12 @@ class PSPNet(Network):
         backbone_weights: str | None = None,
     ):
         encoder = build_backbone(backbone, output_stride, stem, dilation_rule)
-        super().__init__(num_classes, encoder, align_corners=align_corners)
+        super().__init__(num_classes, encoder, pretrained, backbone_weights, align_corners=align_corners)
         width = width or head_width(backbone)
         self.add_features(("pyramid", "head"), width, self.strides["stage4"])
 
         self.pyramid = PyramidPooling(self.channels["stage4"], width, align_corners, level_width=level_width)
         add_classifiers(self, width, (aux_width or width // 2) if aux else None, dropout, dropout_kind, head_init)
-        load_backbone(self.backbone, pretrained, backbone_weights)
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
         found = self.backbone(x, wanted)

@@ -6,7 +6,6 @@ from ._heads import add_classifiers, classify
 from ._mit import MiT, MiTName
 from ._mlp_decoder import Branches, MLPDecoder
 from ._network import Count, Network, Positive, Share, stages
-from ._weights import load_backbone
 
 
 class SegFormer(Network):
@@ -59,14 +58,13 @@ class SegFormer(Network):
         backbone_weights: str | None = None,
     ):
         encoder = MiT(backbone, drop_path, norm_eps, reduction_eps)
-        super().__init__(num_classes, encoder, align_corners=align_corners)
+        super().__init__(num_classes, encoder, pretrained, backbone_weights, align_corners=align_corners)
         width = width or (256 if backbone in ("mit_b0", "mit_b1") else 768)
         self.decoder = MLPDecoder(stages(self.channels), width, branches, fuse_bias)
         self.add_features(("decoder", "head"), width, 4)
         add_classifiers(self, width, None, dropout, "channels", "torch")
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
-        load_backbone(self.backbone, pretrained, backbone_weights)
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
         found = self.backbone(x, wanted)

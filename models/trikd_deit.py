@@ -9,7 +9,6 @@ from ._frequency import Center, CutoffUnit
 from ._network import Count, Network, Positive, Share, stages
 from ._tokens import fitted_encoder
 from ._trikd_decoder import TriKDDecoder, TriKDNeck, Widths
-from ._weights import load_backbone
 
 
 class TriKDDeiT(Network):
@@ -55,12 +54,12 @@ class TriKDDeiT(Network):
         pretrained: bool = False,
         backbone_weights: str | None = None,
     ):
-        super().__init__(num_classes, DeiT(variant, image_size, drop_path), align_corners=True)
+        encoder = DeiT(variant, image_size, drop_path)
+        super().__init__(num_classes, encoder, pretrained, backbone_weights, align_corners=True)
         self.neck = TriKDNeck(self.channels["stage4"], neck_width, neck_scales)
         filters = {"cutoff": cutoff, "cutoff_unit": cutoff_unit, "center": center}
         self.decoder = TriKDDecoder((neck_width,) * 4, widths, num_classes, dropout=dropout, **filters)
         self.add_features(["head"], self.decoder.width, round(self.strides["stage1"] / neck_scales[0]))
-        load_backbone(self.backbone, pretrained, backbone_weights)
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
         found = self.backbone(x, wanted)

@@ -8,7 +8,6 @@ from ._backbones import build_backbone
 from ._frequency import Center, CutoffUnit
 from ._network import Network, Positive, Share, stages
 from ._trikd_decoder import TriKDDecoder, Widths
-from ._weights import load_backbone
 
 
 class TriKDResNet(Network):
@@ -41,12 +40,12 @@ class TriKDResNet(Network):
         pretrained: bool = False,
         backbone_weights: str | None = None,
     ):
-        super().__init__(num_classes, build_backbone(backbone, 32, "v1s"), align_corners=True)
+        encoder = build_backbone(backbone, 32, "v1s")
+        super().__init__(num_classes, encoder, pretrained, backbone_weights, align_corners=True)
         filters = {"cutoff": cutoff, "cutoff_unit": cutoff_unit, "center": center}
         self.decoder = TriKDDecoder(stages(self.channels), widths, num_classes, dropout=dropout, **filters)
         self.add_features(["low"], self.channels["stage1"], self.strides["stage1"])
         self.add_features(["head"], self.decoder.width, self.strides["stage1"])
-        load_backbone(self.backbone, pretrained, backbone_weights)
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
         found = self.backbone(x, wanted)

@@ -10,7 +10,6 @@ from ._network import Count, Network, Positive, Share, stages
 from ._tinyvit import TinyViT
 from ._tokens import fitted_encoder
 from ._trikd_decoder import TriKDDecoder, Widths
-from ._weights import load_backbone
 
 # widths of the decoder's levels; 5m is not of TriKD
 WIDTHS = {"5m": (48, 96, 128, 256), "11m": (48, 96, 192, 320), "21m": (48, 96, 192, 320)}
@@ -62,7 +61,8 @@ class TriKDTinyViT(Network):
         windows = tuple(windows or WINDOWS[variant])
         if drop_path is None:
             drop_path = {"5m": 0.0, "11m": 0.1, "21m": 0.2 if windows == (7, 14, 7) else 0.1}[variant]
-        super().__init__(num_classes, TinyViT(variant, windows, drop_path), align_corners=True)
+        encoder = TinyViT(variant, windows, drop_path)
+        super().__init__(num_classes, encoder, pretrained, backbone_weights, align_corners=True)
         widths = widths or WIDTHS[variant]
         filters = {"cutoff": cutoff, "cutoff_unit": cutoff_unit, "center": center}
         self.decoder = TriKDDecoder(stages(self.channels), widths, num_classes, dropout=dropout, **filters)
@@ -74,7 +74,6 @@ class TriKDTinyViT(Network):
             self.high_head = nn.Conv2d(self.channels["attention"], 12, 1)
             self.add_features(["attention"], 12, self.strides["attention"])
             self.add_features(["low"], 256, self.strides["stage1"])
-        load_backbone(self.backbone, pretrained, backbone_weights)
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
         found = self.backbone(x, wanted)

@@ -6,7 +6,6 @@ from ._backbones import Backbone, DilationRule, Stem, Stride, build_backbone
 from ._heads import BINS, DropoutKind, HeadInit, add_classifiers, classify
 from ._network import Count, Network, Share, stages
 from ._upernet_head import Arrangement, UPerHead
-from ._weights import load_backbone
 
 
 class UPerNet(Network):
@@ -51,7 +50,7 @@ class UPerNet(Network):
         backbone_weights: str | None = None,
     ):
         encoder = build_backbone(backbone, output_stride, stem, dilation_rule)
-        super().__init__(num_classes, encoder, align_corners=align_corners)
+        super().__init__(num_classes, encoder, pretrained, backbone_weights, align_corners=align_corners)
         is_cirkd = arrangement == "cirkd"
         self.add_features(("decoder", "head"), width, self.strides["stage1"] * (2 if is_cirkd else 1))
 
@@ -62,7 +61,6 @@ class UPerNet(Network):
         add_classifiers(self, width, aux_width if aux else None, dropout, dropout_kind, head_init)
         if is_cirkd:
             self.dropout = nn.Identity()
-        load_backbone(self.backbone, pretrained, backbone_weights)
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
         found = self.backbone(x, wanted)
