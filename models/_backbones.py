@@ -37,13 +37,7 @@ RULES |= dict.fromkeys(get_args(MobileViTName), ("timm", "cirkd"))
 def build_backbone(
     name: Backbone, output_stride: Stride, stem: Stem = "plain", dilation_rule: DilationRule = "timm"
 ) -> Encoder:
-    """An encoder with random weights.
-
-    Args:
-        name: see BackboneName, or `timm/` and the name of any network of timm's.
-        output_stride: pixels of the image per pixel of stage4; what lacks to 32 becomes dilation.
-        stem: see STEMS; only ResNets have others than the plain one.
-        dilation_rule: whose rule says which convolutions are dilated; each family's file says what it means there.
+    """An encoder with random weights; models/_network.py describes the arguments.
 
     Raises:
         ValueError: a stride, stem or rule this encoder does not have, or a network that timm does not have.

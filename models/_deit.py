@@ -32,7 +32,7 @@ class DeiT(Encoder):
     Args:
         variant: size.
         image_size: (height, width) in pixels that the position table is for; other grids read it resized.
-        drop_path: rate at which the last block's residual parts are dropped; it rises linearly from 0 at the first.
+        drop_path: see models/_network.py.
 
     Features:
         stage1..stage4: the tokens after blocks 2, 5, 8 and 11 (counted from 0) as maps, all at stride 16.

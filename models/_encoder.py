@@ -12,7 +12,9 @@ DilationRule = Literal["timm", "mmseg", "cirkd", "aicsd"]
 class Encoder(nn.Module):
     """What heads are put on: normalised images (B, 3, H, W) and a set of names to a map for each name.
 
-    `encoder(x, wanted)` has stage1..stage4 always, and those of its other features that are in `wanted`.
+    `encoder(x, wanted)` has stage1..stage4 always, and those of its other features that are in `wanted`. Where timm's
+    batch norm and activation are one module (MobileNet, MobileViT), it is synchronised with
+    timm.layers.convert_sync_batchnorm: torch's own converter silently drops the activation.
     """
 
     # of every feature: channels, and pixels of the image per pixel

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -20,23 +21,21 @@ def read_config(name: str, revision: str | None, config: dict | None) -> Pretrai
         FileNotFoundError: no such folder or id. ValueError: a configuration transformers does not know, or one that
             asks for code.
     """
-    found = _found_config(name, revision, config)
+    found = _published_config(name, revision) if config is None else _given_config(config)
     _refuse_code(found, name or "config")
     return found
 
 
-def _found_config(name: str, revision: str | None, config: dict | None) -> PretrainedConfig:
-    if config is not None:
-        values = dict(config)
-        kind = values.pop("model_type", None)
-        if kind is None:
-            raise ValueError(
-                "config needs a model_type, such as segformer; config.json of any network of its kind has it"
-            )
-        try:
-            return AutoConfig.for_model(kind, **values)
-        except Exception as error:  # its checks are its own: KeyError, TypeError, StrictDataclassError, ...
-            raise ValueError(f"config: transformers refuses it: {first_line(error)}") from error
+def _given_config(config: dict) -> PretrainedConfig:
+    if config.get("model_type") is None:
+        raise ValueError("config needs a model_type, such as segformer; config.json of any network of its kind has it")
+    try:
+        return AutoConfig.for_model(**config)
+    except Exception as error:  # its checks are its own: KeyError, TypeError, StrictDataclassError, ...
+        raise ValueError(f"config: transformers refuses it: {first_line(error)}") from error
+
+
+def _published_config(name: str, revision: str | None) -> PretrainedConfig:
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise _absent(name, FileNotFoundError("a folder without config.json"))
     try:
@@ -129,14 +128,9 @@ def read_normalize(name: str, revision: str | None) -> Normalize:
     unit = 1.0 / values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
     if not values.get("do_normalize", True) or values.get("image_mean") is None:
         return Normalize((0.0, 0.0, 0.0), (unit, unit, unit), order)
-    mean, std = (_three(values[key], unit) for key in ("image_mean", "image_std"))
+    # a number for all channels or three, in grey levels
+    mean, std = ((np.broadcast_to(values[key], 3) * unit).tolist() for key in ("image_mean", "image_std"))
     return Normalize(mean, std, order)
-
-
-def _three(values: float | list[float], unit: float) -> tuple[float, float, float]:
-    """A number or three in grey levels."""
-    first, second, third = values if isinstance(values, (list, tuple)) else (values, values, values)
-    return first * unit, second * unit, third * unit
 
 
 def _absent(name: str, error: Exception) -> FileNotFoundError:

@@ -144,8 +144,7 @@ class MiT(Encoder):
 
     Args:
         name: see SIZES.
-        drop_path: probability that the last block's summands of an image are dropped in training; rises linearly
-            from 0 at the first block.
+        drop_path: see models/_network.py.
         norm_eps: of the layer norms of blocks and stages.
         reduction_eps: of those after a convolution, in patch embeddings and reductions.
     """

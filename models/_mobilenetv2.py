@@ -31,8 +31,6 @@ class MobileNetV2(Encoder):
     """MobileNetV2 without its last 1x1 (1280 channels) and classifier; state-dict keys are timm's.
 
     Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018, arXiv 1801.04381.
-    Batch norm and ReLU6 are one timm module here: synchronise it with timm.layers.convert_sync_batchnorm,
-    torch's own converter silently drops the ReLU6.
 
     Under AICSD's rule each block pads its input, not the input of its depthwise 3x3: at the border that 3x3 reads
     ReLU6 of what the expansion's batch norm makes of 0, instead of 0.

@@ -23,8 +23,6 @@ class MobileNetV3(Encoder):
     `cirkd` and `mmseg` (the same here: CIRKD's code and mmsegmentation's convert this network alike). Those two
     also pad the convolutions that keep a stride as TensorFlow does: by the size of the map, the odd pixel at the end;
     timm's published weights were trained with equal padding on both sides.
-    Batch norm and activation are one timm module here: synchronise it with timm.layers.convert_sync_batchnorm,
-    torch's own converter silently drops the activation.
 
     Features:
         stage1..stage4: 16, 24, 48, 576 channels (Small) or 24, 40, 112, 960 (Large), at strides 4, 8, then at most

@@ -9,12 +9,6 @@ from ._encoder import DilationRule, Encoder, Stride, set_dilation
 
 MobileViTName = Literal["mobilevit_xxs", "mobilevit_xs", "mobilevit_s"]
 
-IMAGENET = {
-    "mobilevit_xxs": "mobilevit_xxs.cvnets_in1k",
-    "mobilevit_xs": "mobilevit_xs.cvnets_in1k",
-    "mobilevit_s": "mobilevit_s.cvnets_in1k",
-}
-
 # output stride -> for the last two stages, the dilations of the depthwise 3x3 and of the transformer block's local 3x3
 CIRKD_DILATIONS = {8: ((2, 1), (4, 1)), 16: ((1, 1), (2, 1)), 32: ((1, 1), (1, 1))}
 
@@ -26,8 +20,6 @@ class MobileViT(Encoder):
     arXiv 2110.02178. Attention is between the pixels of equal position in their 2x2 patches; a map of odd size is
     resized to even size for it and back. Under the rule `timm`, a stage that lost its stride dilates the local 3x3 of
     its transformer block; under `cirkd` its depthwise 3x3, and no activation follows the 1x1 after the attention.
-    Batch norm and activation are one timm module here: synchronise it with timm.layers.convert_sync_batchnorm,
-    torch's own converter silently drops the activation.
 
     Features:
         stage1..stage4: 24, 48, 64, 320 channels (XXS), 48, 64, 80, 384 (XS) or 64, 96, 128, 640 (S), at strides 4, 8,
@@ -40,7 +32,7 @@ class MobileViT(Encoder):
         super().__init__()
         net = timm.create_model(name, num_classes=0, global_pool="", output_stride=output_stride)
         self.stem, self.stages, self.final_conv = net.stem, net.stages, net.final_conv
-        self.imagenet = IMAGENET[name]
+        self.imagenet = f"{name}.cvnets_in1k"
         levels = {f"stage{number}": info for number, info in enumerate(net.feature_info[1:], start=1)}
         self.channels = {stage: info["num_chs"] for stage, info in levels.items()}
         self.strides = {stage: info["reduction"] for stage, info in levels.items()}

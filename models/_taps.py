@@ -100,7 +100,10 @@ def watched(network: nn.Module, taps: dict[str, Tap]) -> Iterator[dict[str, obje
         def look(module: nn.Module, inputs: tuple, output: object) -> None:
             value = inputs[0] if side == "input" else output
             # modules of transformers often give a tuple or a dict of outputs whose first is the map
-            seen[name] = value if isinstance(value, Tensor) else next(iter(_values(value)), None)
+            parts = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else [value]
+            )
+            seen[name] = next(iter(parts), None)
 
         return look
 
@@ -112,13 +115,6 @@ def watched(network: nn.Module, taps: dict[str, Tap]) -> Iterator[dict[str, obje
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _values(output: object) -> list:
-    """The parts of an output that is no tensor."""
-    if isinstance(output, dict):
-        return list(output.values())
-    return list(output) if isinstance(output, (tuple, list)) else []
 
 
 @contextlib.contextmanager

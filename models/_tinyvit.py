@@ -133,7 +133,7 @@ class TinyViT(Encoder):
     Args:
         variant: parameters of the classifier, in millions.
         windows: sides of the attention windows of stage2, stage3 and stage4, in tokens.
-        drop_path: rate at which the last block's residual parts are dropped; it rises linearly from 0 at the first.
+        drop_path: see models/_network.py.
 
     Features:
         stage1..stage4: each stage's output, at strides 4, 8, 16, 32.
