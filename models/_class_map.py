@@ -67,13 +67,10 @@ def _synonyms(name: str) -> list[str]:
 
 def _same_names(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
     """(their id, our id) of the classes that share a name; the whole name decides before a synonym does."""
-    pairs = []
+    pairs, known = [], [_synonyms(own) for own in ours]
     for source, name in enumerate(theirs):
-        for word in _synonyms(name):
-            targets = [target for target, own in enumerate(ours) if word in _synonyms(own)]
-            if targets:
-                pairs.append((source, targets[0]))
-                break
+        targets = [target for word in _synonyms(name) for target, words in enumerate(known) if word in words]
+        pairs += [(source, target) for target in targets[:1]]
     return pairs
 
 
@@ -81,9 +78,8 @@ def _find(wanted: str | int, names: Sequence[str], owner: str) -> int:
     """The id of one class, by name, synonym or id."""
     word = " ".join(str(wanted).lower().split())
     known = [_synonyms(name) for name in names]
-    found = [i for i, words in enumerate(known) if words[0] == word] or [
-        i for i, words in enumerate(known) if word in words
-    ]
+    whole = [i for i, words in enumerate(known) if words[0] == word]
+    found = whole or [i for i, words in enumerate(known) if word in words]
     if len(found) > 1:
         raise ValueError(f"class_map: {wanted!r} is more than one of {owner}; give one of the ids {found}")
     if found:

@@ -1,4 +1,8 @@
-"""The parts segmentation heads are made of: pyramids of context, the auxiliary head, initial weights."""
+"""The parts segmentation heads are made of: pyramids of context, the auxiliary head, initial weights.
+
+Every part takes x, (B, in_channels, h, w), and gives a map of that size with as many channels as it is told:
+`out_channels`, `width` or `num_classes`.
+"""
 
 from typing import Literal
 
@@ -20,11 +24,7 @@ BINS = (1, 2, 3, 6)  # grids of a pyramid of averages
 
 
 class ConvBNReLU(nn.Module):
-    """Convolution without bias, batch norm, ReLU; keeps the size at stride 1: padding = dilation * (kernel - 1) / 2.
-
-    Shapes:
-        x: (B, in_channels, h, w) -> (B, out_channels, h, w).
-    """
+    """Convolution without bias, batch norm, ReLU; keeps the size at stride 1: padding = dilation * (kernel - 1) / 2."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1, groups: int = 1):
         super().__init__()
@@ -43,11 +43,7 @@ class ConvBNReLU(nn.Module):
 
 
 class SeparableConv(nn.Module):
-    """Depthwise 3x3 (dilated), then pointwise 1x1, batch norm and ReLU after both.
-
-    Shapes:
-        x: (B, in_channels, h, w) -> (B, out_channels, h, w).
-    """
+    """Depthwise 3x3 (dilated), then pointwise 1x1, batch norm and ReLU after both."""
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1):
         super().__init__()
@@ -70,14 +66,7 @@ def conv3x3(in_channels: int, out_channels: int, dilation: int = 1, separable: b
 
 
 class PooledConv(nn.Module):
-    """Average pool to bins x bins, 1x1 convolution, batch norm, ReLU, and back to the input's size.
-
-    Shapes:
-        x: (B, in_channels, h, w) -> (B, out_channels, h, w).
-
-    Raises:
-        ValueError: one bin and a batch of 1 in training: batch norm then has a single value per channel.
-    """
+    """Average pool to bins x bins, 1x1 convolution, batch norm, ReLU, and back to the input's size."""
 
     def __init__(self, in_channels: int, out_channels: int, bins: int, align_corners: bool):
         super().__init__()
@@ -119,9 +108,6 @@ class ASPP(nn.Module):
         separable: the dilated 3x3 depthwise separable, as in DeepLabV3+.
         projection: `3x3` is mmsegmentation's, with the image pool first in the concatenation; `1x1` the paper's
             (torchvision, CIRKD, DIST, AICSD), with the image pool last.
-
-    Shapes:
-        x: (B, in_channels, h, w) -> (B, width, h, w).
     """
 
     def __init__(
@@ -158,9 +144,6 @@ class PyramidPooling(nn.Module):
         width: channels of the output.
         level_width: channels of each level; None: `width`, as in mmsegmentation (the paper has in_channels / 4).
         level: what makes a level.
-
-    Shapes:
-        x: (B, in_channels, h, w) -> (B, width, h, w).
     """
 
     def __init__(
@@ -188,11 +171,7 @@ def dropout_of(kind: DropoutKind, share: float) -> nn.Module:
 
 
 class FCNHead(nn.Module):
-    """The auxiliary head: 3x3 convolution, batch norm, ReLU, dropout, 1x1 classifier.
-
-    Shapes:
-        x: (B, in_channels, h, w) -> (B, num_classes, h, w).
-    """
+    """The auxiliary head: 3x3 convolution, batch norm, ReLU, dropout, 1x1 classifier."""
 
     def __init__(
         self, in_channels: int, width: int, num_classes: int, dropout: float, dropout_kind: DropoutKind = "channels"

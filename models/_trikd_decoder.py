@@ -59,14 +59,11 @@ class TriKDDecoder(nn.Module):
         num_classes: K.
         bottleneck: channels the classifier reads.
         dropout: share of whole channels dropped before the classifier.
-        cutoff, cutoff_unit, center: of the attention's band filters; the defaults are the released code's.
+        cutoff, cutoff_unit, center: see models/_network.py; the defaults are the released code's.
 
     Shapes:
         features: four maps (B, in_channels[i], h_i, w_i). returns: logits (B, K, h_0, w_0), and what the classifier
         reads, (B, bottleneck, h_0, w_0).
-
-    Raises:
-        ValueError: an impossible filter, or a batch of 1 in training.
     """
 
     def __init__(

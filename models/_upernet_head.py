@@ -1,6 +1,6 @@
 """UPerNet's head, also TSIC's: pyramid pooling on the deepest of four maps, a feature pyramid over all, one fused map.
 
-TriKD's decoder is another UPer head, see models/_trikd_decoder.py.
+With it the neck by which TSIC makes such maps of a plain vision transformer's, which all have one size. TriKD's decoder is another UPer head, see models/_trikd_decoder.py.
 """
 
 from typing import Literal
@@ -15,15 +15,14 @@ from ._prediction import resize
 Arrangement = Literal["mmseg", "cirkd"]
 # channels of CIRKD's pooled levels, whatever the width of the rest
 CIRKD_LEVEL = 512
+# of TSIC's pyramid: the size of its maps, relative to those it is made of
+SCALES = (4.0, 2.0, 1.0, 0.5)
 
 
 class CIRKDLevel(nn.Module):
     """CIRKD's pooled level: average pool to bins x bins, back to the input's size, 1x1 convolution, batch norm, ReLU.
 
     The 1x1 runs before the resize, with which it commutes; batch norm counts the resized pixels as there.
-
-    Shapes:
-        x: (B, in_channels, h, w) -> (B, out_channels, h, w).
     """
 
     def __init__(self, in_channels: int, out_channels: int, bins: int, align_corners: bool):
@@ -55,9 +54,6 @@ class UPerHead(nn.Module):
 
     Shapes:
         maps: four (B, in_channels[i], h_i, w_i) -> (B, width, h_1, w_1), in CIRKD's arrangement half the size.
-
-    Raises:
-        ValueError: (mmseg) one bin and a batch of 1 in training.
     """
 
     def __init__(
@@ -89,3 +85,35 @@ class UPerHead(nn.Module):
             level = lateral + resize(level, lateral.shape[-2:], self.align_corners)
             levels.insert(0, resize(self.outputs[i](level), size, self.align_corners))
         return self.fuse(torch.cat(levels, dim=1))  # (B, 4 * width, h_1, w_1) -> (B, width, ...)
+
+
+class MultiLevelNeck(nn.Module):
+    """Each map through a 1x1, a bilinear resize by its factor and a 3x3 convolution, all with bias and nothing between.
+
+    mmsegmentation's neck of that name, as TSIC uses it. Weights start Xavier uniform, biases at 0.
+
+    Args:
+        in_channels: of the four maps, which come in the order shallow to deep and get the factors 4, 2, 1, 1/2.
+        width: channels of the pyramid.
+
+    Shapes:
+        maps: four (B, in_channels, h, w) -> (B, width, floor(f h), floor(f w)) for each factor f.
+    """
+
+    def __init__(self, in_channels: int, width: int):
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(in_channels, width, 1) for _ in SCALES)
+        self.outputs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in SCALES)
+        for conv in (*self.laterals, *self.outputs):
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        levels = []
+        for x, scale, lateral, output in zip(maps, SCALES, self.laterals, self.outputs, strict=True):
+            x = lateral(x)  # (B, width, h, w)
+            if scale != 1:
+                # by the factor itself: with an odd h, the size it gives is not f h, and places are taken at exact steps
+                x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+            levels.append(output(x))
+        return levels

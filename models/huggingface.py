@@ -206,20 +206,18 @@ class HuggingFace(Network):
                     f"{self.source}: {type(self.network).__name__} does not run on an image of {size[0]} x {size[1]}: "
                     f"{first_line(error)}"
                 ) from error
-        for name in (*sorted((name for name in seen if name != "head"), key=lambda name: int(name[6:])), "head"):
-            form = form_of(seen.get(name), size, self.patch)
+        for name, tensor in seen.items():
+            form = form_of(tensor, size, self.patch)
             if form is not None:
                 self._list(name, form)
         used = reached([logits] if aux is None else [logits, aux])
-        unused = [
-            name
-            for name, parameter in self.network.named_parameters()
-            if parameter.requires_grad and parameter not in used
-        ]
-        for name in unused:
-            self.network.get_parameter(name).requires_grad_(False)
+        unused = {name: x for name, x in self.network.named_parameters() if x.requires_grad and x not in used}
+        for parameter in unused.values():
+            parameter.requires_grad_(False)
         if unused:
-            logger.info("%s: %d parameters no score depends on are frozen: %s", self.source, len(unused), shown(unused))
+            logger.info(
+                "%s: %d parameters no score depends on are frozen: %s", self.source, len(unused), shown([*unused])
+            )
         return [f"network.{name}" for name in unused]
 
     def _list(self, name: str, form: Form) -> None:

@@ -11,10 +11,9 @@ from ._checkpoints import guess, read
 from ._heads import add_classifiers, classify
 from ._lora import Third, add_lora, folded, merge_lora, wrapped
 from ._mask_prompt import PromptAttention, decode_masks, embed_mask, freeze_unused
-from ._multilevel import SCALES, MultiLevelNeck
 from ._network import Count, Network, Positive, Share
 from ._sam import PATCH, PUBLISHED, REPOSITORY, Arch, build_encoder, build_prompter, encode, fitted_tables
-from ._upernet_head import UPerHead
+from ._upernet_head import SCALES, MultiLevelNeck, UPerHead
 from ._weights import fill, published_file, read_weights
 
 logger = logging.getLogger(__name__)

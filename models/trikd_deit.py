@@ -24,17 +24,15 @@ class TriKDDeiT(Network):
             code's give the deepest blocks the largest maps; (4, 2, 1, 0.5) is the pyramid the right way up, logits at
             stride 4 and 43 % of the decoder's work.
         neck_width: channels of the decoder's inputs.
-        widths: channels of the decoder's four levels.
-        cutoff, cutoff_unit, center: of the decoder's band filters, see models/_frequency.py:BandFilter.
         backbone_weights: start it from this local file (DeiT's keys) instead. The position table is resized.
-        num_classes, drop_path, dropout (of whole channels), pretrained: see models/_network.py.
+        num_classes, widths, drop_path, dropout (of whole channels), cutoff, cutoff_unit, center, pretrained: see
+        models/_network.py.
 
     Shapes:
         logits: (B, K, h, w), h = floor(neck_scales[0] * ceil(H / 16)).
 
     Features:
-        stage1..stage4: blocks 2, 5, 8, 11 at stride 16; `head`: what the classifier reads; `attention`: scores of the
-        last block before their softmax, (B, A, N, N) for the N = ceil(H / 16) ceil(W / 16) tokens.
+        those of the encoder (models/_deit.py); `head`: what the classifier reads.
     """
 
     def __init__(

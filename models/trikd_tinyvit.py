@@ -31,15 +31,13 @@ class TriKDTinyViT(Network):
         distill_heads: with the released code's two 1x1 convolutions between features and distillation losses. They
             take part in nothing else and get no gradient without such a loss (which stops training by several
             processes). The losses' own projections (fitnet, attention_kl: `affine`) do the same work without them.
-        cutoff, cutoff_unit, center: of the decoder's band filters, see models/_frequency.py:BandFilter.
         backbone_weights: start it from this local file (TinyViT's or timm's keys) instead. Position biases of other
             windows are resized.
-        num_classes, dropout (of whole channels), pretrained: see models/_network.py.
+        num_classes, dropout (of whole channels), cutoff, cutoff_unit, center, pretrained: see models/_network.py.
 
     Features:
-        stage1..stage4; `head`: what the classifier reads; `attention`: scores of the last block before their softmax,
-        (B, A, N, N) for the N = ceil(H / 32) ceil(W / 32) tokens. With distill_heads `attention` has A = 12 heads, a
-        linear map of the encoder's, and `low` has 256 channels, one of stage1.
+        those of the encoder (models/_tinyvit.py); `head`: what the classifier reads. With distill_heads `attention` has
+        12 heads, a linear map of the encoder's, and `low` has 256 channels, one of stage1.
     """
 
     def __init__(

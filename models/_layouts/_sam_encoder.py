@@ -87,13 +87,7 @@ def encoder_arguments(state: dict[str, Tensor]) -> dict:
         sizes["out_channels"] = out_channels
     if hidden.shape[0] != 4 * width:
         sizes["mlp_ratio"] = hidden.shape[0] / width
-    return sizes | {"image_size": PATCH * grid} | lora_arguments(state)
-
-
-def lora_arguments(state: dict[str, Tensor]) -> dict:
-    """Rank and targets of the low-rank updates among these entries; {} without any."""
-    first = {third: state.get(f"backbone.blocks.0.attn.qkv.linear_a_{third}.weight") for third in "qkv"}
-    found = {third: weight for third, weight in first.items() if weight is not None}
-    if not found:
-        return {}
-    return {"lora_rank": len(next(iter(found.values()))), "lora_targets": list(found)}
+    sizes["image_size"] = PATCH * grid
+    updates = {third: f"backbone.blocks.0.attn.qkv.linear_a_{third}.weight" for third in "qkv"}
+    ranks = {third: len(state[key]) for third, key in updates.items() if key in state}
+    return sizes | ({"lora_rank": next(iter(ranks.values())), "lora_targets": list(ranks)} if ranks else {})

@@ -36,11 +36,8 @@ def describe(state: dict[str, Tensor]) -> Described:
 
 def read(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Their entries under our names."""
-    names = next(
-        (names for mark, names in CODES.items() if mark in state), CODES["image_encoder.patch_embed.proj.weight"]
-    )
-    ours = names.to_ours({key: value for key, value in state.items() if key != COPY})
-    return projections_in_updates(ours)
+    names = next(names for mark, names in CODES.items() if mark in state)
+    return projections_in_updates(names.to_ours({key: value for key, value in state.items() if key != COPY}))
 
 
 def projections_in_updates(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,82 +8,79 @@ from torch import nn
 from segkd.models._backbones import build_backbone, head_width
 
 
-def same_weights(backbone, reference):
-    """Copies the reference's weights, its batch norms made random first; it may have more tensors than the backbone."""
+NAMES = ["resnet18", "resnet34", "resnet50", "mobilenetv2_035", "mobilenetv2_100", "mobilenetv3_small_100",
+         "mobilenetv3_large_100", "mobilevit_xxs", "mobilevit_xs", "mobilevit_s"]  # fmt: skip
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_timms(name, output_stride):
+    is_mobilevit = name.startswith("mobilevit")
+    reference = timm.create_model(name, features_only=not is_mobilevit, output_stride=output_stride).eval()
+    backbone, state = build_backbone(name, output_stride).eval(), reference.state_dict()
     generator = torch.manual_seed(0)
-    state = reference.state_dict()
     for value in state.values():
         if value.is_floating_point() and value.dim() == 1:
             value.add_(0.1 * torch.rand(value.shape, generator=generator))
     backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
-
-
-@pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
-def test_resnet_equals_timm(name, output_stride):
-    reference = timm.create_model(name, features_only=True, output_stride=output_stride).eval()
-    backbone = build_backbone(name, output_stride).eval()
-    same_weights(backbone, reference)
-    x = torch.randn(1, 3, 65, 97, generator=torch.manual_seed(1))
+    x = torch.randn(1, 3, 65, 97, generator=generator)
     with torch.no_grad():
-        found, expected = backbone(x, set()), reference(x)[1:]
+        look = reference.forward_intermediates if is_mobilevit else reference
+        found, expected = backbone(x, set()), look(x, intermediates_only=True) if is_mobilevit else look(x)
     assert list(found) == ["stage1", "stage2", "stage3", "stage4"]
-    for (stage, ours), theirs in zip(found.items(), expected):
-        assert theirs.isfinite().all() and theirs.std() > 0
-        assert torch.equal(ours, theirs), stage
-        assert backbone.channels[stage] == theirs.shape[1]
+    for (stage, ours), theirs in zip(found.items(), expected[1:], strict=True):
+        assert torch.equal(ours, theirs) and theirs.isfinite().all() and theirs.std() > 0, stage
+        stride = backbone.strides[stage]
+        assert ours.shape[1:] == (backbone.channels[stage], -(-65 // stride), -(-97 // stride))
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("name", ["mobilenetv2_035", "mobilenetv2_100"])
-def test_mobilenet_equals_timm(name, output_stride):
-    reference = timm.create_model(name, num_classes=0, global_pool="", output_stride=output_stride).eval()
-    backbone = build_backbone(name, output_stride).eval()
-    same_weights(backbone, reference)
-    x = torch.randn(1, 3, 65, 97, generator=torch.manual_seed(1))
-    with torch.no_grad():
-        found = backbone(x, set())
-        assert torch.equal(found["stage4"], reference.blocks(reference.bn1(reference.conv_stem(x))))
-    assert list(found) == ["stage1", "stage2", "stage3", "stage4"]
-
-
-@pytest.mark.parametrize(
-    ("rule", "output_stride", "stage3", "stage4"),
-    [
-        ("timm", 8, [(1, 2), (2, 2)], [(2, 4), (4, 4)]),
-        ("timm", 16, [(1, 1), (1, 1)], [(1, 2), (2, 2)]),
-        ("mmseg", 8, [(1, 1), (2, 1)], [(2, 1), (4, 1)]),
-        ("mmseg", 16, [(1, 1), (1, 1)], [(1, 1), (2, 1)]),
-    ],
-)
-def test_basic_block_dilations(rule, output_stride, stage3, stage4):
-    backbone = build_backbone("resnet18", output_stride, dilation_rule=rule)
-    for layer, expected in ((backbone.layer3, stage3), (backbone.layer4, stage4)):
-        convs = [(block.conv1, block.conv2) for block in layer]
-        assert [(a.dilation[0], b.dilation[0]) for a, b in convs] == expected
-        assert all(conv.padding == conv.dilation for pair in convs for conv in pair)
-    assert all(conv.dilation == (1, 1) for block in backbone.layer2 for conv in (block.conv1, block.conv2))
-
-
-@pytest.mark.parametrize("rule", ["timm", "mmseg"])
-def test_bottleneck_dilations(rule):
+@pytest.mark.parametrize("name", NAMES)
+def test_published_weights_have_these_keys(name):
     with torch.device("meta"):
-        backbone = build_backbone("resnet50", 8, dilation_rule=rule)
-    assert [block.conv2.dilation[0] for block in backbone.layer3] == [1, 2, 2, 2, 2, 2]
-    assert [block.conv2.dilation[0] for block in backbone.layer4] == [2, 4, 4]
+        backbone, published = build_backbone(name, 8), timm.create_model(name).state_dict()
+    assert {key for key in published if not key.startswith(backbone.dropped)} == backbone.state_dict().keys()
+    assert backbone.imagenet in (None, *timm.list_pretrained(name))
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"),
+    ("name", "rules", "output_stride", "last"),
     [
-        ("timm", [[1, 2, 2, 2], [2, 2, 2], [2, 4, 4], [4]]),
-        ("mmseg", [[2, 1, 1, 1], [2, 1, 1], [4, 1, 1], [4]]),
+        ("resnet18", ("timm", "cirkd"), 8, [1, 2, 2, 2] + [2, 4, 4, 4]),
+        ("resnet18", ("timm", "cirkd"), 16, [1, 2, 2, 2]),
+        ("resnet18", ("mmseg",), 8, [1, 1, 2, 1] + [2, 1, 4, 1]),
+        ("resnet18", ("mmseg",), 16, [1, 1, 2, 1]),
+        ("resnet18", ("aicsd",), 8, [2] * 4 + [4] * 4),
+        ("resnet18", ("aicsd",), 16, [2] * 4),
+        ("resnet18", ("timm", "mmseg", "cirkd", "aicsd"), 32, []),
+        ("resnet50", ("timm", "mmseg", "cirkd"), 8, [1, 2, 2, 2, 2, 2] + [2, 4, 4]),
+        ("resnet50", ("timm", "cirkd"), 16, [1, 2, 2]),
+        ("resnet101", ("aicsd",), 8, [2] * 23 + [4, 8, 16]),
+        ("resnet101", ("aicsd",), 16, [2, 4, 8]),
+        ("mobilenetv2_100", ("timm", "cirkd"), 8, [1, 2, 2, 2] + [2, 2, 2] + [2, 4, 4] + [4]),
+        ("mobilenetv2_100", ("mmseg",), 8, [2, 1, 1, 1] + [2, 1, 1] + [4, 1, 1] + [4]),
+        ("mobilenetv2_035", ("timm", "mmseg", "cirkd", "aicsd"), 32, []),
+        ("mobilenetv3_small_100", ("timm",), 8, [1, 2, 2, 2, 2] + [2, 4, 4]),
+        ("mobilenetv3_small_100", ("cirkd", "mmseg"), 8, [2] * 5 + [4] * 3),
+        ("mobilenetv3_small_100", ("cirkd", "mmseg"), 16, [2] * 3),
+        ("mobilenetv3_large_100", ("cirkd", "mmseg"), 8, [2] * 6 + [4] * 3),
+        ("mobilenetv3_large_100", ("cirkd", "mmseg"), 32, []),
+        # of each transformer stage the depthwise, the local and the fusing 3x3
+        ("mobilevit_xxs", ("timm",), 8, [1, 2, 1] + [2, 4, 1]),
+        ("mobilevit_xxs", ("cirkd",), 8, [2, 1, 1] + [4, 1, 1]),
+        ("mobilevit_xs", ("cirkd",), 16, [2, 1, 1]),
+        ("mobilevit_s", ("cirkd",), 32, []),
     ],
 )
-def test_mobilenet_dilations(rule, expected):
-    backbone = build_backbone("mobilenetv2_100", 8, dilation_rule=rule)
-    assert [[block.conv_dw.dilation[0] for block in stage] for stage in backbone.blocks[3:]] == expected
-    assert all(block.conv_dw.stride == (1, 1) for stage in backbone.blocks[3:] for block in stage)
+def test_dilations(name, rules, output_stride, last):
+    """Of all convolutions with a window, in their order: 1 up to the last ones."""
+    for rule in rules:
+        with torch.device("meta"):
+            backbone = build_backbone(name, output_stride, dilation_rule=rule)
+        convs = [conv for conv in backbone.modules() if isinstance(conv, nn.Conv2d) and conv.kernel_size != (1, 1)]
+        assert [conv.dilation[0] for conv in convs] == [1] * (len(convs) - len(last)) + last
+        for conv in convs:
+            side = conv.dilation[0] * (conv.kernel_size[0] // 2)
+            assert conv.dilation == (1, 1) or (conv.padding == (side, side) and conv.stride == (1, 1))
 
 
 @pytest.mark.parametrize(("stem", "widths"), [("v1c", [32, 32, 64]), ("v1s", [64, 64, 128])])

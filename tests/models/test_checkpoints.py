@@ -28,11 +28,7 @@ def with_statistics(network):
     return network.eval()
 
 
-def same(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-
-
-def test_torchvision_scores():
+def test_torchvision_scores(same):
     make = torchvision.models.segmentation.deeplabv3_resnet50
     theirs = with_statistics(make(weights=None, weights_backbone=None, num_classes=7, aux_loss=True))
     state = theirs.state_dict()
@@ -100,7 +96,7 @@ def test_deep_stems(tmp_path, code, stem, width):
         assert (given - reference(x)).abs().max() < 1e-5
 
 
-def test_flat_and_numbered_mobilenets():
+def test_flat_and_numbered_mobilenets(same):
     """The encoder's entries in the styles of CIRKD's and mmsegmentation's ImageNet files."""
     torch.manual_seed(0)
     ours = build_backbone("mobilenetv2_035", 16).state_dict()
@@ -127,7 +123,7 @@ def test_what_is_nobodys_stays():
         guess({})
 
 
-def test_our_own():
+def test_our_own(same):
     state = PSPNet(5, width=8).state_dict()
     assert guess(state) == "segkd"
     assert same(read(state, "segkd"), state) and same(write(state, "segkd"), state)
@@ -145,7 +141,7 @@ def test_layouts_are_told_apart():
         assert [layout for layout in fitting if layout != "segkd"] == [name]
 
 
-def test_a_file_of_a_distiller():
+def test_a_file_of_a_distiller(same):
     """mmsegmentation's distillers save both networks and the losses' layers."""
     student, teacher = PSPNet(5, width=8).state_dict(), PSPNet(5, width=16, aux=False).state_dict()
     file = {f"student.{key}": value for key, value in write(student, "mmseg").items()}

@@ -1,46 +1,10 @@
-"""MobileViT: timm's own features under its rule, the published dilations and blocks under CIRKD's."""
+"""MobileViT: its transformer block under CIRKD's rule. See also test_backbones.py."""
 
-import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from segkd.models._backbones import build_backbone
-
-NAMES = ["mobilevit_xxs", "mobilevit_xs", "mobilevit_s"]
-
-
-def dilations(backbone):
-    """Of the depthwise and of the local 3x3, for the last two stages."""
-    return [(block[0].conv2_kxk.conv.dilation[0], block[1].conv_kxk.conv.dilation[0]) for block in backbone.stages[3:]]
-
-
-@pytest.mark.parametrize("output_stride", [8, 16, 32])
-@pytest.mark.parametrize("name", NAMES)
-def test_features_are_timms(name, output_stride):
-    reference = timm.create_model(name, output_stride=output_stride).eval()
-    backbone = build_backbone(name, output_stride).eval()
-    state = reference.state_dict()
-    assert {key for key in state if not key.startswith(backbone.dropped)} == backbone.state_dict().keys()
-    assert backbone.imagenet in timm.list_pretrained(name)
-    backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
-    x = torch.randn(1, 3, 65, 97, generator=torch.manual_seed(1))
-    with torch.no_grad():
-        found = backbone(x, set())
-        expected = reference.forward_intermediates(x, indices=[1, 2, 3, 4], intermediates_only=True)
-    assert list(found) == list(backbone.channels) == list(backbone.strides) == ["stage1", "stage2", "stage3", "stage4"]
-    for (stage, ours), theirs in zip(found.items(), expected):
-        assert torch.equal(ours, theirs) and theirs.std() > 0, stage
-        stride = backbone.strides[stage]
-        assert ours.shape[1:] == (backbone.channels[stage], -(-65 // stride), -(-97 // stride))
-
-
-def test_dilations():
-    assert dilations(build_backbone("mobilevit_xxs", 8)) == [(1, 2), (2, 4)]
-    assert dilations(build_backbone("mobilevit_xxs", 8, dilation_rule="cirkd")) == [(2, 1), (4, 1)]
-    assert dilations(build_backbone("mobilevit_xs", 16, dilation_rule="cirkd")) == [(1, 1), (2, 1)]
-    assert dilations(build_backbone("mobilevit_s", 32, dilation_rule="cirkd")) == [(1, 1), (1, 1)]
 
 
 def test_cirkds_transformer_block():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from segkd.models import _checkpoints
+from segkd.models._layouts import aicsd, unimatch
 from segkd.models.deeplabv3 import DeepLabV3
 from segkd.models.deeplabv3plus import DeepLabV3Plus
 from segkd.models.pspnet import PSPNet
@@ -16,6 +17,8 @@ CIRKD_UPER = CIRKD | {"arrangement": "cirkd", "stem": "v1s"}
 MMSEG = {"dilation_rule": "mmseg"}
 AICSD = {"arrangement": "aicsd", "output_stride": 16, "dilation_rule": "aicsd"}
 UNIMATCH = {"arrangement": "unimatch", "output_stride": 16, "dilation_rule": "timm"}
+NOT_AICSD = r"the layout aicsd \(DeepLabV3.* has (no name|a pyramid of)"
+NOT_UNIMATCH = r"the layout unimatch \(DeepLabV3.* has (no name|a \S+ of another shape)"
 TORCHVISION = {"projection": "1x1", "dropout_kind": "elements", "head_init": "torch"}
 
 
@@ -24,10 +27,6 @@ def entries(model, num_classes, args):
     with torch.device("meta"):
         state = CLASSES[model](num_classes, **args).state_dict()
     return {key: torch.tensor(float(i)).expand(value.shape) for i, (key, value) in enumerate(state.items())}
-
-
-def same(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def same(one, two):
         ("torchvision", "deeplabv3", 4, TORCHVISION | {"backbone": "resnet50", "width": 256, "aux": False}),
     ],
 )
-def test_written_told_described_and_read(layout, model, num_classes, args):
+def test_written_told_described_and_read(layout, model, num_classes, args, same):
     ours = entries(model, num_classes, args)
     theirs = _checkpoints.write(ours, layout)
     # the encoder's names and the classifier's are those of other codes too
@@ -81,40 +80,6 @@ def test_written_told_described_and_read(layout, model, num_classes, args):
     assert same(_checkpoints.write(read, layout), theirs)
 
 
-def test_names_of_mmsegmentation():
-    theirs = _checkpoints.write(entries("deeplabv3plus", 19, {"stem": "v1c", "width": 8}), "mmseg")
-    assert {
-        "backbone.stem.6.weight",
-        "backbone.stem.7.running_var",
-        "backbone.layer4.0.downsample.1.weight",
-        "decode_head.image_pool.1.conv.weight",
-        "decode_head.aspp_modules.3.pointwise_conv.bn.weight",
-        "decode_head.c1_bottleneck.conv.weight",
-        "decode_head.sep_bottleneck.1.depthwise_conv.conv.weight",
-        "auxiliary_head.convs.0.bn.bias",
-        "auxiliary_head.conv_seg.bias",
-    } <= theirs.keys()
-    backbone = _checkpoints.write(entries("pspnet", 19, {"backbone": "mobilenetv2_035"}), "mmseg")
-    assert {"backbone.conv1.bn.bias", "backbone.layer1.0.conv.1.conv.weight", "backbone.layer7.0.conv.2.bn.bias"} <= (
-        backbone.keys()
-    )
-
-
-def test_names_of_cirkd():
-    args = {"backbone": "mobilenetv2_100", "projection": "1x1", "aux": False}
-    theirs = _checkpoints.write(entries("deeplabv3", 19, args), "cirkd")
-    assert {
-        "pretrained.net.features.0.1.weight",
-        "pretrained.net.features.1.conv.4.bias",
-        "pretrained.net.features.17.conv.7.bias",
-        "head.aspp.b0.1.weight",
-        "head.aspp.b3.block.0.weight",
-        "head.aspp.b4.gap.2.weight",
-        "head.aspp.project.1.weight",
-        "head.block.4.bias",
-    } <= theirs.keys()
-
-
 @pytest.mark.parametrize(
     ("layout", "model", "args", "error"),
     [
@@ -122,15 +87,30 @@ def test_names_of_cirkd():
         ("mmseg", "pspnet", {"level_width": 32}, "levels as wide as its output"),
         ("mmseg", "deeplabv3plus", {"separable": False}, "has no name for the entries .*decoder.0.conv.weight"),
         ("mmseg", "deeplabv3", {"backbone": "mobilenetv3_small_100"}, "mmsegmentation has no name for the entries"),
+        ("mmseg", "upernet", {"arrangement": "cirkd"}, "mmsegmentation has no such network"),
+        ("cirkd", "upernet", {"stem": "v1s"}, "CIRKD has no name for the entries|no such network"),
         ("cirkd", "deeplabv3", {}, "CIRKD has no such network"),
         ("cirkd", "pspnet", {"width": 64}, "set level_width"),
         ("cirkd", "pspnet", {"level_width": 128, "stem": "v1c"}, "stem must be v1s"),
         ("cirkd", "pspnet", {"backbone": "mobilenetv2_100", "level_width": 80}, "set aux: false"),
+        *(
+            ("aicsd", "deeplabv3plus", AICSD | args, NOT_AICSD)
+            for args in (
+                {"aux": True}, {"separable": True}, {"width": 128}, {"stem": "v1c"},
+                {"arrangement": "mmseg", "aux": False},
+            )
+        ),
+        *(
+            ("unimatch", "deeplabv3plus", UNIMATCH | {"backbone": "resnet50", "stem": "v1s"} | args, NOT_UNIMATCH)
+            for args in (
+                {"aux": True}, {"separable": True}, {"backbone": "resnet18"}, {"stem": "v1c"}, {"stem": "plain"},
+            )
+        ),
         ("torchvision", "deeplabv3", {}, "projection: 1x1"),
         ("torchvision", "pspnet", {}, "projection: 1x1"),
         ("torchvision", "deeplabv3", {"projection": "1x1", "backbone": "mobilenetv2_100"}, "no name for the entries"),
     ],
-)
+)  # fmt: skip
 def test_networks_a_code_does_not_have(layout, model, args, error):
     with pytest.raises(ValueError, match=error):
         _checkpoints.write(entries(model, 5, args), layout)
@@ -144,3 +124,73 @@ def test_checkpoints_of_networks_we_do_not_have():
     theirs |= {f"backbone.layer3.{block}.conv1.weight": torch.ones(1) for block in range(36)}
     with pytest.raises(ValueError, match="has 36 basic blocks in layer3; ours are resnet18"):
         _checkpoints.describe(theirs, "mmseg")
+    for layout, backbones in ((aicsd, "ResNet or MobileNetV2"), (unimatch, "ResNet or Xception-65")):
+        with pytest.raises(ValueError, match=f"{backbones} backbone only"):
+            layout.describe({"backbone.block1.rep.0.conv1.weight": torch.zeros(1)})
+
+
+def test_aicsds_file_holds_the_mobilenetv2_twice():
+    theirs = _checkpoints.write(entries("deeplabv3plus", 5, AICSD | {"backbone": "mobilenetv2_100"}), "aicsd")
+    assert len(theirs) == 668
+    for alias, key in {
+        "backbone.low_level_features.3.conv.0.weight": "backbone.features.3.conv.0.weight",
+        "backbone.high_level_features.17.conv.7.bias": "backbone.features.17.conv.7.bias",
+    }.items():
+        assert theirs[alias] is theirs[key]
+    # as their code, which loads both into the same tensor one after the other
+    theirs["backbone.high_level_features.17.conv.7.bias"] = torch.full((320,), -7.0)
+    assert aicsd.read(theirs)["backbone.blocks.6.0.bn3.bias"].unique() == -7
+
+
+def test_unimatchs_xception_and_its_imagenet_file(same):
+    ours = entries("deeplabv3plus", 5, UNIMATCH | {"backbone": "xception65"})
+    encoder = {k.removeprefix("backbone."): x for k, x in unimatch.write(ours).items() if k.startswith("backbone.")}
+    assert {"block20.skipbn.weight", "block1.sepconv3.pointwise.weight"} <= encoder.keys()
+    assert not any("blocks" in name for name in encoder)
+    found = unimatch.backbone(encoder | {"itr": torch.zeros(1), "fc.weight": torch.zeros(1000, 2048)})
+    own = {k.removeprefix("backbone."): x for k, x in ours.items() if k.startswith("backbone.")}
+    assert same(found, {key: x for key, x in own.items() if not key.endswith("num_batches_tracked")})
+    assert unimatch.backbone({"conv1.weight": torch.zeros(1)}) is None
+
+
+def written(layout, args):
+    """The shapes of a UPerNet's entries under another code's names."""
+    theirs = _checkpoints.write(entries("upernet", 19, args), layout)
+    return {key: tuple(value.shape) for key, value in theirs.items()}
+
+
+def test_entries_of_cirkds_lite_upernet():
+    """Its head with ResNet-18 and 19 classes, entry by entry."""
+    state = written("cirkd", CIRKD_UPER | {"width": 128, "aux_width": 64})
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    expected = {"head.conv_last.1.weight": (19, 128, 1, 1), "head.conv_last.1.bias": (19,)}
+    blocks = {
+        "head.ppm_last_conv.0": (128, 2560, 3, 3),
+        "head.conv_last.0.0": (128, 512, 3, 3),
+        "auxlayer.block.0": (64, 256, 3, 3),
+    }
+    for i, channels in enumerate((64, 128, 256)):
+        blocks[f"head.fpn_in.{i}.0"] = (128, channels, 1, 1)
+        blocks[f"head.fpn_out.{i}.0.0"] = (128, 128, 3, 3)
+    for i in range(4):
+        blocks[f"head.ppm_conv.{i}.0"] = (512, 512, 1, 1)
+    for name, shape in blocks.items():
+        expected[f"{name}.weight"] = shape
+        expected |= {f"{name[:-1]}1.{part}": shape[:1] if part != norm[-1] else () for part in norm}
+    expected |= {"auxlayer.block.4.weight": (19, 64, 1, 1), "auxlayer.block.4.bias": (19,)}
+    assert {key: shape for key, shape in state.items() if not key.startswith("pretrained.")} == expected
+
+
+def test_entries_of_mmsegmentations_uper_head():
+    state = written("mmseg", MMSEG | {"stem": "v1c", "width": 512})
+    expected = {
+        "decode_head.psp_modules.3.1.conv.weight": (512, 512, 1, 1),
+        "decode_head.psp_modules.0.1.bn.running_var": (512,),
+        "decode_head.bottleneck.conv.weight": (512, 2560, 3, 3),
+        "decode_head.lateral_convs.2.conv.weight": (512, 256, 1, 1),
+        "decode_head.fpn_convs.0.bn.weight": (512,),
+        "decode_head.fpn_bottleneck.conv.weight": (512, 2048, 3, 3),
+        "decode_head.conv_seg.weight": (19, 512, 1, 1),
+        "auxiliary_head.convs.0.conv.weight": (256, 256, 3, 3),
+    }
+    assert {key: state[key] for key in expected} == expected

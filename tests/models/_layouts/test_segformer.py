@@ -20,10 +20,6 @@ def built(layout, num_classes=5, **args):
     return SegFormer(num_classes, **(OWN[layout] | {"width": 16} | args)).eval()
 
 
-def same(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-
-
 def from_transformers(tmp_path, **sizes):
     """A network of transformers with weights large enough to matter, and the file it saves."""
     torch.manual_seed(0)
@@ -41,7 +37,7 @@ def from_transformers(tmp_path, **sizes):
         ("mit_b2", {"hidden_sizes": [64, 128, 320, 512], "depths": [3, 4, 6, 3], "decoder_hidden_size": 24}),
     ],
 )
-def test_network_of_transformers(backbone, sizes, tmp_path):
+def test_network_of_transformers(backbone, sizes, tmp_path, same):
     theirs, state = from_transformers(tmp_path, **sizes)
     assert guess(state) == "huggingface"
     found = describe(state, "huggingface")
@@ -79,7 +75,7 @@ def test_transformers_reads_what_is_written(tmp_path):
 
 @pytest.mark.parametrize("backbone", ["mit_b0", "mit_b2"])
 @pytest.mark.parametrize("layout", list(OWN))
-def test_both_ways_and_described(layout, backbone):
+def test_both_ways_and_described(layout, backbone, same):
     state = built(layout, backbone=backbone).state_dict()
     theirs = write(state, layout)
     assert not theirs.keys() & state.keys()
@@ -134,7 +130,7 @@ def test_entries_of_mmsegmentation():
     assert not any(place in key for key in state for place in places)
 
 
-def test_entries_of_the_papers_code():
+def test_entries_of_the_papers_code(same):
     """Names as transformers' own conversion of its files reads them, and the classifier that is never read."""
     network = built("nvidia", width=256, num_classes=19)
     state = write(network.state_dict(), "nvidia")
@@ -163,7 +159,7 @@ def test_entries_of_the_papers_code():
 
 
 @pytest.mark.parametrize("code", list(OWN))
-def test_imagenet_files(code, tmp_path):
+def test_imagenet_files(code, tmp_path, same):
     network = built(code)
     if code == "huggingface":
         SegformerForImageClassification(SegformerConfig(num_labels=3)).save_pretrained(tmp_path)
@@ -185,7 +181,7 @@ def test_imagenet_files(code, tmp_path):
         assert same(found, built(code).backbone.state_dict())
 
 
-def test_backbone_weights(tmp_path):
+def test_backbone_weights(tmp_path, same):
     state = write(built("cirkd").state_dict(), "cirkd")
     kept = {key: value for key, value in state.items() if key.startswith(("patch_embed", "block", "norm"))}
     torch.save({"state_dict": kept | {"head.weight": torch.zeros(3, 256)}}, tmp_path / "mit_b0.pth")
@@ -194,7 +190,7 @@ def test_backbone_weights(tmp_path):
     assert same(network.backbone.state_dict(), built("cirkd").backbone.state_dict())
 
 
-def test_pretrained_comes_from_the_hub(tmp_path, monkeypatch):
+def test_pretrained_comes_from_the_hub(tmp_path, monkeypatch, same):
     SegformerForImageClassification(SegformerConfig(num_labels=3)).save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     torch.save(state, tmp_path / "pytorch_model.bin")
