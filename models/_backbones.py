@@ -4,8 +4,7 @@ from typing import Literal, get_args
 
 from ._encoder import DilationRule, Encoder, Stride
 from ._mit import MiT, MiTName
-from ._mobilenetv2 import MobileNetV2, MobileNetV2Name
-from ._mobilenetv3 import MobileNetV3, MobileNetV3Name
+from ._mobilenet import MobileNetV2, MobileNetV2Name, MobileNetV3, MobileNetV3Name
 from ._mobilevit import MobileViT, MobileViTName
 from ._resnet import ResNet, ResNetName, Stem
 from ._timm import TimmBackbone

@@ -15,7 +15,8 @@ Arguments:
     drop_path: rate at which the last block drops its residual parts in training; it rises linearly from 0 at the first.
     align_corners: for every bilinear resize, inside the network and of its logits.
     widths: channels of the four levels of TriKD's decoder.
-    cutoff, cutoff_unit, center: of the band filters in TriKD's decoder, see models/_frequency.py:BandFilter.
+    cutoff: of the band filters in TriKD's decoder, see models/_frequency.py:BandFilter.
+    cutoff_unit: of the same. center: of the same.
     pretrained: start the encoder from its published ImageNet weights, from a cache or their download.
     backbone_weights: start it from this local file instead, with the encoder's own keys or another code's.
 """

@@ -177,7 +177,11 @@ class HuggingFace(Network):
         keep = any(name.startswith("hidden") for name in wanted)
         with watched(self.network, taps) as seen:
             if self.settings.model_type == "upernet":
-                logits, hidden = self._upernet(pixels, keep, with_aux, seen)
+                # its parts one by one: as a whole it resizes both heads' scores to the image, K full maps a copy
+                output = self.network.backbone.forward_with_filtered_kwargs(pixels, output_hidden_states=keep)
+                if with_aux:
+                    seen["aux"] = self.network.auxiliary_head(output.feature_maps)
+                logits, hidden = self.network.decode_head(output.feature_maps), output.hidden_states
             elif self.per_pixel:
                 output = self.network(pixels, output_hidden_states=keep)
                 logits, hidden = output.logits, output.get("hidden_states")
@@ -186,13 +190,6 @@ class HuggingFace(Network):
                 seen |= {} if head is None else {"head": head}
         found = {f"hidden{i}": tensor for i, tensor in enumerate(hidden or ())} | seen
         return logits, found.pop("aux", None), found
-
-    def _upernet(self, pixels: Tensor, keep: bool, with_aux: bool, seen: dict) -> tuple[Tensor, tuple | None]:
-        """Its parts one by one: as a whole it resizes both heads' scores to the image, K full maps a copy."""
-        output = self.network.backbone.forward_with_filtered_kwargs(pixels, output_hidden_states=keep)
-        if with_aux:
-            seen["aux"] = self.network.auxiliary_head(output.feature_maps)
-        return self.network.decode_head(output.feature_maps), output.hidden_states
 
     def _probe(self) -> list[str]:
         """One look at a small empty image: the forms of the named features, and the parameters no score needs."""

@@ -179,7 +179,9 @@ class SAM(Network):
             if self.gives_logits or not wanted.isdisjoint(names):
                 found |= dict.fromkeys(names, self.backbone.neck(tokens))  # (B, out_channels, h, w)
         if needs_masks:
-            found["masks"] = self._masks(found["sam"], prompt)
+            prompt = prompt.to(self.classifier.weight.dtype)
+            embedded = embed_mask(self.prompt_encoder, prompt, (prompt.shape[-2] // 4, prompt.shape[-1] // 4))
+            found["masks"] = decode_masks(self.mask_decoder, found["sam"], *embedded)  # (B, 3, 4 (H // 4), 4 (W // 4))
         if not self.gives_logits:
             return found | {"logits": None}
         levels = self.neck([found[f"neck{j + 1}"] for j in range(len(self.taps))])
@@ -188,12 +190,6 @@ class SAM(Network):
         if self.takes_prompt:
             fused = self.prompt_attention(fused, found.get("masks"))
         return classify(self, fused, found, wanted)
-
-    def _masks(self, image_map: Tensor, prompt: Tensor) -> Tensor:
-        """SAM's three masks for one mask prompt per image: (B, 3, 4 (H // 4), 4 (W // 4))."""
-        prompt = prompt.to(self.classifier.weight.dtype)
-        grid = prompt.shape[-2] // 4, prompt.shape[-1] // 4
-        return decode_masks(self.mask_decoder, image_map, *embed_mask(self.prompt_encoder, prompt, grid))
 
     def _needs_masks(self, images: Tensor, wanted: set[str], prompt: Tensor | None) -> bool:
         """Whether this forward makes masks. ValueError for a prompt that is missing or of another size."""

@@ -25,8 +25,8 @@ class TriKDDeiT(Network):
             stride 4 and 43 % of the decoder's work.
         neck_width: channels of the decoder's inputs.
         backbone_weights: start it from this local file (DeiT's keys) instead. The position table is resized.
-        num_classes, widths, drop_path, dropout (of whole channels), cutoff, cutoff_unit, center, pretrained: see
-        models/_network.py.
+        num_classes, widths, drop_path, dropout (of whole channels), cutoff, cutoff_unit, center,
+        pretrained: see models/_network.py.
 
     Shapes:
         logits: (B, K, h, w), h = floor(neck_scales[0] * ceil(H / 16)).

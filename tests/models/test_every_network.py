@@ -84,15 +84,22 @@ CASES = {
     "upernet-cirkd": Case("upernet", MOBILE | {"arrangement": "cirkd", "output_stride": 8}, takes_one=True),
     "upernet-cirkd-mit": Case("upernet", {"backbone": "mit_b0", "width": 8, "arrangement": "cirkd"}, takes_one=True),
     "sam": Case("sam", SAM, padded=16, sizes={"level4": (2, 3)}),  # half of a grid of 5 x 7, rounded down
-    "sam-prompted": Case(
-        "sam",
-        SAM | {"lora_rank": 2, "prompt_guidance": "channel"},
-        prompted=True,
-        padded=16,
-        sizes={"level4": (2, 3), "masks": (64, 96)},
-        # of SAM's three masks the strongest counts, so one that is it nowhere learns nothing at that step
-        resting="output_hypernetworks_mlps",
-    ),
+    **{
+        f"sam-{guidance}": Case(
+            "sam",
+            SAM | {"prompt_guidance": guidance} | args,
+            prompted=True,
+            padded=16,
+            sizes={"level4": (2, 3), "masks": (64, 96)},
+            # of SAM's three masks the strongest counts, so one that is it nowhere learns nothing at that step
+            resting="output_hypernetworks_mlps",
+        )
+        for guidance, args in {
+            "channel": {"lora_rank": 2},
+            "released": {"lora_rank": 2, "lora_targets": ("k",), "lora_alpha": 4.0},
+            "spatial": {"depth": 5, "window_size": 2},
+        }.items()
+    },
     "sam-features": Case(
         "sam",
         SAM | {"head": None, "taps": (1, 3)},

@@ -65,13 +65,6 @@ def test_pyramid_is_x_beside_its_levels(align_corners):
     assert torch.allclose(pyramid(x), block(torch.cat(maps, 1), pyramid.project), rtol=1e-12, atol=1e-12)
 
 
-def test_levels_of_their_own_width():
-    pyramid = PyramidPooling(6, 4, align_corners=True, level_width=3)
-    assert [level.conv.conv.out_channels for level in pyramid.levels] == [3] * 4
-    assert pyramid.project.conv.in_channels == 6 + 4 * 3
-    assert pyramid(rand(2, 6, 7, 9).float()).shape == (2, 4, 7, 9)
-
-
 def test_global_pool_gradient_equals_the_resized_one():
     pool = PooledConv(3, 2, 1, align_corners=False).double().eval()
     x, weight = rand(2, 3, 4, 5).requires_grad_(), rand(2, 2, 4, 5)
@@ -96,10 +89,6 @@ def test_fcn_head_drops_whole_channels_in_training_only():
     x = torch.randn(2, 6, 5, 5)
     assert torch.equal(head.eval()(x), head.classifier(head.conv(x)))
     assert isinstance(head.dropout, nn.Dropout2d) and head.dropout.p == 0.5
-
-
-def test_kinds_of_dropout():
-    assert isinstance(FCNHead(6, 8, 3, 0.1, "elements").dropout, nn.Dropout)
 
 
 def test_other_initial_weights():

@@ -1,7 +1,5 @@
 """TinyViT encoders against timm's, and the last block against attention written out."""
 
-import copy
-
 import pytest
 import timm
 import torch
@@ -108,16 +106,6 @@ def test_drop_path_rises_linearly():
     assert rates == pytest.approx([0.1 * i / 11 for i in range(1, 12)])
 
 
-def test_scores_stay_float32_under_autocast():
-    net = encoder()
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = net(images(), {"attention"})
-    assert found["attention"].dtype == torch.float32
-    with torch.no_grad():
-        exact = net(images(), {"attention"})["attention"]
-    assert (found["attention"] - exact).abs().max() < 0.05 * exact.abs().max()
-
-
 def test_position_biases_of_other_windows_are_resized():
     small, large = encoder((7, 14, 7)), encoder((8, 7, 7))
     state = large.fitted(small.state_dict())
@@ -143,8 +131,3 @@ def test_published_weights_follow_the_windows(variant, windows, name):
     with torch.device("meta"):
         net = TinyViT(variant, windows, 0.1)
     assert net.imagenet == name and name in timm.list_pretrained("tiny_vit*")
-
-
-def test_copies_are_whole():
-    net = encoder()
-    assert torch.equal(copy.deepcopy(net)(images(), set())["stage4"], net(images(), set())["stage4"])

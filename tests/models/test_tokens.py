@@ -1,20 +1,11 @@
 import pytest
 import torch
 
-from segkd.models._tokens import resize_positions, to_map
+from segkd.models._tokens import resize_positions
 
 
 def rand(*shape):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.manual_seed(0))
-
-
-def test_tokens_run_along_rows():
-    tokens = rand(2, 6, 4)
-    x = to_map(tokens, (2, 3))
-    assert x.shape == (2, 4, 2, 3) and x.data_ptr() == tokens.data_ptr()
-    for row in range(2):
-        for column in range(3):
-            assert torch.equal(x[:, :, row, column], tokens[:, 3 * row + column])
 
 
 @pytest.mark.parametrize("extra", [1, 2, 3])

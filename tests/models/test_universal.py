@@ -1,9 +1,7 @@
-"""Mask classification against the plain formula and against transformers' own semantic inference."""
+"""Mask classification against the plain formula; test_huggingface.py has it beside transformers' own inference."""
 
 import pytest
 import torch
-from transformers import MaskFormerImageProcessor
-from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentationOutput
 
 from segkd.models._universal import dense_logits
 
@@ -57,10 +55,3 @@ def test_half_types_are_raised(dtype):
         logits = dense_logits(classes, masks)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, dense_logits(classes.float(), masks.float()))
-
-
-def test_argmax_is_that_of_the_processor():
-    classes, masks = queries()
-    output = Mask2FormerForUniversalSegmentationOutput(class_queries_logits=classes, masks_queries_logits=masks)
-    theirs = torch.stack(MaskFormerImageProcessor().post_process_semantic_segmentation(output))
-    assert torch.equal(dense_logits(classes, masks).argmax(1), theirs)

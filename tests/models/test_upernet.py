@@ -99,15 +99,6 @@ def test_cirkd_drops_before_the_auxiliary_classifier_only():
     assert isinstance(net.aux_head.dropout, torch.nn.Dropout) and net.aux_head.dropout.p == 0.5
 
 
-def test_align_corners_inside_is_mmsegmentations_alone():
-    for arrangement, equal in (("mmseg", False), ("cirkd", True)):
-        net = small(arrangement=arrangement).eval()
-        corners = small(arrangement=arrangement, align_corners=True).eval()
-        one, two = net(images()), corners(images())
-        assert (one.align_corners, two.align_corners) == (False, True)
-        assert torch.equal(one.logits, two.logits) == equal
-
-
 def test_published_widths():
     """ResNet-50 as in mmsegmentation, layer by layer, and CIRKD's lite network."""
     with torch.device("meta"):

@@ -13,6 +13,9 @@ from segkd.models.upernet import UPerNet
 CLASSES = {"deeplabv3": DeepLabV3, "deeplabv3plus": DeepLabV3Plus, "pspnet": PSPNet, "upernet": UPerNet}
 CIRKD = {"dilation_rule": "cirkd", "align_corners": True, "dropout_kind": "elements", "head_init": "torch"}
 CIRKD_V3 = CIRKD | {"projection": "1x1"}
+# encoder -> a quarter of its channels, the width of CIRKD's pyramid levels
+MOBILE = {"mobilenetv3_small_100": 144, "mobilenetv3_large_100": 240,
+          "mobilevit_xxs": 80, "mobilevit_xs": 96, "mobilevit_s": 160}  # fmt: skip
 CIRKD_UPER = CIRKD | {"arrangement": "cirkd", "stem": "v1s"}
 MMSEG = {"dilation_rule": "mmseg"}
 AICSD = {"arrangement": "aicsd", "output_stride": 16, "dilation_rule": "aicsd"}
@@ -47,11 +50,12 @@ def entries(model, num_classes, args):
         ("cirkd", "deeplabv3", 7, CIRKD_V3 | {"backbone": "resnet50", "stem": "v1s", "width": 64}),
         ("cirkd", "deeplabv3", 11, CIRKD_V3 | {"stem": "plain", "width": 16, "aux_width": 64}),
         ("cirkd", "deeplabv3", 19, CIRKD_V3 | {"backbone": "mobilenetv2_100", "width": 32, "aux": False}),
-        ("cirkd", "deeplabv3", 19, CIRKD_V3 | {"backbone": "mobilenetv3_large_100", "aux": False}),
-        ("cirkd", "deeplabv3", 171, CIRKD_V3 | {"backbone": "mobilevit_xs", "aux": False}),
+        *(("cirkd", "deeplabv3", 171, CIRKD_V3 | {"backbone": name, "aux": False}) for name in MOBILE),
         ("cirkd", "pspnet", 19, CIRKD | {"backbone": "resnet101", "stem": "v1s", "width": 512, "level_width": 512}),
-        ("cirkd", "pspnet", 2, CIRKD | {"backbone": "mobilenetv3_small_100", "level_width": 144, "aux": False}),
-        ("cirkd", "pspnet", 2, CIRKD | {"backbone": "mobilevit_s", "level_width": 160, "aux": False}),
+        *(
+            ("cirkd", "pspnet", 2, CIRKD | {"backbone": name, "level_width": width, "aux": False})
+            for name, width in MOBILE.items()
+        ),
         ("aicsd", "deeplabv3plus", 19, AICSD | {"backbone": "resnet18"}),
         ("aicsd", "deeplabv3plus", 21, AICSD | {"backbone": "resnet101"}),
         ("aicsd", "deeplabv3plus", 5, AICSD | {"backbone": "mobilenetv2_100"}),
@@ -68,6 +72,8 @@ def test_written_told_described_and_read(layout, model, num_classes, args, same)
     # the encoder's names and the classifier's are those of other codes too
     assert not theirs.keys() & ours.keys() - {key for key in ours if key.startswith(("backbone.", "classifier."))}
     assert _checkpoints.guess(theirs) == layout != _checkpoints.guess(ours)
+    # no other layout takes it, ours aside
+    assert {name for name, other in _checkpoints.LAYOUTS.items() if other.fits(theirs)} - {"segkd"} == {layout}
     found = _checkpoints.describe(theirs, layout)
     assert (found.model, found.num_classes) == (model, num_classes)
     told = {name: value for name, value in args.items() if found.args.get(name) == value}
