@@ -5,7 +5,7 @@ from types import ModuleType
 from torch import Tensor
 
 from ._layouts import _segformer, aicsd, cirkd, mmseg, sam, segkd, torchvision, trikd, tsic, unimatch
-from ._layouts._described import Described
+from ._layouts._layout import Described
 from ._layouts._segformer import SegFormerLayout
 
 Layout = ModuleType | SegFormerLayout  # what has fits, describe, read and write

@@ -82,8 +82,6 @@ class FrequencyAttention(nn.Module):
     State-dict keys are those of TriKD's code: `conv_atten.weight` is W, `conv` the projection.
 
     Args:
-        in_channels: C.
-        band_filter: makes r of x.
         skip: False: project(x a), an ablation of the original.
         norm: the projection is a 1x1 convolution, batch norm and ReLU, an ablation too; else a 1x1 convolution alone.
 

@@ -44,16 +44,11 @@ def grid_positions(frequencies: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def embed_mask(prompt_encoder: nn.Module, mask: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """SAM's embeddings of one mask per image and of the positions on a grid.
-
-    Args:
-        prompt_encoder: SAM's.
-        mask: as `mask_prompt` gives it.
-        grid: (h, w) of the positions; with TSIC's decoder a quarter of the image.
+    """SAM's embeddings of one mask per image, see `mask_prompt`, and of the positions on a grid.
 
     Shapes:
-        mask: (B, 1, H, W). returns: sparse (B, 0, 256), there being neither points nor boxes;
-        dense (B, 256, H // 4, W // 4); positions (1, 256, *grid).
+        grid: (h, w), with TSIC's decoder a quarter of the image. mask: (B, 1, H, W). returns: sparse (B, 0, 256), there
+        being neither points nor boxes; dense (B, 256, H // 4, W // 4); positions (1, 256, *grid).
     """
     sparse, dense = prompt_encoder(points=None, boxes=None, masks=mask)
     return sparse, dense, grid_positions(prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, grid)

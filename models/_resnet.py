@@ -75,10 +75,16 @@ class ResNet(Encoder):
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         self.imagenet = IMAGENET.get((name, stem))
         self.channels, self.strides, self.norms = {}, {}, {}
-        for number, info in enumerate(net.feature_info[1:], start=1):
+        layers = (self.layer1, self.layer2, self.layer3, self.layer4)
+        for number, (layer, info) in enumerate(zip(layers, net.feature_info[1:], strict=True), start=1):
             for feature in (f"stage{number}", f"stage{number}_pre"):
                 self.channels[feature] = info["num_chs"]
                 self.strides[feature] = info["reduction"]
+            # forward applies the last ReLU of each stage itself, to have the sum before it
+            last = "3" if hasattr(layer[-1], "bn3") else "2"
+            setattr(layer[-1], f"act{last}", nn.Identity())
+            norm = getattr(layer[-1], f"bn{last}")
+            self.norms[f"stage{number}_pre"] = (norm.weight, norm.bias)
 
         if output_stride < 32:
             kind = "bottleneck" if hasattr(self.layer1[0], "bn3") else "basic"
@@ -88,12 +94,6 @@ class ResNet(Encoder):
                     convs = [conv for conv in (block.conv1, block.conv2) if conv.kernel_size == (3, 3)]
                     for conv, dilation in zip(convs, plan[min(index, len(plan) - 1)]):
                         set_dilation(conv, dilation)
-        # forward applies the last ReLU of each stage itself, to have the sum before it
-        for number, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=1):
-            last = "3" if hasattr(layer[-1], "bn3") else "2"
-            setattr(layer[-1], f"act{last}", nn.Identity())
-            norm = getattr(layer[-1], f"bn{last}")
-            self.norms[f"stage{number}_pre"] = (norm.weight, norm.bias)
 
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         found = {}

@@ -28,9 +28,6 @@ class TimmBackbone(Encoder):
         name: timm's name of the network, with or without the tag of its weights.
         output_stride: stride of stage4. Dilates the network where timm can; must be the network's own otherwise.
 
-    Features:
-        stage1..stage4: channels and strides as `channels` and `strides` tell; channels first whatever the network.
-
     Raises:
         ValueError: a name timm does not have, a stride the network does not have, fewer than four levels,
             or a network made for images of one size.

@@ -56,7 +56,6 @@ class TriKDDecoder(nn.Module):
 
     Args:
         in_channels: channels of f_0..f_3. widths: of L_0..L_3.
-        num_classes: K.
         bottleneck: channels the classifier reads.
         dropout: share of whole channels dropped before the classifier.
         cutoff, cutoff_unit, center: see models/_network.py; the defaults are the released code's.

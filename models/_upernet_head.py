@@ -1,6 +1,7 @@
 """UPerNet's head, also TSIC's: pyramid pooling on the deepest of four maps, a feature pyramid over all, one fused map.
 
-With it the neck by which TSIC makes such maps of a plain vision transformer's, which all have one size. TriKD's decoder is another UPer head, see models/_trikd_decoder.py.
+With it the neck by which TSIC makes such maps of a plain vision transformer's, which all have one size. TriKD's
+decoder is another UPer head, see models/_trikd_decoder.py.
 """
 
 from typing import Literal

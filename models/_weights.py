@@ -194,18 +194,15 @@ def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> None
     if pretrained and backbone.hub_file is not None:
         file = published_file(*backbone.hub_file)
     if file is not None:
-        state, source = _for_backbone(backbone, read_weights(file)), str(file)
+        state, source = read_weights(file), str(file)
     elif pretrained:
         if backbone.imagenet is None:
             raise ValueError(f"timm has no ImageNet weights for this backbone with this stem; {REMEDY}")
-        state, source = _for_backbone(backbone, imagenet_weights(backbone.imagenet)), backbone.imagenet
+        state, source = imagenet_weights(backbone.imagenet), backbone.imagenet
     else:
         return
-    fill(backbone, state, source, dropped=backbone.dropped)
-
-
-def _for_backbone(backbone: Encoder, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A file's entries under the backbone's names: as they are, else as another code's."""
     own = {key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")}
-    as_it_is = backbone.fitted(state)
-    return as_it_is if own <= as_it_is.keys() else backbone.fitted(read_backbone(state))
+    fitted = backbone.fitted(state)
+    if not own <= fitted.keys():  # then it is a file of another code
+        fitted = backbone.fitted(read_backbone(state))
+    fill(backbone, fitted, source, dropped=backbone.dropped)

@@ -18,7 +18,8 @@ class TriKDResNet(Network):
     Args:
         backbone: resnet101, as published, or resnet50; the stem has 64, 64, 128 channels.
         backbone_weights: start it from this local file (timm's or torchvision's keys) instead.
-        num_classes, widths, dropout (of whole channels), cutoff, cutoff_unit, center, pretrained: see models/_network.py.
+        num_classes, widths, dropout (of whole channels), cutoff, cutoff_unit, center,
+        pretrained: see models/_network.py.
 
     Features:
         those of the backbone; `low`: stage1 under the name of the student's feature it is a goal for; `head`: what the

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from .._mit import SIZES
-from ._described import Described
-from ._renaming import Renaming
+from ._layout import Described, Renaming
 
 # a row is a layer: its name here, in the paper's code, in mmseg and in huggingface; first those of a block, then those
 # of a stage, which is the i-th from 0 and the n-th from 1

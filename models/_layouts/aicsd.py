@@ -4,9 +4,8 @@ import re
 
 from torch import Tensor
 
-from ._described import Described
 from ._encoders import mobilenetv2_name, mobilenetv2_pairs, resnet_name, resnet_pairs
-from ._renaming import Renaming, conv_bn
+from ._layout import Described, Renaming, conv_bn
 
 CODE = (
     "the layout aicsd (DeepLabV3+ in the arrangement aicsd, 256 wide, with a MobileNetV2 or plain ResNet backbone and "

@@ -3,9 +3,8 @@
 from torch import Tensor
 
 from . import _segformer
-from ._described import Described, model_of
 from ._encoders import mobilenetv2_name, mobilenetv2_pairs, resnet_name, resnet_pairs, stem_of
-from ._renaming import Renaming
+from ._layout import Described, Renaming, model_of
 
 CODE = "mmsegmentation"
 

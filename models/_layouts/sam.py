@@ -7,8 +7,7 @@ use for, and position tables of another grid, are matters of the network: see mo
 from torch import Tensor
 
 from .._lora import wrapped
-from ._described import Described
-from ._renaming import Renaming
+from ._layout import Described, Renaming
 from ._sam_encoder import HUGGINGFACE, META, OPENMMLAB, TIMM, encoder_arguments
 
 # an entry that every file of a code has and no other code's file -> its names

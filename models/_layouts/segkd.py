@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ._described import Described
+from ._layout import Described
 
 
 def fits(state: dict[str, Tensor]) -> bool:

@@ -2,9 +2,8 @@
 
 from torch import Tensor
 
-from ._described import Described
 from ._encoders import mobilenetv2_pairs, resnet_name, resnet_pairs, stem_of
-from ._renaming import Renaming, conv_bn
+from ._layout import Described, Renaming, conv_bn
 
 CODE = "torchvision"
 

@@ -4,8 +4,7 @@ import math
 
 from torch import Tensor
 
-from ._described import Described
-from ._renaming import Renaming
+from ._layout import Described, Renaming
 
 # TinyViT's names and timm's
 TINYVIT = [

@@ -5,8 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from . import mmseg
-from ._described import Described
-from ._renaming import Renaming
+from ._layout import Described, Renaming
 from ._sam_encoder import META, OPENMMLAB, encoder_arguments
 from .sam import projections_in_updates
 

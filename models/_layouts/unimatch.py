@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from ._described import Described
 from ._encoders import resnet_name
-from ._renaming import Renaming, conv_bn
+from ._layout import Described, Renaming, conv_bn
 
 CODE = (
     "the layout unimatch (DeepLabV3+ in the arrangement unimatch, 256 wide, with an Xception-65 or a ResNet-50 or "

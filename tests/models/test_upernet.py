@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from transformers import UperNetConfig
 from transformers.models.upernet.modeling_upernet import UperNetHead
 
-from segkd.models._layouts._renaming import Renaming
+from segkd.models._layouts._layout import Renaming
 from segkd.models._upernet_head import UPerHead
 from segkd.models.upernet import UPerNet
 

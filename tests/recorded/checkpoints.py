@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from segkd.models import _checkpoints
-from segkd.models._layouts._described import Described
+from segkd.models._layouts._layout import Described
 from segkd.models._prediction import Normalize
 from segkd.models._weights import fill
 from segkd.runner.recipe import parts

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segkd.models._layouts._renaming import Renaming
+from segkd.models._layouts._layout import Renaming
 
 TABLE = Renaming([("head.last.*", "classifier.*"), ("head.#.conv#.*", "levels.#.#.*"), ("stem.weight", "conv1.weight")])
 
