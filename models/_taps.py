@@ -100,10 +100,9 @@ def watched(network: nn.Module, taps: dict[str, Tap]) -> Iterator[dict[str, obje
         def look(module: nn.Module, inputs: tuple, output: object) -> None:
             value = inputs[0] if side == "input" else output
             # modules of transformers often give a tuple or a dict of outputs whose first is the map
-            parts = (
-                value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else [value]
-            )
-            seen[name] = next(iter(parts), None)
+            if isinstance(value, dict):
+                value = tuple(value.values())
+            seen[name] = next(iter(value), None) if isinstance(value, (tuple, list)) else value
 
         return look
 
