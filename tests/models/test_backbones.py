@@ -7,7 +7,6 @@ from torch import nn
 
 from segkd.models._backbones import build_backbone, head_width
 
-
 NAMES = ["resnet18", "resnet34", "resnet50", "mobilenetv2_035", "mobilenetv2_100", "mobilenetv3_small_100",
          "mobilenetv3_large_100", "mobilevit_xxs", "mobilevit_xs", "mobilevit_s"]  # fmt: skip
 
