@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -72,8 +71,11 @@ def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None
 
 def check_same_recipe(recipe: Recipe) -> None:
     """ValueError where the run in the recipe's folder was made by a recipe that differs in anything that matters."""
-    written = yaml.safe_load(RunFolder(recipe.folder).recipe_file.read_text())
-    changed = "; ".join(changes(written, yaml.safe_load(recipe.dump())))
+    # read, not compared as it is written: a field that is younger than the run has its default
+    written, now = (
+        one.model_dump(mode="json", by_alias=True) for one in (RunFolder(recipe.folder).read_recipe(), recipe)
+    )
+    changed = "; ".join(changes(written, now))
     if changed:
         raise ValueError(
             f"{recipe.folder} holds the run of another recipe; they differ in {changed}. Give this one another name "
