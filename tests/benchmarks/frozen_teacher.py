@@ -10,15 +10,13 @@ the bare module's time and memory, and on a GPU bfloat16 is at least 1.6 times a
 """
 
 import argparse
-import ctypes
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
+import numpy as np
 import torch
+from measuring import in_child, peak, seconds
 
 from segkd.models._prediction import Prediction
 from segkd.runner.building.device import prepare_for_device, start_accelerator
@@ -32,7 +30,6 @@ TEACHER = {"backbone": "resnet101", "stem": "v1c", "dilation_rule": "mmseg"}
 STUDENT = {"backbone": "mobilenetv2_035", "width": 8}
 ARMS = ("contiguous", "bare", "graph")
 PRECISIONS = ("fp32", "bf16")
-MIB = 2**20
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
@@ -80,36 +77,6 @@ def forward_of(arm: str, options: argparse.Namespace) -> Callable[[str], Predict
     return forward
 
 
-def seconds(forward: Callable[[str], Prediction], precision: str) -> float:
-    """One forward, until the device has done all that was asked of it."""
-    torch.cuda.synchronize() if torch.cuda.is_available() else None
-    begin = time.perf_counter()
-    forward(precision)
-    torch.cuda.synchronize() if torch.cuda.is_available() else None
-    return time.perf_counter() - begin
-
-
-def resident(field: str) -> float:
-    """MiB of this process: VmRSS, what it holds now, or VmHWM, the most it has held."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
-
-
-def peak(forward: Callable[[str], Prediction], precision: str) -> float:
-    """MiB that a forward needs over what is there before it; the first one, which libraries set up in, is left out."""
-    forward(precision)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        forward(precision)
-        return (torch.cuda.max_memory_allocated() - before) / MIB
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the first one left unused would hide part of the second one's need
-    Path("/proc/self/clear_refs").write_text("5")  # the most it has held, from now on
-    before = resident("VmRSS")
-    forward(precision)
-    return resident("VmHWM") - before
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the graph makes of a frozen teacher's forward.")
     parser.add_argument("--crop", type=int, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"))
@@ -121,28 +88,24 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.memory:
         arm, precision = options.memory
-        print(peak(forward_of(arm, options), precision))
+        forward = forward_of(arm, options)
+        forward(precision)  # the first one, which libraries set up in, is left out
+        print(peak(partial(forward, precision)))
         return
     forwards = {arm: forward_of(arm, options) for arm in ARMS}
     times: dict[tuple[str, str], list[float]] = {(arm, precision): [] for precision in PRECISIONS for arm in ARMS}
     for turn in range(options.repeats + 1):
         for arm, precision in times:
-            times[arm, precision].append(seconds(forwards[arm], precision))
-    found = {key: statistics.median(values[1:]) for key, values in times.items()}
+            times[arm, precision].append(seconds(partial(forwards[arm], precision))[0])
+    found = {key: np.median(values[1:]) for key, values in times.items()}
     print(f"{'':14}{'seconds':>10}{'MiB':>8}{'to bare: time':>15}{'memory':>8}")
     for precision in PRECISIONS:
-        peaks = {arm: memory_of(arm, precision) for arm in ARMS}
+        peaks = {arm: in_child(*sys.argv[1:], "--memory", arm, precision) for arm in ARMS}
         for arm in ARMS:
             ratios = found[arm, precision] / found["bare", precision], peaks[arm] / peaks["bare"]
             print(f"{precision} {arm:11}{found[arm, precision]:8.4f}{peaks[arm]:8.0f}{ratios[0]:15.3f}{ratios[1]:8.3f}")
     speeds = ", ".join(f"{arm} {found[arm, 'fp32'] / found[arm, 'bf16']:.2f}" for arm in ARMS)
     print(f"bf16 is faster by a factor of: {speeds}")
-
-
-def memory_of(arm: str, precision: str) -> float:
-    """The peak of one arm, in a process that runs nothing else."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--memory", arm, precision]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

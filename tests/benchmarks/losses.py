@@ -16,18 +16,18 @@ reads attention maps: --student trikd_tinyvit --teacher trikd_deit).
 
 import argparse
 import functools
-import importlib.util
 import json
 import math
 import resource
-import statistics
+import runpy
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from measuring import IGNORED, in_child, peak, random_labels, seconds
 from torch import Tensor, nn
 
 from segkd.losses._task import Features, Task
@@ -36,19 +36,12 @@ from segkd.models._prediction import Prediction
 from segkd.runner.recipe import parts
 
 HERE = Path(__file__).parent
-IGNORE = 255
-GIB = 2**30
 
 
 def transcriptions() -> dict[str, Callable]:
     """Loss name -> its literal formula, from all transcriptions_*.py."""
-    found = {}
-    for path in sorted(HERE.glob("transcriptions_*.py")):
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        found |= {name: getattr(module, name) for name in parts.names("losses") if hasattr(module, name)}
-    return found
+    held = [runpy.run_path(str(path)) for path in sorted(HERE.glob("transcriptions_*.py"))]
+    return {name: functions[name] for functions in held for name in parts.names("losses") if name in functions}
 
 
 def network(name: str, classes: int) -> nn.Module:
@@ -62,14 +55,6 @@ def network(name: str, classes: int) -> nn.Module:
 def feature_table(role: str, net: nn.Module) -> Features:
     norms = {name: (torch.ones(channels), torch.zeros(channels)) for name, channels in net.channels.items()}
     return Features(role, net.channels, net.strides, norms=norms)
-
-
-def random_target(options: argparse.Namespace) -> Tensor:
-    """(B, H, W) labels: regions of 32 x 32 pixels, a tenth of them ignored."""
-    height, width = options.crop
-    regions = torch.randint(options.classes, (options.batch, -(-height // 32), -(-width // 32)))
-    regions[torch.rand(regions.shape) < 0.1] = IGNORE
-    return regions.repeat_interleave(32, 1).repeat_interleave(32, 2)[:, :height, :width].contiguous()
 
 
 def random_prediction(net: nn.Module, features: Features, options: argparse.Namespace, learns: bool) -> Prediction:
@@ -90,11 +75,10 @@ def loss_arm(name: str, literal: bool, options: argparse.Namespace) -> Callable[
     with torch.device("meta"):  # for their tables of channels and strides
         nets = network(options.student, options.classes), network(options.teacher, options.classes)
     tables = [feature_table(role, net) for role, net in zip(("student", "teacher"), nets, strict=True)]
-    loss = parts.build("losses", name, {}, Task(options.classes, IGNORE, *tables))
+    loss = parts.build("losses", name, {}, Task(options.classes, IGNORED, *tables))
     student = random_prediction(nets[0], tables[0], options, learns=True)
     teacher = random_prediction(nets[1], tables[1], options, learns=False)
-    target = random_target(options)
-
+    target = random_labels(options.batch, options.crop, options.classes, side=32)
     forward = functools.partial(transcriptions()[name], loss) if literal else loss
 
     def run() -> None:
@@ -110,9 +94,9 @@ def step_arm(options: argparse.Namespace) -> Callable[[], None]:
     """One plain training step and a forward of the teacher, without the optimizer's update."""
     student, teacher = (network(name, options.classes) for name in (options.student, options.teacher))
     teacher.eval().requires_grad_(False)
-    loss = CrossEntropy(Task(options.classes, IGNORE, Features("student", student.channels, student.strides)))
+    loss = CrossEntropy(Task(options.classes, IGNORED, Features("student", student.channels, student.strides)))
     images = torch.randint(256, (options.batch, 3, *options.crop), dtype=torch.uint8)
-    target = random_target(options)
+    target = random_labels(options.batch, options.crop, options.classes, side=32)
 
     def run() -> None:
         with torch.no_grad():
@@ -128,43 +112,32 @@ def clear_gradients(modules: list[nn.Module], leaves: list[Tensor]) -> None:
         tensor.grad = None
 
 
-def resident(field: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
-
-
-def timed(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def measure(arm: str, options: argparse.Namespace) -> dict[str, float]:
     """Seconds and peak GiB of one arm, in this process."""
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
-    limit = int(options.memory * GIB)
+    limit = int(options.memory * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     kind, _, name = arm.partition(" ")
     run = step_arm(options) if kind == "step" else loss_arm(name, kind == "literal", options)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew here
-    before = resident("VmRSS")
-    warm_up, *seconds = [timed(run)]
-    while len(seconds) < options.repeats and warm_up < options.patience:
-        seconds.append(timed(run))
-    return {"seconds": statistics.median(seconds or [warm_up]), "gib": (resident("VmHWM") - before) / GIB}
+    times: list[float] = []
+
+    def repeat() -> None:
+        while len(times) <= options.repeats and (not times or times[0] < options.patience):
+            times.append(seconds(run)[0])
+
+    mib = peak(repeat)
+    return {"seconds": float(np.median(times[1:] or times)), "gib": mib / 1024}
 
 
-def in_child(arm: str, options: argparse.Namespace) -> dict:
+def measured(arm: str, options: argparse.Namespace) -> dict:
     """The measurement of an arm in a fresh process, or {"fault": why there is none}."""
-    command = [sys.executable, __file__, "--arm", arm, *sys.argv[1:]]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    if "allocate memory" in done.stderr or done.returncode < 0:
-        return {"fault": f"needs more than {options.memory:g} GiB"}
-    return {"fault": (done.stderr.strip().splitlines() or ["no message"])[-1]}
+    try:
+        return in_child("--arm", arm, *sys.argv[1:])
+    except subprocess.CalledProcessError as error:
+        if "allocate memory" in error.stderr or error.returncode < 0:
+            return {"fault": f"needs more than {options.memory:g} GiB"}
+        return {"fault": (error.stderr.strip().splitlines() or ["no message"])[-1]}
 
 
 def table(title: str, heads: list[str], rows: list[list[str]]) -> str:
@@ -190,11 +163,11 @@ def report(names: list[str], options: argparse.Namespace) -> None:
         f"{options.teacher}, float32, {options.threads} threads, torch {torch.__version__}\n"
     )
     written = transcriptions()
-    step = in_child("step", options)
+    step = measured("step", options)
     costs, shares = [], []
     for name in names:
-        ours = in_child(f"ours {name}", options)
-        literal = in_child(f"literal {name}", options) if name in written and "fault" not in ours else None
+        ours = measured(f"ours {name}", options)
+        literal = measured(f"literal {name}", options) if name in written and "fault" not in ours else None
         ratios = [ratio(ours, literal, key) for key in ("seconds", "gib")]
         costs.append([name, *cells(ours), *cells(literal), *ratios])
         if "seconds" in ours and "seconds" in step:

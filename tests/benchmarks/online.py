@@ -17,16 +17,13 @@ Target: at most 1.1 times the networks' time.
 import argparse
 import functools
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from measuring import IGNORED, in_child, peak, random_labels, seconds
 from torch import Tensor, nn
 
 from segkd.losses.cross_entropy import CrossEntropy
@@ -42,15 +39,14 @@ from segkd.runner.recipe.schema import Recipe
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = ("camvid/tsic_sam_dv3mnv2_96x128.yaml", "camvid/trikd_tiny5m_1_8_96.yaml")
 FULL_SIZE = ("cityscapes/tsic_samvitb_dv3r18.yaml", "cityscapes/trikd_tiny11m_1_8_fixed.yaml")
-IGNORED = 255
-MIB = 2**20
+# nothing is downloaded for a measurement
+NO_FILES = {"pretrained": False, "backbone_weights": None}
 
 
 @dataclass
 class Setup:
     """A recipe ready for its steps: everything on the device, a batch held there."""
 
-    names: list[str]
     graph: Graph
     optimizers: list[torch.optim.Optimizer]
     accelerator: Accelerator
@@ -123,28 +119,13 @@ def set_up(recipe: Recipe, iteration: int | None, supervised: bool) -> Setup:
     at = busiest_iteration(graph, recipe) if iteration is None else iteration
     terms = [term for term in graph.active_terms(at) if isinstance(graph.losses[term.label], CrossEntropy)]
     alone = {term.of: graph.losses[term.label] for term in terms} if supervised else {}
-    return Setup([*recipe.networks], graph, optimizers, accelerator, found, target, views, at, alone)
-
-
-# nothing is downloaded for a measurement
-NO_FILES = {"pretrained": False, "backbone_weights": None}
+    return Setup(graph, optimizers, accelerator, found, target, views, at, alone)
 
 
 def random_batch(recipe: Recipe, count: int, num_classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Noise, and labels in squares of 16 pixels, a tenth of them ignored."""
-    height, width = recipe.data.crop_size
-    squares = torch.randint(num_classes, (count, -(-height // 16), -(-width // 16)))
-    squares[torch.rand(squares.shape) < 0.1] = IGNORED
-    target = squares.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width]
-    return torch.randint(256, (count, 3, height, width), dtype=torch.uint8).to(device), target.contiguous().to(device)
-
-
-def seconds(step: Callable[[], None]) -> list[float]:
-    """By the clock, and of this process's processor time."""
-    start, used = time.perf_counter(), time.process_time()
-    step()
-    torch.cuda.synchronize() if torch.cuda.is_available() else None
-    return [time.perf_counter() - start, time.process_time() - used]
+    """Noise and labels."""
+    target = random_labels(count, recipe.data.crop_size, num_classes, side=16)
+    return torch.randint(256, (count, 3, *recipe.data.crop_size), dtype=torch.uint8).to(device), target.to(device)
 
 
 def measure_times(setup: Setup, rounds: int) -> dict[str, object]:
@@ -158,59 +139,29 @@ def measure_times(setup: Setup, rounds: int) -> dict[str, object]:
     return {"seconds": dict(zip(("step", *names), np.median(table[..., 0], 0))), "ratios": ratios.tolist()}
 
 
-def measure_memory(setup: Setup, arm: str) -> dict[str, float]:
+def measure_memory(setup: Setup, arm: str) -> float:
     """MiB over what the networks and the batch take, of a few steps of one arm."""
-    on_gpu = setup.accelerator.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew here
-        before = resident("VmRSS")
-    for _ in range(3):
-        setup.whole_step() if arm == "step" else setup.alone(arm)
-    return {"mib": ((torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM")) - before) / MIB}
+    step = setup.whole_step if arm == "step" else functools.partial(setup.alone, arm)
+    return peak(lambda: [step() for _ in range(3)])
 
 
-def resident(field: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
-
-
-def networks_run(setup: Setup) -> list[str]:
-    """The networks that a step does run."""
-    run: set[str] = set()
-    hooks = [
-        setup.graph.network(name).register_forward_hook(lambda *_, name=name: run.add(name)) for name in setup.names
-    ]
-    setup.whole_step()
-    for hook in hooks:
-        hook.remove()
-    return [name for name in setup.names if name in run]
-
-
-def in_child(file: str, arm: str, options: argparse.Namespace, iteration: int | None) -> dict:
-    """What another process prints for one arm; its error ends this one."""
-    command = [sys.executable, __file__, file, "--arm", arm, "--rounds", str(options.rounds)]
-    command += ["--threads", str(options.threads), "--set", *options.set]
-    command += ["--supervised"] if options.supervised else []
-    command += [] if iteration is None else ["--iteration", str(iteration)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{file}, {arm}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def measured(file: str, arm: str, options: argparse.Namespace, iteration: int | None) -> object:
+    """What another process measures of one arm."""
+    arguments = [file, "--arm", arm, "--rounds", str(options.rounds), "--threads", str(options.threads)]
+    arguments += ["--supervised"] if options.supervised else []
+    arguments += [] if iteration is None else ["--iteration", str(iteration)]
+    return in_child(*arguments, "--set", *options.set)
 
 
 def report(file: str, options: argparse.Namespace, iteration: int | None = None) -> None:
     """Measures a recipe at its busiest iteration, or at another, and prints the table."""
-    found = in_child(file, "times", options, iteration)
+    found = measured(file, "times", options, iteration)
     names = [name for name in found["seconds"] if name != "step"]
-    memory = {arm: in_child(file, arm, options, found["iteration"])["mib"] for arm in (*names, "step")}
-    print(f"{Path(file).stem}, iteration {found['iteration']}; runs {', '.join(found['run'])}")
+    memory = {arm: measured(file, arm, options, found["iteration"]) for arm in (*names, "step")}
+    print(f"{Path(file).stem}, iteration {found['iteration']}")
     print(f"  {'':24}{'s':>9}{'MiB':>9}")
-    for arm, peak in memory.items():
-        print(f"  {arm if arm == 'step' else arm + ' alone':24}{found['seconds'][arm]:9.3f}{peak:9.0f}")
+    for arm, mib in memory.items():
+        print(f"  {arm if arm == 'step' else arm + ' alone':24}{found['seconds'][arm]:9.3f}{mib:9.0f}")
     clock, processor = np.median(found["ratios"], 0)
     low, high = np.quantile(found["ratios"], (0.25, 0.75), axis=0)[:, 0]
     share = memory["step"] / sum(memory[name] for name in names)
@@ -224,9 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A step of several networks beside each of them alone.")
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help="the small TSIC and TriKD recipes when left out")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="laid over each recipe")
-    parser.add_argument(
-        "--full-size", action="store_true", help="the recipes for Cityscapes in place of the small ones"
-    )
+    parser.add_argument("--full-size", action="store_true", help="the recipes for Cityscapes, not the small ones")
     parser.add_argument("--supervised", action="store_true", help="networks alone learn from labels")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -242,7 +191,7 @@ def main() -> None:
     setup = set_up(read(files[0], options.set), options.iteration, options.supervised)
     if options.arm == "times":
         active = [len(setup.graph.active_terms(at)) for at in (0, setup.iteration)]
-        found = {"iteration": setup.iteration, "fewer_at_first": active[0] < active[1], "run": networks_run(setup)}
+        found = {"iteration": setup.iteration, "fewer_at_first": active[0] < active[1]}
         found |= measure_times(setup, options.rounds)
     else:
         found = measure_memory(setup, options.arm)

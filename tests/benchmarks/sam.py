@@ -10,13 +10,11 @@ before the first run. `difference` is the largest one between the two arms' maps
 
 import argparse
 import json
-import resource
-import subprocess
 import sys
-import time
 from functools import partial
 
 import torch
+from measuring import in_child, peak, seconds
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
@@ -62,23 +60,22 @@ def last_map(arm: str, encoder: nn.Module, images: Tensor) -> Tensor:
 
 
 def measure(job: str, arm: str, options: argparse.Namespace) -> dict:
-    """Seconds and bytes of one job of one arm, and a part of its map."""
+    """Seconds and MiB of one job of one arm, and a part of its map."""
     torch.set_num_threads(options.threads)
     encoder = encoder_of(arm, options)
     if job == "training":
         add_lora(encoder)
     images = torch.randn(options.batch, 3, *options.size, generator=torch.manual_seed(1))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = []
-    for _ in range(2):
-        start = time.process_time()
+    maps, times = [], []
+
+    def run() -> None:
         with torch.set_grad_enabled(job == "training"):
-            x = last_map(arm, encoder, images)
+            maps[:] = [last_map(arm, encoder, images)]
         if job == "training":
-            x.square().sum().backward()
-        seconds.append(time.process_time() - start)
-    used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    return {"seconds": min(seconds), "bytes": used, "map": x.detach()[0, ::16, ::4, ::4].flatten().tolist()}
+            maps[0].square().sum().backward()
+
+    used = peak(lambda: times.extend(seconds(run)[1] for _ in range(2)))
+    return {"seconds": min(times), "mib": used, "map": maps[0].detach()[0, ::16, ::4, ::4].flatten().tolist()}
 
 
 def main() -> None:
@@ -97,12 +94,10 @@ def main() -> None:
         results = {arm: [] for arm in ARMS}
         for _ in range(options.rounds):
             for arm in ARMS:
-                command = [sys.executable, __file__, *sys.argv[1:], "--one", job, arm]
-                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                results[arm].append(json.loads(output))
+                results[arm].append(in_child(*sys.argv[1:], "--one", job, arm))
         for arm, runs in results.items():
-            seconds, used = min(run["seconds"] for run in runs), max(run["bytes"] for run in runs)
-            print(f"{job:9} {arm:8} {seconds:7.2f} s {used / 2**20:7.0f} MiB")
+            fastest, used = min(run["seconds"] for run in runs), max(run["mib"] for run in runs)
+            print(f"{job:9} {arm:8} {fastest:7.2f} s {used:7.0f} MiB")
         theirs, ours = (torch.tensor(results[arm][0]["map"]) for arm in ARMS)
         print(f"{job:9} difference {((ours - theirs).abs().max() / theirs.std()).item():.1e}")
 

@@ -7,16 +7,15 @@ counts only where the loop has to wait for it. Targets: time ratio at most 1.03,
 """
 
 import argparse
+import json
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import MIB, clocks, in_child, resident, seconds
 
 from segkd.losses._task import Task
 from segkd.runner import distill
@@ -60,12 +59,9 @@ def bare_arm(recipe: Recipe) -> Callable[[], None]:
     losses = [parts.build("losses", term.loss, term.args, task).to(device) for term in recipe.losses]
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     height, width = recipe.data.crop_size
-    images = (
-        torch.randint(0, 256, (recipe.data.batch_size, height, width, 3), dtype=torch.uint8)
-        .permute(0, 3, 1, 2)
-        .to(device)
-    )
-    target = torch.randint(0, 8, (recipe.data.batch_size, height, width)).to(device)
+    shape = recipe.data.batch_size, height, width
+    images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8).permute(0, 3, 1, 2).to(device)
+    target = torch.randint(0, 8, shape).to(device)
 
     def step() -> None:
         prediction = student(images)
@@ -76,12 +72,6 @@ def bare_arm(recipe: Recipe) -> Callable[[], None]:
         optimizer.zero_grad()
 
     return step
-
-
-def synchronized() -> np.ndarray:
-    """Seconds by the clock and by this process's processor time, when all that was asked of the device is done."""
-    torch.cuda.synchronize() if torch.cuda.is_available() else None
-    return np.array([time.perf_counter(), time.process_time()])
 
 
 def run_loop(recipe: Recipe, after_step: Callable[[int], None]) -> None:
@@ -103,19 +93,17 @@ def run_loop(recipe: Recipe, after_step: Callable[[int], None]) -> None:
 def compare_times(recipe: Recipe, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """(steps, 2) seconds, clock and processor, of the real loop's steps and of the bare steps between them."""
     bare_step, ours, bare = bare_arm(recipe), [], []
-    since = synchronized()
+    since = clocks()
 
     def after_step(iteration: int) -> None:
         nonlocal since
-        end = synchronized()
-        bare_step()
-        begin = synchronized()
+        took, took_bare = clocks() - since, seconds(bare_step)
         if iteration > WARM_UP:
-            ours.append(end - since)
-            bare.append(begin - end)
+            ours.append(took)
+            bare.append(took_bare)
         if len(ours) == steps:
             raise Done
-        since = synchronized()
+        since = clocks()
 
     run_loop(recipe, after_step)
     return np.array(ours), np.array(bare)
@@ -123,7 +111,7 @@ def compare_times(recipe: Recipe, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 def print_peak(recipe: Recipe, arm: str) -> None:
     """Makes a few steps of one arm alone and prints MiB: what the imports took, and the peak."""
-    at_start = resident()
+    at_start = resident("VmHWM")
 
     def after_step(iteration: int) -> None:
         if iteration == WARM_UP + 20:  # the log has been written by then
@@ -135,14 +123,9 @@ def print_peak(recipe: Recipe, arm: str) -> None:
         step = bare_arm(recipe)
         for _ in range(WARM_UP + 20):
             step()
-    print(at_start, torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else resident(), flush=True)
+    most = torch.cuda.max_memory_allocated() / MIB if torch.cuda.is_available() else resident("VmHWM")
+    print(json.dumps([at_start, most]), flush=True)
     os._exit(0)
-
-
-def resident() -> float:
-    """Peak resident size of this process in MiB. Not getrusage's, which begins at that of the parent."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 def main() -> None:
@@ -158,25 +141,13 @@ def main() -> None:
         if options.arm:
             print_peak(recipe, options.arm)
         ours, bare = compare_times(recipe, options.steps)
-    peaks = {}
-    for arm in ("loop", "bare"):
-        output = subprocess.run(
-            [sys.executable, __file__, "--arm", arm], capture_output=True, text=True, check=True
-        ).stdout
-        peaks[arm] = [float(word) for word in output.splitlines()[-1].split()]
+    (_, loop), (imports, alone) = (in_child("--arm", arm) for arm in ("loop", "bare"))
     print(f"{'':16}{'loop':>10}{'bare':>10}{'ratio':>8}  target")
     for column, title in enumerate(("s a step", "processor s")):
         pairs = np.stack([ours[:, column], bare[:, column]])
-        print(
-            f"{title:16}{np.median(pairs[0]):10.4f}{np.median(pairs[1]):10.4f}"
-            f"{np.median(pairs[0] / pairs[1]):8.3f}  1.03  "
-            f"(median of {len(ours)} pairs)"
-        )
-    print(
-        f"{'peak MiB':16}{peaks['loop'][1]:10.0f}{peaks['bare'][1]:10.0f}"
-        f"{peaks['loop'][1] / peaks['bare'][1]:8.3f}  1.05  "
-        f"(imports alone: {peaks['bare'][0]:.0f})"
-    )
+        medians = [np.median(values) for values in (*pairs, pairs[0] / pairs[1])]
+        print("{:16}{:10.4f}{:10.4f}{:8.3f}  1.03  (median of {} pairs)".format(title, *medians, len(ours)))
+    print(f"{'peak MiB':16}{loop:10.0f}{alone:10.0f}{loop / alone:8.3f}  1.05  (imports alone: {imports:.0f})")
 
 
 if __name__ == "__main__":

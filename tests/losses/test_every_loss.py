@@ -6,9 +6,9 @@ formula is written in tests/benchmarks/transcriptions_*.py, it is compared with 
 
 import copy
 import functools
-import importlib.util
 import inspect
 import io
+import runpy
 from pathlib import Path
 
 import pytest
@@ -88,16 +88,10 @@ def every_loss(cases):
     return pytest.mark.parametrize("name, arguments", cases, ids=lambda value: str(value or "defaults"))
 
 
-def transcriptions():
-    """Loss name -> its formula as tests/benchmarks has it."""
-    path = Path(__file__).parents[1] / "benchmarks" / "losses.py"
-    spec = importlib.util.spec_from_file_location("benchmark_of_losses", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.transcriptions()
-
-
-LITERAL = transcriptions()
+# loss name -> its formula as tests/benchmarks has it
+LITERAL = {}
+for file in sorted((Path(__file__).parents[1] / "benchmarks").glob("transcriptions_*.py")):
+    LITERAL |= {name: formula for name, formula in runpy.run_path(str(file)).items() if name in NAMES}
 # what they hold: all defaults, and the variants of some
 OPTIONAL = ("cross_similarity", "mgd", "overhaul", "region_cosine", "region_distance")
 AS_WRITTEN = [(name, {}) for name in sorted(LITERAL)] + [case for case in CASES if case[0] in OPTIONAL and case[1]]
