@@ -30,34 +30,31 @@ def labels_at(target: Tensor, size: tuple[int, int], how: LabelResize = "nearest
     return F.interpolate(target[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)[:, 0].long()
 
 
-def one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-    """(B, h, w) -> (B, K, N) of 0 and 1; pixels outside 0..K-1 are 0 in every class."""
-    counted = (labels >= 0) & (labels < num_classes)
-    index = labels.where(counted, num_classes).flatten(1)[:, None]  # (B, 1, N)
-    hot = torch.zeros(len(labels), num_classes + 1, index.shape[-1], dtype=dtype, device=labels.device)
-    return hot.scatter_(1, index, 1)[:, :num_classes]
+def class_index(
+    target: Tensor, size: tuple[int, int], num_classes: int, ignore_index: int, how: LabelResize = "nearest"
+) -> Tensor:
+    """The class of each position of a map of that size, K where it has none: (B, H, W) -> (B, N)."""
+    labels = labels_at(target, size, how).flatten(1)  # (B, N)
+    return labels.where((labels >= 0) & (labels < num_classes) & (labels != ignore_index), num_classes)
+
+
+def one_hot(index: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """(B, N) in 0..K -> (B, K, N) of 0 and 1; K is 0 in every class."""
+    hot = torch.zeros(len(index), num_classes + 1, index.shape[-1], dtype=dtype, device=index.device)
+    return hot.scatter_(1, index[:, None], 1)[:, :num_classes]
 
 
 def class_masks(
     target: Tensor, maps: Tensor, num_classes: int, ignore_index: int, how: LabelResize = "nearest"
 ) -> Tensor:
-    """Where each class is on a map, as 0 and 1 of the map's type; ignored pixels are in no class.
-
-    Shapes:
-        target: (B, H, W), maps: (B, C, h, w) -> (B, K, N).
-    """
-    labels = labels_at(target, maps.shape[-2:], how)
-    return one_hot(labels.masked_fill(labels == ignore_index, -1), num_classes, maps.dtype)
+    """Where each class is on a map, as 0 and 1 of the map's type: (B, H, W) and (B, C, h, w) -> (B, K, N)."""
+    return one_hot(class_index(target, maps.shape[-2:], num_classes, ignore_index, how), num_classes, maps.dtype)
 
 
-def class_sums(features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """What each class's pixels sum to, and how many there are, per image, in one matrix product.
-
-    Shapes:
-        features: (B, C, N), masks: (B, K, N) -> (B, K, C) and (B, K).
-    """
+def class_sums(features: Tensor, masks: Tensor) -> Tensor:
+    """What each class's pixels sum to, per image, in one matrix product: (B, C, N) and (B, K, N) -> (B, K, C)."""
     # in this order the gradient of the features comes out contiguous: a copy of the map less for what comes before
-    return (features @ masks.mT).mT, masks.sum(-1)
+    return (features @ masks.mT).mT
 
 
 def class_centres(features: Tensor, masks: Tensor, eps: float = 1e-6) -> Tensor:
@@ -66,5 +63,4 @@ def class_centres(features: Tensor, masks: Tensor, eps: float = 1e-6) -> Tensor:
     Shapes:
         features: (B, C, N), masks: (B, K, N) -> (B, K, C).
     """
-    sums, count = class_sums(features, masks)
-    return sums / (count[..., None] + eps)
+    return class_sums(features, masks) / (masks.sum(-1, keepdim=True) + eps)

@@ -7,6 +7,11 @@ What all losses share is said in this place, and a loss's own docstring adds wha
         feature: name of the student's feature, as its network's file documents it; `head` is what the classifier reads.
         teacher_feature: name of the teacher's feature; the same name when left out.
         label_resize: how labels come to the size of a map, see _regions.labels_at.
+        temperature: T, in units of what the softmax reads.
+        mask_ignored: leave out pixels whose label is ignored (labels are resized to nearest); the released codes count
+            them all.
+        size: at whose resolution scores are compared; those of the other network, or of both, are resized bilinearly,
+            by the rule of each network's own family.
 
     Shapes:
         student, teacher: scores (B, K, h, w) and (B, K, h', w'), unnormalised, and features (B, C, h, w) and
@@ -16,7 +21,8 @@ What all losses share is said in this place, and a loss's own docstring adds wha
         reach both networks unless the loss says otherwise: the term's `detach` decides about the teacher.
 
     Raises:
-        ValueError: a feature that a network does not have; the error lists those it has.
+        ValueError: a feature that a network does not have; the error lists those it has. Where parts have weights, one
+            of 0 leaves its part out; all of them 0 is an error.
 """
 
 from collections.abc import Callable

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._task import Prediction, Task, at_least_float32
+from ._task import Prediction, Task, at_least_float32, resize
 
 # entries of the teacher's maps in work at once: some 200 MB in float32, whatever the number of images and heads
 BLOCK = 2**22
@@ -28,7 +28,7 @@ class AttentionKL(nn.Module):
 
     Args:
         feature, teacher_feature: maps whose channels are heads.
-        projection: P: `affine`, a 1x1 convolution with bias, or `none` where the heads are as many already.
+        projection: P: `affine`, a 1x1 convolution with bias, or `none` where the heads are as many (else a ValueError).
         stretch: `flat`, as released; `grid` resizes the queries' and the keys' grids of tokens, each as an image.
             Both are bilinear with aligned corners.
         reduction: `element`, as released. `row`: mean over rows, so M times as much.
@@ -38,9 +38,6 @@ class AttentionKL(nn.Module):
         `grid` takes the height and width of each grid of tokens from the shape of that network's logits.
         returns: scalar in nats. Besides the student's maps and their gradient, memory does not grow with B or A. The
         teacher gets no gradient.
-
-    Raises:
-        ValueError: different numbers of heads with projection `none`.
     """
 
     label_free = True
@@ -118,18 +115,14 @@ class _MapDivergence(torch.autograd.Function):
 
 def stretch_flat(maps: Tensor, tokens: int) -> Tensor:
     """(R, M', M') -> (R, M, M), the map of flattened tokens taken for an image."""
-    return _bilinear(maps[None], (tokens, tokens))[0]
+    return resize(maps[None], (tokens, tokens), align_corners=True)[0]
 
 
 def stretch_grid(maps: Tensor, small: tuple[int, int], large: tuple[int, int]) -> Tensor:
     """(R, M', M') -> (R, M, M) for M' = h' * w' and M = h * w: the keys' grid is resized, then the queries'."""
     for _ in range(2):
-        maps = _bilinear(maps.unflatten(2, small), large).flatten(2).mT  # (R, h * w, other tokens)
+        maps = resize(maps.unflatten(2, small), large, align_corners=True).flatten(2).mT  # (R, h * w, other tokens)
     return maps
-
-
-def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
 
 
 def token_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int]:

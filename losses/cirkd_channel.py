@@ -27,8 +27,8 @@ class CIRKDChannel(nn.Module):
     the window's; here the last windows may be smaller.
 
     Args:
-        minibatch, memory, mse: weights of the parts; 0 leaves a part out.
-        temperature: T. contrast_temperature: tau, in units of cosine.
+        minibatch, memory, mse: weights of the parts.
+        contrast_temperature: tau, in units of cosine.
         channel_memory: vectors kept. channel_contrast: vectors in Q.
         channels_per_batch: how many random vectors the images of all processes add at most.
         pool: side of the averaged windows in pixels of the map.
@@ -40,7 +40,7 @@ class CIRKDChannel(nn.Module):
         gradient from the first two.
 
     Raises:
-        ValueError: all weights 0; in forward, with `memory`, teacher maps of another size than those before.
+        ValueError: in forward, with `memory`, teacher maps of another size than those before.
     """
 
     label_free = True

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ._gcn import projection_head
 from ._memory import Memory, gather, gather_rows, this_process
 from ._pair import Pair
-from ._regions import class_sums, labels_at, one_hot
+from ._regions import class_index, class_sums, one_hot
 from ._relations import row_divergence, unit
 from ._task import Count, Prediction, Task, Temperature, Weight, at_least_float32
 
@@ -29,7 +29,7 @@ class CIRKDMemory(nn.Module):
 
     Args:
         pixel, region: weights of the two parts; 0 leaves a part and its memory out.
-        temperature: T. contrast_temperature: tau, in units of cosine.
+        contrast_temperature: tau, in units of cosine.
         pixel_memory, region_memory: vectors kept per class.
         pixel_contrast, region_contrast: n gives n // K + 1 vectors of each class in Q.
         pixels_per_class: how many pixels of a class one image adds at most.
@@ -40,9 +40,6 @@ class CIRKDMemory(nn.Module):
     Returns:
         {pixel, region} of the parts left in, weighted scalars, mean over M, in nats; 0 with zero gradient when every
         pixel is ignored (original: NaN). Labels are resized to nearest. The teacher gets no gradient.
-
-    Raises:
-        ValueError: both weights 0.
     """
 
     def __init__(
@@ -70,12 +67,12 @@ class CIRKDMemory(nn.Module):
         self.num_classes, self.ignore_index = task.num_classes, task.ignore_index
         self.pair = Pair(task, feature, teacher_feature)
         self.head = projection_head(self.pair.student_channels, self.pair.teacher_channels)
-        self.weights = {name: weight for name, weight in (("pixel", pixel), ("region", region)) if weight}
-        totals = {"pixel": pixel_contrast, "region": region_contrast}
-        self.contrast = {name: total // self.num_classes + 1 for name, total in totals.items()}
-        slots = {"pixel": pixel_memory, "region": region_memory}
-        memories = {name: Memory(self.num_classes, slots[name], half_memory) for name in self.weights}
-        self.memories = nn.ModuleDict(memories)
+        self.weights, self.contrast, self.memories = {}, {}, nn.ModuleDict()
+        sizes = {"pixel": (pixel, pixel_contrast, pixel_memory), "region": (region, region_contrast, region_memory)}
+        for name, (weight, contrast, slots) in sizes.items():
+            if weight:
+                self.weights[name], self.contrast[name] = weight, contrast // self.num_classes + 1
+                self.memories[name] = Memory(self.num_classes, slots, half_memory)
         self.temperature, self.contrast_temperature = temperature, contrast_temperature
         self.pixels_per_class = pixels_per_class
         self.enqueue = enqueue
@@ -83,8 +80,7 @@ class CIRKDMemory(nn.Module):
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> dict[str, Tensor]:
         guess, goal = self.pair.maps(student, teacher)
-        labels = labels_at(target, goal.shape[-2:])  # (B, h, w)
-        labels = labels.masked_fill(labels == self.ignore_index, -1)
+        labels = class_index(target, goal.shape[-2:], self.num_classes, self.ignore_index)  # (B, N)
         guess = at_least_float32(self.head(guess))
         with torch.autocast(goal.device.type, enabled=False):
             guess, goal = (unit(x.flatten(2), 1) for x in (guess, goal))  # (B, C', N)
@@ -92,7 +88,7 @@ class CIRKDMemory(nn.Module):
                 memory.prepare(goal.shape[1], goal.device)
             if self.training:
                 self.remember(goal.detach(), labels)
-            counted = ((labels >= 0) & (labels < self.num_classes)).flatten(1)  # (B, N)
+            counted = labels < self.num_classes
             guess, goal = guess.mT[counted], goal.mT[counted]  # (M, C')
             return {name: weight * self.term(name, guess, goal) for name, weight in self.weights.items()}
 
@@ -108,11 +104,12 @@ class CIRKDMemory(nn.Module):
         """Writes the batches of all processes into the memories, in one order everywhere.
 
         Shapes:
-            goal: (B, C', N) unit vectors of the teacher; labels: (B, h, w), the ignored ones negative.
+            goal: (B, C', N) unit vectors of the teacher; labels: (B, N), K for the ignored ones.
         """
-        sums, counts = class_sums(goal, one_hot(labels, self.num_classes, goal.dtype))  # (B, K, C'), (B, K)
+        masks = one_hot(labels, self.num_classes, goal.dtype)  # (B, K, N)
+        sums = class_sums(goal, masks)  # (B, K, C')
         # a wait for the device: which classes are there decides the shapes of all that follows
-        everywhere = [part.tolist() for part in gather(counts.long())]
+        everywhere = [part.tolist() for part in gather(masks.sum(-1).long())]
         present = [
             [(image, label, row[label]) for image, row in enumerate(part) for label in range(len(row)) if row[label]]
             for part in everywhere
@@ -143,8 +140,7 @@ class CIRKDMemory(nn.Module):
             places = torch.stack([torch.cat(images), torch.cat(drawn)])
         image, position = places.to(goal.device)
         if self.enqueue == "class_pixels":
-            labels = labels.where((labels >= 0) & (labels < self.num_classes), self.num_classes)
-            position = labels.flatten(1).argsort(dim=1, stable=True)[image, position]
+            position = labels.argsort(dim=1, stable=True)[image, position]
         return goal[image, :, position]
 
     def draw(self, image: int, label: int, count: int) -> Tensor:

@@ -25,7 +25,6 @@ class CIRKDMinibatch(nn.Module):
     Similarities are made a block of rows at a time and never kept: memory is linear in N.
 
     Args:
-        temperature: T, in units of cosine.
         pool: side of the averaged windows in pixels of the map, 1 for none; the last ones may be smaller.
         pool_from: (height, width) a map must reach, both, to be pooled.
         gather: compare with the images of all processes; the gradient runs through this process's own. The released

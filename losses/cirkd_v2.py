@@ -26,18 +26,14 @@ class CIRKDv2(nn.Module):
     Args:
         gcn: with the self-attention block.
         fitnet, minibatch_pixel, memory_pixel, memory_region, minibatch_channel, memory_channel, channel_mse: weights of
-            the parts; 0 leaves a part out.
-        temperature, contrast_temperature: T and tau, see CIRKDMemory; tau is also the temperature of the two mini-batch
-            parts.
+            the parts.
+        contrast_temperature: tau of CIRKDMemory, and the temperature of the two mini-batch parts.
         pixel_memory, region_memory, channel_memory: vectors kept, per class or in all.
         pixel_contrast, region_contrast, channel_contrast: vectors a pixel or channel is compared with.
         enqueue, filled_only, half_memory: see CIRKDMemory. gather: see CIRKDMinibatch.
 
     Returns:
         {part: weighted scalar} of the parts left in. The student's map is resized behind the block.
-
-    Raises:
-        ValueError: all weights 0.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class CrossEntropy(nn.Module):
 
     Args:
         aux_weight: factor of the auxiliary head's loss.
-        class_weights: K weights, or `cityscapes` for the usual 19.
+        class_weights: K weights (else a ValueError), or `cityscapes` for the usual 19.
         divisor: D. `valid`: the sum of the counted pixels' class weights, so the mean over counted pixels without
             weights. `all`: B*H*W, ignored and dropped pixels included. `valid_x_batch`: `valid` times B.
         ohem_min_kept: turns on online hard example mining; the least number of pixels to keep (see ohem_rule).
@@ -46,9 +46,6 @@ class CrossEntropy(nn.Module):
 
     Returns:
         scalar in nats; 0 with zero gradient when every pixel is ignored (AICSD, TriKD: NaN). The teacher is not used.
-
-    Raises:
-        ValueError: the number of class weights is not K.
     """
 
     def __init__(

@@ -30,7 +30,6 @@ class CrossSimilarity(nn.Module):
     map's width.
 
     Args:
-        temperature: T, in units of cosine.
         softmax_over: `column`: each column's pixels apart; `spatial`: all pixels of the map together.
 
     Returns:
@@ -82,7 +81,7 @@ def similarities(student: Tensor, teacher: Tensor, masks: Tensor) -> tuple[Tenso
         returns: two (B, 2, K, N), [:, 0] by the student's centres and [:, 1] by the teacher's; the second has no graph.
     """
     # sums in place of means: a cosine does not see the difference
-    centres = torch.cat([class_sums(pixels, masks)[0] for pixels in (student, teacher)], 1)  # (B, 2 K, C)
+    centres = torch.cat([class_sums(pixels, masks) for pixels in (student, teacher)], 1)  # (B, 2 K, C)
     centres = centres * inverse_norm(centres, -1)
     guess = (centres @ student) * inverse_norm(student, 1)  # (B, 2 K, N)
     with torch.no_grad():

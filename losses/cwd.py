@@ -21,7 +21,6 @@ class CWD(nn.Module):
 
     Args:
         feature: name of the student's feature; None compares the logits.
-        temperature: T, in units of the map.
         divisor: C. `student`: the student's channels before W (released). `teacher`: the channels compared (paper).
 
     Returns:

@@ -24,10 +24,7 @@ class DIST(nn.Module):
         inter: factor of the per-pixel part. intra: factor of the per-class part.
         aux_weight: factor of the auxiliary heads' part, which counts where both networks have made such scores (most
             networks make them in training only).
-        temperature: T, in logit units.
         eps: added to the product of the two norms.
-        mask_ignored: leave out pixels whose label is ignored (labels are resized to nearest); the released code counts
-            them all.
 
     Returns:
         scalar without unit, 0 to 2 (inter + intra) for the logits at T = 1; 0 with zero gradient when no pixel is

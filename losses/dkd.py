@@ -28,20 +28,17 @@ class DKD(nn.Module):
     Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
 
     Args:
-        temperature: T, in logit units.
         target_weight: factor of the part on the pixels of the class. rest_weight: of the part on the others.
         softmax_over: `spatial`: the pixels of each map, as above. `batch_class`: at each pixel the B*K maps jointly;
             the divisor is then B*N.
         segment: add to L, for the mean scores of each label's pixels, (A + rest_weight * R) / B: per image, T^2 times
             the mean over the labels there of the divergence over classes (`spatial`) or over those labels
             (`batch_class`) of the masked means, A with m and R with 1 - m.
-        merge_label: inclusive ranges of label ids, one for each of the K channels; None: channel k is label k.
+        merge_label: inclusive ranges of label ids, one for each of the K channels, else a ValueError; None: channel k
+            is label k.
 
     Returns:
         scalar in nats. Labels are resized to nearest.
-
-    Raises:
-        ValueError: not one range, whose first id is at most its last, per class.
     """
 
     def __init__(
@@ -102,7 +99,7 @@ class DKD(nn.Module):
         there = count > 0  # (B, I)
         parts = []
         for mask in (members.T, 1 - members.T):
-            x, y = (class_sums(z, ids)[0] / count.clamp_min(1)[..., None] * mask for z in (s, t))  # (B, I, K)
+            x, y = (class_sums(z, ids) / count.clamp_min(1)[..., None] * mask for z in (s, t))  # (B, I, K)
             if self.softmax_over == "batch_class":
                 # absent labels must not weigh in the softmax; -inf on both sides would give NaN
                 x, y = (z.masked_fill(~there[..., None], -1e30).mT for z in (x, y))  # (B, K, I)

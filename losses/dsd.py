@@ -30,14 +30,13 @@ class DSD(nn.Module):
     Args:
         levels: two or more maps in order of depth, no two the same: names of features, `logits` and `aux`.
         teacher_levels: the teacher's, as many; the same names when left out.
-        psd, csd: weights of the two parts; 0 leaves a part out.
-        temperature: T, in units of the last level.
+        psd, csd: weights of the two parts.
 
     Returns:
         {psd, csd} of the parts left in, weighted scalars, no unit. All levels are resized to the teacher's last one.
 
     Raises:
-        ValueError: not as many levels of the teacher, one twice, both weights 0, or last levels of different channels.
+        ValueError: not as many levels of the teacher, one twice, or last levels of different channels.
     """
 
     label_free = True

@@ -27,9 +27,7 @@ class ICS(nn.Module):
             into the lower triangle. `branch`: as symmetric, but the side branch's M_ij = sum_n p_j (log p_j - p_i),
             a probability where its logarithm belongs, so hardly more than the entropy of class max(i, j).
             `released`: as branch, and the softmax runs over each column of pixels instead of the whole map.
-        temperature: T, in logit units.
-        size: at whose resolution the two are compared; the other one is resized bilinearly, by its own family's rule.
-            The released code compares at label size.
+        size: the released code compares at label size.
         eps: the least norm of a row. 1e-12 in the released code; with true divergences, a student whose class maps are
             all alike then gets rounding noise times 1e12 as its gradient.
 

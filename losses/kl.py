@@ -22,12 +22,8 @@ class KL(nn.Module):
     teacher's size with T = 5 (`element`, size `teacher`).
 
     Args:
-        temperature: T, in logit units.
         reduction: `pixel`: summed over classes, mean over B*N pixels. `element`: divided by K as well.
         temperature_squared: multiply by T^2, which keeps the gradient's size when T changes.
-        size: at whose resolution the two are compared; the other one is resized bilinearly, by its own family's rule.
-        mask_ignored: leave out pixels whose label is ignored (labels are resized to nearest). The published codes
-            count them all.
         guide: the distribution to learn: that of the `teacher`; or of the `mean` of both networks' scores, with its
             gradient, as TSIC's second term has it, where SAM learns from (SAM + student) / 2; or `detached_mean`.
 
