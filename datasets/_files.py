@@ -139,6 +139,10 @@ class LabelledFiles:
     Attributes:
         names: of the images. files: their paths and those of their labels, None where these are not public.
         table, rule: how label files are read, see `read_label`.
+
+    Raises:
+        FileNotFoundError: a folder, list or image is missing, or an image has no label.
+        ValueError: unknown split, nothing found, and on access an unreadable file, an id or a size that is wrong.
     """
 
     ignore_index = IGNORE_INDEX

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ._files import find_images, published_split, read_image, read_list
+from ._files import LabelledFiles, find_images, published_split, read_list
 
 FRACTION = re.compile(r"(\d+)/(\d+)")
 
@@ -44,26 +44,16 @@ class WithoutLabels:
         return image, Image.new("L", image.size, 0)
 
 
-class ImagesBelow:
-    """Every image at any depth below a folder, beside targets that are 0 everywhere.
-
-    Raises:
-        FileNotFoundError: no such folder. ValueError: no image in it.
-    """
+class ImagesBelow(LabelledFiles):
+    """Every image at any depth below a folder, without a label."""
 
     def __init__(self, folder: str):
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"data.unlabelled.images: there is no folder {folder}")
-        self.files = list(find_images(Path(folder)).values())
-        if not self.files:
+        images = find_images(Path(folder))
+        if not images:
             raise ValueError(f"data.unlabelled.images: no images below {folder}")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
-        image = read_image(self.files[index])
-        return image, Image.new("L", image.size, 0)
+        self.names, self.files = list(images), [(image, None) for image in images.values()]
 
 
 def labelled_indices(dataset, which: str, folder: str, seed: int) -> list[int]:
@@ -71,7 +61,7 @@ def labelled_indices(dataset, which: str, folder: str, seed: int) -> list[int]:
 
     Args:
         which: a fraction such as `1/8`, drawn with the seed (at least one image); the name of a published list in
-            splits/<folder>/; or the path of a file with one image name a line.
+            splits/<folder>/; or the path of a file with one image name a line, which may hold blanks.
         folder: the data set's folder of published lists.
 
     Raises:
@@ -84,21 +74,21 @@ def labelled_indices(dataset, which: str, folder: str, seed: int) -> list[int]:
             raise ValueError(f"data.labelled: {which} is no fraction above 0 and at most 1")
         count = max(1, round(len(dataset) * part / whole))
         return sorted(np.random.default_rng(seed).permutation(len(dataset))[:count].tolist())
-    names = read_list(which, "one image name a line") if Path(which).is_file() else _published(folder, which)
+    if Path(which).is_file():
+        names = read_list(which, "one image name a line")
+    else:
+        try:
+            names = published_split(folder, which)
+        except ValueError as error:
+            raise ValueError(
+                f"data.labelled: {which!r} is no fraction such as 1/8 and no file of image names; {error}"
+            ) from None
     index_of = {dataset.name(index): index for index in range(len(dataset))}
     unknown = [name for name in names if name not in index_of]
     if unknown:
+        rule = "; a line is one name, blanks and all, without quotes" if " " in unknown[0] else ""
         raise ValueError(
             f"data.labelled: {which} names {unknown[0]!r} ({len(unknown)} such names), which is not among the training "
-            f"images; they have names like {dataset.name(0)!r}"
+            f"images; they have names like {dataset.name(0)!r}{rule}"
         )
     return sorted({index_of[name] for name in names})
-
-
-def _published(folder: str, which: str) -> list[str]:
-    try:
-        return published_split(folder, which)
-    except ValueError as error:
-        raise ValueError(
-            f"data.labelled: {which!r} is no fraction such as 1/8 and no file of image names; {error}"
-        ) from None

@@ -1,33 +1,15 @@
 """The strong view of semi-supervised training: colour jitter, grey, blur and a CutMix box on top of a weak view."""
 
 import math
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 from annotated_types import Interval
 
-from ._photometric import (
-    Hue,
-    NonNegative,
-    Positive,
-    Probability,
-    Recolor,
-    RecolorRanges,
-    check_rising,
-    recolor,
-)
+from ._photometric import Hue, NonNegative, Positive, Probability, Recolor, RecolorRanges, check_rising, recolor
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 Share = Annotated[float, Interval(gt=0, lt=1)]
-
-
-@dataclass(frozen=True)
-class StrongDraw:
-    """Everything random in one strong view: its colours, and the box filled from another image (None: no box)."""
-
-    recolor: Recolor
-    box: Box | None = None
 
 
 class StrongView:
@@ -71,19 +53,18 @@ class StrongView:
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(H, W, 3) uint8 -> the strong view, not yet mixed, and the (H, W) bool mask of what another image fills."""
-        draw = self.draw(rng, pixels.shape[:2])
-        return recolor(pixels, draw.recolor), box_mask(pixels.shape[:2], draw.box)
+        colors, box = self.draw(rng, pixels.shape[:2])
+        return recolor(pixels, colors), box_mask(pixels.shape[:2], box)
 
-    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> StrongDraw:
-        """The random choices for a view of this (height, width)."""
-        drawn = self.recolor.draw(rng)
-        box = None
+    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> tuple[Recolor, Box | None]:
+        """The random choices for a view of this (height, width): its colours, and the box filled from another image."""
+        drawn, box = self.recolor.draw(rng), None
         if rng.random() < self.cutmix:
             area = rng.uniform(*self.cutmix_area)
             while box is None:
                 ratio = rng.uniform(*self.cutmix_ratio)
                 box = cutmix_box(size, area, ratio, int(rng.integers(size[0])), int(rng.integers(size[1])))
-        return StrongDraw(drawn, box)
+        return drawn, box
 
 
 def cutmix_box(size: tuple[int, int], area: float, ratio: float, top: int, left: int) -> Box | None:

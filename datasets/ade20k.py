@@ -43,10 +43,6 @@ class ADE20K(LabelledFiles):
     Items: (image, target): RGB image and mode L target with train ids 0..149 (id - 1 of the file), 255 where it has 0.
     Their names are file stems, e.g. ADE_train_00000001. The palette is VOC's colour map from id 1 on, not the colours
     of the challenge.
-
-    Raises:
-        FileNotFoundError: a folder is missing, or an image has no label.
-        ValueError: unknown split, empty folder, and on access an unreadable file, an id or a size that is wrong.
     """
 
     num_classes = 150

@@ -20,10 +20,6 @@ class CamVid(LabelledFiles):
 
     Items: (image, target): RGB image and mode L target with train ids 0..10, 255 where nothing is labelled. Their names
     are file stems, e.g. 0001TP_008550.
-
-    Raises:
-        FileNotFoundError: a folder is missing, or an image has no label.
-        ValueError: unknown split, empty folder, and on access an unreadable file, an id or a size that is wrong.
     """
 
     num_classes = 11

@@ -38,10 +38,6 @@ class Cityscapes(LabelledFiles):
 
     Items: (image, target): RGB image and mode L target with train ids 0..18, 255 for all other ids. Their names are
     <city>_<sequence>_<frame>, e.g. aachen_000000_000019.
-
-    Raises:
-        FileNotFoundError: a folder is missing, or an image has no label.
-        ValueError: unknown split, empty folder, and on access an unreadable file, an id or a size that is wrong.
     """
 
     num_classes = 19

@@ -57,10 +57,6 @@ class CocoStuff(LabelledFiles):
     Items: (image, target): RGB image and mode L target with train ids 0..181 or 0..170, 255 where the file has 255.
     Their names are file stems, e.g. 000000000139. The palette is VOC's colour map from id 1 on; a class has the same
     colour in both numberings.
-
-    Raises:
-        FileNotFoundError: a folder is missing, or an image has no label.
-        ValueError: unknown split, empty folder, and on access an unreadable file, an id or a size that is wrong.
     """
 
     num_classes = 182

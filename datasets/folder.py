@@ -23,8 +23,8 @@ class Folder(LabelledFiles):
         images, labels: folders, searched at any depth. An image and its label have the same path below their folder
             once image_suffix, label_suffix and the file endings are taken off (`a_image.jpg` and `a_mask.png` pair
             with image_suffix `_image` and label_suffix `_mask`).
-        list_file: instead of the folders, a text file with one "image label" a line (blank or tab between), relative
-            to root.
+        list_file: instead of the folders, a text file with one "image label" a line, relative to root; a tab between
+            the two where a path holds blanks, else a tab or blanks.
         class_names: one name per class; their number is the number of classes.
         palette: one RGB colour per class; None takes VOC's colour map.
         colors: the labels are RGB images painted in the palette's colours.
@@ -36,9 +36,7 @@ class Folder(LabelledFiles):
     its folder without suffix and ending, folders joined by underscores.
 
     Raises:
-        FileNotFoundError: a folder or file is missing, or an image has no label.
-        ValueError: arguments that contradict each other, nothing found, and on access an unreadable file, an id, a
-            colour or a size that is wrong.
+        ValueError: besides, arguments that contradict each other, and on access an unknown colour.
     """
 
     def __init__(
@@ -98,16 +96,18 @@ def _find_pairs(
 
 
 def _read_pairs(root: str, list_file: str) -> tuple[list[str], list[tuple[str, str]]]:
-    path = Path(root) / list_file
-    names, files = [], []
+    path, names, files = Path(root) / list_file, [], []
+    rule = "where a path holds blanks, one tab stands between the two"
     for number, line in enumerate(read_list(path, 'a text file with "image label" on each line'), start=1):
         parts = line.split("\t") if "\t" in line else line.split()
         if len(parts) != 2:
-            raise ValueError(f'{path}, entry {number}: expected "image label", two paths below {root}, got {line!r}')
+            told = f'{path}, entry {number}: expected "image label", two paths below {root}, got {line!r}'
+            raise ValueError(f"{told}; {rule}")
         image, label = (os.path.join(root, part.strip()) for part in parts)
         for file in (image, label):
             if not os.path.isfile(file):
-                raise FileNotFoundError(f"{file}: listed in {path} (entry {number}) but does not exist")
+                told = f"{file}: listed in {path} (entry {number}) but does not exist"
+                raise FileNotFoundError(told if "\t" in line else f"{told}; {rule}")
         files.append((image, label))
         names.append(os.path.splitext(parts[0].strip())[0].replace("/", "_"))
     return names, files
@@ -116,12 +116,11 @@ def _read_pairs(root: str, list_file: str) -> tuple[list[str], list[tuple[str, s
 def _color_codes(palette: tuple[Color, ...], void_colors: tuple[Color, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Sorted 24-bit codes of all allowed colours, and the train id of each."""
     ids: dict[int, int] = {}
-    classes = [(tuple(color), train_id) for train_id, color in enumerate(palette)]
-    for color, train_id in [*classes, *((tuple(color), IGNORE_INDEX) for color in void_colors)]:
-        code = color[0] << 16 | color[1] << 8 | color[2]
+    for place, (red, green, blue) in enumerate([*palette, *void_colors]):
+        code = red << 16 | green << 8 | blue
         if code in ids:
-            raise ValueError(f"palette: colour {color} occurs twice")
-        ids[code] = train_id
+            raise ValueError(f"palette: colour {(red, green, blue)} occurs twice")
+        ids[code] = place if place < len(palette) else IGNORE_INDEX
     return np.array(sorted(ids), dtype=np.int32), np.array([ids[code] for code in sorted(ids)], dtype=np.uint8)
 
 

@@ -35,10 +35,6 @@ class VOC(LabelledFiles):
 
     Items: (image, target): RGB image and mode L target with train ids 0..20 (0 background), 255 on object borders.
     Their names are VOC's ids, e.g. 2007_000032.
-
-    Raises:
-        FileNotFoundError: a folder, list, image or mask is missing.
-        ValueError: unknown split, empty list; on access an unreadable file, wrong id or size.
     """
 
     num_classes = 21
@@ -52,7 +48,7 @@ class VOC(LabelledFiles):
     def __init__(self, root: str, split: str, *, sbd: str | None = None):
         require_split(split, SPLITS)
         folder = _find_devkit(root)
-        images = require_folder(folder / "JPEGImages", LAYOUT)
+        image_folder = require_folder(folder / "JPEGImages", LAYOUT)
         mask_folders = [(folder / "SegmentationClass", ".png")]
         if split == "train_aug":
             self.names = published_split("voc", "train_aug")
@@ -61,10 +57,9 @@ class VOC(LabelledFiles):
                 mask_folders.append((_find_sbd(sbd), ".mat"))
         else:
             self.names = read_list(folder / "ImageSets" / "Segmentation" / f"{split}.txt", LAYOUT)
-        if split == "test":
-            self.files = [(image, None) for image in _find_images(self.names, images)]
-            return
-        self.files = _find_pairs(self.names, images, [entry for entry in mask_folders if entry[0].is_dir()])
+        images = _find_images(self.names, image_folder)
+        masks = dict.fromkeys(self.names) if split == "test" else _find_masks(self.names, images, mask_folders)
+        self.files = [(image, masks[name]) for name, image in zip(self.names, images)]
 
     def read_target(self, path: str) -> Image.Image:
         """The mask as train ids, mode L."""
@@ -94,19 +89,16 @@ def _find_images(names: list[str], images: Path) -> list[str]:
     return [str(images / f"{name}.jpg") for name in names]
 
 
-def _find_pairs(names: list[str], images: Path, mask_folders: list[tuple[Path, str]]) -> list[tuple[str, str]]:
-    """Paths of image and mask per id; each folder is listed once, not asked about every id."""
-    listings = [(folder, suffix, set(os.listdir(folder))) for folder, suffix in mask_folders]
-    files = []
-    for name, image in zip(names, _find_images(names, images)):
-        for folder, suffix, found in listings:
-            if name + suffix in found:
-                files.append((image, str(folder / (name + suffix))))
-                break
-        else:
-            searched = ", ".join(str(folder) for folder, _ in mask_folders) or "no mask folder at all"
+def _find_masks(names: list[str], images: list[str], folders: list[tuple[Path, str]]) -> dict[str, str]:
+    """Id -> path of its mask in the first folder that has it; each folder is listed once, not asked about every id."""
+    folders, masks = [(folder, suffix) for folder, suffix in folders if folder.is_dir()], {}
+    for folder, suffix in reversed(folders):
+        masks |= {file.removesuffix(suffix): f"{folder}/{file}" for file in os.listdir(folder) if file.endswith(suffix)}
+    for name, image in zip(names, images):
+        if name not in masks:
+            searched = ", ".join(str(folder) for folder, _ in folders) or "no mask folder at all"
             raise FileNotFoundError(f"{image}: no mask called {name} in {searched}. Expected layout: {LAYOUT}")
-    return files
+    return masks
 
 
 def _read_sbd(path: str) -> Image.Image:

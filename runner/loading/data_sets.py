@@ -35,7 +35,7 @@ def build_training_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     if data.unlabelled is None:
         return labelled, None
     if data.unlabelled.images is not None:
-        return labelled, ImagesBelow(data.unlabelled.images)
+        return labelled, WithoutLabels(ImagesBelow(data.unlabelled.images))
     if not rest:
         raise ValueError(
             "data.unlabelled: every training image is labelled; say which are with data.labelled (such as 1/8), or "

@@ -19,7 +19,4 @@ def test_ids_count_from_one_and_zero_is_ignored(tmp_path: Path) -> None:
     Image.fromarray(np.full((1, 151), 151, dtype=np.uint8)).save(label)
     with pytest.raises(ValueError, match="label ids 151 are not allowed"):
         dataset[0]
-
-
-def test_names_in_the_order_of_the_ids() -> None:
     assert [ADE20K.class_names[index] for index in (0, 44, 149)] == ["wall", "chest of drawers", "flag"]

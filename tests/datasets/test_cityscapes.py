@@ -42,9 +42,7 @@ def test_train_id_files_are_read_as_they_are(root: Path) -> None:
 
 
 def test_names_are_those_of_the_published_lists(root: Path) -> None:
-    name = Cityscapes(str(root), "train").name(0)
-    assert [len(part) for part in published_split("cityscapes", "1_8")[0].split("_")[1:]] == [6, 6]
-    assert [len(part) for part in name.split("_")[1:]] == [6, 6]
+    assert Cityscapes(str(root), "train").name(0) in published_split("cityscapes", "1_2")
 
 
 def test_what_can_be_wrong_is_said(root: Path) -> None:

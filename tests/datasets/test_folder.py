@@ -48,17 +48,22 @@ def test_colours(root: Path) -> None:
 
 
 def test_list_file(root: Path) -> None:
-    listed = root / "train.txt"
-    listed.write_text("train/images/south/tile_1.png train/labels/south/tile_m1.png\n")
-    dataset = Folder(str(root), "train", class_names=NAMES, list_file="{split}.txt")
+    image, label = "train/images/south/tile_1.png", "train/labels/south/tile_m1.png"
+
+    def read(line: str) -> Folder:
+        (root / "train.txt").write_text(f"\n{line}\n")
+        return Folder(str(root), "train", class_names=NAMES, list_file="{split}.txt")
+
+    dataset = read(f"{image} {label}")
     assert len(dataset) == 1 and dataset.name(0) == "train_images_south_tile_1"
     assert np.asarray(dataset[0][1])[1].tolist() == [255, 1, 0]
-    listed.write_text("train/images/south/tile_1.png\n")
-    with pytest.raises(ValueError, match=r"train\.txt, entry 1: expected"):
-        Folder(str(root), "train", class_names=NAMES, list_file="{split}.txt")
-    listed.write_text("train/images/south/tile_1.png nowhere.png\n")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png: listed in .*train\.txt"):
-        Folder(str(root), "train", class_names=NAMES, list_file="{split}.txt")
+        read(f"{image} nowhere.png")
+    (root / image).rename(root / "a tile.png")
+    assert read(f"a tile.png\t{label}").name(0) == "a tile"
+    for line, error in ((image, ValueError), ("a tile.png", FileNotFoundError), (f"a tile.png {label}", ValueError)):
+        with pytest.raises(error, match="entry 1.*; where a path holds blanks, one tab stands between the two"):
+            read(line)
 
 
 def test_lookup_and_ignored_ids(root: Path) -> None:

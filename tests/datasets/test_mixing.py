@@ -5,6 +5,9 @@ from segkd.datasets._mixing import Mix, MixDraw, class_paste, half_area_box
 from segkd.datasets._strong import box_mask
 
 
+ZERO = np.zeros((5, 7), np.uint8)
+
+
 def labelled(seed: int, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.random.default_rng(seed).integers(0, 256, (*labels.shape, 3), dtype=np.uint8), labels
 
@@ -13,16 +16,17 @@ def some_labels(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).choice(np.array([0, 1, 2, 3, 255], np.uint8), (5, 7))
 
 
-def test_box_at_the_ends_of_its_range() -> None:
-    assert half_area_box((40, 60), 0.25, 0.5, (0.0, 1.0)) == (0, 30, 20, 30)
-    assert half_area_box((40, 60), 0.5, 0.0, (0.7, 0.5)) == (0, 15, 40, 30)  # full height, half the width
-    assert half_area_box((40, 60), 0.5, 1.0, (1.0, 0.2)) == (20, 0, 20, 60)
-    assert half_area_box((3, 5), 1.0, 0.3, (0.4, 0.9)) == (0, 0, 3, 5)
-
-
-def test_halves_are_rounded_to_even() -> None:
-    assert half_area_box((5, 7), 0.5, 1.0, (0.5, 0.0)) == (2, 0, 2, 7)  # height 2.5, top 1.5
-    assert half_area_box((6, 7), 0.25, 1.0, (0.125, 0.0)) == (0, 0, 2, 7)  # height 1.5, top 0.5
+@pytest.mark.parametrize("size, area, exponent, position, box", [
+    ((40, 60), 0.25, 0.5, (0.0, 1.0), (0, 30, 20, 30)),
+    ((40, 60), 0.5, 0.0, (0.7, 0.5), (0, 15, 40, 30)),  # full height, half the width
+    ((40, 60), 0.5, 1.0, (1.0, 0.2), (20, 0, 20, 60)),
+    ((3, 5), 1.0, 0.3, (0.4, 0.9), (0, 0, 3, 5)),
+    # halves are rounded to even: height 2.5, top 1.5; height 1.5, top 0.5
+    ((5, 7), 0.5, 1.0, (0.5, 0.0), (2, 0, 2, 7)),
+    ((6, 7), 0.25, 1.0, (0.125, 0.0), (0, 0, 2, 7)),
+])  # fmt: skip
+def test_box_at_the_ends_of_its_range(size, area, exponent, position, box) -> None:
+    assert half_area_box(size, area, exponent, position) == box
 
 
 def test_every_box_lies_inside_and_has_its_area() -> None:
@@ -49,13 +53,6 @@ def test_paste_is_its_loop(classes) -> None:
     assert image.dtype == np.uint8 and labels.dtype == np.uint8
     for array, before in zip((*base, *donor), kept, strict=True):
         np.testing.assert_array_equal(array, before)
-
-
-def test_a_donor_of_class_0_alone_gives_nothing() -> None:
-    base, donor = labelled(0, some_labels(1)), labelled(2, np.zeros((5, 7), np.uint8))
-    image, labels = class_paste(base, donor, (0,))
-    np.testing.assert_array_equal(image, base[0])
-    np.testing.assert_array_equal(labels, base[1])
 
 
 def test_a_rectangle_of_the_donor_by_hand() -> None:
@@ -85,11 +82,11 @@ def test_half_of_the_donors_classes_rounded_up(present, half) -> None:
     assert pasted_over_seeds == set(present) - {255}, "which half is drawn"
 
 
-def test_a_donor_of_padding_alone_gives_nothing() -> None:
-    base, donor = labelled(0, some_labels(1)), labelled(2, np.full((5, 7), 255, np.uint8))
-    image, labels = Mix(kind="class_paste").apply(base, donor, MixDraw(seed=3))
-    np.testing.assert_array_equal(image, base[0])
-    np.testing.assert_array_equal(labels, base[1])
+def test_a_donor_of_class_0_or_of_padding_alone_gives_nothing() -> None:
+    base, nothing, padding = (labelled(seed, labels) for seed, labels in enumerate((some_labels(1), ZERO, ZERO + 255)))
+    for mixed in (class_paste(base, nothing, (0,)), Mix(kind="class_paste").apply(base, padding, MixDraw(seed=3))):
+        np.testing.assert_array_equal(mixed[0], base[0])
+        np.testing.assert_array_equal(mixed[1], base[1])
 
 
 @pytest.mark.parametrize("kind", ["half_cutmix", "class_paste"])
@@ -106,7 +103,7 @@ def test_draws_are_repeatable_and_as_probable_as_asked(kind) -> None:
         assert len({draw.seed for draw in some}) == len(some)
 
 
-def test_never_and_always() -> None:
-    for probability, mixed in ((0.0, False), (1.0, True)):
-        mix = Mix(probability=probability)
-        assert all((mix.draw(np.random.default_rng(seed), (8, 8)) is not None) == mixed for seed in range(20))
+@pytest.mark.parametrize("probability", [0, 1])
+def test_never_and_always(probability) -> None:
+    draws = [Mix(probability=probability).draw(np.random.default_rng(seed), (8, 8)) for seed in range(20)]
+    assert [draw is not None for draw in draws] == [bool(probability)] * 20

@@ -19,21 +19,24 @@ def test_mask_covers_the_box_only() -> None:
 
 def test_half_of_the_views_have_a_box_of_allowed_area() -> None:
     strong = StrongView()
-    boxes = [strong.draw(np.random.default_rng(seed), (64, 96)).box for seed in range(300)]
+    boxes = [strong.draw(np.random.default_rng(seed), (64, 96))[1] for seed in range(300)]
     drawn = [box for box in boxes if box is not None]
     assert 110 < len(drawn) < 190
     shares = [height * width / (64 * 96) for _, _, height, width in drawn]
     assert 0.01 < min(shares) and max(shares) <= 0.4
 
 
-def test_view_is_repeatable_and_leaves_the_weak_one_alone() -> None:
+def test_view_is_its_draw_and_leaves_the_weak_one_alone() -> None:
     weak = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     kept = weak.copy()
-    first, again = (StrongView(jitter=1.0)(weak, np.random.default_rng(4)) for _ in range(2))
-    np.testing.assert_array_equal(first[0], again[0])
-    np.testing.assert_array_equal(first[1], again[1])
+    strong = StrongView(jitter=1.0, cutmix=1.0)
+    for seed in range(20):
+        (pixels, mask), (again, _) = (strong(weak, np.random.default_rng(seed)) for _ in range(2))
+        np.testing.assert_array_equal(pixels, again)
+        top, left, height, width = strong.draw(np.random.default_rng(seed), weak.shape[:2])[1]
+        assert mask.dtype == bool and mask.sum() == height * width
+        assert mask[top : top + height, left : left + width].all() and (pixels != weak).any()
     np.testing.assert_array_equal(weak, kept)
-    assert (first[0] != weak).any() and first[1].dtype == bool
 
 
 @pytest.mark.parametrize("options", [
@@ -44,15 +47,13 @@ def test_options_that_no_box_can_meet_are_refused(options: dict) -> None:
         StrongView(**options)
 
 
-@pytest.mark.parametrize("count, wanted", [(0, []), (1, [0]), (2, [1, 0]), (3, [1, 0, 2]), (6, [1, 0, 3, 2, 5, 4])])
+@pytest.mark.parametrize(
+    "count, wanted", [(0, []), (1, [0]), (2, [1, 0]), (3, [1, 0, 2]), (8, [1, 0, 3, 2, 5, 4, 7, 6])]
+)
 def test_partners_are_neighbours(count: int, wanted: list[int]) -> None:
     assert partners(count) == wanted
-
-
-def test_even_shares_pair_up_as_the_whole_batch_does() -> None:
-    whole = partners(8)
-    for share in (2, 4):
-        assert [first + other for first in range(0, 8, share) for other in partners(share)] == whole
+    for share in (2, 4) if count % 4 == 0 else ():  # even shares pair up as the whole batch does
+        assert [first + other for first in range(0, count, share) for other in partners(share)] == wanted
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
@@ -62,11 +63,3 @@ def test_nothing_asked_for_changes_nothing() -> None:
         strong, box = plain(weak, np.random.default_rng(seed))
         np.testing.assert_array_equal(strong, weak)
         assert box.shape == (24, 32) and not box.any()
-
-
-def test_the_mask_is_the_drawn_box() -> None:
-    strong, weak = StrongView(cutmix=1.0), np.zeros((40, 60, 3), np.uint8)
-    for seed in range(20):
-        top, left, height, width = strong.draw(np.random.default_rng(seed), (40, 60)).box
-        box = strong(weak, np.random.default_rng(seed))[1]
-        assert box.sum() == height * width and box[top : top + height, left : left + width].all()
