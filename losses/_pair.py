@@ -13,8 +13,8 @@ class Pair:
     """One map of the student and the one of the teacher that it is compared with: `student map` and `teacher map`.
 
     Args:
-        task, feature, teacher_feature: as _task says. Besides a network's features there are `logits`, its scores, which
-            None means too, and `aux`, those of its auxiliary head.
+        task, feature, teacher_feature: as _task says. Besides a network's features there are `logits`, its scores,
+            which None means too, and `aux`, those of its auxiliary head.
 
     Attributes:
         student_channels, teacher_channels: C and C'.

@@ -20,7 +20,7 @@ class FitNet(nn.Module):
     low-level term is the same with a bias (projection `affine`, stage1, weight 0.5 or 0.9, arXiv 2309.12557).
 
     Args:
-        projection: W: `linear`, as above; `affine`, with a bias; `none`, for features of equal widths, else a ValueError.
+        projection: W: `linear`, as above; `affine`, with a bias; `none`, for equal widths, else a ValueError.
 
     Returns:
         scalar, mean over B*C'*h'*w', in squared feature units.

@@ -140,20 +140,20 @@ def measured(arm: str, options: argparse.Namespace) -> dict:
         return {"fault": (error.stderr.strip().splitlines() or ["no message"])[-1]}
 
 
-def table(title: str, heads: list[str], rows: list[list[str]]) -> str:
-    lines = [f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+HEADS = ["loss", "s", "peak GiB", "literal s", "literal peak GiB", "times faster", "times less memory"]
+HEADS += ["share of step + loss", "memory / step's memory"]
 
 
-def cells(result: dict | None) -> list[str]:
-    if result is None:
-        return ["", ""]
-    return [result["fault"], ""] if "fault" in result else [f"{result['seconds']:.3g}", f"{result['gib']:.3g}"]
+def print_row(cells: list[str]) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def ratio(ours: dict, literal: dict | None, key: str) -> str:
-    both = literal is not None and key in ours and key in literal and ours[key] > 0
-    return f"{literal[key] / ours[key]:.1f}" if both else ""
+def cells_of(result: dict) -> list[str]:
+    return [result["fault"], ""] if "fault" in result else [f"{result[key]:.3g}" for key in result]
+
+
+def ratio(one: dict, other: dict, key: str) -> str:
+    return f"{one[key] / other[key]:.3g}" if key in one and other.get(key) else ""
 
 
 def report(names: list[str], options: argparse.Namespace) -> None:
@@ -162,26 +162,21 @@ def report(names: list[str], options: argparse.Namespace) -> None:
         f"crop {height} x {width}, batch {options.batch}, {options.classes} classes, {options.student} from "
         f"{options.teacher}, float32, {options.threads} threads, torch {torch.__version__}\n"
     )
-    written = transcriptions()
-    step = measured("step", options)
-    costs, shares = [], []
+    written, step = transcriptions(), measured("step", options)
+    print(f"A step without distillation: {' s, '.join(cells_of(step))} GiB peak over the weights.\n")
+    print_row(HEADS)
+    print_row(["---"] * len(HEADS))
     for name in names:
         ours = measured(f"ours {name}", options)
-        literal = measured(f"literal {name}", options) if name in written and "fault" not in ours else None
-        ratios = [ratio(ours, literal, key) for key in ("seconds", "gib")]
-        costs.append([name, *cells(ours), *cells(literal), *ratios])
-        if "seconds" in ours and "seconds" in step:
-            share = ours["seconds"] / (ours["seconds"] + step["seconds"])
-            shares.append([name, f"{100 * share:.2g} %", f"{ours['gib'] / step['gib']:.3g}"])
-        print(f"{name}: {ours} {literal or ''}", file=sys.stderr)
-    heads = ["loss", "s", "peak GiB", "literal s", "literal peak GiB", "times faster", "times less memory"]
-    print(table("Forward and backward", heads, costs))
-    print(f"A step without distillation: {' s, '.join(cells(step))} GiB peak over the weights.\n")
-    print(table("Share of a training step", ["loss", "time of step + loss", "memory / step's memory"], shares))
+        literal = measured(f"literal {name}", options) if name in written and "fault" not in ours else {}
+        both = {"seconds": ours["seconds"] + step["seconds"]} if "seconds" in ours and "seconds" in step else {}
+        row = [name, *cells_of(ours), *(cells_of(literal) or ["", ""])]
+        row += [ratio(literal, ours, "seconds"), ratio(literal, ours, "gib")]
+        print_row([*row, ratio(ours, both, "seconds"), ratio(ours, step, "gib")])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time and memory of the losses; prints Markdown tables.")
+    parser = argparse.ArgumentParser(description="Time and memory of the losses; prints a Markdown table.")
     parser.add_argument("losses", nargs="*", metavar="LOSS", help="file names in losses/; all when left out")
     parser.add_argument("--crop", type=int, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"), help="in pixels")
     parser.add_argument("--batch", type=int, default=2)

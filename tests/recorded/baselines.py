@@ -3,19 +3,7 @@
 import re
 
 import torch
-from recorded.arrays import (
-    Arrays,
-    both,
-    build,
-    on_maps,
-    plain,
-    prediction,
-    restore,
-    results,
-    states,
-    task_of,
-    tensors,
-)
+from recorded.arrays import Arrays, both, build, on_maps, plain, prediction, restore, results, states, task_of, tensors
 from recorded.fill import fill_state
 
 from segkd.losses._regions import labels_at

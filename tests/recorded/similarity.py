@@ -1,19 +1,7 @@
 """Golden cases of DIST, of AICSD's loss and of the baselines it compares with: from recorded names to losses/."""
 
 import torch
-from recorded.arrays import (
-    Arrays,
-    both,
-    build,
-    named,
-    on_maps,
-    prediction,
-    restore,
-    results,
-    states,
-    task_of,
-    tensors,
-)
+from recorded.arrays import Arrays, both, build, named, on_maps, prediction, restore, results, states, task_of, tensors
 from torch import Tensor
 
 from segkd.losses._task import Features, Task
