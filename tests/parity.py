@@ -8,10 +8,11 @@ either. One line per failing case, one per loss or network that segkd does not h
 failed`; exit status 1 when a case failed.
 
 A module of recorded/ maps loss names to runners, and to tolerances where these are not 1e-9 relative. A runner takes
-(case, arrays without the expected ones) and returns {expected name: computed array}; every expected array must be among
-them, as None where the runner says why an original's number means nothing. A tolerance is a number (largest absolute
-difference), {"relative": number} (the same divided by the largest expected magnitude), or {expected name: such a one}.
-Expected integers must be met exactly; what is recorded below 1e-12 of the inputs' scale is rounding noise of a zero.
+(params of the case and its `state`, inputs as tensors that collect gradients, all arrays but the expected ones) and
+returns {expected name: computed array}; every expected array must be among them, as None where the runner says why an
+original's number means nothing. A tolerance is a number (largest absolute difference), {"relative": number} (the same
+divided by the largest expected magnitude), or {expected name: such a one}. Expected integers must be met exactly; what
+is recorded below 1e-12 of the inputs' scale is rounding noise of a zero.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from recorded import (
     steps,
     trikd,
 )
+from recorded.arrays import tensors
 from recorded.compare import NEAR, compare, noise_of
 
 MODULES = (losses, scores, data, similarity, objectives, cirkd, rmrkd, baselines, trikd, interactive, steps)
@@ -72,24 +74,32 @@ def _matches(pattern: str, *names: str) -> bool:
 
 def run_case(folder: Path, case: dict) -> list[str] | None:
     """Faults of one case, each as text; an empty list is a pass, None: segkd has no such loss or network."""
-    if case["loss"] == "network":
-        return networks.run_case(folder, case)
-    if case["loss"] not in RUNNERS:
+    is_network = case["loss"] == "network"
+    if not is_network and case["loss"] not in RUNNERS:
         return None
-    with np.load(folder / f"{case['case']}.npz") as stored:
+    with np.load(folder / case.get("npz", f"{case['case']}.npz")) as stored:
         arrays = dict(stored)
     expected = {key.removeprefix("expected:"): arrays.pop(key) for key in list(arrays) if key.startswith("expected:")}
     noise = noise_of(value for key, value in arrays.items() if key.startswith("input:"))
-    computed = RUNNERS[case["loss"]](case, arrays)
+    if is_network:
+        computed = networks.compute(case, arrays, expected)
+    else:
+        computed = RUNNERS[case["loss"]](case["params"] | {"state": case.get("state")}, tensors(arrays), arrays)
+    if computed is None:
+        return None
     faults = []
     for name, wanted in expected.items():
         if name in NOT_REPRODUCED:
             continue
         if name not in computed:
-            faults.append(f"{name}: not computed")
-        elif computed[name] is not None:
+            fault = "not computed"
+        elif is_network:
+            fault = networks.fault(case, name, computed[name], wanted, noise)
+        elif computed[name] is None:
+            continue
+        else:
             fault = compare(name, np.asarray(computed[name]), wanted, TOLERANCE.get(case["loss"], NEAR), noise)
-            faults += [f"{name}: {fault}"] if fault else []
+        faults += [f"{name}: {fault}"] if fault else []
     return faults
 
 

@@ -11,22 +11,23 @@ from torch import Tensor, nn
 from segkd.losses._task import Features, Task
 
 Arrays = dict[str, np.ndarray]
+Tensors = dict[str, Tensor]
 
 # some originals add the smallest float32 step to a pixel count; it shows at these tests' sizes, not at real ones
 EPSILON = torch.finfo(torch.float32).eps
 
 
-def tensors(arrays: Arrays) -> dict[str, Tensor]:
+def tensors(arrays: Arrays) -> Tensors:
     """Inputs by name; floating ones are leaves that collect a gradient."""
     inputs = named(arrays, "input")
     return {name: tensor.requires_grad_(tensor.is_floating_point()) for name, tensor in inputs.items()}
 
 
-def states(arrays: Arrays) -> dict[str, Tensor]:
+def states(arrays: Arrays) -> Tensors:
     return named(arrays, "state")
 
 
-def named(arrays: Arrays, kind: str) -> dict[str, Tensor]:
+def named(arrays: Arrays, kind: str) -> Tensors:
     return {k.removeprefix(f"{kind}:"): torch.from_numpy(x) for k, x in arrays.items() if k.startswith(f"{kind}:")}
 
 
@@ -83,7 +84,7 @@ def prediction(logits: Tensor | None = None, align_corners: bool = False, **feat
     return SimpleNamespace(logits=logits, align_corners=align_corners, aux=None, features=features)
 
 
-def both(inputs: dict[str, Tensor], kind: str, align_corners: bool = False) -> list[SimpleNamespace]:
+def both(inputs: Tensors, kind: str, align_corners: bool = False) -> list[SimpleNamespace]:
     """Student's and teacher's prediction of `<owner>_<kind>`: their scores, or else a feature called `map`."""
     maps = [inputs[f"{owner}_{kind}".rstrip("_")] for owner in ("student", "teacher")]
     if kind == "logits":
@@ -99,13 +100,13 @@ def task_of(*predictions: SimpleNamespace, num_classes: int | None = None, ignor
     return Task(num_classes or (2 if logits is None else logits.shape[1]), ignore_index, *tables)
 
 
-def on_maps(kind: type[nn.Module], inputs: dict[str, Tensor], weight: float = 1.0, **options) -> Arrays:
+def on_maps(kind: type[nn.Module], inputs: Tensors, weight: float = 1.0, **options) -> Arrays:
     """A loss that reads no labels and has no weights, between the recorded features."""
     pair = both(inputs, "feature")
     return results(weight * build(kind, task_of(*pair), feature="map", **options)(*pair, None), inputs)
 
 
-def results(loss: Tensor, leaves: dict[str, Tensor], **others: Tensor) -> Arrays:
+def results(loss: Tensor, leaves: Tensors, **others: Tensor) -> Arrays:
     """The value and its gradient with respect to everything that collects one."""
     leaves = {name: tensor for name, tensor in leaves.items() if tensor.requires_grad}
     gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
@@ -115,5 +116,5 @@ def results(loss: Tensor, leaves: dict[str, Tensor], **others: Tensor) -> Arrays
     return plain(found)
 
 
-def plain(found: dict[str, Tensor]) -> Arrays:
+def plain(found: Tensors) -> Arrays:
     return {name: value.detach().numpy() for name, value in found.items()}

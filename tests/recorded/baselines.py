@@ -3,7 +3,7 @@
 import re
 
 import torch
-from recorded.arrays import Arrays, both, build, on_maps, plain, prediction, restore, results, states, task_of, tensors
+from recorded.arrays import Arrays, Tensors, both, build, on_maps, plain, prediction, restore, results, states, task_of
 from recorded.fill import fill_state
 
 from segkd.losses._regions import labels_at
@@ -15,9 +15,8 @@ from segkd.losses.ifvd import IFVD
 from segkd.losses.skd import SKD
 
 
-def cwd(case: dict, arrays: Arrays) -> Arrays:
+def cwd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """RMRKD's over scores (`tau`), and CIRKD's over any maps, mapped to the teacher's channels where they differ."""
-    params, inputs = case["params"], tensors(arrays)
     if "tau" in params:
         pair = both(inputs, "logits")
         loss = build(CWD, task_of(*pair), temperature=params["tau"])
@@ -28,32 +27,29 @@ def cwd(case: dict, arrays: Arrays) -> Arrays:
     return results(loss(*pair, None), inputs | held)
 
 
-def at(case: dict, arrays: Arrays) -> Arrays:
-    params = case["params"]
+def at(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     return on_maps(
         AT,
-        tensors(arrays),
+        inputs,
         params.get("weight", 1.0),
         power=float(params["power"] if "power" in params else params["p"]),
         norm="image" if "width" in params.get("normalize_axis", "height*width") else "column",
     )
 
 
-def skd(case: dict, arrays: Arrays) -> Arrays:
-    window, _ = map(int, re.search(r"max (\d+)x(\d+)", case["params"]["pool"]).groups())
-    return on_maps(SKD, tensors(arrays), window=window)
+def skd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    window, _ = map(int, re.search(r"max (\d+)x(\d+)", params["pool"]).groups())
+    return on_maps(SKD, inputs, window=window)
 
 
-def pairwise_of_shares(case: dict, arrays: Arrays) -> Arrays:
-    params = case["params"]
+def pairwise_of_shares(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     assert params["norm_eps"] == 1e-8, "the detached norm adds 1e-8"
     norm = "detached" if params["norm_detached"] else "unit"
-    return on_maps(SKD, tensors(arrays), params["weight"], share=params["scale"], norm=norm)
+    return on_maps(SKD, inputs, params["weight"], share=params["scale"], norm=norm)
 
 
-def ifvd(case: dict, arrays: Arrays) -> Arrays:
+def ifvd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """CIRKD's, and RMRKD's with its own labels and convolution."""
-    params, inputs = case["params"], tensors(arrays)
     released = "label_resize" in params
     pair = both(inputs, "" if released else "feature")
     target = inputs["labels"].squeeze(1) if released else inputs["target"]  # (B, 1, H, W) -> (B, H, W)
@@ -66,8 +62,7 @@ def ifvd(case: dict, arrays: Arrays) -> Arrays:
     return results(value, inputs | held, labels_small=small)
 
 
-def dsd(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def dsd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     weights = params["grad_weights"]
     guesses = [inputs[name] for name in params["student_list"]]
     goals = [inputs[f"teacher_{level}"] for level in range(params["n_levels"])]
@@ -87,10 +82,10 @@ def objective(params: dict) -> str:
     return "hinge" if params["adv_type"] == "hinge" else "wasserstein"
 
 
-def adv_criterion(case: dict, arrays: Arrays) -> Arrays:
-    student, teacher = leaves = list(tensors(arrays).values())
+def adv_criterion(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    student, teacher = leaves = list(inputs.values())
     generator = generator_loss(student)
-    discriminator = discriminator_loss(student, teacher, objective(case["params"]))
+    discriminator = discriminator_loss(student, teacher, objective(params))
     found = {"loss_generator": generator, "loss_discriminator": discriminator}
     (found["grad_generator:d_student"],) = torch.autograd.grad(generator, student)
     for name, gradient in zip(("d_student", "d_teacher"), torch.autograd.grad(discriminator, leaves), strict=True):
@@ -98,13 +93,11 @@ def adv_criterion(case: dict, arrays: Arrays) -> Arrays:
     return plain(found)
 
 
-def adv_generator(case: dict, arrays: Arrays) -> Arrays:
-    inputs = tensors(arrays)
-    return results(case["params"]["loss_weight"] * generator_loss(inputs["d_student"]), inputs)
+def adv_generator(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    return results(params["loss_weight"] * generator_loss(inputs["d_student"]), inputs)
 
 
-def adv_discriminator(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def adv_discriminator(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     loss = discriminator_loss(inputs["d_student"], inputs["d_teacher"], objective(params))
     return results(params["loss_weight"] * loss, inputs)
 
@@ -120,8 +113,7 @@ for index in range(4):
         DISCRIMINATOR[f"attentions.{index}.{role}"] = f"attn{index + 1}.{role}_conv"
 
 
-def adversarial(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def adversarial(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     student, teacher = both(inputs, "logits")
     loss = build(Holistic, task_of(student, teacher), objective=objective(params), adversary_weight=1.0)
     state = fill_state(params)

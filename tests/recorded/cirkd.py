@@ -3,7 +3,7 @@
 import re
 
 import torch
-from recorded.arrays import Arrays, both, build, named, on_maps, restore, results, states, task_of, tensors
+from recorded.arrays import Arrays, Tensors, both, build, named, on_maps, restore, results, states, task_of
 from recorded.recipes import RECIPES, graph_of, losses_of, pair_of, recipe_of
 from torch import Tensor
 
@@ -18,11 +18,10 @@ def pooled(params: dict) -> int:
     return int(re.search(r"avg (\d+)x", params["pool"]).group(1))
 
 
-def cirkd_minibatch(case: dict, arrays: Arrays) -> Arrays:
-    params = case["params"]
+def cirkd_minibatch(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     # gather: of one process, it only silences the warning for a single image
     options = {"temperature": params["temperature"], "pool": pooled(params), "gather": True}
-    return on_maps(CIRKDMinibatch, tensors(arrays), pool_from=tuple(params["pool_if_at_least"]), **options)
+    return on_maps(CIRKDMinibatch, inputs, pool_from=tuple(params["pool_if_at_least"]), **options)
 
 
 # our names of the memories -> the originals' names of vectors and pointers
@@ -61,11 +60,10 @@ def set_memories(
     return restore(loss.head, state, f"{prefix}project_head.")
 
 
-def contrast(case: dict, arrays: Arrays) -> Arrays:
+def contrast(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """Terms with a memory: their values, what they train, and what is remembered afterwards."""
-    params, inputs = case["params"], tensors(arrays)
     pair, ones = both(inputs, "feature"), dict.fromkeys(params["grad_weights"], 1.0)
-    if case["loss"] == "cirkd_memory":
+    if "pixel_update_freq" in params:
         task = task_of(*pair, num_classes=params["num_classes"], ignore_index=params["ignore_label"])
         options = renamed(params, MEMORY) | {"pixels_per_class": params["pixel_update_freq"]}
         loss = build(CIRKDMemory, task, feature="map", **ones, **options)
@@ -87,10 +85,9 @@ def contrast(case: dict, arrays: Arrays) -> Arrays:
 GCN_NAMES = {"query": "node_q", "key": "node_k", "value": "node_v", "context": "conv1", "output": "out_conv"}
 
 
-def gcn(case: dict, arrays: Arrays) -> Arrays:
-    inputs = named(arrays, "input")
-    feature = inputs["feature"].requires_grad_()
-    adapter = build(GCN, case["params"]["plane"])
+def gcn(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    feature = inputs["feature"]
+    adapter = build(GCN, params["plane"])
     held = restore(adapter, states(arrays), names=GCN_NAMES)
     output = adapter(feature)
     return results((output * inputs["grad_output"]).sum(), {"feature": feature, **held}, output=output)
@@ -101,9 +98,9 @@ CIRKD_V2 = RECIPES / "cityscapes" / "cirkdv2_dv3r101_dv3r18.yaml"
 TERMS = {"cross_entropy": "task", "kl": "kd"}
 
 
-def cirkdv2_objective(case: dict, arrays: Arrays) -> Arrays:
+def cirkdv2_objective(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """CIRKDv2 as its recipe for Cityscapes lists it."""
-    params, inputs, state = case["params"], tensors(arrays), states(arrays)
+    state = states(arrays)
     weights = dict(params["lambdas"])
     kd, channel_mse = weights.pop("kd"), weights.pop("channel_kd")
     use_gcn = params["use_gcn"] and weights["fitnet"] != 0

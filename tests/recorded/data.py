@@ -1,13 +1,11 @@
 """Golden cases about data: from the format's names and params to segkd's own parts.
 
-A runner takes a case (an entry of cases.json) and its arrays (`input:<name>`, `draw:<name>`, `state:<name>`) and
-returns what we compute under the expected names. Views are compared after normalising, so the tolerances are one grey
-level in the units of each case.
+Views are compared after normalising, so the tolerances are one grey level in the units of each case.
 """
 
 import numpy as np
 from PIL import Image
-from recorded.arrays import Arrays
+from recorded.arrays import Arrays, Tensors
 
 from segkd.datasets import ade20k, camvid, cityscapes, coco_stuff, voc
 from segkd.datasets._photometric import Recolor, recolor
@@ -39,9 +37,8 @@ def grey(value: int) -> tuple[int, int, int]:
     return value, value, value
 
 
-def data_transform(case: dict, arrays: Arrays) -> Arrays:
+def data_transform(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """CIRKD: BGR image, factor scale without antialias, crop, mirror; mean subtracted, no std."""
-    params = case["params"]
     image = Image.fromarray(np.ascontiguousarray(arrays["input:image_bgr"][..., ::-1]))
     target = Image.fromarray(arrays["input:label_raw"]).point([max(i, 0) for i in TABLES[params["dataset"]]], "L")
     size = image.height, image.width
@@ -70,9 +67,8 @@ def crop_of(params: dict, arrays: Arrays, scale: str, *, flip: bool, recolor: Re
     return transform.apply(image, target, Draw(size, corner, flip=flip, recolor=recolor))
 
 
-def transform_train(case: dict, arrays: Arrays) -> Arrays:
+def transform_train(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """AICSD: mirror first, short side, padding, crop, blur."""
-    params = case["params"]
     radius = float(arrays["draw:blur_radius"]) if float(arrays["draw:blur_uniform"]) < 0.5 else None
     pads = {"pad_image": grey(params.get("image_pad", 0)), "pad_label": params["label_pad"]}
     how = {"flip": float(arrays["draw:flip_uniform"]) < 0.5, "flip_first": True, "recolor": Recolor(blur=radius)}
@@ -80,10 +76,10 @@ def transform_train(case: dict, arrays: Arrays) -> Arrays:
     return {"image": normalized(pixels, params), "label": labels.astype(np.float32)}
 
 
-def transform_val(case: dict, arrays: Arrays) -> Arrays:
+def transform_val(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """AICSD: image and label resized to a short side."""
-    pixels, labels = short_side_pair(*pair(arrays), case["params"]["short_side"])
-    return {"image": normalized(pixels, case["params"]), "label": labels.astype(np.float32)}
+    pixels, labels = short_side_pair(*pair(arrays), params["short_side"])
+    return {"image": normalized(pixels, params), "label": labels.astype(np.float32)}
 
 
 def weak_view(params: dict, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
@@ -91,10 +87,10 @@ def weak_view(params: dict, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
     return crop_of(params, arrays, "long_side", flip=float(arrays["draw:hflip_u"]) < params.get("hflip_p", 0.5), **pads)
 
 
-def weak_aug(case: dict, arrays: Arrays) -> Arrays:
+def weak_aug(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """TriKD: long side, padding, crop, mirror."""
-    pixels, labels = weak_view(case["params"], arrays)
-    return {"image": normalized(pixels, case["params"]), "label": labels.astype(np.int64)}
+    pixels, labels = weak_view(params, arrays)
+    return {"image": normalized(pixels, params), "label": labels.astype(np.int64)}
 
 
 def recorded_box(arrays: Arrays, prefix: str, gate: str, size: tuple[int, int], p: float) -> np.ndarray:
@@ -109,9 +105,8 @@ def recorded_box(arrays: Arrays, prefix: str, gate: str, size: tuple[int, int], 
     return box_mask(size, box)
 
 
-def strong_aug(case: dict, arrays: Arrays) -> Arrays:
+def strong_aug(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """TriKD's option from UniMatch: a weak view and two strong ones with a CutMix box each."""
-    params = case["params"]
     pixels, labels = weak_view(params, arrays)
     ignored = np.where(labels == params.get("pad_label", 254), 255, 0).astype(np.int64)
     computed = {"image_weak": normalized(pixels, params), "ignore_mask": ignored}
@@ -130,24 +125,24 @@ def strong_aug(case: dict, arrays: Arrays) -> Arrays:
     return computed
 
 
-def cutmix(case: dict, arrays: Arrays) -> Arrays:
+def cutmix(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """One CutMix box."""
-    size = (case["params"]["size"], case["params"]["size"])
-    return {"mask": recorded_box(arrays, "", "gate_u", size, case["params"]["p"]).astype(np.uint8)}
+    size = (params["size"], params["size"])
+    return {"mask": recorded_box(arrays, "", "gate_u", size, params["p"]).astype(np.uint8)}
 
 
-def cityscapes_label_map(case: dict, arrays: Arrays) -> Arrays:
+def cityscapes_label_map(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """The 34 raw ids of Cityscapes."""
     raw = arrays["input:label_ids"]
     train_ids = np.array(cityscapes.TABLES["labelIds"], dtype=np.int64)[np.where(raw < 0, 255, raw)]
-    train_ids[train_ids == 255] = case["params"].get("ignore_index", 255)
+    train_ids[train_ids == 255] = params.get("ignore_index", 255)
     return {"train_ids": train_ids}
 
 
-def class_weights(case: dict, arrays: Arrays) -> Arrays:
+def class_weights(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """1 / ln(constant + share of the class among all counted pixels): ENet (arXiv 1606.02147), section 5.2; AICSD."""
-    counts = np.bincount(arrays["input:target"].reshape(-1), minlength=256)[: case["params"]["classes"]]
-    return {"class_weights": 1 / np.log(case["params"]["constant"] + counts / max(counts.sum(), 1))}
+    counts = np.bincount(arrays["input:target"].reshape(-1), minlength=256)[: params["classes"]]
+    return {"class_weights": 1 / np.log(params["constant"] + counts / max(counts.sum(), 1))}
 
 
 RUNNERS = {

@@ -3,7 +3,7 @@
 import re
 
 import numpy as np
-from recorded.arrays import EPSILON, Arrays, both, build, named, restore, results, states, task_of, tensors
+from recorded.arrays import EPSILON, Arrays, Tensors, both, build, named, plain, restore, results, states, task_of
 from recorded.recipes import RECIPES, Recorded, objective_of, recipe_of
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ from segkd.runner.recipe.schema import Recipe
 TSIC = RECIPES / "cityscapes" / "tsic_samvitb_dv3r18_released.yaml"
 
 
-def lora(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs, state = case["params"], tensors(arrays), states(arrays)
+def lora(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    state = states(arrays)
     assert params["scaling"] == 1 and params["dropout"] == 0, "the update has neither factor nor dropout"
     outputs, width = state["qkv.weight"].shape
     base = nn.Linear(width, outputs, bias="qkv.bias" in state)
@@ -36,8 +36,7 @@ def with_cotangent(output: Tensor, arrays: Arrays, leaves: dict[str, Tensor], **
     return results(loss, leaves, output=output, **others)
 
 
-def prompt_attention(case: dict, arrays: Arrays) -> Arrays:
-    inputs = tensors(arrays)
+def prompt_attention(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     layer = PromptAttention(inputs["features"].shape[1]).double().eval()
     held = restore(layer, states(arrays))
     output = layer(inputs["features"], inputs["prompt_masks"])
@@ -45,26 +44,25 @@ def prompt_attention(case: dict, arrays: Arrays) -> Arrays:
     return with_cotangent(output, arrays, inputs | held, energy=energy)
 
 
-def pos_embed(case: dict, arrays: Arrays) -> Arrays:
-    params, table = case["params"], named(arrays, "input")["pos_embed"]
+def pos_embed(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    table = inputs["pos_embed"]
     stages = {"one_stage": table, "two_stage": resize_pos_embed(table, params["model_grid"])}
-    return {name: resize_pos_embed(start, params["target_grid"]).numpy() for name, start in stages.items()}
+    return plain({name: resize_pos_embed(start, params["target_grid"]) for name, start in stages.items()})
 
 
-def rel_pos(case: dict, arrays: Arrays) -> Arrays:
-    params, table = case["params"], named(arrays, "input")["rel_pos"]
+def rel_pos(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    table = inputs["rel_pos"]
     stages = {"one_stage": table, "two_stage": resize_rel_pos(table, params["model_grid"])}
-    return {name: relative_positions(start, params["tokens"]).numpy() for name, start in stages.items()}
+    return plain({name: relative_positions(start, params["tokens"]) for name, start in stages.items()})
 
 
-def mask_embedding(case: dict, arrays: Arrays) -> Arrays:
-    params, state = case["params"], states(arrays)
+def mask_embedding(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    params, state = params, states(arrays)
     width, hidden = state["mask_downscaling.6.weight"].shape[:2]
     encoder = PromptEncoder(width, (1, 1), (16, 16), hidden)  # sizes that only points, boxes and its own grid read
     missing, unexpected = encoder.load_state_dict(state, strict=False)
     assert not unexpected and all("embed" in key for key in missing), "only embeddings of points may be missing"
-    logits = named(arrays, "input")["student_logits"]
-    mask = mask_prompt(Prediction(logits, params["align_corners"]), params["image_size"])
+    mask = mask_prompt(Prediction(inputs["student_logits"], params["align_corners"]), params["image_size"])
     sparse, dense, positions = embed_mask(encoder, mask, params["dense_grid"])
     kept = re.search(r"every (\d+)", params["channels_kept"])
     step = int(kept[1]) if kept else 1
@@ -76,8 +74,7 @@ def mask_embedding(case: dict, arrays: Arrays) -> Arrays:
     }
 
 
-def channel_mean(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def channel_mean(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     student, teacher = both(inputs, "feature", params["align_corners"])
     if params["teacher_detached"]:
         teacher.features["map"] = teacher.features["map"].detach()
@@ -113,8 +110,7 @@ def recorded_terms(graph: Graph, terms: dict[str, Tensor], labels: Tensor, itera
     return {f"term:{label}": term for label, term in terms.items()}
 
 
-def objective(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def objective(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     labels, iteration = inputs["labels"], params["iteration"]
     student = {"logits": inputs["student_logits"], "stage4": inputs["student_feature"]}
     if params["with_aux"]:

@@ -1,8 +1,10 @@
 """Golden loss cases: from the recorded loss names and params to the classes in losses/."""
 
+from functools import partial
+
 import numpy as np
 import torch.nn.functional as F
-from recorded.arrays import EPSILON, Arrays, both, build, prediction, restore, results, states, task_of, tensors
+from recorded.arrays import EPSILON, Arrays, Tensors, both, build, prediction, restore, results, states, task_of
 from torch import Tensor
 
 from segkd.losses._task import resize
@@ -11,20 +13,18 @@ from segkd.losses.fitnet import FitNet
 from segkd.losses.kl import KL
 
 
-def cirkd_ce(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def cirkd_ce(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     student = prediction(inputs["student_logits"], params["align_corners"])
     loss = build(CrossEntropy, task_of(student, ignore_index=params["ignore_index"]))
     return results(loss(student, None, inputs["target"]), inputs)
 
 
-def seg_ce(case: dict, arrays: Arrays) -> Arrays:
+def seg_ce(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """Two originals share the name: AICSD's, which may divide by the batch, and TSIC's decode head."""
-    return aicsd_ce(case, arrays) if "divide_by_batch" in case["params"] else decode_head_ce(case, arrays)
+    return (aicsd_ce if "divide_by_batch" in params else decode_head_ce)(params, inputs, arrays)
 
 
-def aicsd_ce(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def aicsd_ce(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     student = prediction(inputs["student_logits"], True)
     options = {}
     if "state:class_weights" in arrays:
@@ -37,8 +37,7 @@ def aicsd_ce(case: dict, arrays: Arrays) -> Arrays:
     return results(loss(student, None, inputs["target"]), inputs)
 
 
-def decode_head_ce(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def decode_head_ce(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     student, target = prediction(inputs["logits"], params["align_corners"]), inputs["labels"]
     options = {}
     if params["min_kept_per_image"] is not None:
@@ -72,8 +71,7 @@ def as_sorted(kept: Tensor, ce: Tensor) -> Tensor:
     return chosen
 
 
-def mmseg_ce(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def mmseg_ce(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     student = prediction(inputs["logits"], "align_corners True" in params["resize"])
     target = inputs["labels"].squeeze(1)  # (B, 1, H, W) -> (B, H, W)
     counted = target != params["ignore_index"]
@@ -92,8 +90,7 @@ def percent_right(student, target: Tensor, counted: Tensor) -> Tensor:
     return 100 * (right + EPSILON) / (counted.sum() + EPSILON)
 
 
-def trikd_ce(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def trikd_ce(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     student = prediction(inputs["logits"], True)
     options = {}
     if "min_kept" in params:
@@ -109,14 +106,13 @@ def trikd_ce(case: dict, arrays: Arrays) -> Arrays:
     return found | {"num_kept": np.count_nonzero(np.abs(found["grad:logits"]).sum(1))}
 
 
-def cirkd_kd(case: dict, arrays: Arrays) -> Arrays:
-    return distil(arrays, 1.0, temperature=case["params"]["temperature"])
+def cirkd_kd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    return distil(inputs, 1.0, temperature=params["temperature"])
 
 
-def aicsd_kd(case: dict, arrays: Arrays) -> Arrays:
-    params = case["params"]
+def aicsd_kd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     return distil(
-        arrays,
+        inputs,
         params["weight"],
         temperature=params["temperature"],
         reduction="pixel" if "sum over classes" in params["reduction"] else "element",
@@ -124,11 +120,10 @@ def aicsd_kd(case: dict, arrays: Arrays) -> Arrays:
     )
 
 
-def tsic_kd(case: dict, arrays: Arrays) -> Arrays:
+def tsic_kd(params: dict, inputs: Tensors, arrays: Arrays, ensemble: bool = False) -> Arrays:
     """TSIC's student from its teacher, or (ets) its teacher from the mean of both."""
-    params, ensemble = case["params"], case["loss"] == "tsic_ets_kl"
     return distil(
-        arrays,
+        inputs,
         params["ratio"],
         align_corners=params["align_corners"],
         detach=params["teacher_detached"],
@@ -140,10 +135,9 @@ def tsic_kd(case: dict, arrays: Arrays) -> Arrays:
 
 
 def distil(
-    arrays: Arrays, weight: float, *, align_corners: bool = False, detach: bool = False, swap: bool = False, **options
+    inputs: Tensors, weight: float, *, align_corners: bool = False, detach: bool = False, swap: bool = False, **options
 ) -> Arrays:
     """KL between the recorded scores, those of the teacher maybe detached; `swap`: the teacher learns."""
-    inputs = tensors(arrays)
     student, teacher = both(inputs, "logits", align_corners)
     if detach:
         teacher.logits = teacher.logits.detach()
@@ -151,8 +145,7 @@ def distil(
     return results(weight * build(KL, task_of(*pair), **options)(*pair, None), inputs)
 
 
-def fitnet(case: dict, arrays: Arrays) -> Arrays:
-    inputs = tensors(arrays)
+def fitnet(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     pair = both(inputs, "feature")
     loss = build(FitNet, task_of(*pair), feature="map")
     held = restore(loss, states(arrays), names={"projection": "conv"})
@@ -171,7 +164,7 @@ RUNNERS = {
     "kd_code": aicsd_kd,
     "kd_paper": aicsd_kd,
     "tsic_ts_kl": tsic_kd,
-    "tsic_ets_kl": tsic_kd,
+    "tsic_ets_kl": partial(tsic_kd, ensemble=True),
     "fitnet": fitnet,
 }
 

@@ -13,7 +13,7 @@ import torch
 from recorded import sam
 from recorded.arrays import Arrays
 from recorded.checkpoints import describe, network_of
-from recorded.compare import compare_map, noise_of
+from recorded.compare import compare_map
 from recorded.fill import fill_input, fill_state
 from torch import Tensor
 
@@ -52,31 +52,23 @@ def name_of(case: dict) -> str:
     return "network " + re.split("[,(]", case["model"])[0].strip()
 
 
-def run_case(folder: Path, case: dict) -> list[str] | None:
-    """Faults of one case, each as text; an empty list is a pass, None: segkd has no such network."""
-    with np.load(folder / case.get("npz", f"{case['case']}.npz")) as stored:
-        arrays = dict(stored)
-    expected = {key.removeprefix("expected:"): arrays.pop(key) for key in list(arrays) if key.startswith("expected:")}
+def compute(case: dict, arrays: Arrays, expected: Arrays) -> dict[str, Tensor | list[Tensor]] | None:
+    """Expected name -> our map, or several that it may be; None: segkd has no such network."""
     state = fill_state(case)
     computed = sam.run(case, state, arrays)
-    if computed is None:
-        if describe(state) is None:
-            return None
+    if computed is None and describe(state) is not None:
         computed = run_network(case, state, expected)
+    return computed
+
+
+def fault(case: dict, name: str, ours: Tensor | list[Tensor], wanted: np.ndarray, noise: float) -> str | None:
+    """What is wrong with one computed map, or None."""
     stated_tolerance = re.search(r"rtol (\d+e-\d+) of the std", case.get("note", ""))
     tolerance = float(stated_tolerance[1]) if stated_tolerance else TOLERANCE
-    noise = noise_of(x for key, x in arrays.items() if key.startswith("input:"))
-    faults = []
-    for name, wanted in expected.items():
-        if name not in computed:
-            faults.append(f"{name}: not computed")
-            continue
-        candidates = computed[name] if isinstance(computed[name], list) else [computed[name]]
-        allowed = TERM_TOLERANCE if name == "loss" or name.startswith("term:") else tolerance
-        wrong = [compare_map(np.asarray(ours), wanted, allowed, noise) for ours in candidates]
-        if all(wrong):
-            faults.append(f"{name}: {wrong[-1]}")
-    return faults
+    allowed = TERM_TOLERANCE if name == "loss" or name.startswith("term:") else tolerance
+    candidates = ours if isinstance(ours, list) else [ours]
+    wrong = [compare_map(np.asarray(candidate), wanted, allowed, noise) for candidate in candidates]
+    return wrong[-1] if all(wrong) else None
 
 
 def run_network(case: dict, state: dict[str, Tensor], expected: Arrays) -> dict[str, Tensor | list[Tensor]]:

@@ -1,9 +1,12 @@
 """Golden cases of whole objectives, each run as a recipe's graph, and of the terms only TriKD has."""
 
+from functools import partial
+
 import torch
-from recorded.arrays import Arrays, build, prediction, results, task_of, tensors
+from recorded.arrays import Arrays, Tensors, build, prediction, results, task_of
 from recorded.recipes import RECIPES, Recorded, objective_of, pair_of, recipe_of
 from recorded.similarity import ICS_VARIANTS
+from torch import nn
 
 from segkd.losses.attention_kl import AttentionKL
 from segkd.losses.cross_pseudo import pseudo_labels
@@ -14,9 +17,8 @@ DIST = RECIPES / "cityscapes" / "dist_dv3r101_dv3r18.yaml"
 TRIKD = RECIPES / "cityscapes" / "trikd_tiny11m_1_8_released.yaml"
 
 
-def dist_objective(case: dict, arrays: Arrays) -> Arrays:
+def dist_objective(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """DIST as its recipe for Cityscapes lists it."""
-    params, inputs = case["params"], tensors(arrays)
     if not params["aux"]:
         inputs = {name: x for name, x in inputs.items() if not name.endswith("_aux")}
     overrides = {f"losses.{label}.args.aux_weight": params["aux_weight"] for label in ("cross_entropy", "dist")}
@@ -31,9 +33,8 @@ def dist_objective(case: dict, arrays: Arrays) -> Arrays:
 ADAPTIVE = {"seg_ce": "cross_entropy", "kd_code": "kd", "ics": "ics"}
 
 
-def adaptive(case: dict, arrays: Arrays) -> Arrays:
+def adaptive(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """AICSD as its recipe for VOC lists it, an epoch being one iteration."""
-    params, inputs = case["params"], tensors(arrays)
     epochs, factors = params["total_epochs"], {"kd_code": params["kd_weight"], "ics": params["ics_weight"]}
     overrides = {f"losses.{label}.weight.over": [0, epochs] for label in ADAPTIVE.values()}
     overrides |= {f"losses.{label}.weight.hold": 1 for label in ADAPTIVE.values()}
@@ -51,9 +52,8 @@ VIEWS = {"tiny": "student", "cnn": "cnn", "vit": "vit"}
 PSEUDO = [f"cps_{view}_from_{other}" for view in VIEWS for other in VIEWS if other != view]
 
 
-def cross_pseudo(case: dict, arrays: Arrays) -> Arrays:
+def cross_pseudo(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """The six terms on unlabelled images of TriKD's recipe, each of weight 1."""
-    inputs = tensors(arrays)
     recipe = recipe_of(TRIKD, {f"losses.{label}.weight": 1.0 for label in PSEUDO})
     recipe = recipe.model_copy(update={"losses": [term for term in recipe.losses if term.label in PSEUDO]})
     networks = {
@@ -72,21 +72,18 @@ def cross_pseudo(case: dict, arrays: Arrays) -> Arrays:
     return results(found.total, inputs, **sums, **labels)
 
 
-def feature_term(case: dict, arrays: Arrays) -> Arrays:
+def feature_term(kind: type[nn.Module], params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """Over both halves of a batch, one behind the other."""
-    inputs = tensors(arrays)
     student, teacher = (
         torch.cat([inputs[f"{owner}_labeled"], inputs[f"{owner}_unlabeled"]]) for owner in ("student", "teacher")
     )
     pair = prediction(None, True, map=student), prediction(None, True, map=teacher.detach())
-    kind = {"low": FitNet, "high": AttentionKL}[case["loss"]]
     loss = build(kind, task_of(*pair), feature="map", projection="none")
     return results(loss(*pair, None), inputs)
 
 
-def triple_view(case: dict, arrays: Arrays) -> Arrays:
+def triple_view(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """TriKD as its recipe for Cityscapes lists it."""
-    params, inputs = case["params"], tensors(arrays)
     overrides = {f"losses.{label}.weight": params["weight_cps"] for label in PSEUDO}
     overrides |= {f"losses.sup_{view}.weight": params[f"weight_{view}"] for view in VIEWS}
     overrides |= {f"losses.{level}.weight": params[f"weight_{level}"] for level in ("low", "high")}
@@ -119,7 +116,7 @@ RUNNERS = {
     "alw_code": adaptive,
     "alw_fixed": adaptive,
     "cps": cross_pseudo,
-    "low": feature_term,
-    "high": feature_term,
+    "low": partial(feature_term, FitNet),
+    "high": partial(feature_term, AttentionKL),
     "total": triple_view,
 }

@@ -1,7 +1,7 @@
 """Golden cases of RMRKD: from the recorded loss names and params to the classes in losses/."""
 
 import torch.nn.functional as F
-from recorded.arrays import Arrays, both, build, named, prediction, restore, results, states, task_of, tensors
+from recorded.arrays import Arrays, Tensors, both, build, named, prediction, restore, results, states, task_of
 
 from segkd.losses._regions import labels_at
 from segkd.losses.cross_similarity import CrossSimilarity
@@ -34,9 +34,8 @@ def dkd_options(params: dict) -> dict:
     }
 
 
-def regions(case: dict, arrays: Arrays) -> Arrays:
+def regions(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """The three forms of RMRKD's feature term."""
-    params, inputs = case["params"], tensors(arrays)
     pair, options = both(inputs, ""), region_options(params)
     task = task_of(*pair, num_classes=params["num_classes"], ignore_index=params["ignore_index"])
     loss = build(REGIONS[params["distance_type"]], task, feature="map", **options)
@@ -49,8 +48,7 @@ def regions(case: dict, arrays: Arrays) -> Arrays:
     return results(value, inputs | held, labels_small=small, **after)
 
 
-def mgd(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def mgd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     student, teacher = both(inputs, "")
     loss = build(MGD, task_of(student, teacher), feature="map", masked=params["lambda_mgd"])
     held = restore(loss, states(arrays))
@@ -58,8 +56,8 @@ def mgd(case: dict, arrays: Arrays) -> Arrays:
     return results(params["alpha_mgd"] * loss.error(features, goal, named(arrays, "draw")["uniform"]), inputs | held)
 
 
-def dkd(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs, state = case["params"], tensors(arrays), states(arrays)
+def dkd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    state = states(arrays)
     held = {name: state[name].requires_grad_() for name in ("align.weight", "align.bias") if name in state}
     student, teacher = both(inputs, "logits")
     # the original is able to map the student's scores first; here both networks have the data set's classes

@@ -1,11 +1,12 @@
 """Golden cases of metrics, sliding windows and schedules: from their names and params to the files in runner/."""
 
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from recorded.arrays import Arrays, named
+from recorded.arrays import Arrays, Tensors
 from torch import Tensor
 
 from segkd.datasets._resample import fit_corners
@@ -24,10 +25,8 @@ METRICS = {
 }
 
 
-def metric(case: dict, arrays: Arrays) -> Arrays:
+def metric(prediction: str, target: str, absent: str, params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """Every value under the names of all originals, over all images of a case."""
-    params, inputs = case["params"], named(arrays, "input")
-    prediction, target, absent = METRICS[case["loss"]]
     num_classes = params["num_classes"] if "num_classes" in params else params["classes"]
     matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     for name in inputs:
@@ -65,8 +64,7 @@ class Convolution(Network):
         return {"logits": F.conv2d(x, self.weight, padding=1)}
 
 
-def slide(case: dict, arrays: Arrays) -> Arrays:
-    params = case["params"]
+def slide(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     image = torch.from_numpy(arrays["input:image"])
     window = tuple(params["crop"])
     rate = Fraction(params["stride_rate"])
@@ -83,9 +81,8 @@ def rates(counts: np.ndarray, **curve) -> np.ndarray:
     return np.array([learning_rate(int(i), **curve) for i in counts])
 
 
-def lr_schedule(case: dict, arrays: Arrays) -> Arrays:
+def lr_schedule(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """CIRKD's and DIST's single curve, or AICSD's curves counted in epochs for one or three parameter groups."""
-    params = case["params"]
     if "mode" in params:
         return aicsd_lr(params, arrays)
     first = 1 if params["iteration"] == "1-based" else 0
@@ -107,9 +104,8 @@ def aicsd_lr(params: dict, arrays: Arrays) -> Arrays:
     return {"lr_single_group": found, "lr_three_groups": found[:, None] * np.array([1.0, 10.0, 10.0])}
 
 
-def poly_lr(case: dict, arrays: Arrays) -> Arrays:
+def poly_lr(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """mmcv's curve, or TriKD's three networks of which the ViT is never updated."""
-    params = case["params"]
     if "max_iters" in params:
         curve = {"lr": params["base_lr"], "iterations": params["max_iters"], "power": params["power"]}
         return {"lr": rates(arrays["input:iterations"], **curve, min_lr=params["min_lr"])}
@@ -121,15 +117,15 @@ def poly_lr(case: dict, arrays: Arrays) -> Arrays:
     return {"lr_used": np.concatenate([curve[:, None] * factors for curve in (poly, poly, constant)], axis=1)}
 
 
-def alw_alpha(case: dict, arrays: Arrays) -> Arrays:
+def alw_alpha(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """The weight is constant inside an epoch: asked for at the last iteration of epochs of some length."""
-    length, epochs = 5, case["params"]["total_epochs"]
+    length, epochs = 5, params["total_epochs"]
     ramp = Ramp(start=0.0, end=1.0, over=(0, epochs * length), hold=length)
     return {"alpha": np.array([ramp.at(int(epoch) * length + length - 1) for epoch in arrays["input:epoch"]])}
 
 
 RUNNERS = {
-    **dict.fromkeys(METRICS, metric),
+    **{name: partial(metric, *how) for name, how in METRICS.items()},
     "slide_eval": slide,
     "lr_schedule": lr_schedule,
     "poly_lr": poly_lr,

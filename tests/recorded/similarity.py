@@ -1,7 +1,9 @@
 """Golden cases of DIST, of AICSD's loss and of the baselines it compares with: from recorded names to losses/."""
 
+from functools import partial
+
 import torch
-from recorded.arrays import Arrays, both, build, named, on_maps, prediction, restore, results, states, task_of, tensors
+from recorded.arrays import Arrays, Tensors, both, build, on_maps, prediction, restore, results, states, task_of
 from torch import Tensor
 
 from segkd.losses._task import Features, Task
@@ -21,8 +23,7 @@ ICS_VARIANTS = {
 }
 
 
-def dist(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def dist(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     student, teacher = (prediction(as_maps(inputs[f"{owner}_logits"])) for owner in ("student", "teacher"))
     names = {"beta": "inter", "gamma": "intra", "temperature": "temperature", "eps": "eps", "aux_weight": "aux_weight"}
     options = {ours: params[theirs] for theirs, ours in names.items() if theirs in params}
@@ -36,24 +37,21 @@ def as_maps(logits: Tensor) -> Tensor:
     return logits.T[None, :, :, None] if logits.ndim == 2 else logits
 
 
-def ics(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def ics(variant: str, params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     pair = both(inputs, "logits")
     options = {"temperature": params.get("temperature", 1.0), "eps": params.get("normalize_eps", 1e-12)}
-    loss = build(ICS, task_of(*pair), variant=ICS_VARIANTS[case["loss"]], size="student", **options)
+    loss = build(ICS, task_of(*pair), variant=variant, size="student", **options)
     matrices = {f"ics_{owner}": loss.matrix(inputs[f"{owner}_logits"]) for owner in ("student", "teacher")}
     return results(params["weight"] * loss(*pair, None), inputs, **matrices)
 
 
-def class_correlation(case: dict, arrays: Arrays) -> Arrays:
-    inputs = tensors(arrays)
+def class_correlation(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     pair = both(inputs, "logits")
     loss = build(ICKD, task_of(*pair), feature=None)
-    return results(case["params"]["weight"] * loss(*pair, None), inputs)
+    return results(params["weight"] * loss(*pair, None), inputs)
 
 
-def channel_correlation(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def channel_correlation(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     pair = both(inputs, "feature")
     loss = build(ICKD, task_of(*pair), feature="map")
     held = restore(loss, states(arrays), names={"embed.0": "embed.conv", "embed.1": "embed.bn"})
@@ -61,25 +59,24 @@ def channel_correlation(case: dict, arrays: Arrays) -> Arrays:
     return results(params["weight"] * loss(*pair, None), inputs | held)
 
 
-def similarity(case: dict, arrays: Arrays) -> Arrays:
-    return on_maps(SP, tensors(arrays), case["params"]["weight"])
+def similarity(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    return on_maps(SP, inputs, params["weight"])
 
 
-def overhaul_margin(case: dict, arrays: Arrays) -> Arrays:
-    inputs = named(arrays, "input")
-    return {"margin": margins(inputs["bn_weight"], inputs["bn_bias"], case["params"]["cdf_threshold"]).numpy()}
+def overhaul_margin(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    return {"margin": margins(inputs["bn_weight"], inputs["bn_bias"], params["cdf_threshold"]).numpy()}
 
 
-def overhaul_distance(case: dict, arrays: Arrays) -> Arrays:
-    inputs, state = tensors(arrays), states(arrays)
+def overhaul_distance(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    state = states(arrays)
     goal = inputs["teacher_feature"]
     if "margin" in state:
         goal = torch.maximum(goal, state["margin"])
     return results(partial_l2(inputs["student_feature"], goal), inputs)
 
 
-def overhaul_total(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs, state = case["params"], tensors(arrays), states(arrays)
+def overhaul_total(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    state = states(arrays)
     divisors = params["layer_dividers"]
     levels = range(len(divisors))
     maps = {o: {f"map{i}": inputs[f"{o}_feature{i}"] for i in levels} for o in ("student", "teacher")}
@@ -100,7 +97,7 @@ def overhaul_total(case: dict, arrays: Arrays) -> Arrays:
 
 RUNNERS = {
     "dist": dist,
-    **dict.fromkeys(ICS_VARIANTS, ics),
+    **{name: partial(ics, variant) for name, variant in ICS_VARIANTS.items()},
     "ic_code": class_correlation,
     "ickd_official": channel_correlation,
     "sp": similarity,

@@ -1,6 +1,6 @@
 """Golden cases of whole distillation steps: recorded networks and losses as a recipe's graph, one step through it."""
 
-from recorded.arrays import Arrays, named, plain, prediction, restore
+from recorded.arrays import Arrays, Tensors, named, plain, prediction, restore
 from recorded.checkpoints import describe, network_of, recorded_entries
 from recorded.fill import fill_input, fill_state
 from recorded.losses import percent_right
@@ -48,10 +48,9 @@ def recipe_of(params: dict, models: dict[str, str], networks: dict[str, nn.Modul
     )
 
 
-def step(case: dict, arrays: Arrays) -> Arrays:
+def step(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """One step in float64, for whatever networks the recorded entries are of."""
-    params = case["params"]
-    state = fill_state(params | case["state"])
+    state = fill_state(params | params["state"])
     owners = ("student", "teacher")
     networks = {name: network_of(state, name, dropout=params.get("dropout_ratio", 0.0)).double() for name in owners}
     models = {name: describe(state, name)[1].model for name in owners}
@@ -64,7 +63,7 @@ def step(case: dict, arrays: Arrays) -> Arrays:
         if type(loss).__name__ == "MGD":
             loss.error = with_draw(loss.error, named(arrays, "draw")["uniform"])
     graph.keep_predictions = True
-    target = named(arrays, "input")["labels"].squeeze(1)  # (B, 1, H, W) -> (B, H, W)
+    target = inputs["labels"].squeeze(1)  # (B, 1, H, W) -> (B, H, W)
     images = fill_input(params["image_shape"]).double()
     losses = weighted(graph(images, target, 0), graph.weights_at(0))
     total = sum(losses.values())

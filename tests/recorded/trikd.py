@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from recorded.arrays import Arrays, named, restore, results, states, tensors
+from recorded.arrays import Arrays, Tensors, plain, restore, results, states
 from recorded.fill import fill_state
 from torch import Tensor, nn
 
@@ -38,9 +38,8 @@ def probed(outputs: dict[str, Tensor], module: nn.Module, inputs: dict[str, Tens
     return found | {"probe_loss": found["loss"]}
 
 
-def filtered(case: dict, arrays: Arrays) -> Arrays:
+def filtered(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     """One map through a filter, or through the attention or the squeeze that looks at some frequencies only."""
-    params, inputs = case["params"], tensors(arrays)
     module: nn.Module = BandFilter(params["band"], params["D0"])
     if "channels" in params:
         module = FrequencySqueeze(params["channels"], module, params["reduction"])
@@ -50,16 +49,14 @@ def filtered(case: dict, arrays: Arrays) -> Arrays:
     return probed({"output": load(module, arrays)(inputs["input"])}, module, inputs)
 
 
-def decoder(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def decoder(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     options = {"bottleneck": params["bottleneck_channels"], "cutoff": params.get("D0", 10)}
     module = TriKDDecoder(params["in_channels"], params["out_channels"], params["num_classes"], **options)
     logits, _ = load(module, arrays)([inputs[f"input{level}"] for level in range(len(inputs))])
     return probed({"output": logits}, module, inputs)
 
 
-def neck(case: dict, arrays: Arrays) -> Arrays:
-    params, inputs = case["params"], tensors(arrays)
+def neck(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     module = load(TriKDNeck(params["embed_dim"], params["out_channels"], params["scales"]), arrays)
     tokens = [inputs[f"input{level}"] for level in range(len(inputs))]
     side = round(tokens[0].shape[1] ** 0.5)
@@ -67,25 +64,23 @@ def neck(case: dict, arrays: Arrays) -> Arrays:
     return probed({f"output{level}": x for level, x in enumerate(levels)}, module, inputs)
 
 
-def positions(case: dict, arrays: Arrays) -> Arrays:
-    params = case["params"]
-    table = named(arrays, "input")["pos_embed"]
+def positions(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     source, target = ((side, side) for side in (params["source_grid"], params["target_grid"]))
-    return {"pos_embed": resize_positions(table, source, target, params["align_corners"]).numpy()}
+    return plain({"pos_embed": resize_positions(inputs["pos_embed"], source, target, params["align_corners"])})
 
 
-def rectangle(case: dict, arrays: Arrays) -> Arrays:
-    side = case["params"]["size"]
+def rectangle(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    side = params["size"]
     area, exponent = (float(arrays[f"draw:{name}"].item()) for name in ("area", "exponent"))
     top, left, height, width = half_area_box((side, side), area, exponent, tuple(arrays["draw:position"].tolist()))
     return {"rectangle": np.array([top, left, top + height, left + width], dtype=np.float64)}
 
 
-def paste(case: dict, arrays: Arrays) -> Arrays:
+def paste(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     images, labels = arrays["input:images"], arrays["input:labels"]  # (B, 2 * 3, H, W), (B, 2, H, W)
     pairs = images.reshape(len(images), 2, 3, *images.shape[-2:]).transpose(0, 1, 3, 4, 2)  # (B, 2, H, W, 3)
     mixed = [
-        class_paste(*zip(both, both_labels), case["params"]["query_classes"])
+        class_paste(*zip(both, both_labels), params["query_classes"])
         for both, both_labels in zip(pairs, labels, strict=True)
     ]
     return {
