@@ -1,9 +1,8 @@
 """AT with other powers than 2, and with the columns that AICSD normalises."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from recorded.arrays import prediction
 
 from segkd.losses._task import Features, Task
 from segkd.losses.at import AT
@@ -17,6 +16,6 @@ def test_value(power, norm, dims):
     maps = [torch.randn(2, channels, 3, 4, dtype=torch.float64) for channels in (3, 5)]
     energies = [(x.abs() ** power).sum(1) for x in maps]  # (B, h, w)
     s, t = (energy / (energy**2).sum(dims, keepdim=True) ** 0.5 for energy in energies)
-    student, teacher = (SimpleNamespace(features={"head": x}, align_corners=False) for x in maps)
+    student, teacher = (prediction(head=x) for x in maps)
     value = AT(TASK, power=power, norm=norm)(student, teacher, None)
     assert value.item() == pytest.approx(((s - t) ** 2).mean().item(), rel=1e-12)

@@ -1,9 +1,8 @@
 """CIRKDv2's channel terms: the parts left in, and the size of the maps that the memory was made for."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from recorded.arrays import prediction
 
 from segkd.losses._task import Features, Task
 from segkd.losses.cirkd_channel import CIRKDChannel
@@ -12,9 +11,7 @@ TASK = Task(3, 255, Features("student", {"head": 3}, {}), Features("teacher", {"
 
 
 def parts_of(loss, height=5, width=6):
-    student, teacher = (
-        SimpleNamespace(features={"head": torch.randn(2, c, height, width)}, align_corners=False) for c in (3, 5)
-    )
+    student, teacher = (prediction(head=torch.randn(2, c, height, width)) for c in (3, 5))
     return loss(student, teacher, None)
 
 

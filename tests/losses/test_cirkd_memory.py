@@ -1,10 +1,9 @@
 """CIRKD's memory terms: which vectors go into the memories, and which come out."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded.arrays import prediction
 
 from segkd.losses._task import Features, Task
 from segkd.losses.cirkd_memory import CIRKDMemory
@@ -30,7 +29,7 @@ def labels():
 def parts_of(loss, teacher=None, target=None):
     """The parts for a random student and a teacher of (2, 5, 4, 5)."""
     maps = torch.randn(2, 3, 4, 5), torch.randn(2, 5, 4, 5) if teacher is None else teacher
-    student, teacher = (SimpleNamespace(features={"head": x}, align_corners=False) for x in maps)
+    student, teacher = (prediction(head=x) for x in maps)
     return loss(student, teacher, labels() if target is None else target)
 
 
@@ -50,7 +49,7 @@ def test_random_pixels_come_from_their_class():
 def test_legacy_reads_the_first_pixels_of_the_map_for_any_class():
     loss, target, teacher = make_loss(enqueue="legacy"), labels()[:1], torch.randn(1, 5, 4, 5)
     loss.draw = lambda image, label, count: torch.arange(count)
-    student, goal = (SimpleNamespace(features={"head": x}, align_corners=False) for x in (teacher[:, :3], teacher))
+    student, goal = (prediction(head=x) for x in (teacher[:, :3], teacher))
     loss(student, goal, target)
     pixels = F.normalize(teacher, dim=1)[0].flatten(1).T  # (N, C)
     memory = loss.memories["pixel"]

@@ -1,10 +1,9 @@
 """CIRKD's mini-batch term: single images, pooled maps, and the blocks of rows its divergence is made of."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded.arrays import prediction
 
 from segkd.losses._relations import row_divergence
 from segkd.losses._task import Features, Task
@@ -14,7 +13,7 @@ TASK = Task(3, 255, Features("student", {"head": 3}, {}), Features("teacher", {"
 
 
 def value_of(maps, **options):
-    student, teacher = (SimpleNamespace(features={"head": x}, align_corners=False) for x in maps)
+    student, teacher = (prediction(head=x) for x in maps)
     return CIRKDMinibatch(TASK, **options)(student, teacher, None)
 
 

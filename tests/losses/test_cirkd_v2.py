@@ -1,9 +1,8 @@
 """CIRKDv2's parts: their names, weights and temperatures, and what is left out with them."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from recorded.arrays import prediction
 
 from segkd.losses._task import Features, Task
 from segkd.losses.cirkd_v2 import CIRKDv2
@@ -24,7 +23,7 @@ def parts_of(loss):
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(2, c, 8, 6, generator=generator) for c in (4, 6)]
     target = torch.randint(3, (2, 16, 12), generator=generator)
-    student, teacher = (SimpleNamespace(features={"head": x}, align_corners=False) for x in maps)
+    student, teacher = (prediction(head=x) for x in maps)
     return loss(student, teacher, target)
 
 

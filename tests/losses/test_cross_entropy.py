@@ -1,11 +1,11 @@
 """Cross entropy against PyTorch's own and against hard-pixel rules written as plain loops over sorted pixels."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded.arrays import prediction
 
 from segkd.losses._task import Features, Task
 from segkd.losses.cross_entropy import CITYSCAPES_WEIGHTS, CrossEntropy
@@ -21,10 +21,6 @@ def make(batch=2, height=6, width=7, classes=CLASSES, seed=0, ignored=0.2):
     target = torch.randint(classes, (batch, height, width), generator=generator)
     target[torch.rand(target.shape, generator=generator) < ignored] = IGNORE
     return logits, target
-
-
-def student(logits, aux=None, align_corners=False):
-    return SimpleNamespace(logits=logits, aux=aux, align_corners=align_corners, features={})
 
 
 def hard_by_loop(logits, target, min_kept, threshold, rule):
@@ -46,7 +42,7 @@ def hard_by_loop(logits, target, min_kept, threshold, rule):
 
 def test_plain_is_torch_mean_over_counted_pixels():
     logits, target = make()
-    loss = CrossEntropy(TASK)(student(logits), None, target)
+    loss = CrossEntropy(TASK)(prediction(logits), None, target)
     torch.testing.assert_close(loss, F.cross_entropy(logits, target, ignore_index=IGNORE))
 
 
@@ -54,7 +50,7 @@ def test_plain_is_torch_mean_over_counted_pixels():
 def test_resizes_by_the_family_rule_and_adds_the_auxiliary_head(align_corners):
     logits, target = make(height=11, width=9)
     small, aux = torch.randn(2, CLASSES, 4, 5), torch.randn(2, CLASSES, 3, 3)
-    loss = CrossEntropy(TASK, aux_weight=0.3)(student(small, aux, align_corners), None, target)
+    loss = CrossEntropy(TASK, aux_weight=0.3)(prediction(small, align_corners, aux), None, target)
     parts = [
         F.cross_entropy(
             F.interpolate(x, size=(11, 9), mode="bilinear", align_corners=align_corners), target, ignore_index=IGNORE
@@ -71,7 +67,7 @@ def test_divisors_and_class_weights():
     mean = F.cross_entropy(logits, target, weight=tensor, ignore_index=IGNORE)
     total = F.cross_entropy(logits, target, weight=tensor, ignore_index=IGNORE, reduction="sum")
     for divisor, wanted in (("valid", mean), ("all", total / target.numel()), ("valid_x_batch", mean / 3)):
-        loss = CrossEntropy(TASK, class_weights=weights, divisor=divisor)(student(logits), None, target)
+        loss = CrossEntropy(TASK, class_weights=weights, divisor=divisor)(prediction(logits), None, target)
         torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)  # the weights are held in float32
 
 
@@ -79,7 +75,7 @@ def test_cityscapes_weights_need_19_classes():
     assert len(CITYSCAPES_WEIGHTS) == 19
     task = Task(19, IGNORE, Features("student", {}, {}))
     logits, target = make(classes=19)
-    loss = CrossEntropy(task, class_weights="cityscapes")(student(logits), None, target)
+    loss = CrossEntropy(task, class_weights="cityscapes")(prediction(logits), None, target)
     wanted = F.cross_entropy(logits, target, torch.tensor(CITYSCAPES_WEIGHTS).double(), ignore_index=IGNORE)
     torch.testing.assert_close(loss, wanted)
     with pytest.raises(ValueError, match="19 class_weights given for 5 classes"):
@@ -96,7 +92,7 @@ def test_hard_pixels_are_those_of_the_loop(rule, threshold, min_kept):
     wanted = hard_by_loop(logits, target, min_kept, threshold, rule)
     kept = loss.hard_pixels(ce, target != IGNORE)
     assert {tuple(place) for place in kept.nonzero().tolist()} == wanted
-    value = loss(student(logits), None, target)
+    value = loss(prediction(logits), None, target)
     by_hand = sum(ce[place].item() for place in wanted) / target.numel()
     assert value.item() == pytest.approx(by_hand, rel=1e-12)
 
@@ -118,7 +114,7 @@ def test_valid_divisor_under_ohem_is_the_weighted_mean_of_the_kept():
     ce = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
     total = sum(weights[target[place]] * ce[place].item() for place in kept)
     wanted = total / sum(weights[target[place]] for place in kept)
-    assert loss(student(logits), None, target).item() == pytest.approx(wanted, rel=1e-12)
+    assert loss(prediction(logits), None, target).item() == pytest.approx(wanted, rel=1e-12)
 
 
 def test_focal_factor_is_on_the_average():
@@ -126,7 +122,7 @@ def test_focal_factor_is_on_the_average():
     mean = F.cross_entropy(logits, target, ignore_index=IGNORE).item()
     loss = CrossEntropy(TASK, divisor="valid_x_batch", focal_gamma=2.0, focal_alpha=0.5)
     wanted = 0.5 * (1 - math.exp(-mean)) ** 2 * mean / len(target)
-    assert loss(student(logits), None, target).item() == pytest.approx(wanted, rel=1e-12)
+    assert loss(prediction(logits), None, target).item() == pytest.approx(wanted, rel=1e-12)
 
 
 def test_what_is_predicted_on_ignored_pixels_does_not_matter():
@@ -134,4 +130,4 @@ def test_what_is_predicted_on_ignored_pixels_does_not_matter():
     changed = torch.where((target == IGNORE)[:, None], torch.full_like(logits, 9.0), logits)
     for options in ({}, {"divisor": "all"}, {"ohem_min_kept": 4}, {"ohem_min_kept": 4, "ohem_rule": "image"}):
         loss = CrossEntropy(TASK, **options)
-        torch.testing.assert_close(loss(student(changed), None, target), loss(student(logits), None, target))
+        torch.testing.assert_close(loss(prediction(changed), None, target), loss(prediction(logits), None, target))

@@ -1,10 +1,9 @@
 """DIST against correlations by numpy's own routine."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
+from recorded.arrays import prediction
 
 from segkd.losses._task import Features, Task
 from segkd.losses.dist import DIST
@@ -15,10 +14,6 @@ TASK = Task(4, 255, Features("student", {}, {}), Features("teacher", {}, {}))
 def scores(seed, height=3, width=5, classes=4):
     generator = torch.Generator().manual_seed(seed)
     return 2 * torch.randn(2, classes, height, width, generator=generator, dtype=torch.float64)
-
-
-def prediction(logits, aux=None, align_corners=False):
-    return SimpleNamespace(logits=logits, aux=aux, align_corners=align_corners, features={})
 
 
 def parts(student, teacher, counted=None, temperature=1.0):
@@ -45,9 +40,11 @@ def test_aux_counts_where_both_networks_have_it():
     student, teacher, aux_s, aux_t = (scores(seed) for seed in range(4))
     loss = DIST(TASK)
     wanted = sum(parts(student, teacher))
-    assert loss(prediction(student, aux_s), prediction(teacher), None).item() == pytest.approx(wanted, rel=1e-6)
+    assert loss(prediction(student, aux=aux_s), prediction(teacher), None).item() == pytest.approx(wanted, rel=1e-6)
     wanted += 0.4 * sum(parts(aux_s, aux_t))
-    assert loss(prediction(student, aux_s), prediction(teacher, aux_t), None).item() == pytest.approx(wanted, rel=1e-6)
+    assert loss(prediction(student, aux=aux_s), prediction(teacher, aux=aux_t), None).item() == pytest.approx(
+        wanted, rel=1e-6
+    )
 
 
 def test_mask_leaves_ignored_pixels_out():

@@ -1,10 +1,9 @@
 """FitNet's hint against the definition, written with einsum."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded.arrays import prediction
 
 from segkd.losses._task import Features, Task
 from segkd.losses.fitnet import FitNet
@@ -21,15 +20,15 @@ def test_value(projection, align_corners):
     mapped = torch.einsum("tc,bchw->bthw", loss.projection.weight[:, :, 0, 0], resized)
     if projection == "affine":
         mapped = mapped + loss.projection.bias[:, None, None]
-    guess = SimpleNamespace(features={"stage3": student}, align_corners=align_corners)
-    value = loss(guess, SimpleNamespace(features={"stage4": teacher}), None)
+    guess = prediction(None, align_corners, stage3=student)
+    value = loss(guess, prediction(stage4=teacher), None)
     torch.testing.assert_close(value, ((mapped - teacher) ** 2).mean())
 
 
 def test_no_projection():
     loss, logits = FitNet(TASK, feature="logits", projection="none"), torch.randn(2, 3, 4, 4)
     assert not list(loss.parameters())
-    guess, goal = (SimpleNamespace(logits=x, align_corners=False) for x in (logits + 1, logits))
+    guess, goal = (prediction(x) for x in (logits + 1, logits))
     assert loss(guess, goal, None).item() == pytest.approx(1, rel=1e-5)
     with pytest.raises(ValueError, match="projection none needs equal widths, got 4 and 6 channels"):
         FitNet(TASK, feature="stage3", teacher_feature="stage4", projection="none")

@@ -1,10 +1,9 @@
 """ICS at the sizes it compares at, and where its numbers are delicate."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded.arrays import prediction
 
 from segkd.losses._task import Features, Task
 from segkd.losses.ics import ICS
@@ -15,10 +14,6 @@ TASK = Task(3, 255, Features("student", {}, {}), Features("teacher", {}, {}))
 def scores(seed, height=2, width=3, scale=2.0):
     generator = torch.Generator().manual_seed(seed)
     return scale * torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64)
-
-
-def prediction(logits, align_corners=False):
-    return SimpleNamespace(logits=logits, align_corners=align_corners)
 
 
 def test_sizes_and_each_family_resize():

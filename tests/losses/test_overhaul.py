@@ -1,9 +1,8 @@
 """Overhaul's margins against quadrature and against samples, and the places its distance counts."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from recorded.arrays import prediction
 
 from segkd.losses._task import Features, Task
 from segkd.losses.overhaul import Overhaul, margins, partial_l2
@@ -23,10 +22,6 @@ NORMS = {
 
 def random(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def prediction(align_corners=False, **features):
-    return SimpleNamespace(logits=None, aux=None, align_corners=align_corners, features=features)
 
 
 def predictions():

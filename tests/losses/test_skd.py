@@ -1,10 +1,9 @@
 """SKD's windows, its constant norm, and the two forms of its distance."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded.arrays import prediction
 
 from segkd.losses._relations import gram_distance
 from segkd.losses._task import Features, Task
@@ -18,22 +17,18 @@ def feature(channels, seed, height=5, width=4, batch=2):
     return torch.randn(batch, channels, height, width, generator=generator, dtype=torch.float64).requires_grad_()
 
 
-def prediction(head):
-    return SimpleNamespace(align_corners=False, features={"head": head})
-
-
 @pytest.mark.parametrize("share, sides", [(0.5, (2, 2)), (0.75, (3, 3)), (1.0, (5, 4)), (0.01, (1, 1))])
 def test_windows_as_a_share_of_the_map(share, sides):
     student, teacher = feature(3, 0), feature(5, 1)
-    value = SKD(TASK, share=share)(prediction(student), prediction(teacher), None)
-    pooled = (prediction(F.max_pool2d(x, sides, sides, ceil_mode=True)) for x in (student, teacher))
+    value = SKD(TASK, share=share)(prediction(head=student), prediction(head=teacher), None)
+    pooled = (prediction(head=F.max_pool2d(x, sides, sides, ceil_mode=True)) for x in (student, teacher))
     torch.testing.assert_close(value, SKD(TASK, window=1)(*pooled, None))
 
 
 def test_a_detached_norm_is_a_constant():
     student, teacher = feature(3, 0), feature(5, 1)
     norm = student.detach().norm(dim=1, keepdim=True)
-    value = SKD(TASK, window=1, norm="detached")(prediction(student), prediction(teacher), None)
+    value = SKD(TASK, window=1, norm="detached")(prediction(head=student), prediction(head=teacher), None)
     (gradient,) = torch.autograd.grad(value, student)
     nodes = [(x / (n + 1e-8)).flatten(2) for x, n in ((student, norm), (teacher, teacher.norm(dim=1, keepdim=True)))]
     wanted = (nodes[0].mT @ nodes[0] - nodes[1].mT @ nodes[1]).square().mean()
@@ -52,7 +47,7 @@ def test_float32_is_near_float64_where_the_square_is_expanded():
     teacher = student + 0.1 * feature(16, 1, 24, 24, 1).detach()
     task = Task(3, 255, Features("student", {"head": 16}, {}), Features("teacher", {"head": 16}, {}))
     exact, rounded = (
-        SKD(task, window=1)(prediction(student.to(kind)), prediction(teacher.to(kind)), None).item()
+        SKD(task, window=1)(prediction(head=student.to(kind)), prediction(head=teacher.to(kind)), None).item()
         for kind in (torch.float64, torch.float32)
     )
     assert rounded == pytest.approx(exact, rel=1e-4)

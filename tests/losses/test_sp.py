@@ -1,8 +1,7 @@
 """SP between maps of other sizes, and with a single image."""
 
-from types import SimpleNamespace
-
 import torch
+from recorded.arrays import prediction
 
 from segkd.losses._task import Features, Task
 from segkd.losses.sp import SP
@@ -12,7 +11,7 @@ TASK = Task(3, 255, Features("student", {"stage4": 3}, {}), Features("teacher", 
 
 def predictions(batch):
     maps = (torch.randn(batch, *shape, dtype=torch.float64) for shape in ((3, 4, 5), (5, 2, 3)))
-    return [SimpleNamespace(features={"stage4": x.requires_grad_()}) for x in maps]
+    return [prediction(stage4=x.requires_grad_()) for x in maps]
 
 
 def test_nothing_is_resized():

@@ -80,8 +80,10 @@ def build(kind: type[nn.Module], task: Task, **options) -> nn.Module:
         return kind(task, **options)
 
 
-def prediction(logits: Tensor | None = None, align_corners: bool = False, **features: Tensor) -> SimpleNamespace:
-    return SimpleNamespace(logits=logits, align_corners=align_corners, aux=None, features=features)
+def prediction(
+    logits: Tensor | None = None, align_corners: bool = False, aux: Tensor | None = None, **features: Tensor
+) -> SimpleNamespace:
+    return SimpleNamespace(logits=logits, align_corners=align_corners, aux=aux, features=features)
 
 
 def both(inputs: Tensors, kind: str, align_corners: bool = False) -> list[SimpleNamespace]:
