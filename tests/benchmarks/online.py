@@ -32,6 +32,7 @@ from segkd.runner.building.graph import PARTS, Graph, weighted
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.optimizers import build_optimizers, take_step
 from segkd.runner.check import busiest_iteration
+from segkd.runner.loading.batch import Batch
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
@@ -52,14 +53,14 @@ class Setup:
     accelerator: Accelerator
     images: dict[str, Tensor]  # part of the batch -> (B, 3, H, W) uint8
     target: Tensor
-    views: dict[str, Tensor] | None
+    unlabelled: Batch | None
     iteration: int
     supervised: dict[str, nn.Module]  # network -> the loss it has alone, in place of the mean of its scores
 
     def whole_step(self) -> None:
         weights = self.graph.weights_at(self.iteration)
         with self.accelerator.autocast():
-            losses = self.graph(self.images["labelled"], self.target, self.iteration, self.views)
+            losses = self.graph(self.images["labelled"], self.target, self.iteration, self.unlabelled)
         self.accelerator.backward(sum(weighted(losses, weights).values()))
         take_step(self.optimizers, self.accelerator.scaler)
 
@@ -111,15 +112,15 @@ def set_up(recipe: Recipe, iteration: int | None, supervised: bool) -> Setup:
     prepare_for_device(graph, recipe, accelerator)
     optimizers = build_optimizers(recipe, graph)
     images, target = random_batch(recipe, recipe.data.batch_size, num_classes, accelerator.device)
-    found, views = {"labelled": images}, None
+    found, unlabelled = {"labelled": images}, None
     if recipe.data.unlabelled is not None:
         others, padding = random_batch(recipe, recipe.data.unlabelled.batch_size, 1, accelerator.device)
-        views = {"images": others, "target": padding, "strong": others, "mixed": padding == IGNORED}
+        unlabelled = Batch(others, padding, [], strong=others, mixed=padding == IGNORED)
         found |= {"unlabelled": others, "strong": others}
     at = busiest_iteration(graph, recipe) if iteration is None else iteration
     terms = [term for term in graph.active_terms(at) if isinstance(graph.losses[term.label], CrossEntropy)]
     alone = {term.of: graph.losses[term.label] for term in terms} if supervised else {}
-    return Setup(graph, optimizers, accelerator, found, target, views, at, alone)
+    return Setup(graph, optimizers, accelerator, found, target, unlabelled, at, alone)
 
 
 def random_batch(recipe: Recipe, count: int, num_classes: int, device: torch.device) -> tuple[Tensor, Tensor]:

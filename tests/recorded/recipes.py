@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segkd.models._network import Network
 from segkd.runner.building.graph import Graph, weighted
 from segkd.runner.building.losses import build_graph
+from segkd.runner.loading.batch import Batch
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 
@@ -110,5 +111,5 @@ def losses_of(graph: Graph, target: Tensor, iteration: int = 0) -> dict[str, Ten
     """The active terms, unweighted; with as many images without labels as with, where something is recorded of them."""
     unlabelled = None
     if any("unlabelled" in network.maps for network in graph.networks.values()):
-        unlabelled = {"images": images_of("unlabelled", target), "target": torch.zeros_like(target)}
+        unlabelled = Batch(images_of("unlabelled", target), torch.zeros_like(target), [])
     return graph(images_of("labelled", target), target, iteration, unlabelled)
