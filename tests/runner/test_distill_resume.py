@@ -108,7 +108,7 @@ def test_a_second_start_is_refused_resume_of_a_finished_run_only_reports_overwri
 
 def test_settings_that_do_not_touch_the_weights_may_change_at_a_resume(trained):
     trained("tiny", "schedule.iterations=2")
-    free = "tracking.images=0", "data.workers=1", "evaluate.flip=true"
+    free = "tracking.images=0", "data.workers=1", "evaluate.metrics=[boundary]"
     trained("tiny", "schedule.iterations=2", *free, "--resume")
 
 
