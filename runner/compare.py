@@ -4,16 +4,14 @@ A RUN is a run folder, a folder that holds some, or a pattern of either. Runs th
 one row.
 """
 
+import argparse
 from pathlib import Path
 
-from segkd.runner.command import new_parser, run_command
-from segkd.runner.comparing.comparison import compare
-from segkd.runner.comparing.finished_runs import common_folder, find_runs
-from segkd.runner.comparing.tables import write_comparison
-from segkd.runner.console import say
+from segkd.runner.command import ask_early, new_parser, run_command
 
 
-def main() -> None:
+def ask() -> argparse.Namespace:
+    """The options."""
     parser = new_parser("Compare runs.")
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="run folders, folders that hold some, patterns of either"
@@ -26,7 +24,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for the tables (default: comparison/ beside the runs)")
     parser.add_argument("--sort", action="store_true", help="the best mIoU first")
     parser.add_argument("--skip-unfinished", action="store_true", help="leave out runs that have not come to their end")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+ask = ask_early(ask, __name__)  # before the imports that take time
+
+from segkd.runner.comparing.comparison import compare
+from segkd.runner.comparing.finished_runs import common_folder, find_runs
+from segkd.runner.comparing.tables import write_comparison
+from segkd.runner.console import say
+
+
+def main() -> None:
+    options = ask()
     runs = find_runs(options.runs, skip_unfinished=options.skip_unfinished)
     folder = options.output or common_folder(runs) / "comparison"
     say(write_comparison(compare(runs, baseline=options.baseline, sort=options.sort), folder))
