@@ -15,10 +15,6 @@ RESNET_FEATURES = ("stage1_pre", "stage2_pre", "stage3_pre", "stage4_pre", *ENDS
 MOBILENET_FEATURES = ("stage1_expand", "stage2_expand", "stage3_expand", "stage4", *ENDS)
 
 
-def images(batch=2):
-    return torch.randint(0, 256, (batch, 3, 65, 97), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
 def small(**args):
     torch.manual_seed(0)
     return DeepLabV3Plus(5, **({"width": 16} | args))
@@ -39,7 +35,7 @@ def test_what_the_arrangements_decide():
     assert [net.channels["head"] for net in (mmseg, aicsd, unimatch)] == [128, 256, 256]
 
 
-def test_arguments_win_over_the_arrangement():
+def test_arguments_win_over_the_arrangement(images):
     net = small(**AICSD, separable=True, aux=True, projection_dropout=0.0, dropout=0.3, align_corners=False)
     assert net.has_aux and hasattr(net.decoder[0], "pointwise") and net.channels["decoder"] == 16
     assert (net.projection_dropout.p, net.decoder_dropout.p, net.dropout.p) == (0, 0.5, 0.3)
@@ -48,13 +44,13 @@ def test_arguments_win_over_the_arrangement():
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("args", [{}, AICSD, UNIMATCH])
-def test_maps_before_relu(args, output_stride):
+def test_maps_before_relu(args, output_stride, images):
     net = small(**args | {"output_stride": output_stride}).eval()
     plain = net(images()).logits
-    net.features_wanted = {"aspp", "decoder", *ENDS}
+    net.features_wanted = {*RESNET_FEATURES, *(name.removesuffix("_pre") for name in RESNET_FEATURES)}
     prediction = net(images())
     assert torch.equal(prediction.logits, plain)
-    for name in ENDS:
+    for name in RESNET_FEATURES:
         before = prediction.features[name]
         assert before.min() < 0
         assert torch.equal(prediction.features[name.removesuffix("_pre")], before.clamp(min=0))
@@ -63,7 +59,7 @@ def test_maps_before_relu(args, output_stride):
 
 
 @pytest.mark.parametrize("args", [{}, AICSD])
-def test_norms_are_those_before_the_relus(args):
+def test_norms_are_those_before_the_relus(args, images):
     net = small(**args).eval()
     net.features_wanted = set(ENDS)
     with torch.no_grad():
@@ -75,7 +71,7 @@ def test_norms_are_those_before_the_relus(args):
         assert torch.equal(features[name], (torch.arange(16) - 8.0).view(1, -1, 1, 1).expand_as(features[name]))
 
 
-def test_features_do_not_see_the_dropout_behind_them():
+def test_features_do_not_see_the_dropout_behind_them(images):
     net = small(**AICSD).train()
     net.features_wanted = {"aspp_pre", "aspp"}
     for module in net.modules():
@@ -107,7 +103,7 @@ def features_of(net):
 @pytest.mark.parametrize(
     ("backbone", "names"), [("resnet18", RESNET_FEATURES), ("mobilenetv2_035", MOBILENET_FEATURES)]
 )
-def test_overhaul_reads_all_six(backbone, names):
+def test_overhaul_reads_all_six(backbone, names, images):
     torch.manual_seed(0)
     student = small(**AICSD, backbone=backbone).train()
     teacher = small(**AICSD, backbone="resnet50").eval().requires_grad_(False)

@@ -9,17 +9,6 @@ from segkd.models._mlp_decoder import MLPDecoder
 from segkd.models._tokens import to_map, to_tokens
 from segkd.models.segformer import SegFormer
 
-HEIGHT, WIDTH = 65, 97
-
-
-def images(batch=2, seed=0):
-    return torch.randint(0, 256, (batch, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=torch.manual_seed(seed))
-
-
-def small(**args):
-    torch.manual_seed(0)
-    return SegFormer(5, **({"width": 16} | args))
-
 
 def parameters(module):
     return sum(parameter.numel() for parameter in module.parameters())
@@ -121,7 +110,7 @@ def test_layer_norm_constants_reach_every_norm():
 
 
 def test_the_smallest_image():
-    net = small().eval()
+    net = SegFormer(5, width=16).eval()
     with pytest.raises(ValueError, match="the map is only 4 x 8; give images of 32 x 32 pixels or more"):
         net(torch.zeros(1, 3, 16, 32, dtype=torch.uint8))
     net(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))

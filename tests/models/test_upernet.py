@@ -9,13 +9,8 @@ from segkd.models._layouts._layout import Renaming
 from segkd.models._upernet_head import UPerHead
 from segkd.models.upernet import UPerNet
 
-HEIGHT, WIDTH = 65, 97
 CHANNELS = (3, 4, 5, 6)
 SIZES = ((17, 25), (9, 13), (9, 13), (5, 7))
-
-
-def images(batch=2, seed=0):
-    return torch.randint(0, 256, (batch, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=torch.manual_seed(seed))
 
 
 def maps():
@@ -91,7 +86,7 @@ def test_head_in_cirkds_arrangement():
     assert (expected - found).abs().max() < 1e-12 * expected.std()
 
 
-def test_cirkd_drops_before_the_auxiliary_classifier_only():
+def test_cirkd_drops_before_the_auxiliary_classifier_only(images):
     net = small(dropout=0.5, arrangement="cirkd", dropout_kind="elements").train()
     net.features_wanted = {"decoder", "head"}
     features = net(images()).features
