@@ -20,23 +20,17 @@ def block(x, layer):
     return (x * scale.view(1, -1, 1, 1) + (bn.bias - bn.running_mean * scale).view(1, -1, 1, 1)).clamp(min=0)
 
 
-def test_aspp_is_its_five_branches():
-    aspp = ASPP(6, 4, (2, 3, 5), align_corners=False).double().eval()
+@pytest.mark.parametrize("projection", ["3x3", "1x1"])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_aspp_is_its_five_branches(projection, align_corners):
+    aspp = ASPP(6, 4, (2, 3, 5), align_corners, projection=projection).double().eval()
     x = rand(2, 6, 7, 9)
-    mean = x.mean(dim=(2, 3), keepdim=True)
-    pooled = block(mean, aspp.image_pool.conv).repeat(1, 1, 7, 9)
+    pooled = [block(x.mean(dim=(2, 3), keepdim=True), aspp.image_pool.conv).repeat(1, 1, 7, 9)]
     branches = [block(x, branch) for branch in aspp.branches]
-    assert torch.allclose(aspp(x), block(torch.cat([pooled] + branches, 1), aspp.project), rtol=1e-12, atol=1e-12)
+    maps = pooled + branches if projection == "3x3" else branches + pooled
+    assert torch.allclose(aspp(x), block(torch.cat(maps, 1), aspp.project), rtol=1e-12, atol=1e-12)
     assert [branch.conv.dilation[0] for branch in aspp.branches] == [1, 2, 3, 5]
-
-
-def test_aspp_with_a_1x1_projection_has_the_pool_last():
-    aspp = ASPP(6, 4, (2, 3, 5), align_corners=True, projection="1x1").double().eval()
-    x = rand(2, 6, 7, 9)
-    pooled = block(x.mean(dim=(2, 3), keepdim=True), aspp.image_pool.conv).repeat(1, 1, 7, 9)
-    maps = torch.cat([block(x, branch) for branch in aspp.branches] + [pooled], 1)
-    assert aspp.project.conv.kernel_size == (1, 1)
-    assert torch.allclose(aspp(x), block(maps, aspp.project), rtol=1e-12, atol=1e-12)
+    assert aspp.project.conv.kernel_size == ((1, 1) if projection == "1x1" else (3, 3))
 
 
 def test_before_relu():
@@ -91,29 +85,19 @@ def test_fcn_head_drops_whole_channels_in_training_only():
     assert isinstance(head.dropout, nn.Dropout2d) and head.dropout.p == 0.5
 
 
-def test_other_initial_weights():
-    torch.manual_seed(0)
-    network = nn.Module()
-    network.head = FCNHead(64, 128, 50, dropout=0.1)
-    as_made = {key: value.clone() for key, value in network.state_dict().items()}
-    init_heads(network, "torch")
-    assert all(torch.equal(value, as_made[key]) for key, value in network.state_dict().items())
-    init_heads(network, "fan_in")
-    conv, classifier = network.head.conv.conv, network.head.classifier
-    assert conv.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
-    assert classifier.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
-    assert torch.equal(classifier.bias, as_made["head.classifier.bias"])
-
-
 def test_initial_weights():
     torch.manual_seed(0)
     network = nn.Module()
-    network.backbone = nn.Conv2d(8, 8, 3)
-    network.head = FCNHead(64, 128, 50, dropout=0.1)
-    encoder = network.backbone.weight.clone()
-    init_heads(network)
-    assert torch.equal(network.backbone.weight, encoder)
+    network.backbone, network.head = nn.Conv2d(8, 8, 3), FCNHead(64, 128, 50, dropout=0.1)
+    as_made = {key: value.clone() for key, value in network.state_dict().items()}
+    init_heads(network, "torch")
+    assert all(torch.equal(value, as_made[key]) for key, value in network.state_dict().items())
     conv, classifier = network.head.conv.conv, network.head.classifier
-    assert conv.weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
-    assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    stds = {"fan_in": ((2 / (64 * 9)) ** 0.5, (2 / 128) ** 0.5), "kaiming": ((2 / (128 * 9)) ** 0.5, 0.01)}
+    for rule, (of_conv, of_classifier) in stds.items():
+        init_heads(network, *([rule] if rule != "kaiming" else []))  # the default
+        assert torch.equal(network.backbone.weight, as_made["backbone.weight"])
+        assert conv.weight.std().item() == pytest.approx(of_conv, rel=0.02)
+        assert classifier.weight.std().item() == pytest.approx(of_classifier, rel=0.05)
+        assert torch.equal(classifier.bias, as_made["head.classifier.bias"]) == (rule == "fan_in")
     assert classifier.bias.abs().max() == 0

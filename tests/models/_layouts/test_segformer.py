@@ -205,15 +205,14 @@ def test_pretrained_comes_from_the_hub(tmp_path, monkeypatch, same):
 
 def test_errors():
     state = built("huggingface").state_dict()
-    with pytest.raises(ValueError, match="layout mmseg has no entries for a SegFormer with branches: linear and fuse_"):
-        write(state, "mmseg")
-    with pytest.raises(ValueError, match="fuse_bias: false; mmseg takes conv and false, cirkd linear and true"):
-        write(state, "cirkd")
-    with pytest.raises(ValueError, match="the layout huggingface has entries for SegFormer only"):
-        write({"classifier.weight": torch.zeros(1)}, "huggingface")
-    theirs = write(state, "huggingface")
-    odd = {key: value for key, value in theirs.items() if ".block.2.1." not in key}
-    with pytest.raises(
-        ValueError, match=r"has \(32, 64, 160, 256\) channels and \(2, 2, 1, 2\) blocks; ours are mit_b0"
+    for wrong, layout, told in (
+        (state, "mmseg", "layout mmseg has no entries for a SegFormer with branches: linear and fuse_"),
+        (state, "cirkd", "fuse_bias: false; mmseg takes conv and false, cirkd linear and true"),
+        ({"classifier.weight": torch.zeros(1)}, "huggingface", "layout huggingface has entries for SegFormer only"),
     ):
+        with pytest.raises(ValueError, match=told):
+            write(wrong, layout)
+    odd = {key: value for key, value in write(state, "huggingface").items() if ".block.2.1." not in key}
+    told = r"has \(32, 64, 160, 256\) channels and \(2, 2, 1, 2\) blocks; ours are mit_b0"
+    with pytest.raises(ValueError, match=told):
         describe(odd, "huggingface")
