@@ -1,10 +1,9 @@
 """The attention term against interpolation and torch's own KL on whole maps, and the grids of tokens."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded.arrays import prediction
 
 from segkd.losses import attention_kl
 from segkd.losses._task import Features, Task
@@ -18,10 +17,6 @@ def make_task(student=3, teacher=2):
 
 def maps(seed, *shape):
     return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def prediction(attention, size=(4, 4)):
-    return SimpleNamespace(logits=torch.zeros(1, 4, *size), features={"attention": attention})
 
 
 def literal(student, teacher):
@@ -38,7 +33,7 @@ def test_value_and_gradients(tokens, reduction):
     weight, bias = loss.projection.parameters()
     inputs = student, weight, bias
     wanted = literal(F.conv2d(student, weight, bias), teacher) * (tokens[1] if reduction == "row" else 1)
-    value = loss(prediction(student), prediction(teacher), None)
+    value = loss(prediction(attention=student), prediction(attention=teacher), None)
     assert value.item() == pytest.approx(wanted.item(), rel=1e-12)
     for ours, theirs in zip(torch.autograd.grad(value, inputs), torch.autograd.grad(wanted, inputs), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
@@ -48,7 +43,7 @@ def test_value_and_gradients(tokens, reduction):
 def test_blocks_change_nothing(monkeypatch, block):
     student, teacher = maps(0, 2, 2, 4, 4).requires_grad_(), maps(1, 2, 2, 6, 6)
     monkeypatch.setattr(attention_kl, "BLOCK", block)
-    value = AttentionKL(make_task(2, 2), projection="none")(prediction(student), prediction(teacher), None)
+    value = AttentionKL(make_task(2, 2), projection="none")(prediction(attention=student), prediction(attention=teacher), None)
     wanted = literal(student, teacher)
     torch.testing.assert_close(value, wanted)
     torch.testing.assert_close(torch.autograd.grad(value, student), torch.autograd.grad(wanted, student))
@@ -64,7 +59,9 @@ def test_grid_resizes_queries_and_keys_in_place():
 
     torch.testing.assert_close(stretch_grid(scores(3, 2), (3, 2), (4, 7)), scores(4, 7))
     loss = AttentionKL(make_task(1, 1), projection="none", stretch="grid")
-    value = loss(prediction(scores(3, 2)[None], (30, 20)), prediction(scores(4, 7)[None], (40, 70)), None)
+    sizes = ((3, 2), (30, 20)), ((4, 7), (40, 70))
+    given = [prediction(torch.zeros(1, 4, *size), attention=scores(*grid)[None]) for grid, size in sizes]
+    value = loss(*given, None)
     assert value.item() == pytest.approx(0, abs=1e-12)
 
 

@@ -65,13 +65,6 @@ def test_filled_only_leaves_random_vectors_out():
     assert all(part.item() == pytest.approx(0, abs=1e-6) for part in parts.values())
 
 
-def test_a_part_of_weight_0_has_no_memory():
-    loss = make_loss(pixel=0.0)
-    assert list(loss.memories) == list(parts_of(loss)) == ["region"]
-    with pytest.raises(ValueError, match="pixel and region are both 0"):
-        make_loss(pixel=0.0, region=0.0)
-
-
 def test_nothing_is_written_in_eval_mode_nor_of_ignored_pixels():
     for loss, target in ((make_loss().eval(), labels()), (make_loss(), torch.full((2, 4, 5), IGNORE))):
         parts_of(loss, target=target)

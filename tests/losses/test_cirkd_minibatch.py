@@ -1,11 +1,10 @@
-"""CIRKD's mini-batch term: single images, pooled maps, and the blocks of rows its divergence is made of."""
+"""CIRKD's mini-batch term: single images and pooled maps."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from recorded.arrays import prediction
 
-from segkd.losses._relations import row_divergence
 from segkd.losses._task import Features, Task
 from segkd.losses.cirkd_minibatch import CIRKDMinibatch
 
@@ -36,12 +35,3 @@ def test_maps_are_pooled_from_a_size_on():
     pooled = [F.avg_pool2d(x, 2, 2, ceil_mode=True) for x in maps]
     assert value_of(maps, pool=2, pool_from=(6, 5)) == value_of(pooled)
     assert value_of(maps, pool=2, pool_from=(6, 6)) == value_of(maps, pool=1, pool_from=(1, 1)) == value_of(maps)
-
-
-@pytest.mark.parametrize("block", [1, 5, 7, 100])
-def test_blocks_of_rows_change_nothing(block):
-    rows, keys, others = (torch.randn(n, 4, dtype=torch.float64, requires_grad=True) for n in (7, 6, 7))
-    value = row_divergence(rows, keys, others, keys.detach(), block=block)
-    wanted = F.kl_div((rows @ keys.T).log_softmax(1), (others @ keys.T).softmax(1).detach(), reduction="sum")
-    torch.testing.assert_close(value, wanted)
-    torch.testing.assert_close(torch.autograd.grad(value, (rows, keys)), torch.autograd.grad(wanted, (rows, keys)))

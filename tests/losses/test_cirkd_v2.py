@@ -1,6 +1,5 @@
-"""CIRKDv2's parts: their names, weights and temperatures, and what is left out with them."""
+"""CIRKDv2's parts: their names, weights and temperatures. See also test_every_loss.py."""
 
-import pytest
 import torch
 from recorded.arrays import prediction
 
@@ -39,17 +38,3 @@ def test_temperatures_reach_the_parts():
     assert loss.minibatch.temperature == 0.2
     for part in (loss.memory, loss.channel):
         assert (part.temperature, part.contrast_temperature) == (2.0, 0.2)
-
-
-@pytest.mark.parametrize("absent", PARTS)
-def test_a_part_of_weight_0_leaves_no_idle_parameters(absent):
-    loss = make_loss(**{absent: 0.0})
-    parts = parts_of(loss)
-    assert list(parts) == [name for name in PARTS if name != absent]
-    sum(parts.values()).backward()
-    assert all(parameter.grad is not None for parameter in loss.parameters())
-
-
-def test_all_weights_0():
-    with pytest.raises(ValueError, match="cirkd_v2: the weights are all 0"):
-        make_loss(**dict.fromkeys(PARTS, 0.0))

@@ -73,6 +73,16 @@ TEACHER_LEARNS_SOME = {"cirkd_channel", "cirkd_v2"}  # by some of their parts
 # part of the student's gradient is stopped on purpose
 STOPPED = [("kl", {"guide": "detached_mean"}), ("skd", {"share": 0.5, "norm": "detached"})]
 STOPPED += [("cross_similarity", arguments) for arguments in ({}, *VARIANTS["cross_similarity"])]
+# loss -> the parts of its value, each with a weight of the same name
+PARTS = {
+    "cirkd_channel": ["minibatch", "memory", "mse"],
+    "cirkd_memory": ["pixel", "region"],
+    "cirkd_v2": [
+        "fitnet", "minibatch_pixel", "memory_pixel", "memory_region", "minibatch_channel", "memory_channel",
+        "channel_mse",
+    ],
+    "dsd": ["psd", "csd"],
+}  # fmt: skip
 # with all pixels ignored these are 0, as is any loss with mask_ignored
 COUNTS_LABELLED_PIXELS = {
     "cirkd_memory", "cross_entropy", "cross_similarity", "ifvd", "region_cosine", "region_distance",
@@ -208,6 +218,30 @@ def test_values_and_who_gets_a_gradient(name, arguments, dtype):
     assert_finite(total(value), [x.grad for x in (*maps_of(student), *maps_of(teacher))])
     for parameter in loss.parameters():
         assert parameter.grad.isfinite().all() if parameter.requires_grad else parameter.grad is None
+
+
+def count_memories(loss):
+    return sum(isinstance(module, Memory) for module in loss.modules())
+
+
+@pytest.mark.parametrize("name, absent", [(name, part) for name, names in PARTS.items() for part in names])
+def test_a_part_of_weight_0_is_left_out_with_all_it_holds(name, absent):
+    inputs, loss = make_inputs(name, {}, torch.float32), make_loss(name, {absent: 0.0})
+    values = loss(*inputs)
+    assert list(values) == [part for part in PARTS[name] if part != absent]
+    total(values).backward()
+    assert all(parameter.grad is not None for parameter in loss.parameters())
+    whole = make_loss(name, {})
+    assert list(whole(*inputs)) == PARTS[name]
+    has_memory = absent.startswith("memory") or name == "cirkd_memory"
+    assert count_memories(loss) == count_memories(whole) - has_memory
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_all_weights_0(name):
+    named = {"cirkd_v2": "the weights"}.get(name, ".*".join(PARTS[name]))
+    with pytest.raises(ValueError, match=f"{name}: {named} are (all|both) 0"):
+        make_loss(name, dict.fromkeys(PARTS[name], 0.0))
 
 
 @every_loss([case for case in CASES if case not in STOPPED])

@@ -1,11 +1,10 @@
-"""SKD's windows, its constant norm, and the two forms of its distance."""
+"""SKD's windows, its constant norm, and its precision."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from recorded.arrays import prediction
 
-from segkd.losses._relations import gram_distance
 from segkd.losses._task import Features, Task
 from segkd.losses.skd import SKD
 
@@ -33,13 +32,6 @@ def test_a_detached_norm_is_a_constant():
     nodes = [(x / (n + 1e-8)).flatten(2) for x, n in ((student, norm), (teacher, teacher.norm(dim=1, keepdim=True)))]
     wanted = (nodes[0].mT @ nodes[0] - nodes[1].mT @ nodes[1]).square().mean()
     torch.testing.assert_close(gradient, torch.autograd.grad(wanted, student)[0])
-
-
-@pytest.mark.parametrize("nodes", [3, 40])
-def test_distance_of_grams_has_one_value_in_both_forms(nodes):
-    student, teacher = feature(3, 0, 1, nodes).flatten(2), feature(5, 1, 1, nodes).flatten(2)
-    grams = [torch.einsum("bci,bcj->bij", x, x) for x in (student, teacher)]
-    torch.testing.assert_close(gram_distance(student, teacher), (grams[0] - grams[1]).square().sum())
 
 
 def test_float32_is_near_float64_where_the_square_is_expanded():
