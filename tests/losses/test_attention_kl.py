@@ -43,7 +43,8 @@ def test_value_and_gradients(tokens, reduction):
 def test_blocks_change_nothing(monkeypatch, block):
     student, teacher = maps(0, 2, 2, 4, 4).requires_grad_(), maps(1, 2, 2, 6, 6)
     monkeypatch.setattr(attention_kl, "BLOCK", block)
-    value = AttentionKL(make_task(2, 2), projection="none")(prediction(attention=student), prediction(attention=teacher), None)
+    pair = prediction(attention=student), prediction(attention=teacher)
+    value = AttentionKL(make_task(2, 2), projection="none")(*pair, None)
     wanted = literal(student, teacher)
     torch.testing.assert_close(value, wanted)
     torch.testing.assert_close(torch.autograd.grad(value, student), torch.autograd.grad(wanted, student))

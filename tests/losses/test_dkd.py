@@ -1,9 +1,8 @@
 """Decoupled channel distillation of images without labels, and the ranges of labels that a class stands for."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from recorded.arrays import prediction
 
 from segkd.losses._task import Features, Task
 from segkd.losses.cwd import CWD
@@ -12,10 +11,10 @@ from segkd.losses.dkd import DKD
 TASK = Task(4, 255, Features("student", {}, {}), Features("teacher", {}, {}))
 
 
-def prediction(seed, images=slice(None)):
+def random_prediction(seed, images=slice(None)):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(2, 4, 3, 5, generator=generator, dtype=torch.float64)
-    return SimpleNamespace(logits=logits[images], align_corners=False)
+    return prediction(logits[images])
 
 
 def labels():
@@ -27,7 +26,7 @@ def labels():
 @pytest.mark.parametrize("softmax_over", ["spatial", "batch_class"])
 def test_an_image_without_labels_has_no_segments(softmax_over):
     def segments(target, images=slice(None)):
-        given = prediction(0, images), prediction(1, images), target[images]
+        given = random_prediction(0, images), random_prediction(1, images), target[images]
         whole, pixels = (DKD(TASK, softmax_over=softmax_over, segment=on)(*given) for on in (True, False))
         return whole - pixels
 
@@ -39,12 +38,12 @@ def test_an_image_without_labels_has_no_segments(softmax_over):
 
 @pytest.mark.parametrize("segment", [False, True])
 def test_all_ignored_is_channel_wise_distillation(segment):
-    given = prediction(0), prediction(1), torch.full((2, 3, 5), 255)
+    given = random_prediction(0), random_prediction(1), torch.full((2, 3, 5), 255)
     torch.testing.assert_close(DKD(TASK, segment=segment)(*given), CWD(TASK)(*given))
 
 
 def test_ranges_of_labels():
-    student, teacher, target = prediction(0), prediction(1), labels()
+    student, teacher, target = random_prediction(0), random_prediction(1), labels()
     # class 1 stands for the labels 1 to 3, class 2 for the label 4, class 3 for 5 to 9
     loss = DKD(TASK, merge_label=[(0, 0), (1, 3), (4, 4), (5, 9)])
     spread = torch.tensor([0, 2, 4])[target.where(target != 255, 0)].where(target != 255, 255)

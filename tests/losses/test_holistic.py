@@ -1,10 +1,9 @@
 """SKD's adversarial loss: its formulas, the discriminator's layers, and who gets which gradient."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded.arrays import prediction
 
 from segkd.losses._discriminator import Discriminator, SelfAttention, SpectralConv
 from segkd.losses._task import Features, Task
@@ -13,10 +12,10 @@ from segkd.losses.holistic import Holistic, discriminator_loss, generator_loss
 TASK = Task(3, 255, Features("student", {}, {}), Features("teacher", {}, {}))
 
 
-def prediction(seed, height=64, width=80):
+def random_prediction(seed, height=64, width=80):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(1, 3, height, width, generator=generator).requires_grad_()
-    return SimpleNamespace(logits=logits, align_corners=False, aux=None, features={})
+    return prediction(logits)
 
 
 def test_formulas():
@@ -63,7 +62,7 @@ def test_one_score_per_window(height, width, scores):
 
 
 def test_each_side_gets_its_own_gradients_and_the_networks_optimizer_sees_no_parameter():
-    loss, student, teacher = Holistic(TASK), prediction(0), prediction(1)
+    loss, student, teacher = Holistic(TASK), random_prediction(0), random_prediction(1)
     assert list(loss.parameters()) and not any(parameter.requires_grad for parameter in loss.parameters())
     loss.adversary_loss(student, teacher).backward()
     assert student.logits.grad is None and teacher.logits.grad is None
@@ -76,7 +75,7 @@ def test_each_side_gets_its_own_gradients_and_the_networks_optimizer_sees_no_par
 
 def test_a_few_steps_tell_the_maps_apart():
     torch.manual_seed(0)
-    loss, student, teacher = Holistic(TASK, adversary_weight=1.0), prediction(0), prediction(1)
+    loss, student, teacher = Holistic(TASK, adversary_weight=1.0), random_prediction(0), random_prediction(1)
     teacher.logits = (3 * teacher.logits + 1).detach()
     optimizer = loss.adversary_optimizer()
     assert optimizer.defaults["lr"] == 4e-4 and optimizer.defaults["betas"] == (0.9, 0.99)
@@ -92,4 +91,4 @@ def test_a_few_steps_tell_the_maps_apart():
 
 def test_maps_smaller_than_a_window():
     with pytest.raises(ValueError, match="the teacher's scores have 63x80 pixels, the discriminator needs 64x64"):
-        Holistic(TASK)(prediction(0, 63), prediction(1, 63), None)
+        Holistic(TASK)(random_prediction(0, 63), random_prediction(1, 63), None)

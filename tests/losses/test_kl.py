@@ -1,10 +1,9 @@
 """Pixel-wise KL against torch's own."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded.arrays import prediction
 
 from segkd.losses._task import Features, Task
 from segkd.losses.kl import KL
@@ -12,10 +11,10 @@ from segkd.losses.kl import KL
 TASK = Task(4, 255, Features("student", {}, {}), Features("teacher", {}, {}))
 
 
-def prediction(seed, height=3, width=5, align_corners=False):
+def random_prediction(seed, height=3, width=5, align_corners=False):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(2, 4, height, width, generator=generator, dtype=torch.float64)
-    return SimpleNamespace(logits=logits.requires_grad_(), align_corners=align_corners)
+    return prediction(logits.requires_grad_(), align_corners)
 
 
 def literal(student, teacher, temperature=1.0, counted=None):
@@ -30,7 +29,7 @@ def literal(student, teacher, temperature=1.0, counted=None):
 @pytest.mark.parametrize("reduction", ["pixel", "element"])
 @pytest.mark.parametrize("squared", [True, False])
 def test_value(temperature, reduction, squared):
-    student, teacher = prediction(0), prediction(1)
+    student, teacher = random_prediction(0), random_prediction(1)
     loss = KL(TASK, temperature=temperature, reduction=reduction, temperature_squared=squared)
     wanted = literal(student.logits, teacher.logits, temperature)
     wanted = wanted * (temperature**2 if squared else 1) / (4 if reduction == "element" else 1)
@@ -38,7 +37,7 @@ def test_value(temperature, reduction, squared):
 
 
 def test_sizes_and_each_family_resize():
-    student, teacher = prediction(0, 3, 5, align_corners=True), prediction(1, 6, 4, align_corners=False)
+    student, teacher = random_prediction(0, 3, 5, align_corners=True), random_prediction(1, 6, 4, align_corners=False)
     target = torch.zeros(2, 12, 10, dtype=torch.int64)
     for size, shape in (("student", (3, 5)), ("teacher", (6, 4)), ("target", (12, 10))):
         maps = [
@@ -49,7 +48,7 @@ def test_sizes_and_each_family_resize():
 
 
 def test_mask_leaves_ignored_pixels_out():
-    student, teacher = prediction(0), prediction(1)
+    student, teacher = random_prediction(0), random_prediction(1)
     target = torch.tensor([[[0, 255, 1, 1, 255]] * 3, [[2, 2, 2, 2, 2]] * 3])
     wanted = literal(student.logits, teacher.logits, counted=target != 255)
     for label in (target, target.repeat_interleave(2, 1).repeat_interleave(2, 2)):
@@ -58,7 +57,7 @@ def test_mask_leaves_ignored_pixels_out():
 
 @pytest.mark.parametrize("guide", ["mean", "detached_mean"])
 def test_mean_of_both_as_the_guide(guide):
-    student, teacher = prediction(0), prediction(1, 6, 4)
+    student, teacher = random_prediction(0), random_prediction(1, 6, 4)
     value = KL(TASK, temperature=5.0, guide=guide)(student, teacher, None)
     mean = (student.logits + F.interpolate(teacher.logits, size=(3, 5), mode="bilinear")) / 2
     wanted = 25 * literal(student.logits, mean.detach() if guide == "detached_mean" else mean, 5.0)

@@ -21,10 +21,6 @@ SEGFORMER = dict(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attentio
                  decoder_hidden_size=16)  # fmt: skip
 
 
-def images():
-    return torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-
-
 def saved(tmp_path, half=False, **settings):
     """A published ADE20K-like SegFormer with a processor of its own."""
     torch.manual_seed(0)
@@ -37,17 +33,16 @@ def saved(tmp_path, half=False, **settings):
     return str(tmp_path / "published"), published
 
 
-def test_a_published_network_keeps_its_own_classes(tmp_path):
+def test_a_published_network_keeps_its_own_classes(tmp_path, images):
     folder, published = saved(tmp_path)
     net = HuggingFace(K, name=folder)
     assert net.num_classes == 3 and net.class_names == ["wall", "building, edifice", "sky"] and net.training
     torch.testing.assert_close(net.normalize.mean.flatten(), torch.tensor([127.5, 102.0, 76.5]))
     torch.testing.assert_close(net.normalize.std.flatten(), torch.tensor([51.0, 51.0, 25.5]))
-    pixels = (images() / 255 - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.2, 0.1]).view(
-        3, 1, 1
-    )
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.5, 0.4, 0.3], [0.2, 0.2, 0.1]))
     with torch.no_grad():
-        torch.testing.assert_close(net.eval()(images()).logits, published.eval()(pixels).logits, rtol=1e-4, atol=1e-5)
+        ours, theirs = net.eval()(images()), published.eval()((images() / 255 - mean) / std)
+    torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_student_gets_the_data_sets_classes(tmp_path, caplog):
