@@ -208,6 +208,7 @@ def test_values_and_who_gets_a_gradient(name, arguments, dtype):
     before = [x.detach().clone() for x in (*maps_of(student), *maps_of(teacher))]
     torch.manual_seed(2)
     value = loss(student, teacher, target)
+    assert isinstance(value, dict) == (name in PARTS)
     for part in value.values() if isinstance(value, dict) else [value]:
         assert part.shape == () and part.dtype == dtype and part.isfinite()
     total(value).backward()
