@@ -16,18 +16,14 @@ GOLDEN = TESTS / "golden"
 ALL = TESTS.parents[1] / "shared" / "golden"
 
 
-def changed(tmp_path, folder, name, change):
-    """A copy of one golden folder with one case's arrays changed."""
+def changed(tmp_path, folder, loss, change):
+    """A copy of one golden folder with some arrays of a loss' first case replaced: what the script is given to run it."""
     copy = Path(shutil.copytree(GOLDEN / folder, tmp_path / folder))
+    name = next(case["case"] for case in json.loads((copy / "cases.json").read_text()) if case["loss"] == loss)
     with np.load(copy / f"{name}.npz") as stored:
         arrays = dict(stored)
-    change(arrays)
-    np.savez(copy / f"{name}.npz", **arrays)
-    return copy
-
-
-def first_case(folder, loss):
-    return next(c["case"] for c in json.loads((GOLDEN / folder / "cases.json").read_text()) if c["loss"] == loss)
+    np.savez(copy / f"{name}.npz", **arrays | change(arrays))
+    return [str(copy), "--case", f"{folder}/{name}"]
 
 
 def test_golden_cases(parity, capsys):
@@ -60,40 +56,24 @@ def test_small_selection_covers_every_runner(parity):
     assert "network" in recorded
 
 
-def test_a_wrong_number_fails_with_one_line(parity, capsys, tmp_path):
-    name = first_case("cirkd", "kd")
-
-    def double(arrays):
-        arrays["expected:loss"] = 2 * arrays["expected:loss"]
-
-    assert parity.main([str(changed(tmp_path, "cirkd", name, double)), "--case", f"cirkd/{name}"]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == [f"cirkd/{name} (kd): loss: relative error 0.5, tolerance 1e-09", "0 passed, 1 failed"]
-
-
-def test_an_unknown_expected_array_fails(parity, capsys, tmp_path):
-    name = first_case("cirkd", "kd")
-
-    def add(arrays):
-        arrays["expected:entropy"] = np.zeros(3)
-
-    assert parity.main([str(changed(tmp_path, "cirkd", name, add)), "--case", "kd"]) == 1
-    assert "entropy: not computed" in capsys.readouterr().out
+@pytest.mark.parametrize("change, told", [
+    (lambda arrays: {"expected:loss": 2 * arrays["expected:loss"]}, "loss: relative error 0.5, tolerance 1e-09"),
+    (lambda arrays: {"expected:entropy": np.zeros(3)}, "entropy: not computed"),
+])  # fmt: skip
+def test_a_wrong_number_or_an_unknown_array_fails_with_one_line(parity, capsys, tmp_path, change, told):
+    selected = changed(tmp_path, "cirkd", "kd", change)
+    assert parity.main(selected) == 1
+    assert capsys.readouterr().out.splitlines() == [f"{selected[-1]} (kd): {told}", "0 passed, 1 failed"]
 
 
 @pytest.mark.parametrize("folder, loss", [("aicsd", "seg_ce"), ("trikd", "sup_ohem"), ("tsic", "seg_ce_ohem")])
 def test_nan_of_an_ignored_batch_is_met_by_zero(parity, capsys, tmp_path, folder, loss):
-    name = first_case(folder, loss)
-
     def ignore_all(arrays):
-        label = "input:target" if "input:target" in arrays else "input:labels"
-        arrays[label] = np.full_like(arrays[label], 255)
-        for key in list(arrays):
-            if key.startswith("expected:"):
-                blank = np.zeros_like(arrays[key])
-                arrays[key] = blank + np.nan if key == "expected:loss" else blank
+        labels = {key: np.full_like(x, 255) for key, x in arrays.items() if key in ("input:target", "input:labels")}
+        expected = {key: np.zeros_like(x) for key, x in arrays.items() if key.startswith("expected:")}
+        return labels | expected | {"expected:loss": expected["expected:loss"] + np.nan}
 
-    assert parity.main([str(changed(tmp_path, folder, name, ignore_all)), "--case", f"{folder}/{name}"]) == 0
+    assert parity.main(changed(tmp_path, folder, loss, ignore_all)) == 0
     assert capsys.readouterr().out == "1 passed, 0 failed\n"
 
 
@@ -109,17 +89,15 @@ def test_uncovered_losses_and_broken_cases_are_told(parity, capsys, tmp_path):
 
 @pytest.mark.parametrize("shift, code", [(0.0, 0), (1e-6, 1)])
 def test_rounding_noise_is_compared_with_zero(parity, capsys, tmp_path, shift, code):
-    name = first_case("cirkd", "kd")
-
     def record_noise(arrays):
         # equal scores have no gradient; what rounding made of it in the original has nothing to do with ours
         student = arrays["input:student_logits"]
-        arrays["input:teacher_logits"] = student + shift * np.arange(student.size).reshape(student.shape)
-        for key in [key for key in arrays if key.startswith("expected:")]:
-            arrays[key] = np.random.default_rng(0).uniform(-1e-16, 1e-16, arrays[key].shape)
+        teacher = student + shift * np.arange(student.size).reshape(student.shape)
+        expected = {key: x for key, x in arrays.items() if key.startswith("expected:")}
+        noise = {key: np.random.default_rng(0).uniform(-1e-16, 1e-16, x.shape) for key, x in expected.items()}
+        return noise | {"input:teacher_logits": teacher}
 
-    folder = changed(tmp_path, "cirkd", name, record_noise)
-    assert parity.main([str(folder), "--case", f"cirkd/{name}"]) == code
+    assert parity.main(changed(tmp_path, "cirkd", "kd", record_noise)) == code
     assert ("grad:student_logits: absolute error" in capsys.readouterr().out) == bool(code)
 
 
