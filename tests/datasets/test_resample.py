@@ -30,6 +30,14 @@ def cut(values: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
     return values[top : top + height, left : left + width].astype(int)
 
 
+def interpolate(pixels: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
+    """The values at positions between pixels along one axis of (H, W, 3), those beyond the edges being the edges'."""
+    low = np.floor(positions + 1e-9).astype(int)
+    share = (positions - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    lower, upper = (np.take(pixels, np.clip(low + step, 0, pixels.shape[axis] - 1), axis) for step in (0, 1))
+    return lower * (1 - share) + upper * share
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_pillow_equals_resize_then_crop(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(seed)
@@ -67,12 +75,8 @@ def test_opencv_equals_its_formula(factor: float) -> None:
     size = round(height * factor), round(width * factor)
     window = random_window(rng, size)
     pixels = np.asarray(image).astype(float)
-    for axis, (length, source) in enumerate(zip(size, (height, width))):
-        positions = (np.arange(length) + 0.5) / factor - 0.5
-        low = np.floor(positions).astype(int)
-        share = (positions - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        lower, upper = (np.take(pixels, np.clip(low + step, 0, source - 1), axis) for step in (0, 1))
-        pixels = lower * (1 - share) + upper * share
+    for axis, length in enumerate(size):
+        pixels = interpolate(pixels, (np.arange(length) + 0.5) / factor - 0.5, axis)
     top, left, rows, columns = window
     computed = resample_image(image, size, window, "opencv", factor)
     assert np.abs(computed - pixels[top : top + rows, left : left + columns]).max() <= 1 + 1e-6
@@ -122,9 +126,5 @@ def test_corners_stay_where_they_are_and_nothing_is_rounded(height: int, width: 
     np.testing.assert_array_equal(labels, np.asarray(target))
     pixels = np.asarray(image).astype(float)
     for axis, (length, source) in enumerate(zip(fitted, (height, width))):
-        positions = np.arange(length) * (source - 1) / (length - 1)
-        low = np.floor(positions + 1e-9).astype(int)
-        share = (positions - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        lower, upper = (np.take(pixels, np.minimum(low + step, source - 1), axis) for step in (0, 1))
-        pixels = lower * (1 - share) + upper * share
+        pixels = interpolate(pixels, np.arange(length) * (source - 1) / (length - 1), axis)
     np.testing.assert_allclose(computed, pixels, atol=5e-3)

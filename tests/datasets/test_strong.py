@@ -3,6 +3,8 @@ import pytest
 
 from segkd.datasets._strong import StrongView, box_mask, cutmix_box, partners
 
+WEAK = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
 
 def test_box_has_the_area_and_ratio_asked_for() -> None:
     assert cutmix_box((100, 100), 0.16, 1.0, 10, 20) == (10, 20, 40, 40)
@@ -27,8 +29,7 @@ def test_half_of_the_views_have_a_box_of_allowed_area() -> None:
 
 
 def test_view_is_its_draw_and_leaves_the_weak_one_alone() -> None:
-    weak = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    kept = weak.copy()
+    weak = WEAK.copy()
     strong = StrongView(jitter=1.0, cutmix=1.0)
     for seed in range(20):
         (pixels, mask), (again, _) = (strong(weak, np.random.default_rng(seed)) for _ in range(2))
@@ -36,7 +37,7 @@ def test_view_is_its_draw_and_leaves_the_weak_one_alone() -> None:
         top, left, height, width = strong.draw(np.random.default_rng(seed), weak.shape[:2])[1]
         assert mask.dtype == bool and mask.sum() == height * width
         assert mask[top : top + height, left : left + width].all() and (pixels != weak).any()
-    np.testing.assert_array_equal(weak, kept)
+    np.testing.assert_array_equal(weak, WEAK)
 
 
 @pytest.mark.parametrize("options", [
@@ -57,9 +58,8 @@ def test_partners_are_neighbours(count: int, wanted: list[int]) -> None:
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
-    weak = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     plain = StrongView(jitter=0.0, grey=0.0, blur=0.0, cutmix=0.0)
     for seed in range(5):
-        strong, box = plain(weak, np.random.default_rng(seed))
-        np.testing.assert_array_equal(strong, weak)
+        strong, box = plain(WEAK, np.random.default_rng(seed))
+        np.testing.assert_array_equal(strong, WEAK)
         assert box.shape == (24, 32) and not box.any()
