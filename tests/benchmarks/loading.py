@@ -7,11 +7,11 @@ decoding the same two files with Pillow alone, one after the other in one proces
 import argparse
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import seconds
 from PIL import Image
 
 from segkd.datasets._transforms import Transform
@@ -50,15 +50,9 @@ def main() -> None:
         ours, decoding = [], []
         for turn in range(options.images + options.pairs):
             index = turn % options.images
-            first = time.perf_counter()
-            for path in dataset.files[index]:
-                Image.open(path).load()
-            second = time.perf_counter()
-            transform(*dataset[index], np.random.default_rng((0, turn)))
-            third = time.perf_counter()
-            if turn >= options.images:  # by then each file has been read once
-                decoding.append(second - first)
-                ours.append(third - second)
+            decoding.append(seconds(lambda: [Image.open(path).load() for path in dataset.files[index]])[0])
+            ours.append(seconds(lambda: transform(*dataset[index], np.random.default_rng((0, turn))))[0])
+    ours, decoding = ours[options.images :], decoding[options.images :]  # by then each file has been read once
     ratio = statistics.median(a / b for a, b in zip(ours, decoding))
     print(f"{len(ours)} views of 1024x2048 PNGs of {size:.1f} MiB, milliseconds (median)")
     print(f"{'item + view':>12}{'decoding':>12}{'ratio':>8}  target")

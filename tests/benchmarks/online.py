@@ -17,6 +17,7 @@ Target: at most 1.1 times the networks' time.
 import argparse
 import functools
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,19 +147,17 @@ def measure_memory(setup: Setup, arm: str) -> float:
     return peak(lambda: [step() for _ in range(3)])
 
 
-def measured(file: str, arm: str, options: argparse.Namespace, iteration: int | None) -> object:
-    """What another process measures of one arm."""
-    arguments = [file, "--arm", arm, "--rounds", str(options.rounds), "--threads", str(options.threads)]
-    arguments += ["--supervised"] if options.supervised else []
-    arguments += [] if iteration is None else ["--iteration", str(iteration)]
-    return in_child(*arguments, "--set", *options.set)
+def measured(file: str, arm: str, iteration: int | None) -> object:
+    """What another process measures of one arm of a recipe."""
+    at = [] if iteration is None else ["--iteration", str(iteration)]
+    return in_child(*sys.argv[1:], "--arm", file, arm, *at)
 
 
 def report(file: str, options: argparse.Namespace, iteration: int | None = None) -> None:
     """Measures a recipe at its busiest iteration, or at another, and prints the table."""
-    found = measured(file, "times", options, iteration)
+    found = measured(file, "times", iteration)
     names = [name for name in found["seconds"] if name != "step"]
-    memory = {arm: measured(file, arm, options, found["iteration"]) for arm in (*names, "step")}
+    memory = {arm: measured(file, arm, found["iteration"]) for arm in (*names, "step")}
     print(f"{Path(file).stem}, iteration {found['iteration']}")
     print(f"  {'':24}{'s':>9}{'MiB':>9}")
     for arm, mib in memory.items():
@@ -180,22 +179,23 @@ def main() -> None:
     parser.add_argument("--supervised", action="store_true", help="networks alone learn from labels")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    parser.add_argument("--arm", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--iteration", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    files = options.recipes or [str(RECIPES / file) for file in (FULL_SIZE if options.full_size else SMALL)]
     if not options.arm:
-        for file in files:
+        small_or_full = [str(RECIPES / file) for file in (FULL_SIZE if options.full_size else SMALL)]
+        for file in options.recipes or small_or_full:
             report(file, options)
         return
+    file, arm = options.arm
     torch.set_num_threads(options.threads)
-    setup = set_up(read(files[0], options.set), options.iteration, options.supervised)
-    if options.arm == "times":
+    setup = set_up(read(file, options.set), options.iteration, options.supervised)
+    if arm == "times":
         active = [len(setup.graph.active_terms(at)) for at in (0, setup.iteration)]
         found = {"iteration": setup.iteration, "fewer_at_first": active[0] < active[1]}
         found |= measure_times(setup, options.rounds)
     else:
-        found = measure_memory(setup, options.arm)
+        found = measure_memory(setup, arm)
     print(json.dumps(found))
 
 

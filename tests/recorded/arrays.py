@@ -42,19 +42,14 @@ def restore(
         prefix: what all recorded names begin with.
         names: the beginning of a name in our module -> that of the original's name.
     """
-    held = entries(module, prefix, names)
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    held = {prefix + recorded_name(key, names or {}): entry for key, entry in own.items()}
     for name, entry in held.items():
         assert name in state or not isinstance(entry, nn.Parameter), f"no state of {name} is recorded"
         if name in state:
             assert entry.shape == state[name].shape, f"{name} is {tuple(state[name].shape)}, ours {tuple(entry.shape)}"
             entry.data.copy_(state[name])
     return held
-
-
-def entries(module: nn.Module, prefix: str = "", names: dict[str, str] | None = None) -> dict[str, Tensor]:
-    """Parameters and buffers of a module under their recorded names."""
-    own = dict(module.named_parameters()) | dict(module.named_buffers())
-    return {prefix + recorded_name(key, names or {}): entry for key, entry in own.items()}
 
 
 def recorded_name(key: str, names: dict[str, str]) -> str:
