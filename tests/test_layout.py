@@ -18,6 +18,8 @@ RUNNER = sorted((ROOT / "runner").rglob("*.py"))
 PARTS = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 INSTALLED = metadata.packages_distributions()
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
 LARGEST = 400  # lines; a longer file wants a seam
 
 # what a room may use besides the standard library and its own files
@@ -137,9 +139,7 @@ def test_runner_files_shadow_nothing():
 
 def not_required(file):
     """What a file imports as a whole (inside a function it is for those who use it) and setup.cfg does not ask for."""
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    required = {re.split("[><=]", line)[0] for line in setup["options"]["install_requires"].split()}
+    required = {re.split("[><=]", line)[0] for line in SETUP["options"]["install_requires"].split()}
     for module, dots in imports_at_start(file):
         package = module.split(".")[0]
         if not dots and package != "segkd" and package not in sys.stdlib_module_names:
@@ -200,9 +200,7 @@ def test_everything_public_is_documented():
 
 
 def test_the_wheel_holds_every_room():
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
     rooms = {file.parent.relative_to(ROOT) for file in RUNNER + PARTS} | {Path("recipes")}
-    assert {f"segkd.{'.'.join(room.parts)}" for room in rooms} == {*setup["options"]["packages"].split()}
-    mapped = dict(line.split(" = ") for line in setup["options"]["package_dir"].split("\n") if line)
+    assert {f"segkd.{'.'.join(room.parts)}" for room in rooms} == {*SETUP["options"]["packages"].split()}
+    mapped = dict(line.split(" = ") for line in SETUP["options"]["package_dir"].split("\n") if line)
     assert mapped == {f"segkd.{room}": room for room in ("runner", "recipes", *ROOMS)}

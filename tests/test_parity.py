@@ -17,7 +17,7 @@ ALL = TESTS.parents[1] / "shared" / "golden"
 
 
 def changed(tmp_path, folder, loss, change):
-    """A copy of one golden folder with some arrays of a loss' first case replaced: what the script is given to run it."""
+    """What the script is given to run a loss' first case, in a copy of its golden folder with some arrays replaced."""
     copy = Path(shutil.copytree(GOLDEN / folder, tmp_path / folder))
     name = next(case["case"] for case in json.loads((copy / "cases.json").read_text()) if case["loss"] == loss)
     with np.load(copy / f"{name}.npz") as stored:

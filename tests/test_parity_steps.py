@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from recorded.fill import fill_input, fill_tensor
+from recorded.fill import fill_input, fill_state
 from torch import nn
 
 from segkd.models import _checkpoints
@@ -75,7 +75,7 @@ class Recording:
         for owner, (kind, args) in (("student", student), ("teacher", teacher)):
             network = kind(NUM_CLASSES, **args)
             theirs = {
-                key: torch.from_numpy(np.array(self.fill(f"{owner}.{key}", list(value.shape))))
+                key: self.fill(f"{owner}.{key}", list(value.shape))
                 for key, value in _checkpoints.write(network.state_dict(), "mmseg").items()
             }
             ours = _checkpoints.read(theirs, "mmseg")
@@ -88,17 +88,13 @@ class Recording:
 
     def fill(self, name, shape):
         self.entries[name] = shape
-        value = fill_tensor(name, shape)
-        for rule in SCALES:
-            if name.startswith(rule["prefix"]) and name.endswith(rule["suffix"]):
-                value = value * np.float32(rule["factor"])
-        return value
+        return fill_state({"entries": {name: shape}, "fill_scale": SCALES})[name]
 
     def conv(self, name, *args, **options):
         """A convolution of a loss with its recorded weights."""
         conv = nn.Conv2d(*args, **options).double()
         for part, weight in conv.named_parameters():
-            weight.data.copy_(torch.from_numpy(self.fill(f"{name}.{part}", list(weight.shape))))
+            weight.data.copy_(self.fill(f"{name}.{part}", list(weight.shape)))
             self.held[f"{name}.{part}"] = weight
         return conv
 
