@@ -175,7 +175,7 @@ def undocumented(file):
     """Public functions and classes of a file, and public methods of its public classes, without a docstring.
 
     A section of the recipe says what its fields mean, the docstring of a script is that of its `main`, and what torch
-    or our Network asks of a module (forward, get_extra_state, compute, ...) or `Metric` of a metric is documented there.
+    or our Network asks of a module (forward, get_extra_state, ...) or `Metric` of a metric is documented there.
     """
     module = tree(file)
     if ast.get_docstring(module) is None:

@@ -1,5 +1,6 @@
 """Images and labels of ADE20K, CamVid, Cityscapes and COCO-Stuff, as their authors lay them out in folders."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,9 @@ def test_ids_of_label_files(kind, options, ids, wanted, wrong, told, tmp_path: P
     image, label, name = PLACES[kind]
     image, label = tmp_path / image.format(name), tmp_path / label.format(name, options.get("labels", "labelIds"))
     write(image, np.zeros((1, len(ids), 3)))
+    for other in ("labelIds", "labelTrainIds", "color") if kind is Cityscapes else ():
+        write(label.with_name(f"{name}_gtFine_{other}.png"), np.zeros((1, len(ids), 3)))
     write(label, [ids])
-    if kind is Cityscapes:
-        write(label.with_name(f"{name}_gtFine_color.png"), np.zeros((1, len(ids), 3)))
     dataset = kind(str(tmp_path), "val", **options)
     assert len(dataset) == 1 and dataset.name(0) == name
     pixels, target = dataset[0]
@@ -62,6 +63,9 @@ def test_ids_of_label_files(kind, options, ids, wanted, wrong, told, tmp_path: P
         kind(str(tmp_path), "val", **options)
     image.unlink()
     with pytest.raises(ValueError, match="val.*: no images"):
+        kind(str(tmp_path), "val", **options)
+    shutil.rmtree(image.parent if kind is not Cityscapes else image.parents[1])
+    with pytest.raises(FileNotFoundError, match="val.*: no such folder. Expected layout: <root>/"):
         kind(str(tmp_path), "val", **options)
 
 
