@@ -1,4 +1,4 @@
-"""How every command begins and ends: its options, answered before anything heavy is imported, and errors as sentences."""
+"""How every command begins and ends: options answered before anything heavy is imported, errors as sentences."""
 
 import argparse
 import errno
@@ -17,7 +17,7 @@ Asked = TypeVar("Asked")
 
 
 def new_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the option that every command has. Options are never abbreviated: new ones must not change old calls."""
+    """A parser with the option that every command has; no abbreviations, so that a new option changes no old call."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

@@ -41,7 +41,7 @@ class Report:
         self.teachers = {name: network for name, network in self.frozen.items() if not recipe.networks[name].ema_of}
 
     def score_teachers(self) -> None:
-        """Scores each frozen network once, as a run starts: a wrong file or normalisation shows here, not after days."""
+        """Scores each frozen network once, as a run starts: a wrong file or normalisation shows now, not after days."""
         known = self.run.read_teachers()
         for name in [name for name in self.teachers if name not in known]:
             result = evaluate(self.teachers[name], self.val_set, self.recipe, self.accelerator, title=f"scoring {name}")

@@ -22,8 +22,8 @@ class TrainingState:
     """The state between two iterations.
 
     Attributes:
-        adversaries: label of a loss with an adversary of its own (SKD's discriminator) -> the adversary's optimizer, in the
-            order of the terms, which all processes share.
+        adversaries: label of a loss with an adversary of its own (SKD's discriminator) -> the adversary's optimizer, in
+            the order of the terms, which all processes share.
         averages: name -> moving average of a trained network's weights: `loop.ema`'s of the student under the name
             `student`, and networks with `ema_of` under their own.
         scaler: of fp16 gradients, None in other precisions.

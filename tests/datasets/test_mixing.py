@@ -4,7 +4,6 @@ import pytest
 from segkd.datasets._mixing import Mix, MixDraw, class_paste, half_area_box
 from segkd.datasets._strong import box_mask
 
-
 ZERO = np.zeros((5, 7), np.uint8)
 
 

@@ -1,6 +1,7 @@
 """DSD's levels: three of them, of other sizes, and those that make no sense."""
 
 from itertools import combinations
+
 import pytest
 import torch
 import torch.nn.functional as F

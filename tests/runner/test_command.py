@@ -19,7 +19,9 @@ except SystemExit as end:
 
 
 def answer(command, *words):
-    result = subprocess.run([sys.executable, "-c", ASK, RUNNER / f"{command}.py", *words], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", ASK, RUNNER / f"{command}.py", *words], capture_output=True, text=True
+    )
     return result.stdout.splitlines()[-1], result.stderr
 
 

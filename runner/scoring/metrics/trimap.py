@@ -17,8 +17,8 @@ class Trimap(Metric):
         IoU_c = I_c / U_c, counted where the square of side 2 * width + 1 around a pixel holds another label
 
     on both sides of a contour, over the whole split. Ignored pixels are a label of their own, so the outlines that VOC
-    marks with them are contours; they are not counted themselves. The border of the image is no contour. The band is that
-    of the label alone: what a prediction does elsewhere does not matter. Source: Kohli, Ladicky, Torr, Robust higher
+    marks with them are contours; they are not counted themselves. The border of the image is no contour. The band is
+    that of the label alone: what a prediction does elsewhere does not matter. Source: Kohli, Ladicky, Torr, Robust higher
     order potentials for enforcing label consistency, IJCV 2009, who give the share of wrong pixels; the IoU as in Chen
     et al., DeepLab, TPAMI 2018, arXiv 1606.00915.
 
