@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import huggingface_hub
 import numpy as np
@@ -104,6 +106,12 @@ class Commands:
         """Whether the started script has not ended yet."""
         return not select.select([self.server.stdout], [], [], 0)[0]
 
+    def wait_for(self, pattern: str) -> None:
+        """Waits until a file of the folder has such a name, or the script has ended."""
+        deadline = time.monotonic() + PATIENCE
+        while not any(self.folder.glob(pattern)) and self.running() and time.monotonic() < deadline:
+            time.sleep(0.005)
+
     def signal(self, number: int, rank: int = 0) -> None:
         """Sends a signal to one process; one that has ended already stays as it is."""
         if self.running():
@@ -125,6 +133,42 @@ class Commands:
         self.server.wait()
 
 
+@pytest.fixture(scope="session")
+def assert_refused() -> Callable[..., None]:
+    """assert_refused(result, "words", ...): the command ended with 2 and one screen on stderr that holds the words."""
+
+    def check(result: Result, *words: str) -> None:
+        assert result.code == 2, result.out + result.err
+        lines = [line for line in result.err.splitlines() if line.strip()]
+        assert 0 < len(lines) < 15 and "Traceback" not in result.err and max(map(len, lines)) < 700, result.err
+        for word in words:
+            assert word in result.err, f"{word!r} is not in: {result.err}"
+
+    return check
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """run_here(export, folder, "--to", "segkd") runs a script of runner/ in this process."""
+
+    def run(script: ModuleType, *words: object) -> None:
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, words)])
+        script.main()
+
+    return run
+
+
+@pytest.fixture
+def explosive(tmp_path: Path) -> object:
+    """An object that makes the folder `exploded` of the test when it is unpickled."""
+
+    class Explosive:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    return Explosive()
+
+
 def free_port() -> int:
     """A port nobody listens on."""
     with socket.socket() as asked:
@@ -144,6 +188,28 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     addresses._hub_folder.cache_clear()
     return folder
+
+
+STUDENT = """
+extends: ../base.yaml
+name: student
+networks:
+  teacher:
+    {model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8}, weights: {recipe: teacher.yaml},
+     train: false}
+losses: [{loss: cross_entropy}, {loss: kl}]
+baseline: {recipe: ../recipes/teacher.yaml}
+"""
+
+
+@pytest.fixture
+def recipes_on_hub(hub: Path) -> Path:
+    """The Hub with recipes of a teacher and a student, which extend TINY as base.yaml."""
+    (hub / "base.yaml").write_text(TINY)
+    (hub / "recipes").mkdir()
+    (hub / "recipes/teacher.yaml").write_text("extends: ../base.yaml\nname: teacher\n")
+    (hub / "recipes/student.yaml").write_text(STUDENT)
+    return hub
 
 
 @pytest.fixture(scope="session")

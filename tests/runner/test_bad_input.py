@@ -3,7 +3,6 @@
 import pickle
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +12,6 @@ from PIL import Image
 TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false}"
 CLASSES = "args: {class_names: [a, b, c]}"
 FOLDER = f"data={{dataset: folder, root: data, {CLASSES}, crop_size: [32, 32], batch_size: 4, workers: 1}}"
-
-
-class Explosive:
-    """Unpickling this makes a file called `exploded`."""
-
-    def __reduce__(self):
-        return open, ("exploded", "w")
-
-
-def refused(result, *words: str) -> None:
-    """The command ended with 2 and one screen on stderr that holds the words."""
-    assert result.code == 2, result.out + result.err
-    lines = [line for line in result.err.splitlines() if line.strip()]
-    assert 0 < len(lines) < 15 and "Traceback" not in result.err and max(map(len, lines)) < 700, result.err
-    for word in words:
-        assert word in result.err, f"{word!r} is not in: {result.err}"
 
 
 def make_images(folder: Path, count: int = 6) -> None:
@@ -59,8 +42,8 @@ def make_images(folder: Path, count: int = 6) -> None:
     (["evaluate.mode=slide", "evaluate.stride=[40, 40]"], ["stride (40, 40)", "window (32, 32)"]),
     (["data.batch_size=1"], ["batch"]),
 ])  # fmt: skip
-def test_a_wrong_recipe(distill, folder, arguments, words):
-    refused(distill("tiny.yaml", *arguments), *words)
+def test_a_wrong_recipe(distill, folder, arguments, words, assert_refused):
+    assert_refused(distill("tiny.yaml", *arguments), *words)
     if "batch_size=1" not in arguments[0] and "slide" not in arguments[0]:  # those two show when the networks run
         assert not (folder / "runs").exists(), "a start that failed leaves no run folder"
 
@@ -70,14 +53,14 @@ def test_a_wrong_recipe(distill, folder, arguments, words):
     ("name: a\n  b: [\n", ["bad.yaml:2", "not valid YAML"]),
     ("extends: missing.yaml\n", ["there is no recipe file missing.yaml", "bad.yaml"]),
 ])  # fmt: skip
-def test_a_file_that_is_no_recipe(distill, folder, text, words):
+def test_a_file_that_is_no_recipe(distill, folder, text, words, assert_refused):
     (folder / "bad.yaml").write_text(text)
-    refused(distill("bad.yaml"), *words)
+    assert_refused(distill("bad.yaml"), *words)
     assert not (folder / "exploded").exists()
 
 
-def test_no_recipe_and_the_traceback_under_debug(distill):
-    refused(distill("nowhere.yaml"), "there is no recipe file nowhere.yaml")
+def test_no_recipe_and_the_traceback_under_debug(distill, assert_refused):
+    assert_refused(distill("nowhere.yaml"), "there is no recipe file nowhere.yaml")
     shown = distill("nowhere.yaml", "--debug")
     assert shown.code != 0 and "Traceback" in shown.err and "there is no recipe file nowhere.yaml" in shown.err
 
@@ -103,40 +86,40 @@ def make_second_size(image: Path, label: Path) -> None:
     (make_second_size, ["evaluate.batch_size"]),
 ], ids=["empty image", "truncated image", "truncated label", "id out of range", "label of another size",
         "coloured label", "missing label", "missing folder", "images of two sizes"])  # fmt: skip
-def test_damaged_data(distill, folder, damage, words):
+def test_damaged_data(distill, folder, damage, words, assert_refused):
     make_images(folder)
     damage(folder / "data/train/images/3.png", folder / "data/train/labels/3.png")
-    refused(distill("tiny.yaml", FOLDER), *words)
+    assert_refused(distill("tiny.yaml", FOLDER), *words)
 
 
-def test_teacher_and_student_of_different_class_counts(distill, folder):
+def test_teacher_and_student_of_different_class_counts(distill, folder, assert_refused):
     make_images(folder)
     assert distill("tiny.yaml", "name=eight", "schedule.iterations=1").code == 0
     teacher = TEACHER.replace("deeplabv3", "pspnet").replace("resnet18", "mobilenetv2_035")
     teacher = teacher.replace("train: false", "train: false, weights: runs/eight")
     result = distill("tiny.yaml", FOLDER, "losses=[{loss: cross_entropy}, {loss: kl}]", teacher)
-    refused(result, "networks.teacher", "classifier.weight is (8, 8, 1, 1) there, (3, 8, 1, 1) here")
+    assert_refused(result, "networks.teacher", "classifier.weight is (8, 8, 1, 1) there, (3, 8, 1, 1) here")
 
 
-def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folder):
+def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folder, assert_refused, explosive):
     assert distill("tiny.yaml", "schedule.iterations=1").code == 0
     good = (folder / "runs/tiny/student/model.safetensors").read_bytes()
     (folder / "cut.safetensors").write_bytes(good[: len(good) // 2])
-    (folder / "code.pth").write_bytes(pickle.dumps({"state_dict": Explosive()}))
+    (folder / "code.pth").write_bytes(pickle.dumps({"state_dict": explosive}))
     for weights, words in (
         ("runs/tiny", ["runs/tiny/student was trained with model: pspnet, the recipe says deeplabv3"]),
         ("cut.safetensors", ["cut.safetensors", "truncated?"]),
         ("code.pth", ["code.pth", "no file of weights"]),
     ):
         other = ("name=other", "networks.student.model=deeplabv3", f"networks.student.weights={weights}")
-        refused(distill("tiny.yaml", *other), *words)
+        assert_refused(distill("tiny.yaml", *other), *words)
     assert not (folder / "exploded").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(distill, folder):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(distill, folder, assert_refused):
     steps = ["schedule={iterations: 6, name: constant}", "loop.save_every=1", "evaluate.every=6", "tracking.every=1"]
     result = distill("tiny.yaml", *steps, "optimizer.lr=1.0e+30", "data.workers=2")
-    refused(result, "the loss of iteration", "cross_entropy = nan", "lower optimizer.lr", "nan.json")
+    assert_refused(result, "the loss of iteration", "cross_entropy = nan", "lower optimizer.lr", "nan.json")
     assert (folder / "runs/tiny/checkpoints/step-00000001/training_state/state.pt").is_file()
     assert (folder / "runs/tiny/nan.json").is_file() and "NaN" not in (folder / "runs/tiny/metrics.jsonl").read_text()
 
@@ -145,36 +128,36 @@ def stopped_after(server, folder: Path, step: int) -> Path:
     """A run stopped by a signal after iteration `step` or the one behind it; its last checkpoint."""
     run = folder / "runs/tiny"
     server.start(folder, "distill", "tiny.yaml", "schedule.iterations=12", "loop.save_every=1", "evaluate.every=12")
-    deadline = time.monotonic() + 60
-    while not (run / f"checkpoints/step-{step:08d}").is_dir() and server.running() and time.monotonic() < deadline:
-        time.sleep(0.005)
+    server.wait_for(f"runs/tiny/checkpoints/step-{step:08d}")
     server.signal(signal.SIGTERM)
     assert server.wait().code == 143
     return (run / "checkpoints/last").resolve()
 
 
-def test_a_full_disk_loses_nothing(distill, server, folder):
+def test_a_full_disk_loses_nothing(distill, server, folder, assert_refused):
     last = stopped_after(server, folder, 2)
     before = {path: path.read_bytes() for path in last.rglob("*") if path.is_file()}
     going_on = ["tiny.yaml", "schedule.iterations=12", "loop.save_every=1", "evaluate.every=12", "--resume"]
     # a limit on the size of a file stops a write half-way, as a full disk does
-    refused(distill(*going_on, file_limit=300_000), "could not be written", "make room and go on with --resume")
+    assert_refused(distill(*going_on, file_limit=300_000), "could not be written", "make room and go on with --resume")
     assert all(path.read_bytes() == content for path, content in before.items())
     assert (folder / "runs/tiny/checkpoints/last").resolve() == last
     assert distill(*going_on).code == 0
 
 
 @pytest.mark.parametrize("damage", ["code", "another network's"])
-def test_a_damaged_checkpoint_is_named_with_the_way_out(distill, server, folder, damage):
+def test_a_damaged_checkpoint_is_named_with_the_way_out(distill, server, folder, damage, assert_refused, explosive):
     last = stopped_after(server, folder, 2)
     state = last / "training_state/state.pt"
     if damage == "another network's":
         assert distill("tiny.yaml", "name=other", "networks.student.model=deeplabv3", "schedule.iterations=1").code == 0
         shutil.copyfile(folder / "runs/other/checkpoints/last/training_state/state.pt", state)
     else:
-        state.write_bytes(pickle.dumps(Explosive()))
+        state.write_bytes(pickle.dumps(explosive))
     going_on = ["tiny.yaml", "schedule.iterations=12", "loop.save_every=1", "evaluate.every=12", "--resume"]
-    refused(distill(*going_on), f"{last.name}/training_state/state.pt", f"delete runs/tiny/checkpoints/{last.name}")
+    assert_refused(
+        distill(*going_on), f"{last.name}/training_state/state.pt", f"delete runs/tiny/checkpoints/{last.name}"
+    )
     assert not (folder / "exploded").exists()
     shutil.rmtree(last)  # as the message says
     assert distill(*going_on).code == 0

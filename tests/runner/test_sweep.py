@@ -142,8 +142,7 @@ def test_a_sweep_that_is_stopped_goes_on_and_ends_with_the_comparison(server, fo
     assert listed.code == 0 and listed.out.count("new    runs/small/small-") == 4 and not (folder / "runs").exists()
 
     server.start(folder, "sweep", "sweep.yaml")
-    while server.running() and not list((folder / "runs").glob("small/*/student")):
-        time.sleep(0.01)
+    server.wait_for("runs/small/*/student")
     server.signal(signal.SIGTERM)
     stopped = server.wait()
     assert stopped.code == 143 and "waiting for the runs" in stopped.out, stopped.err

@@ -12,33 +12,13 @@ from segkd.runner.recipe import addresses
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 
-BASE = """\
-data: {dataset: synthetic, crop_size: [32, 32]}
-networks: {student: {model: pspnet, args: {backbone: mobilenetv2_035}}}
-losses: [{loss: cross_entropy}]
-schedule: {iterations: 4}
-"""
-TEACHER = "extends: ../base.yaml\nname: teacher\n"
-STUDENT = """\
-extends: ../base.yaml
-name: student
-networks:
-  teacher: {model: pspnet, args: {backbone: mobilenetv2_035}, weights: {recipe: teacher.yaml}, train: false}
-losses: [{loss: cross_entropy}, {loss: kl}]
-baseline: {recipe: ../recipes/teacher.yaml}
-"""
-
 
 @pytest.fixture
-def hub(hub, tmp_path, monkeypatch):
+def hub(recipes_on_hub, tmp_path, monkeypatch):
     """The Hub with recipes of a teacher and a student; the test runs beside it."""
-    (hub / "recipes").mkdir()
-    (hub / "base.yaml").write_text(BASE)
-    (hub / "recipes/teacher.yaml").write_text(TEACHER)
-    (hub / "recipes/student.yaml").write_text(STUDENT)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    return hub
+    return recipes_on_hub
 
 
 @pytest.fixture
@@ -93,14 +73,14 @@ def test_what_a_run_writes_down_of_it_can_be_read_anywhere(hub, tmp_path):
     ("wandb://entity/project", ValueError, "wandb://entity/project/run"),
 ])  # fmt: skip
 def test_addresses_of_nothing(hub, address, error, words):
-    (hub.parents[3] / "here/mine.yaml").write_text(BASE + "name: mine\n")
+    (hub.parents[3] / "here/mine.yaml").write_text((hub / "base.yaml").read_text())
     with pytest.raises(error, match=words):
         read(address)
 
 
-def test_a_recipe_of_a_wandb_run(wandb):
-    wandb.files["me/project/abc"] = BASE + "name: tracked\n"
-    assert read("wandb://me/project/abc", ["seed=3"]).name == "tracked"
+def test_a_recipe_of_a_wandb_run(wandb, folder):
+    wandb.files["me/project/abc"] = (folder / "tiny.yaml").read_text()
+    assert read("wandb://me/project/abc", ["seed=3"]).name == "tiny"
     with pytest.raises(FileNotFoundError, match="wandb://me/project/other: its recipe.yaml could not be had"):
         read("wandb://me/project/other")
 
@@ -115,8 +95,9 @@ def test_a_wandb_run_without_an_account_or_wandb(wandb, monkeypatch, tmp_path):
         read("wandb://me/project/abc")
 
 
-def test_a_wandb_run_that_needs_recipes_of_its_own_machine(wandb):
-    wandb.files["me/project/abc"] = BASE + "name: tracked\nbaseline: {recipe: ../plain/recipe.yaml}\n"
+def test_a_wandb_run_that_needs_recipes_of_its_own_machine(wandb, folder):
+    text = (folder / "tiny.yaml").read_text()
+    wandb.files["me/project/abc"] = f"{text}baseline: {{recipe: ../plain/recipe.yaml}}\n"
     with pytest.raises(RecipeError) as caught:
         read("wandb://me/project/abc")
     (baseline,) = caught.value.mistakes
@@ -125,23 +106,25 @@ def test_a_wandb_run_that_needs_recipes_of_its_own_machine(wandb):
     assert read("wandb://me/project/abc", ["baseline=null"]).baseline is None
 
 
-def test_a_recipe_of_this_machine_may_say_all_that(tmp_path):
-    (tmp_path / "base.yaml").write_text(BASE)
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes/teacher.yaml").write_text(TEACHER + f"tracking: {{folder: {tmp_path}/anywhere}}\n")
-    assert read(tmp_path / "recipes/teacher.yaml").folder == tmp_path / "anywhere/teacher"
+def test_a_recipe_of_this_machine_may_say_all_that(folder):
+    (folder / "recipes").mkdir()
+    text = f"extends: ../tiny.yaml\nname: teacher\ntracking: {{folder: {folder}/anywhere}}\n"
+    (folder / "recipes/teacher.yaml").write_text(text)
+    assert read(folder / "recipes/teacher.yaml").folder == folder / "anywhere/teacher"
 
 
 def test_a_strangers_recipe_learns_nothing_of_this_machine(hub, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    (hub / "base.yaml").write_text(BASE.replace("crop_size", "root: $HOME/a, crop_size"))
+    (hub / "base.yaml").write_text(
+        (hub / "base.yaml").read_text().replace("  crop_size", "  root: $HOME/a\n  crop_size")
+    )
     assert read("hf://user/repo/recipes/student.yaml").data.root == "$HOME/a"
     assert read("hf://user/repo/recipes/student.yaml", ["data.root=~/b"]).data.root == "/home/me/b"
 
 
 def test_the_recipes_command_takes_addresses(hub, wandb, tmp_path):
     address = f"hf://user/repo@{hub.name}/recipes/student.yaml"
-    wandb.files["me/project/abc"] = "name: tracked\n" + BASE
+    wandb.files["me/project/abc"] = (hub / "base.yaml").read_text()
     for name in (address, "hf://user/repo/recipes/teacher.yaml", "wandb://me/project/abc"):
         (tmp_path / "here/shown.yaml").write_text(recipes.show(name, []))
         assert read("shown.yaml", ["baseline=null"]) == read(name, ["baseline=null"])
