@@ -21,13 +21,10 @@ def network_of(model, args):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(deliver, tmp_path):
     """A run folder with what from_pretrained reads."""
-    network, folder = network_of("pspnet", PSPNET), tmp_path / "run"
-    config = description(network, "segkd", "pspnet", PSPNET) | {"class_names": CLASSES}
-    (folder / "student").mkdir(parents=True)
+    folder = deliver(tmp_path / "run/student", CLASSES).parent
     (folder / "recipe.yaml").write_text("name: run")
-    write_folder(Delivered(network, config, None), folder / "student")
     return folder
 
 

@@ -17,18 +17,7 @@ from segkd.runner.recipe.read import read
 from segkd.runner.scoring.evaluation import class_scores, evaluate, text_of, values_in
 from segkd.runner.scoring.metrics.confusion import confusion_matrix, scores
 
-RECIPE = """
-name: scored
-data:
-  dataset: folder
-  root: .
-  args: {class_names: [a, b, c], images: images, labels: labels}
-  crop_size: [32, 32]
-  workers: 0
-networks: {student: {model: pspnet, args: {backbone: mobilenetv2_035}}}
-losses: [{loss: cross_entropy}]
-schedule: {iterations: 1}
-"""
+DATA = "data={dataset: folder, root: ., args: {class_names: [a, b, c], images: images, labels: labels}, crop_size: [32, 32], workers: 0}"
 
 
 class Convolution(nn.Module):
@@ -45,18 +34,17 @@ class Convolution(nn.Module):
 
 
 @pytest.fixture
-def scored(tmp_path, monkeypatch):
+def scored(folder, monkeypatch):
     """scored("evaluate.fit=[60, 60]", ...) gives the recipe and its data set of three noisy images."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
     draw = np.random.default_rng(0)
     for number, size in enumerate([(24, 48), (48, 24), (73, 120)]):
         for kind, pixels in (("images", draw.integers(0, 256, (*size, 3))), ("labels", draw.integers(0, 3, size))):
-            (tmp_path / kind).mkdir(exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / kind / f"{number}.png")
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+            (folder / kind).mkdir(exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / kind / f"{number}.png")
 
     def read_with(*assignments):
-        recipe = read("recipe.yaml", assignments)
+        recipe = read("tiny.yaml", [DATA, "evaluate.batch_size=1", *assignments])
         return recipe, build_dataset(recipe, "val")
 
     return read_with

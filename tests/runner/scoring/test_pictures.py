@@ -80,21 +80,10 @@ class Constant(nn.Module):
         return Prediction(nn.functional.one_hot(classes, 3).permute(0, 3, 1, 2).float())
 
 
-RECIPE = """\
-name: drawn
-data: {dataset: synthetic, crop_size: [8, 12]}
-networks: {student: {model: pspnet}}
-losses: [{loss: cross_entropy}]
-schedule: {iterations: 10}
-tracking: {images: 2}
-"""
-
-
-def test_panels(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    recipe = read(tmp_path / "recipe.yaml")
+def test_panels(folder):
+    recipe = read(folder / "tiny.yaml", ["tracking.images=2"])
     networks = {"teacher": Constant(0).eval(), "student": Constant(1).train()}
-    files = panels(networks, Scenes(), recipe, Accelerator(cpu=True), tmp_path / "panels")
+    files = panels(networks, Scenes(), recipe, Accelerator(cpu=True), folder / "panels")
     assert [file.name for file in files] == ["town_scene_0.png", "town_scene_2.png"]
     assert not networks["teacher"].training and networks["student"].training
     pixels = np.asarray(Image.open(files[1]))
@@ -105,8 +94,8 @@ def test_panels(tmp_path):
     assert (teacher == PALETTE[0]).all() and (student == PALETTE[1]).all()
     # the student's errors: everything on the right
     assert (error[0] == BLACK).all() and (error[1:, :6] == LIGHT).all() and (error[1:, 6:] == RED).all()
-    none = read(tmp_path / "recipe.yaml", ["tracking.images=0"])
-    assert panels(networks, Scenes(), none, Accelerator(cpu=True), tmp_path / "none") == []
+    none = read(folder / "tiny.yaml", ["tracking.images=0"])
+    assert panels(networks, Scenes(), none, Accelerator(cpu=True), folder / "none") == []
 
 
 @pytest.mark.parametrize("length", [1, 3, 200])

@@ -17,14 +17,6 @@ from segkd.runner.training import wandb_run as dashboard
 from segkd.runner.training.wandb_run import Dashboard, has_account
 
 ROOT = Path(__file__).parents[3]
-RECIPE = """\
-name: tracked
-data: {dataset: synthetic, crop_size: [32, 32]}
-networks: {student: {model: pspnet}}
-losses: [{loss: cross_entropy}]
-schedule: {iterations: 10}
-tracking: {project: streets, group: seeds}
-"""
 
 
 class Recorder:
@@ -44,12 +36,12 @@ class Recorder:
 
 
 @pytest.fixture
-def fake(monkeypatch, tmp_path):
+def fake(monkeypatch, folder):
     """A `wandb` module: `started` holds what init was asked for, `broken` the methods that fail."""
     module = types.ModuleType("wandb")
     module.started, module.broken = [], set()
     run = Recorder(module.broken)
-    run.dir = str(tmp_path)
+    run.dir = str(folder)
 
     def init(**options):
         run.init()
@@ -61,7 +53,7 @@ def fake(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", module)
     for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(folder))
     return module
 
 
@@ -73,8 +65,7 @@ def said(monkeypatch):
 
 
 def recipe(folder, *assignments):
-    (folder / "recipe.yaml").write_text(RECIPE)
-    return read(folder / "recipe.yaml", [f"tracking.folder={folder}", *assignments])
+    return read(folder / "tiny.yaml", [f"tracking={{folder: {folder}, project: streets, group: seeds}}", *assignments])
 
 
 @pytest.mark.parametrize("asked, account, environment, mode", [
@@ -83,66 +74,66 @@ def recipe(folder, *assignments):
     ("offline", True, None, "offline"), ("auto", True, "offline", "offline"), ("auto", False, "online", "offline"),
     ("auto", True, "disabled", None), ("disabled", True, None, None),
 ])  # fmt: skip
-def test_mode(fake, said, monkeypatch, tmp_path, asked, account, environment, mode):
+def test_mode(fake, said, monkeypatch, folder, asked, account, environment, mode):
     if account:
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     if environment:
         monkeypatch.setenv("WANDB_MODE", environment)
-    Dashboard(recipe(tmp_path, f"tracking.wandb={asked}"), None)
+    Dashboard(recipe(folder, f"tracking.wandb={asked}"), None)
     assert [options["mode"] for options in fake.started] == ([mode] if mode else [])
     # an account that was asked for and is not there is said, never asked for
     told = mode == "offline" and not account and "online" in (asked, environment)
     assert len(said) == told and all("no account is configured" in line for line in said)
 
 
-def test_an_account_is_a_key_or_a_login(monkeypatch, tmp_path):
+def test_an_account_is_a_key_or_a_login(monkeypatch, folder):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(folder))
     assert not has_account()
-    (tmp_path / ".netrc").write_text("machine example.org login a password b\n")
-    (tmp_path / ".netrc").chmod(0o600)
+    (folder / ".netrc").write_text("machine example.org login a password b\n")
+    (folder / ".netrc").chmod(0o600)
     assert not has_account()
-    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password key\n")
+    (folder / ".netrc").write_text("machine api.wandb.ai login user password key\n")
     assert has_account()
-    (tmp_path / ".netrc").write_text("this is not a netrc file")
+    (folder / ".netrc").write_text("this is not a netrc file")
     assert not has_account()
     monkeypatch.setenv("WANDB_API_KEY", "key")
     assert has_account()
 
 
-def test_a_resume_goes_on_with_the_run_of_the_checkpoint(fake, said, tmp_path):
-    board = Dashboard(recipe(tmp_path), "abc")
+def test_a_resume_goes_on_with_the_run_of_the_checkpoint(fake, said, folder):
+    board = Dashboard(recipe(folder), "abc")
     (options,) = fake.started
     assert (options["project"], options["id"], options["resume"]) == ("streets", "abc", "allow")
     assert board.run_id == "abc" and not said
     # of several processes one has the run
-    assert Dashboard(recipe(tmp_path), "abc", is_main_process=False).run_id is None and len(fake.started) == 1
+    assert Dashboard(recipe(folder), "abc", is_main_process=False).run_id is None and len(fake.started) == 1
 
 
 @pytest.mark.parametrize("name, assignments, group", [
     ("camvid-kl-s2", [], "camvid-kl"), ("camvid-kl-s12", [], "camvid-kl"), ("camvid-kl", [], "camvid-kl"),
     ("dv3-s", [], "dv3-s"), ("a-s1", ["tracking.group=mine"], "mine"),
 ])  # fmt: skip
-def test_runs_of_one_experiment_are_a_group(fake, tmp_path, name, assignments, group):
-    Dashboard(recipe(tmp_path, "tracking.group=null", f"name={name}", *assignments), None)
+def test_runs_of_one_experiment_are_a_group(fake, folder, name, assignments, group):
+    Dashboard(recipe(folder, "tracking.group=null", f"name={name}", *assignments), None)
     assert fake.started[0]["group"] == group
 
 
-def test_tags_of_a_distillation(fake, tmp_path):
+def test_tags_of_a_distillation(fake, folder):
     networks = "networks.teacher={model: deeplabv3, args: {backbone: resnet101}, train: false}"
     losses = "losses=[{loss: cross_entropy}, {loss: kl}, {loss: cwd}]"
-    Dashboard(recipe(tmp_path, networks, losses, f"method={'x' * 70}"), None)
+    Dashboard(recipe(folder, networks, losses, f"method={'x' * 70}"), None)
     (options,) = fake.started
     assert options["job_type"] == "distillation"
-    assert options["tags"] == ["synthetic", "x" * 64, "student: pspnet resnet18", "teacher: deeplabv3 resnet101"]
+    assert options["tags"] == ["synthetic", "x" * 64, "student: pspnet mobilenetv2_035", "teacher: deeplabv3 resnet101"]
 
 
 @pytest.mark.parametrize("broken", ["init", "log", "log_artifact", "finish"])
-def test_a_failure_is_said_once_and_costs_nothing(fake, said, tmp_path, broken):
+def test_a_failure_is_said_once_and_costs_nothing(fake, said, folder, broken):
     fake.broken.add(broken)
-    student = StudentFolder(tmp_path)
+    student = StudentFolder(folder)
     student.config_file.write_text('{"model": "pspnet", "args": {}, "num_classes": 2}')
-    board = Dashboard(recipe(tmp_path), None)
+    board = Dashboard(recipe(folder), None)
     board.log({"iteration": 1})
     board.log_evaluation(3, [], [], [])
     board.summarize({})
@@ -154,9 +145,9 @@ def test_a_failure_is_said_once_and_costs_nothing(fake, said, tmp_path, broken):
 
 
 @pytest.mark.parametrize("asked, told", [("offline", 1), ("disabled", 0)])
-def test_a_package_that_cannot_be_imported_is_said_where_it_is_wanted(said, monkeypatch, tmp_path, asked, told):
+def test_a_package_that_cannot_be_imported_is_said_where_it_is_wanted(said, monkeypatch, folder, asked, told):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    board = Dashboard(recipe(tmp_path, f"tracking.wandb={asked}"), "abc")
+    board = Dashboard(recipe(folder, f"tracking.wandb={asked}"), "abc")
     board.log({"iteration": 1})
     board.log_evaluation(1, [], [], [])
     board.close()
