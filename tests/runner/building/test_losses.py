@@ -136,8 +136,6 @@ def test_terms_of_weight_zero_are_left_out(built):
     assert graph.network("student").features_wanted == set()
     graph(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), 0)
     assert graph.network("teacher").forwards == 0
-    with pytest.raises(ValueError, match="every term has weight 0, so there is nothing to train"):
-        built(TWO, *(f"losses.{i}.weight=0" for i in range(3)))
 
 
 def test_a_loss_starts_the_same_whatever_stands_beside_it(built):
@@ -145,15 +143,6 @@ def test_a_loss_starts_the_same_whatever_stands_beside_it(built):
     assert torch.equal(both.losses["fitnet"].projection.weight, alone.losses["fitnet"].projection.weight)
     other = built(TWO, "seed=1")
     assert not torch.equal(both.losses["fitnet"].projection.weight, other.losses["fitnet"].projection.weight)
-
-
-def test_a_run_must_have_something_to_train_at_every_iteration(built):
-    late = "losses.0.after=4", "losses.1.until=2", "losses.2.weight=0"
-    with pytest.raises(ValueError, match=r"no term is active at iteration 3 \(counted from 0\)"):
-        built(TWO, *late)
-    assert built(TWO, "losses.0.after=2", *late[1:]).active_terms(3)
-    with pytest.raises(ValueError, match="no term is active at iteration 0"):
-        built(TWO, "losses.0.weight={start: 0, end: 1, over: [0, 9]}", "losses.1.weight=0", "losses.2.weight=0")
 
 
 def test_what_does_not_fit_together(built):
@@ -165,5 +154,3 @@ def test_what_does_not_fit_together(built):
         ValueError, match=r"losses.2 \(fitnet\): networks.teacher has no feature 'stage9'; it has: stage4, head"
     ):
         built(TWO, "losses.2.args.teacher_feature=stage9")
-    with pytest.raises(ValueError, match="losses.1.args.temperature: must be greater than or equal to 0.001; got 0"):
-        built(TWO, "losses.1.args.temperature=0")

@@ -132,6 +132,8 @@ def test_every_mistake_in_one_pass(tmp_path):
     ("losses.0.on=all", "losses.0.on", "must be "),
     ("losses.0.args.class_weights=voc", "losses.0.args.class_weights", "must be a list or 'cityscapes'; got 'voc'"),
     ("losses.0.args.class_weights=[1, x]", "losses.0.args.class_weights.1", "number"),
+    ("losses.0={loss: kl, args: {temperature: 0}}", "losses.0.args.temperature",
+     "must be greater than or equal to 0.001; got 0"),
     ("losses.0.args.task=1", "losses.0.args.task", "unknown key"),
     ("losses.0.args.focal_gamma=.inf", "losses.0.args.focal_gamma", "finite"),
     ("networks.student.weights=5", "networks.student.weights", "must be a valid string or a mapping"),
@@ -293,9 +295,11 @@ def test_extends_and_overrides_are_read_as_one(tmp_path):
 
 
 @pytest.mark.parametrize("assignments, place, told", [
-    (["losses.0.weight=0", "losses.1.weight=0"], "losses", "every term has weight 0"),
+    (["losses.0.weight=0", "losses.1.weight=0"], "losses", "every term has weight 0, so there is nothing to train"),
     (["losses.0.until=3", "losses.1.after=5"], "losses", "no term is active at iteration 4 (counted from 0)"),
     (["losses.0.after=10", "losses.1.after=10"], "losses", "no term is active at iteration 0"),
+    (["losses.0.weight={start: 0, end: 1, over: [0, 9]}", "losses.1.weight=0"], "losses",
+     "no term is active at iteration 0"),
     (["networks.teacher.train=true"], "networks.teacher", "no term trains it"),
     (["networks.student.schedule={name: step}"], "networks.student.schedule.drop_every", "name: step needs"),
 ])  # fmt: skip
@@ -304,3 +308,4 @@ def test_what_the_whole_recipe_shows_is_told_with_everything_else(tmp_path, assi
     found = mistakes_of(tmp_path, DISTILLED, *assignments, "evaluate.evry=3")
     assert any(f": {place}: " in mistake and told in mistake for mistake in found), found
     assert any("evaluate.evry" in mistake for mistake in found)
+    read(tmp_path / "recipe.yaml", ["losses.0.until=3", "losses.1.after=3"])  # one begins where the other ends
