@@ -11,18 +11,12 @@ from segkd.runner.building.optimizers import build_optimizers, set_rates, take_s
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.term import Term
 
-RECIPE = """\
-name: toy
-data: {dataset: synthetic, crop_size: [32, 32], batch_size: 2}
-networks:
-  student: {model: pspnet}
-  peer: {model: pspnet}
-losses:
-  - {loss: cross_entropy}
-  - {loss: cross_entropy, of: peer, label: peer_ce}
-optimizer: {lr: 0.1, momentum: 0.8, weight_decay: 0.01}
-schedule: {iterations: 10, power: 1.0}
-"""
+CHANGES = (
+    "networks.peer={model: pspnet}",
+    "losses=[{loss: cross_entropy}, {loss: cross_entropy, of: peer, label: peer_ce}]",
+    "optimizer={lr: 0.1, momentum: 0.8, weight_decay: 0.01}",
+    "schedule={iterations: 10, power: 1.0}",
+)
 
 
 class Network(nn.Module):
@@ -53,12 +47,11 @@ class Loss(nn.Module):
 
 
 @pytest.fixture
-def made(tmp_path):
+def made(folder):
     """The optimizers of the recipe with overrides, and the graph: a student, a peer and a loss with parameters."""
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
 
     def make(*assignments, student=None, peer=None):
-        recipe = read(tmp_path / "recipe.yaml", assignments)
+        recipe = read(folder / "tiny.yaml", [*CHANGES, *assignments])
         networks = {"student": student or Network(), "peer": peer or Network()}
         graph = Graph(networks, {}, [Term(loss="cross_entropy", label="cross_entropy")], {"cross_entropy": Loss()})
         return build_optimizers(recipe, graph), graph
@@ -84,18 +77,15 @@ def rates(optimizers, graph, iteration):
     return {name: group["lr"] for name, (_, group) in groups_of(optimizers, graph).items()}
 
 
-def test_one_optimizer_and_one_group_where_nothing_differs(made):
-    optimizers, graph = made()
+@pytest.mark.parametrize("assignments", [
+    [], ["networks.peer.optimizer={lr: 0.1, momentum: 0.8, weight_decay: 0.01}"]
+])  # fmt: skip
+def test_one_optimizer_and_one_group_where_nothing_differs(made, assignments):
+    optimizers, graph = made(*assignments)
     (optimizer,) = optimizers
     (group,) = optimizer.param_groups
     assert type(optimizer) is torch.optim.SGD and len(group["params"]) == len(list(graph.parameters()))
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.8, 0.01, False)
-
-
-def test_the_curve_is_the_recipes(made):
-    optimizers, graph = made()
-    for iteration in (0, 3, 9):
-        assert set(rates(optimizers, graph, iteration).values()) == {0.1 * (1 - iteration / 10)}
 
 
 def test_a_network_with_an_optimizer_of_its_own(made):
@@ -105,14 +95,11 @@ def test_a_network_with_an_optimizer_of_its_own(made):
     assert [type(optimizer) for optimizer in optimizers] == [torch.optim.SGD, torch.optim.AdamW]
     for name, (optimizer, group) in groups_of(optimizers, graph).items():
         assert optimizer is optimizers[name.startswith("networks.peer.")]
-    assert group_values(optimizers[1], "betas", "weight_decay") == [((0.5, 0.6), 0.2)]
+    (group,) = optimizers[1].param_groups
+    assert (group["betas"], group["weight_decay"]) == ((0.5, 0.6), 0.2)
     found = rates(optimizers, graph, 5)
     assert found["networks.peer.head.1.weight"] == pytest.approx(0.0015), "its own rate on the recipe's curve"
     assert found["networks.student.head.1.weight"] == found["losses.cross_entropy.projection.bias"] == 0.05
-
-
-def group_values(optimizer, *keys):
-    return [tuple(group[key] for key in keys) for group in optimizer.param_groups]
 
 
 def test_a_network_with_a_schedule_of_its_own_shares_the_optimizer(made):
@@ -123,27 +110,21 @@ def test_a_network_with_a_schedule_of_its_own_shares_the_optimizer(made):
         cosine = 0.02 + 0.08 * (1 + math.cos(math.pi * min(iteration / 4, 1))) / 2
         wanted = cosine * min(iteration / 2, 1)
         assert found["networks.peer.backbone.0.weight"] == pytest.approx(wanted), iteration
-        assert found["networks.student.backbone.0.weight"] == pytest.approx(0.1 * (1 - iteration / 10))
+        others = {rate for name, rate in found.items() if not name.startswith("networks.peer.")}
+        assert others == {0.1 * (1 - iteration / 10)}, "the recipe's own curve"
 
 
-def test_optimizer_and_schedule_of_its_own(made):
-    optimizers, graph = made("networks.peer.optimizer={name: adam, lr: 0.001}",
-                             "networks.peer.schedule={name: step, drop_every: 3, drop_factor: 0.5}")  # fmt: skip
-    assert type(optimizers[1]) is torch.optim.Adam
-    found = [rates(optimizers, graph, i)["networks.peer.head.0.bias"] for i in range(8)]
-    assert found == pytest.approx([0.001] * 3 + [0.0005] * 3 + [0.00025] * 2)
-
-
-def test_equal_settings_make_one_optimizer(made):
-    optimizers, _ = made("networks.peer.optimizer={lr: 0.1, momentum: 0.8, weight_decay: 0.01}")
-    assert len(optimizers) == 1 and len(optimizers[0].param_groups) == 1
-
-
-def test_the_curve_ends_where_it_says(made):
-    optimizers, graph = made("schedule={iterations: 10, power: 1.0, end: 5, min_lr: 0.04, lag: 1}")
-    found = [rates(optimizers, graph, i)["networks.peer.head.0.bias"] for i in range(10)]
-    falling = [0.04 + 0.06 * (1 - i / 5) for i in range(5)]
-    assert found == pytest.approx([falling[0], *falling, *[0.04] * 4])
+@pytest.mark.parametrize("assignments, kind, wanted", [
+    (["networks.peer.optimizer={name: adam, lr: 0.001}",
+      "networks.peer.schedule={name: step, drop_every: 3, drop_factor: 0.5}"], torch.optim.Adam,
+     [0.001] * 3 + [0.0005] * 3 + [0.00025] * 2),
+    (["schedule={iterations: 10, power: 1.0, end: 5, min_lr: 0.04, lag: 1}"], torch.optim.SGD,
+     [0.1, 0.1, 0.088, 0.076, 0.064, 0.052, 0.04, 0.04]),
+])  # fmt: skip
+def test_settings_reach_the_optimizer_and_its_curve(made, assignments, kind, wanted):
+    optimizers, graph = made(*assignments)
+    assert type(optimizers[-1]) is kind
+    assert [rates(optimizers, graph, i)["networks.peer.head.0.bias"] for i in range(8)] == pytest.approx(wanted)
 
 
 def test_factors_of_networks_and_heads(made):
