@@ -42,21 +42,12 @@ def take(count, dataset=None, resize=None, seed=3, **options):
     return list(itertools.islice(training_batches(views, **{"start": 0, "batch_size": 4} | options), count))
 
 
-@pytest.mark.parametrize("length, batch_size", [(10, 4), (7, 3), (3, 8), (5, 5), (1, 2)])
-def test_each_epoch_shows_each_sample_once(length, batch_size):
-    seen = [sample for step in range(4 * length) for sample in samples_of_step(step, batch_size, length, seed=1)]
-    epochs = len(seen) // length
-    for number in range(epochs):
-        epoch = seen[number * length : (number + 1) * length]
-        assert [epoch_of for epoch_of, _ in epoch] == [number] * length
-        assert sorted(index for _, index in epoch) == list(range(length))
-
-
-def test_the_order_is_that_of_the_generators():
-    order = [index for epoch in range(3) for index in np.random.default_rng((5, epoch)).permutation(10)]
-    assert [index for step in range(7) for _, index in samples_of_step(step, 4, 10, seed=5)] == order[:28]
-    assert order[:10] != order[10:20]
-    assert samples_of_step(0, 4, 10, seed=5) != samples_of_step(0, 4, 10, seed=6)
+@pytest.mark.parametrize("length, batch_size, seed", [(10, 4, 5), (7, 3, 6), (3, 8, 7), (5, 5, 0), (1, 2, 1)])
+def test_each_epoch_shows_each_sample_once_in_the_order_of_its_generator(length, batch_size, seed):
+    seen = [sample for step in range(4 * length) for sample in samples_of_step(step, batch_size, length, seed)]
+    epochs = range(4 * batch_size)
+    order = [(epoch, index) for epoch in epochs for index in np.random.default_rng((seed, epoch)).permutation(length)]
+    assert seen == order
 
 
 def test_views_of_a_sample_differ_between_epochs_and_seeds():
