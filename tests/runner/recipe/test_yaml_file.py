@@ -1,5 +1,8 @@
 """Recipe files as YAML 1.2: what each spelling means, what is refused, and where each value was written."""
 
+import math
+import re
+
 import pytest
 
 from segkd.runner.recipe.mistakes import RecipeError
@@ -34,16 +37,11 @@ def mistakes_of(folder, text):
     ("7", 7), ("-3", -3), ("0x1F", 31), ("0o17", 15), ("08", "08"), ("1:30", "1:30"), ("2026-01-31", "2026-01-31"),
     ("true", True), ("False", False), ("~", None), ("null", None), ("", None), ("'no'", "no"), ('"1e-2"', "1e-2"),
     ("resnet18", "resnet18"), ("1e", "1e"), ("=", "="), ("[1, 1e1, a]", [1, 10.0, "a"]),
-    ("{b: {c: 1}}", {"b": {"c": 1}}),
+    ("{b: {c: 1}}", {"b": {"c": 1}}), (".inf", math.inf), ("-.inf", -math.inf), (".nan", math.nan),
 ])  # fmt: skip
 def test_plain_values(tmp_path, text, value):
     found = values_of(tmp_path, f"a: {text}\n")["a"]
-    assert found == value and type(found) is type(value)
-
-
-def test_infinity_and_not_a_number(tmp_path):
-    found = values_of(tmp_path, "a: .inf\nb: -.inf\nc: .nan\n")
-    assert (found["a"], found["b"]) == (float("inf"), float("-inf")) and found["c"] != found["c"]
+    assert repr(found) == repr(value), "of the same type too, and NaN is NaN"
 
 
 @pytest.mark.parametrize("word", ["yes", "No", "ON", "off", "y", "N"])
@@ -86,15 +84,8 @@ def test_aliases_repeat_and_merge_keys_are_refused(tmp_path):
     assert mistake.startswith(f"{tmp_path}/recipe.yaml:3: ") and "extends" in mistake
 
 
-def test_aliases_without_end(tmp_path):
-    (mistake,) = mistakes_of(tmp_path, "a: &a {b: *a}\n")
-    assert "an alias stands inside" in mistake
-    (mistake,) = mistakes_of(tmp_path, "a: " + "[" * 3000 + "]" * 3000)
-    assert "nest" in mistake and "depth" in mistake or "nested too deeply" in mistake
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
-    (mistake,) = mistakes_of(tmp_path, "\n".join(lines))
-    assert "more than 10000 values" in mistake
+# eight lists, each of ten times the one before it
+GROWING = "a0: &a0 [x]\n" + "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9))
 
 
 @pytest.mark.parametrize("text, told", [
@@ -102,11 +93,12 @@ def test_aliases_without_end(tmp_path):
     ("a: *b\n", ":1: not valid YAML: found undefined"),
     ("a: 1\n---\nb: 1\n", ":2: not valid YAML"), ("a: \x01\n", "not valid YAML: unacceptable"),
     ("", "a mapping of keys"), ("- 1\n", "a mapping of keys"),
-    ("? [a, b]\n: 1\n", ":1: only plain words can be keys"),
+    ("? [a, b]\n: 1\n", ":1: only plain words can be keys"), ("a: &a {b: *a}\n", "an alias stands inside"),
+    ("a: " + "[" * 3000 + "]" * 3000, "nesting depth|nested too deeply"), (GROWING, "more than 10000 values"),
 ])  # fmt: skip
 def test_files_that_are_no_recipe(tmp_path, text, told):
     (mistake,) = mistakes_of(tmp_path, text)
-    assert mistake.startswith(f"{tmp_path}/recipe.yaml") and told in mistake
+    assert mistake.startswith(f"{tmp_path}/recipe.yaml") and re.search(told, mistake)
 
 
 def test_files_that_cannot_be_read(tmp_path):
