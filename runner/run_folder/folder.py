@@ -65,6 +65,7 @@ class RunFolder:
         self.report_file = path / "report.md"
         self.curves_file = path / "curves.png"
         self.nan_file = path / "nan.json"  # the iteration whose loss was not finite, and its samples
+        self.wandb_id_file = path / "wandb-id"  # the wandb run to go on with
         self.lock_file = path / "lock"  # held while it trains
         self.exports = path / "export"  # what export.py writes unless told where
 
@@ -90,7 +91,7 @@ class RunFolder:
             shutil.rmtree(folder, ignore_errors=True)
         files = (self.environment_file, self.metrics_file, self.teachers_file, self.images_file, self.summary_file)
         # the recipe last: a folder without one is no run
-        for file in (*files, self.report_file, self.curves_file, self.nan_file, self.recipe_file):
+        for file in (*files, self.report_file, self.curves_file, self.nan_file, self.wandb_id_file, self.recipe_file):
             file.unlink(missing_ok=True)
 
     def checkpoint(self, iteration: int) -> Checkpoint:

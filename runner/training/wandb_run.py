@@ -9,7 +9,8 @@ from pathlib import Path
 from segkd.runner.console import say
 from segkd.runner.recipe.addresses import has_account
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.run_folder.folder import StudentFolder
+from segkd.runner.run_folder.folder import RunFolder, StudentFolder
+from segkd.runner.run_folder.replacing import write_text
 
 
 def optional(method: Callable) -> Callable:
@@ -50,6 +51,9 @@ class Dashboard:
         import wandb  # here: where it is missing or broken, those who disable it should not notice
 
         self.wandb = wandb
+        # a run that was killed before its first checkpoint has left its id here
+        known = RunFolder(recipe.folder).wandb_id_file
+        run_id = run_id or (known.read_text() if known.is_file() else None)
         self.run = wandb.init(
             project=recipe.tracking.project,
             group=group_of(recipe),
@@ -63,6 +67,7 @@ class Dashboard:
             config=recipe.model_dump(mode="json", by_alias=True) | {"method": recipe.method_name},
             settings=wandb.Settings(silent=True, console="off", init_timeout=60),
         )
+        write_text(known, self.run.id)
         # our own step: wandb's must rise, and points behind it would be lost after a resume from an older checkpoint
         self.run.define_metric("iteration")
         self.run.define_metric("*", step_metric="iteration")

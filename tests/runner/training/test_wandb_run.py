@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from segkd.runner.recipe.read import read
-from segkd.runner.run_folder.folder import StudentFolder
+from segkd.runner.run_folder.folder import RunFolder, StudentFolder
 from segkd.runner.training import wandb_run as dashboard
 from segkd.runner.training.wandb_run import Dashboard, has_account
 
@@ -65,7 +65,20 @@ def said(monkeypatch):
 
 
 def recipe(folder, *assignments):
-    return read(folder / "tiny.yaml", [f"tracking={{folder: {folder}, project: streets, group: seeds}}", *assignments])
+    """The recipe of a run that was begun."""
+    found = read(folder / "tiny.yaml", [f"tracking={{folder: {folder}, project: streets, group: seeds}}", *assignments])
+    found.folder.mkdir(exist_ok=True)
+    return found
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on_in_the_same_wandb_run(fake, folder):
+    asked = recipe(folder)
+    for known in (None, None, "checkpoint's"):
+        Dashboard(asked, known)
+    assert [options["id"] for options in fake.started] == [None, "abc", "checkpoint's"]
+    RunFolder(asked.folder).remove_run()
+    Dashboard(asked, None)
+    assert fake.started[-1]["id"] is None
 
 
 @pytest.mark.parametrize("asked, account, environment, mode", [
