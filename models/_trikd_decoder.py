@@ -17,13 +17,13 @@ Widths = tuple[Count, Count, Count, Count]
 
 
 class TriKDPyramid(nn.Module):
-    """x beside its averages over grids of bins x bins, each through 1x1 convolution, batch norm, ReLU and back to size.
+    """x beside its averages over grids of 1, 2, 3 and 6 bins, each through 1x1 convolution, batch norm, ReLU and back to size.
 
     Shapes:
-        x: (B, in_channels, h, w) -> (B, in_channels + len(bins) * width, h, w).
+        x: (B, in_channels, h, w) -> (B, in_channels + 4 * width, h, w).
     """
 
-    def __init__(self, in_channels: int, width: int, bins: tuple[int, ...] = BINS):
+    def __init__(self, in_channels: int, width: int):
         super().__init__()
         self.features = nn.ModuleList(
             nn.Sequential(
@@ -32,7 +32,7 @@ class TriKDPyramid(nn.Module):
                 nn.BatchNorm2d(width),
                 nn.ReLU(inplace=True),
             )
-            for count in bins
+            for count in BINS
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -63,9 +63,8 @@ def find(source: str, name: str = "student") -> Delivered:
     if not Path(source).exists():
         raise FileNotFoundError(f"there is no folder {source}; give a run folder or a student folder")
     student = find_student(source)
-    run = RunFolder.around(student.path)
-    if run is not None and run.path == student.path:  # an export, which carries the recipe it was made by
-        run = None
+    above = RunFolder(student.path.parent)
+    run = above if above.is_begun and above.student.path == student.path else None
     if name == "student":
         return Delivered(from_pretrained(student.path), student.read_config(), run)
     if run is None:
