@@ -4,7 +4,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from ._layouts import _segformer, aicsd, cirkd, mmseg, sam, segkd, torchvision, trikd, tsic, unimatch
+from ._layouts import _efficientnet, _segformer, aicsd, cirkd, mmseg, sam, segkd, torchvision, trikd, tsic, unimatch
 from ._layouts._layout import Described
 from ._layouts._segformer import SegFormerLayout
 
@@ -25,7 +25,7 @@ LAYOUTS = {
     "segkd": segkd,
 }
 # those that have files of an encoder alone
-ENCODER_FILES = (trikd, _segformer, mmseg, cirkd, unimatch, torchvision)
+ENCODER_FILES = (trikd, _segformer, _efficientnet, mmseg, cirkd, unimatch, torchvision)
 # those whose files may hold several networks that the layout itself takes apart
 PARTS = {"tsic": tsic.PARTS}
 

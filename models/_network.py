@@ -45,7 +45,8 @@ class Network(nn.Module):
         backbone: the encoder; its features become the network's.
         pretrained, backbone_weights: what the encoder starts from.
         align_corners: how scores are resized.
-        normalize: the constants of its images, a name in models/_prediction.py:CONSTANTS.
+        normalize: the constants of its images, a name in models/_prediction.py:CONSTANTS. An encoder that starts from
+            published weights has the constants they were trained with.
 
     Shapes:
         images: (B, 3, H, W) uint8 RGB. logits: (B, K, ceil(H / s), ceil(W / s)), s being the stride of the head.
@@ -76,6 +77,8 @@ class Network(nn.Module):
     aux_wanted = False
     # from RGB bytes to the range its weights were trained on
     normalize: Normalize
+    # what the published weights it starts from were trained with, None: it starts from none, or nobody knows
+    published_constants: str | dict | None = None
     # whether it reads a mask beside the images
     takes_prompt = False
     # how the names of the encoder's parameters begin: they learn at another rate than the head's
@@ -104,7 +107,9 @@ class Network(nn.Module):
             self.channels |= backbone.channels
             self.strides |= backbone.strides
             self.norms |= backbone.norms
-            load_backbone(backbone, pretrained, backbone_weights)
+            self.published_constants = load_backbone(backbone, pretrained, backbone_weights)
+            if self.published_constants is not None:
+                self.normalize = Normalize.of(self.published_constants)
 
     def add_features(self, names: Sequence[str], channels: int, stride: int) -> None:
         """Lists features of one size that come after the encoder's."""

@@ -115,6 +115,13 @@ class Normalize(nn.Module):
                 return name
         return {"mean": list(mean), "std": list(std), "order": self.order}
 
+    @property
+    def words(self) -> str:
+        """The constants in a sentence."""
+        mean, std = (" ".join(f"{value:.6g}" for value in table.flatten().tolist()) for table in (self.mean, self.std))
+        name = f"{self.constants}: " if isinstance(self.constants, str) else ""
+        return f"{name}mean {mean}, std {std}, {self.order}"
+
     def forward(self, images: Tensor) -> Tensor:
         if self.order == "bgr":
             images = images.flip(1)  # before the cast: a copy of bytes, not of floats

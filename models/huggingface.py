@@ -112,6 +112,7 @@ class HuggingFace(Network):
         self.class_names = [settings.id2label[i] for i in range(settings.num_labels)] if labels == "own" else None
         if name:
             self.normalize = read_normalize(name, revision)
+            self.published_constants = self.normalize.constants if pretrained else None
         self.extent = "fixed" if getattr(settings, "is_hybrid", False) else EXTENT.get(settings.model_type)
         patch = getattr(settings, "patch_size", None) if self.extent else None
         self.patch: int | None = patch if isinstance(patch, (int, type(None))) else patch[0]

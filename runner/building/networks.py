@@ -1,5 +1,6 @@
 """Builds the networks of a recipe and gives them their weights, whoever wrote them."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +19,8 @@ from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.seeds import seed_for
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.weights import Weights, find_weights
+
+logger = logging.getLogger(__name__)
 
 
 def build_networks(recipe: Recipe, dataset: Dataset, *, untrained: bool = False) -> dict[str, nn.Module]:
@@ -60,15 +63,29 @@ def build_network(
     with blaming(f"{owner}: "):
         built = parts.build("models", file, arguments, own_classes or num_classes)
     if weights is not None:
-        weights.check(model=file, normalize=network.normalize, owner=owner)
+        weights.check(model=file, normalize=network.constants, owner=owner)
         weights.load(built, owner=owner, strict=network.strict)
-    constants = network.normalize or (weights.normalize if weights else None)
-    if constants is not None:
-        built.normalize = Normalize.of(constants)
+    set_constants(built, network.constants, weights.normalize if weights else None, owner)
     if network.checkpointing:
         with blaming(f"{owner}."):
             checkpoint_blocks(built)
     return mapped(built, network, weights, class_names, owner) if network.class_map else built
+
+
+def set_constants(built: nn.Module, asked: str | dict | None, trained: str | dict | None, owner: str) -> None:
+    """Gives a network the constants the recipe asks for, else those its weights were trained with, and logs them.
+
+    The published weights an encoder starts from have constants, too; it is told where a recipe overrides what the
+    weights know.
+    """
+    known = trained if trained is not None else built.published_constants
+    if asked is not None or trained is not None:
+        built.normalize = Normalize.of(trained if asked is None else asked)
+    text = f"{owner}: images are normalised with {built.normalize.words}"
+    if known is None or Normalize.of(known).constants == built.normalize.constants:
+        logger.info("%s", text)
+    else:
+        logger.warning("%s, its weights were trained with %s", text, Normalize.of(known).words)
 
 
 @contextmanager

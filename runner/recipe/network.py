@@ -14,6 +14,15 @@ from segkd.runner.recipe.section import OtherRecipe, Section
 if TYPE_CHECKING:
     from segkd.runner.recipe.schema import Recipe
 
+Grey = Annotated[float, Field(ge=0, le=255)]
+Spread = Annotated[float, Field(ge=1, le=255)]
+
+
+class Constants(Section):
+    mean: tuple[Grey, Grey, Grey] = Field(description="in grey levels 0..255, in the channel order the network reads")
+    std: tuple[Spread, Spread, Spread] = Field(description="the same; published shares of 1 times 255")
+    order: Literal["rgb", "bgr"] = Field("rgb", description="the channel order the network reads")
+
 
 class Network(Section):
     source: Literal["segkd", "hf", "timm"] = Field(
@@ -39,7 +48,9 @@ class Network(Section):
         description="for a network with classes of its own: {its class: the data set's}, or names where they are equal",
     )
     prompted_by: str | None = Field(None, description="the network whose predicted classes this one gets as a prompt")
-    normalize: str | None = Field(None, description="imagenet, cirkd, sam, unit, none, its constants; default: its own")
+    normalize: Literal["imagenet", "cirkd", "sam", "unit", "none"] | Constants | None = Field(
+        None, description="its constants, by a published name or {mean, std, order}; default: those of its weights"
+    )
     lr_scale: NonNegativeFloat = Field(1.0, description="factor on the learning rate of this network")
     checkpointing: bool = Field(False, description="compute its blocks again in backward, which takes less memory")
     optimizer: Optimizer | None = Field(None, description="its own, in place of the recipe's")
@@ -51,6 +62,11 @@ class Network(Section):
     @classmethod
     def _of_a_model(cls, args: dict, said: pydantic.ValidationInfo) -> dict:
         return args if said.data.get("model") else {}  # a moving average has those of its network
+
+    @property
+    def constants(self) -> str | dict | None:
+        """`normalize` as models/_prediction.py:Normalize.of takes it."""
+        return self.normalize.model_dump(mode="json") if isinstance(self.normalize, Constants) else self.normalize
 
     @property
     def title(self) -> str:

