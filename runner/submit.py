@@ -49,8 +49,9 @@ from segkd.runner.recipe import parts
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.student_folder import StudentFolder
 from segkd.runner.run_folder.checksum import checksum
-from segkd.runner.run_folder.folder import RunFolder, StudentFolder
+from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.evaluation import label_map, progress

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segkd.models._weights import first_line
+from segkd.runner.recipe.student_folder import StudentFolder
 from segkd.runner.run_folder.checksum import checksum
-from segkd.runner.run_folder.folder import Checkpoint, RunFolder, StudentFolder
+from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 from segkd.runner.run_folder.replacing import remove_folder, replacing, restore_replaced
 
 

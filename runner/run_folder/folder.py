@@ -8,34 +8,8 @@ import numpy as np
 
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.student_folder import StudentFolder
 from segkd.runner.run_folder.metrics_file import read_rows
-
-
-class StudentFolder:
-    """A delivered network, which loads without its recipe."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.config_file = path / "config.json"  # model, arguments, classes, constants of normalisation
-        self.weights_file = path / "model.safetensors"  # all weights, under our names
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether both files are there."""
-        return self.config_file.is_file() and self.weights_file.is_file()
-
-    def read_config(self) -> dict:
-        """What a network is built from. ValueError where that is not JSON, or a field is missing."""
-        try:
-            config = json.loads(self.config_file.read_text())
-        except ValueError as error:
-            raise ValueError(f"{self.config_file} is no JSON ({error}); was it cut off?") from None
-        fields = {"model": str, "args": dict, "num_classes": int}
-        given = config if isinstance(config, dict) else {}
-        wrong = ", ".join(key for key, kind in fields.items() if not isinstance(given.get(key), kind))
-        if wrong:
-            raise ValueError(f"{self.config_file} was not written by segkd: {wrong} missing or of another type")
-        return config
 
 
 class Checkpoint:
@@ -59,7 +33,7 @@ class RunFolder:
         self.metrics_file = path / "metrics.jsonl"  # one line an iteration
         self.teachers_file = path / "teachers.json"  # scores of the frozen networks
         self.checkpoints = path / "checkpoints"  # step-<iteration>/, and the links `last` and `best`
-        self.student = StudentFolder(path / "student")
+        self.student = StudentFolder.of_run(path)
         self.images_file = path / "images.npz"  # counts of each validation image for the delivered student
         self.summary_file = path / "summary.json"  # what comparisons read
         self.report_file = path / "report.md"

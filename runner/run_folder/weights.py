@@ -1,15 +1,18 @@
 """Weights of whole networks: which file a path in a recipe means, whose it is, and whether it fits."""
 
 import functools
-import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from segkd.models import _checkpoints
-from segkd.models._weights import fill, read_weights
-from segkd.runner.run_folder.folder import Checkpoint, RunFolder, StudentFolder
+from segkd.models._weights import fill, read_part, refuse_irregular
+from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.run_folder.folder import Checkpoint, RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -18,7 +21,8 @@ class Weights:
 
     Attributes:
         file: where it lies. state: its entries, under the names of its own code.
-        layout, part: whose code, None while it is to be told by the keys; which network of a file of several.
+        layout, part: whose code, None while it is to be told by the keys; which network of these entries, if there are
+            several.
         config: of a network this project has delivered, what stands beside its weights; else empty.
     """
 
@@ -72,17 +76,27 @@ class Weights:
             raise ValueError(f"{owner}.weights: {error}; check model, args and the data set's class count") from None
 
     def entries_for(self, network: nn.Module) -> dict[str, Tensor]:
-        """The entries under our names, tables of positions resized to the network's."""
-        state, layout = self.state, self.layout
-        if layout is None and not self.config and state.keys() != network.state_dict().keys():
+        """The entries under our names, tables of positions resized to the network's.
+
+        Raises:
+            ValueError: no such layout or part, or several networks and nothing says which.
+        """
+        state, layout, part = self.state, self.layout, self.part
+        is_ours = self.config or (state.keys() == network.state_dict().keys() and layout is None)
+        if is_ours and part is not None:
+            raise ValueError(f"this file holds one network alone and no part {part!r}; leave part out")
+        if not is_ours:
+            state, part, prefix = _checkpoints.found_network(state, part)
+            if prefix:
+                logger.info("%s: the entries under %s are taken, without this beginning", self.file, prefix)
             try:
-                layout = _checkpoints.guess(state, self.part)
+                layout = layout or _checkpoints.guess(state, part)
             except ValueError:
-                if self.part is not None:
+                if part is not None:
                     raise
                 layout = None  # nobody's keys: what is wrong with them shows when they are compared with the network's
         if layout is not None:
-            state = _checkpoints.read(state, layout, self.part)
+            state = _checkpoints.read(state, layout, part)
         return network.fitted(state)
 
 
@@ -98,23 +112,23 @@ def find_weights(
     Raises:
         FileNotFoundError: nothing there, or a run that has not finished. ValueError: no file of weights.
     """
-    file = weights_file(Path(path))
     try:
-        state = read_weights(file, trust=trust)
+        file = weights_file(Path(path))
+        state, part = read_part(file, part, trust=trust)
+        beside = StudentFolder.around(file)
+        config = beside.read_config() if beside else {}
     except ValueError as error:
         raise ValueError(f"{owner}.weights: {error}") from None
-    beside = StudentFolder(file.parent).config_file
-    config = json.loads(beside.read_text()) if beside.is_file() else {}
-    # one without `model` is another library's, which lies beside weights of its own
-    return Weights(file, state, layout, part, config if "model" in config else {})
+    return Weights(file, state, layout, part, config)
 
 
 def weights_file(path: Path) -> Path:
     """The file of weights that a path in a recipe means."""
-    if path.is_file():
-        return path
     if not path.exists():
         raise FileNotFoundError(f"there are no weights at {path}; give a .safetensors or .pth file, or a run folder")
+    if not path.is_dir():
+        refuse_irregular(path)
+        return path
     candidates = (RunFolder(path).student.weights_file, StudentFolder(path).weights_file, Checkpoint(path).weights_file)
     for file in candidates:
         if file.is_file():

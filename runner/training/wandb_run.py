@@ -9,7 +9,8 @@ from pathlib import Path
 from segkd.runner.console import say
 from segkd.runner.recipe.addresses import has_account
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.run_folder.folder import RunFolder, StudentFolder
+from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.replacing import write_text
 
 

@@ -15,6 +15,8 @@ from segkd.runner.run_folder import checkpoint
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.weights import find_weights, weights_file
 
+PSPNET = {"model": "pspnet", "args": {}, "num_classes": 3}
+
 
 def network(value=0.0, width=3):
     built = Network(3)
@@ -46,7 +48,7 @@ def run(tmp_path):
     run = RunFolder(tmp_path / "run")
     for iteration in (1, 2):
         checkpoint.save(run, iteration, network(iteration).state_dict(), {"iteration": iteration}, keep_last=2, best=1)
-    checkpoint.export_student(run, run.checkpoint(1), {"model": "pspnet", "normalize": "imagenet"})
+    checkpoint.export_student(run, run.checkpoint(1), PSPNET | {"normalize": "imagenet"})
     run.recipe_file.write_text("name: run\n")
     return run.path
 
@@ -150,5 +152,5 @@ def test_a_run_of_another_network_or_normalisation(run):
             check_same_network(path, owner="networks.teacher", model="deeplabv3", normalize="imagenet")
         with pytest.raises(ValueError, match="trained with normalize: imagenet, the recipe says cirkd"):
             check_same_network(path, owner="networks.teacher", model="pspnet", normalize="cirkd")
-    (run / "student/config.json").write_text(json.dumps({"model": "pspnet"}))
+    (run / "student/config.json").write_text(json.dumps(PSPNET))
     check_same_network(run, owner="networks.teacher", model="pspnet", normalize="cirkd")

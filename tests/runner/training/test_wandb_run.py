@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from segkd.runner.recipe.read import read
-from segkd.runner.run_folder.folder import RunFolder, StudentFolder
+from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.training import wandb_run as dashboard
 from segkd.runner.training.wandb_run import Dashboard, has_account
 
@@ -133,7 +134,7 @@ def test_runs_of_one_experiment_are_a_group(fake, folder, name, assignments, gro
 
 
 def test_tags_of_a_distillation(fake, folder):
-    networks = "networks.teacher={model: deeplabv3, args: {backbone: resnet101}, train: false}"
+    networks = "networks.teacher={model: deeplabv3, args: {backbone: resnet101}, train: false, weights: random}"
     losses = "losses=[{loss: cross_entropy}, {loss: kl}, {loss: cwd}]"
     Dashboard(recipe(folder, networks, losses, f"method={'x' * 70}"), None)
     (options,) = fake.started
