@@ -9,7 +9,8 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ._prediction import Normalize
-from ._weights import first_line, shown
+from ._state_dicts import shown
+from ._weights import first_line, refuse_impossible
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ def _given_config(config: dict) -> PretrainedConfig:
 
 
 def _published_config(name: str, revision: str | None) -> PretrainedConfig:
+    if Path(name).is_dir():
+        refuse_pipes(Path(name))
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise _absent(name, FileNotFoundError("a folder without config.json"))
     try:
@@ -47,6 +50,13 @@ def _published_config(name: str, revision: str | None) -> PretrainedConfig:
             f"{name}: transformers {transformers.__version__} has no network for its config.json, and code that comes "
             f"with weights is never run: {first_line(error)}"
         ) from error
+
+
+def refuse_pipes(folder: Path) -> None:
+    """ValueError where a folder holds something that is no file and no folder: who reads a pipe waits for ever."""
+    for path in folder.iterdir():
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path} is a pipe, a socket or a device, and no file of a network")
 
 
 def _refuse_code(config: PretrainedConfig, source: str) -> None:
@@ -72,6 +82,18 @@ def architecture(config: PretrainedConfig, source: str) -> type[PreTrainedModel]
     raise ValueError(
         f"{source}: transformers {transformers.__version__} has no segmentation network of type {config.model_type}"
     )
+
+
+def own_names(config: PretrainedConfig, source: str) -> list[str]:
+    """The names of a published network's classes, in the order of its scores. ValueError: ids without a name."""
+    ids, count = sorted(int(index) for index in config.id2label), config.num_labels
+    if ids != list(range(count)):
+        missing = [str(index) for index in range(max(ids) + 1) if index not in ids]
+        raise ValueError(
+            f"{source}: id2label in its config.json names the ids {shown([str(index) for index in ids])}, and "
+            f"{shown(missing)} not; its {count} classes must be named 0 to {count - 1} without a gap"
+        )
+    return [config.id2label[index] for index in range(count)]
 
 
 def build(kind: type[PreTrainedModel], config: PretrainedConfig, source: str) -> PreTrainedModel:
@@ -107,7 +129,9 @@ def load(
             "%s has no weights that fit %d parameters, which start at random: %s", name, len(fresh), shown(fresh)
         )
     # a file in half precision gives a network in half precision
-    return network.float(), fresh
+    state = network.float().state_dict()
+    refuse_impossible(state, {key: x.float() if key in parameters else x for key, x in state.items()}, name)
+    return network, fresh
 
 
 def read_normalize(name: str, revision: str | None) -> Normalize:

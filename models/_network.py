@@ -61,6 +61,8 @@ class Network(nn.Module):
     # K; its names, None: they are the data set's
     num_classes: int
     class_names: Sequence[str] | None = None
+    # parameters that its published weights have nothing for, which start at random
+    fresh: Sequence[str] = ()
     # False: a teacher of features alone, whose predictions have no logits
     gives_logits = True
     # whether the scores' corners are the image's when they are resized to it
@@ -115,6 +117,9 @@ class Network(nn.Module):
         """Lists features of one size that come after the encoder's."""
         self.channels |= dict.fromkeys(names, channels)
         self.strides |= dict.fromkeys(names, stride)
+
+    def name_classes(self, names: Sequence[str]) -> None:
+        """Tells a network that carries its classes' names with it those of the data set it is for; most carry none."""
 
     def measure(self, name: str) -> None:
         """Lists a feature whose size is looked for only when it is asked for; most networks have none."""

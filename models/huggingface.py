@@ -1,6 +1,7 @@
 """Any segmentation network of Hugging Face's transformers, per-pixel or by mask classification."""
 
 import logging
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -8,11 +9,12 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from ._hub import architecture, build, load, read_config, read_normalize
+from ._hub import architecture, build, load, own_names, read_config, read_normalize
 from ._network import Network
+from ._state_dicts import shown
 from ._taps import Form, as_feature, as_in_inference, before_classifier, cropped, form_of, grid, reached, watched
 from ._universal import universal_scores
-from ._weights import first_line, shown
+from ._weights import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ class HuggingFace(Network):
         config: a configuration with `model_type` in place of a name, as in a config.json; random weights.
         labels: `dataset`: K classes, a classifier that knows another number starts at random. `own`: the classes it
             was published with, K or not, for a teacher seen through a class map. None: `own` if its published
-            weights have a segmentation head, else `dataset`.
+            weights have a segmentation head, else `dataset`; a recipe's trained network without a class map has
+            `dataset` for None.
 
     Attributes:
         normalize: the constants saved with the network, ImageNet's where there are none.
@@ -99,6 +102,7 @@ class HuggingFace(Network):
             labels = "own" if pretrained and kind.__name__ in (settings.architectures or ()) else "dataset"
         if labels == "dataset" and settings.num_labels != num_classes:
             settings.num_labels = num_classes
+        names = own_names(settings, source) if labels == "own" else None
         self.network, fresh = (
             load(kind, settings, name, revision) if pretrained else (build(kind, settings, source), [])
         )
@@ -109,7 +113,7 @@ class HuggingFace(Network):
         self.settings = settings
         self.per_pixel = type(settings) in transformers.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
         self.num_classes = settings.num_labels
-        self.class_names = [settings.id2label[i] for i in range(settings.num_labels)] if labels == "own" else None
+        self.class_names = names
         if name:
             self.normalize = read_normalize(name, revision)
             self.published_constants = self.normalize.constants if pretrained else None
@@ -125,11 +129,19 @@ class HuggingFace(Network):
         self.has_aux = getattr(self.network, "auxiliary_head", None) is not None
         self.forms: dict[str, Form] = {}
         self.unreached = self._probe()
+        self.fresh = [key for key in fresh if f"network.{key}" not in self.unreached]
         self.network.train()
 
     def arguments_without_files(self, arguments: dict) -> dict:
         """Its whole configuration, in place of the folder or the hub it came from."""
         return {"config": self.settings.to_dict()}
+
+    def name_classes(self, names: Sequence[str]) -> None:
+        """Writes the K names into the configuration, which goes wherever the network goes."""
+        if len(names) == self.num_classes:
+            for settings in (self.settings, self.network.config):
+                settings.id2label = dict(enumerate(names))
+                settings.label2id = {name: index for index, name in enumerate(names)}
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
         size = (x.shape[-2], x.shape[-1])

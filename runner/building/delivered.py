@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from segkd.models._class_map import ClassMapped
 from segkd.models._weights import fill
 from segkd.runner.building.networks import build_network, weights_path
+from segkd.runner.recipe.network import RANDOM
+from segkd.runner.recipe.student_folder import StudentFolder
 from segkd.runner.run_folder import checkpoint
-from segkd.runner.run_folder.folder import RunFolder, StudentFolder
+from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.pretrained import description, find_student, from_pretrained
 
 DEFAULT_SIZE = (512, 512)  # of a student folder without its run
@@ -82,12 +84,13 @@ def _companion(run: RunFolder, name: str, student: dict) -> Delivered:
     frozen = not entry.train and entry.ema_of is None
     if frozen and weights_path(entry) is None and like.source == "segkd":
         raise ValueError(f"--network {name} has no weights in the recipe: it was never trained")
-    start = like if frozen else like.model_copy(update={"weights": None})
+    start = like if frozen else like.model_copy(update={"weights": RANDOM})
     network = build_network(name, start, student["num_classes"], recipe.seed, student["class_names"])
     if not frozen:
         saved = run.checkpoint(student["iteration"])
         fill(network, _state_of(name, checkpoint.load(saved)), f"{name} in {saved.path}")
-    if isinstance(network, ClassMapped):  # what others load has the classes it was made with
+    is_mapped = isinstance(network, ClassMapped)
+    if is_mapped:  # what others load has the classes it was made with
         network = network.network
     args = like.args
     if network.lora_rank:
@@ -95,7 +98,7 @@ def _companion(run: RunFolder, name: str, student: dict) -> Delivered:
         args = args | {"lora_rank": 0}
     config = {"network": name, **description(network, like.source, like.model, args), "recipe": recipe.name}
     config["class_names"] = network.class_names
-    if network.num_classes == student["num_classes"]:
+    if not is_mapped and network.num_classes == student["num_classes"]:
         config |= {key: student[key] for key in ("class_names", "palette", "ignore_index")}
     known = run.read_teachers()
     if name in known:

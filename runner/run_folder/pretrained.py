@@ -15,7 +15,8 @@ from segkd.models._prediction import Normalize
 from segkd.models._weights import fill, read_weights
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import did_you_mean, dotted
-from segkd.runner.run_folder.folder import RunFolder, StudentFolder
+from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.run_folder.folder import RunFolder
 
 # arguments that say where weights to start from are: a network built without downloading or reading any
 WITHOUT_DOWNLOADS = {"pretrained": False, "backbone_weights": None}
@@ -102,4 +103,5 @@ def build(config: dict, source: str) -> nn.Module:
     if config.get("normalize") is not None:
         network.normalize = Normalize.of(config["normalize"])
     network.class_names = config.get("class_names") or [str(index) for index in range(config["num_classes"])]
+    network.name_classes(network.class_names)
     return network.eval()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 
 import pytest
 import torch
@@ -58,6 +59,48 @@ def test_a_student_gets_the_data_sets_classes(tmp_path, caplog):
     assert bare.num_classes == K and not torch.equal(
         bare.network.decode_head.linear_fuse.weight, published.decode_head.linear_fuse.weight
     )
+
+
+def test_the_data_sets_names_go_wherever_the_network_goes(tmp_path):
+    folder, _ = saved(tmp_path)
+    for count in (3, K):  # as many classes as it was published with, and others
+        names = [f"ours {index}" for index in range(count)]
+        net = HuggingFace(count, name=folder, labels="dataset")
+        net.name_classes(names)
+        net.network.save_pretrained(tmp_path / f"{count}")
+        written = json.loads((tmp_path / f"{count}/config.json").read_text())
+        config = net.arguments_without_files({})["config"]
+        assert [*written["id2label"].values()] == [*config["id2label"].values()] == names
+        assert written["label2id"] == config["label2id"] == {name: index for index, name in enumerate(names)}
+
+
+def test_classes_of_its_own_have_names_without_gaps(tmp_path):
+    folder, _ = saved(tmp_path)
+    config = json.loads((tmp_path / "published/config.json").read_text())
+    config["id2label"] = {"0": "wall", "1": "sky", "4": "tree"}
+    (tmp_path / "published/config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="names the ids 0, 1, 4, and 2, 3 not; its 3 classes must be named 0 to 2 wit"):
+        HuggingFace(K, name=folder)
+    assert HuggingFace(3, name=folder, labels="dataset").num_classes == 3
+
+
+def test_published_weights_that_no_network_can_have(tmp_path):
+    folder, published = saved(tmp_path)
+    with torch.no_grad():
+        published.decode_head.classifier.bias[1] = torch.nan
+        published.decode_head.batch_norm.running_var[0] = -1
+    published.save_pretrained(folder)
+    told = r"NaN or infinite: decode_head.classifier.bias; 1 of negative variances: decode_head.batch_norm.running_var"
+    with pytest.raises(ValueError, match=told):
+        HuggingFace(K, name=folder)
+
+
+def test_a_pipe_in_a_folder_is_not_read(tmp_path):
+    folder, _ = saved(tmp_path)
+    (tmp_path / "published/preprocessor_config.json").unlink()
+    os.mkfifo(tmp_path / "published/preprocessor_config.json")
+    with pytest.raises(ValueError, match="preprocessor_config.json is a pipe, a socket or a device"):
+        HuggingFace(K, name=folder)
 
 
 def test_a_classifier_of_images_gives_the_encoder(tmp_path):
