@@ -34,14 +34,16 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from segkd.runner.building.device import peak_memory, prepare_for_device, start_accelerator
+from segkd.runner.building.first_look import refuse_broken_teachers
 from segkd.runner.building.graph import Graph, weighted
 from segkd.runner.building.losses import build_graph
-from segkd.runner.building.networks import build_networks, weights_are_there, weights_path
+from segkd.runner.building.networks import build_networks, random_starts, weights_are_there, weights_path
 from segkd.runner.building.optimizers import build_optimizers, take_step
 from segkd.runner.building.shapes import crops, shape_graph, shape_predictions, without_autocast
 from segkd.runner.console import clock, say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
+from segkd.runner.recipe.network import RANDOM
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.term import Ramp
 from segkd.runner.scoring.cost import flops, wait_for_gpu
@@ -106,6 +108,9 @@ def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator)
     networks = build_networks(recipe, train_set, untrained=True)
     graph = build_graph(recipe, networks, train_set.ignore_index)
     prepare_for_device(graph, recipe, accelerator)
+    refuse_broken_teachers(graph, recipe, train_set, accelerator)
+    for line in random_starts(recipe):
+        say(f"start     {line.removeprefix(f'{recipe.name}: ')}")
     image = crops(recipe, 1, accelerator.device)
     for name in networks:
         say(described(name, graph, recipe, image))
@@ -165,7 +170,10 @@ def missing(recipe: Recipe) -> list[str]:
         if folder and not Path(folder).is_dir()
     ]
     for name, network in recipe.networks.items():
-        files = {"weights": network.weights, "args.backbone_weights": network.args.get("backbone_weights")}
+        files = {
+            "weights": None if network.weights == RANDOM else network.weights,
+            "args.backbone_weights": network.args.get("backbone_weights"),
+        }
         for key, file in files.items():
             if isinstance(file, str) and not Path(file).exists():
                 lines.append(f"weights   networks.{name}.{key}: there is no {file} here")

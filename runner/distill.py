@@ -35,9 +35,10 @@ from segkd.runner.building.device import (
     share_running_statistics,
     start_accelerator,
 )
+from segkd.runner.building.first_look import refuse_broken_teachers
 from segkd.runner.building.graph import weighted
 from segkd.runner.building.losses import build_graph, rehearse
-from segkd.runner.building.networks import build_networks
+from segkd.runner.building.networks import build_networks, random_starts
 from segkd.runner.building.optimizers import build_optimizers, set_rates, take_step
 from segkd.runner.console import say
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
@@ -59,6 +60,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
     views = build_views(recipe)
     graph = build_graph(recipe, build_networks(recipe, train_set), train_set.ignore_index)
     prepare_for_device(graph, recipe, accelerator)
+    refuse_broken_teachers(graph, recipe, train_set, accelerator)
     wrapped, *optimizers = accelerator.prepare(graph, *build_optimizers(recipe, graph))
     state = TrainingState.begin(recipe, graph, optimizers, accelerator)
 
@@ -68,6 +70,8 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
         state.restore(last)
         if accelerator.is_main_process:
             say(f"{recipe.name}: going on from iteration {state.iteration}")
+    for line in random_starts(recipe) if last is None and accelerator.is_main_process else ():
+        say(line)
 
     run, parts, iterations = RunFolder(recipe.folder), recipe.loop.accumulate, recipe.schedule.iterations
     batches = build_training_batches(recipe, train_set, unlabelled_set, views, accelerator, start=state.iteration)

@@ -2,7 +2,7 @@
 
 import pytest
 
-TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false}"
+TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false, weights: random}"
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def test_check_reports_every_part_and_writes_nothing(check, folder):
     result = check(TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, weight: 10, after: 2}]", "loop.accumulate=2")
     assert result.code == 0, result.err
     firsts = [line.split()[0] for line in result.out.splitlines() if line[:1].strip()]
-    assert firsts == ["recipe", "data", "labels", "network", "network", "term", "term", "cost", "verdict"]
+    assert firsts == ["recipe", "data", "labels", "start", "network", "network", "term", "term", "cost", "verdict"]
     assert "15 images to train on" in result.out and "student: pspnet mobilenetv2_035, trained" in result.out
     assert "teacher: deeplabv3 resnet18, frozen" in result.out and "this recipe will run" in result.out
     assert "fitnet" in result.out and "(iteration 3)" in result.out, "the term behind its gate is tried too"
@@ -43,7 +43,7 @@ def test_check_without_data(check, folder):
     result = check(
         "--no-data",
         "data={dataset: camvid, root: nowhere, args: {}, crop_size: [96, 64], unlabelled: {images: no_images}}",
-        TEACHER.replace("train: false", "weights: teacher.pth, train: false"),
+        TEACHER.replace("weights: random", "weights: teacher.pth"),
         "networks.student.args.pretrained=true",
         "losses=[{loss: cross_entropy}, {loss: fitnet, weight: 10, after: 2, on: both}]",
     )
