@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 from segkd.models._checkpointing import checkpoint_blocks
 from segkd.models._class_map import ClassMapped, read_class_map
 from segkd.models._prediction import Normalize
+from segkd.models._state_dicts import shown
 from segkd.runner.recipe import parts
-from segkd.runner.recipe.network import Network
+from segkd.runner.recipe.network import RANDOM, Network
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import OtherRecipe
@@ -29,11 +30,13 @@ def build_networks(recipe: Recipe, dataset: Dataset, *, untrained: bool = False)
     `untrained` leaves those without weights whose own recipe has not been trained yet.
     """
     built = {}
+    for name, words in recipe.told_by_weights.items():
+        logger.info("networks.%s: its weights tell that it is %s", name, words)
     for name, network in recipe.networks.items():
         if network.ema_of is not None:
             continue
         if untrained and isinstance(network.weights, OtherRecipe) and not weights_are_there(network):
-            network = network.model_copy(update={"weights": None})
+            network = network.model_copy(update={"weights": RANDOM})
         built[name] = build_network(
             name, network, dataset.num_classes, recipe.seed, dataset.class_names, trust=recipe.trust_checkpoint
         )
@@ -59,17 +62,65 @@ def build_network(
         weights = find_weights(path, owner=owner, layout=network.layout, part=network.part, trust=trust)
     torch.manual_seed(seed_for(seed, "network", name))
     file, arguments = parts.network_part(network.source, network.model, network.args)
+    if file == "huggingface":
+        arguments = arguments | classes_of_huggingface(network)
     own_classes = weights.num_classes if network.class_map and weights else None
     with blaming(f"{owner}: "):
         built = parts.build("models", file, arguments, own_classes or num_classes)
+    if built.gives_logits and not network.class_map:
+        refuse_other_classes(built, weights, class_names, num_classes, owner)
     if weights is not None:
         weights.check(model=file, normalize=network.constants, owner=owner)
         weights.load(built, owner=owner, strict=network.strict)
+    elif not network.train and built.fresh and network.weights != RANDOM:
+        raise ValueError(
+            f"{owner} is frozen and its published weights have nothing for {shown(built.fresh)}, which would stay "
+            f"random; set args.labels: own with a class_map, or write weights: random if that is meant"
+        )
     set_constants(built, network.constants, weights.normalize if weights else None, owner)
     if network.checkpointing:
         with blaming(f"{owner}."):
             checkpoint_blocks(built)
-    return mapped(built, network, weights, class_names, owner) if network.class_map else built
+    if network.class_map:
+        return mapped(built, network, weights, class_names, owner)
+    if built.class_names is None:
+        built.name_classes(class_names)
+    return built
+
+
+def classes_of_huggingface(network: Network) -> dict:
+    """The arguments that decide whose classes a network of transformers has, where the recipe leaves them open.
+
+    What is trained for the data set has the data set's classes, not those it was published with. One whose weights are
+    named needs no published ones, and has the classes of those weights.
+    """
+    decided = {}
+    if network.weights is not None:
+        decided = {"pretrained": False, "labels": "dataset"}
+        if network.weights == RANDOM and network.class_map and network.source == "hf":
+            decided["labels"] = "own"
+    elif network.train and not network.class_map:
+        decided = {"labels": "dataset"}
+    return {key: value for key, value in decided.items() if network.args.get(key) is None}
+
+
+def refuse_other_classes(
+    built: nn.Module, weights: Weights | None, ours: Sequence[str], count: int, owner: str
+) -> None:
+    """ValueError for a network, or weights, of another number of classes than the data set has, or in another order.
+
+    Args:
+        ours: the data set's names, none where they are not known. count: how many classes it has.
+    """
+    theirs = (weights.num_classes if weights else None) or built.num_classes
+    names = (weights.class_names if weights else None) or built.class_names or []
+    where = weights.file if weights else "its published network"
+    remedy = "say with class_map which of its classes are which of the data set's"
+    if theirs != count:
+        told = f"{where} has {theirs} classes and the data set has {count}"
+        raise ValueError(f"{owner}: {told}; {remedy}, or give it weights of this data set")
+    if list(names) != list(ours) and sorted(names) == sorted(ours):
+        raise ValueError(f"{owner}: {where} has the data set's classes in another order; write class_map: names")
 
 
 def set_constants(built: nn.Module, asked: str | dict | None, trained: str | dict | None, owner: str) -> None:
@@ -101,11 +152,20 @@ def mapped(
     built: nn.Module, network: Network, weights: Weights | None, class_names: Sequence[str], owner: str
 ) -> nn.Module:
     """A network with classes of its own as one with the data set's."""
-    names = built.class_names or (weights.class_names if weights else None)
-    theirs = names or [str(index) for index in range(built.num_classes)]
+    names = (weights.class_names if weights else None) or built.class_names
+    built.class_names = theirs = names or [str(index) for index in range(built.num_classes)]
     with blaming(f"{owner}."):
         groups = read_class_map(network.class_map, theirs, class_names)
         return ClassMapped(built, groups, theirs, class_names, name=owner)
+
+
+def random_starts(recipe: Recipe) -> list[str]:
+    """A line for each trained network that starts from random weights without the recipe saying so."""
+    return [
+        f"{recipe.name}: {name} ({network.title}) starts from random weights"
+        for name, network in recipe.networks.items()
+        if network.train and not network.has_start and network.weights != RANDOM
+    ]
 
 
 def weights_are_there(network: Network) -> bool:
@@ -117,4 +177,4 @@ def weights_path(network: Network) -> str | None:
     """Where a network's weights lie: the path in the recipe, or the run folder of the recipe that trains it."""
     if isinstance(network.weights, OtherRecipe):
         return str(read(network.weights.recipe).folder)
-    return network.weights
+    return None if network.weights == RANDOM else network.weights

@@ -24,6 +24,9 @@ class Constants(Section):
     order: Literal["rgb", "bgr"] = Field("rgb", description="the channel order the network reads")
 
 
+RANDOM = "random"  # the word for weights that come from nowhere
+
+
 class Network(Section):
     source: Literal["segkd", "hf", "timm"] = Field(
         "segkd", description="whose network: ours, one of Hugging Face's, or a head of ours on any encoder of timm's"
@@ -31,12 +34,19 @@ class Network(Section):
     model: str | None = Field(
         None,
         description="file name in models/; with hf a hub id or a local folder; with timm the encoder's name there, "
-        "under the head args.head names (deeplabv3)",
+        "under the head args.head names (deeplabv3); may be left out where weights tell it, as those of a run do",
     )
-    args: dict = Field({}, description="the network's own arguments")
-    weights: str | OtherRecipe | None = Field(None, description="a file, a run folder, or {recipe: path}")
+    args: dict = Field({}, description="the network's own arguments; those that its weights tell may be left out")
+    weights: str | OtherRecipe | None = Field(
+        None,
+        description="a file, a run folder, {recipe: path}, or random, which a frozen network without weights must say",
+    )
     layout: str | None = Field(None, description="whose names weights use (models/_checkpoints.py); default: guessed")
-    part: str | None = Field(None, description="of weights with several networks: student, teacher, tiny, cnn, vit")
+    part: str | None = Field(
+        None,
+        description="which of several in a file of weights: a network (student, teacher, tiny, cnn, vit), or the key a "
+        "set of weights lies under, such as model_ema",
+    )
     strict: bool = Field(True, description="false accepts weights that do not cover the whole network")
     train: bool | Literal["lora"] = Field(
         True,
@@ -69,6 +79,21 @@ class Network(Section):
         return self.normalize.model_dump(mode="json") if isinstance(self.normalize, Constants) else self.normalize
 
     @property
+    def has_start(self) -> bool:
+        """Whether any of its weights come from a file, a download or another network."""
+        if self.ema_of is not None or self.weights not in (None, RANDOM):
+            return True
+        file, arguments = parts.network_part(self.source, self.model, self.args)
+        if file == "huggingface":
+            return bool(arguments.get("name")) and arguments.get("pretrained") is not False
+        return bool(arguments.get("pretrained") or arguments.get("backbone_weights"))
+
+    @property
+    def weights_words(self) -> str:
+        """What messages call its weights: their path, or that of the recipe that makes them."""
+        return self.weights.recipe if isinstance(self.weights, OtherRecipe) else str(self.weights)
+
+    @property
     def title(self) -> str:
         """What tables call the network: `deeplabv3 resnet18`, `pspnet timm/convnext_tiny`, `average of student`."""
         if self.ema_of is not None:
@@ -81,8 +106,18 @@ class Network(Section):
 
     def wrong(self, name: str, recipe: "Recipe") -> Iterator[Mistake]:
         """What this network, called `name`, asks of others that they cannot give, or says twice."""
-        if (self.model is None) == (self.ema_of is None):
+        if self.model is None and self.ema_of is None and self.weights not in (None, RANDOM):
+            yield (
+                ("weights",),
+                f"{self.weights_words} tells no network (or is not there yet); name its model: and args:",
+            )
+        elif (self.model is None) == (self.ema_of is None):
             yield (), "must name either a model: or the network it is the moving average of, ema_of:"
+        elif not self.train and not self.has_start and self.weights != RANDOM:
+            text = (
+                "is frozen and nothing gives it weights, so what it teaches is noise; name them (a file, a run folder, "
+            )
+            yield (), f"{text}{{recipe: path}}), or write weights: random if that is meant"
         others = [known for known in recipe.networks if known != name]
         for key, other in (("prompted_by", self.prompted_by), ("ema_of", self.ema_of)):
             if other is not None and other not in others:

@@ -13,6 +13,7 @@ from segkd.runner.recipe.mistakes import Key, Mistake, Origins, RecipeError, did
 from segkd.runner.recipe.protocols import change_protocol, fixed_by, protocol_in, wrong_fields
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import OtherRecipe
+from segkd.runner.recipe.told_by_weights import Told, fill, told_by
 from segkd.runner.recipe.yaml_file import expanded, override, read_with_traps, value_at
 
 # where a recipe names files and folders
@@ -45,7 +46,8 @@ def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint:
     values, origins, traps = _read_values(source, assignments)
     for place in PATHS:  # a stranger's recipe learns nothing of this machine
         _expand(values, place, lambda key: source.root is None or origins.by_hand(key))
-    wrong_parts = _complete_parts(values)
+    wrong_parts, told = _complete_networks(values, source)
+    wrong_parts += _complete_parts(values)
     recipe, mistakes = _validate(values)
     mistakes += wrong_parts
     if recipe is None:  # what is left without the mistakes may show more of them
@@ -57,6 +59,7 @@ def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint:
     completed = _with_paths(recipe.complete(), source)
     completed = completed.model_copy(update={"evaluate": completed.evaluate.model_copy(update=fixed_by(recipe))})
     completed._trust_checkpoint, completed._assignments = trust_checkpoint, tuple(assignments)
+    completed._told = told
     return completed
 
 
@@ -175,6 +178,42 @@ def _parts_of(values: dict) -> Iterator[tuple[str, object, Key | None, Key]]:
     for name in metrics if isinstance(metrics, dict) else ():
         here = ("evaluate", "metrics", name)
         yield parts.METRICS, name, here, here
+
+
+def _complete_networks(values: dict, source: Source) -> tuple[list[Mistake], dict[str, str]]:
+    """Writes out what the weights of networks tell and the recipe does not say, in place.
+
+    Returns:
+        What it says and they contradict; network -> what was taken from its weights, in words.
+    """
+    mistakes: list[Mistake] = []
+    words: dict[str, str] = {}
+    networks = values.get("networks")
+    for name, entry in networks.items() if isinstance(networks, dict) else ():
+        weights, layout, part = (value_at(entry, key) for key in ("weights", "layout", "part"))
+        other = value_at(weights, "recipe")
+        told = None
+        if isinstance(weights, str):
+            told = told_by(weights, layout, part)
+        elif isinstance(other, str) and entry.get("model") is None:
+            told = _told_by_recipe(source.other(other))
+        if told is not None and isinstance(told.model, str):
+            wrong, taken = fill(entry, told, other or weights)
+            mistakes += [(("networks", name, *key), text) for key, text in wrong]
+            words |= {name: taken} if taken else {}
+    return mistakes, words
+
+
+def _told_by_recipe(path: str) -> Told | None:
+    """The student of a recipe that is to be trained first; None where that is not there or says no model."""
+    try:
+        student = read_as_written(path).networks.get("student")
+    except FileNotFoundError:
+        return None
+    if student is None or student.model is None:
+        return None
+    file, arguments = parts.network_part(student.source, student.model, student.args)
+    return Told(file, arguments, certain=True)
 
 
 def _complete_parts(values: dict) -> list[Mistake]:

@@ -133,6 +133,7 @@ class Recipe(Section):
     # not fields: no recipe can set them, only the command line
     _trust_checkpoint: bool = pydantic.PrivateAttr(False)
     _assignments: tuple[str, ...] = pydantic.PrivateAttr(())
+    _told: dict[str, str] = pydantic.PrivateAttr({})
 
     def __eq__(self, other: object) -> bool:
         """Whether two recipes say the same, whatever made them say it."""
@@ -147,6 +148,11 @@ class Recipe(Section):
     def assignments(self) -> tuple[str, ...]:
         """What the command line set, as key=value."""
         return self._assignments
+
+    @property
+    def told_by_weights(self) -> dict[str, str]:
+        """Network -> what its weights have told of it and the recipe had not said, in words."""
+        return self._told
 
     @property
     def others(self) -> list[OtherRecipe]:

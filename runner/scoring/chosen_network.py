@@ -1,6 +1,5 @@
 """The network a score is asked for: a run's, from a file of any code, from a folder that describes it, or several."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from segkd.runner.building.graph import Graph
 from segkd.runner.building.networks import build_network, mapped, weights_path
 from segkd.runner.recipe.mistakes import did_you_mean
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.run_folder.folder import RunFolder, StudentFolder
+from segkd.runner.recipe.student_folder import StudentFolder
 from segkd.runner.run_folder.pretrained import from_pretrained
 from segkd.runner.scoring.evaluation import Together
 
@@ -62,7 +61,7 @@ def choose_network(
 def _network(name: str, recipe: Recipe, dataset: Dataset, run: Path, weights: GivenWeights) -> tuple[nn.Module, str]:
     """One network with the data set's classes, and where its weights are from."""
     entry, owner, path = recipe.networks[name], f"networks.{name}", weights.path
-    described = None if weights.layout or weights.part else _described(path)
+    described = None if path is None or weights.layout or weights.part else StudentFolder.around(Path(path))
     if described is not None:
         network, origin = from_pretrained(described.path), path
     elif path is None and name != "student" and (entry.train or entry.ema_of):
@@ -87,12 +86,3 @@ def _network(name: str, recipe: Recipe, dataset: Dataset, run: Path, weights: Gi
             f"on the data it was trained for, or give {owner} a class_map"
         )
     return network, origin
-
-
-def _described(path: str | None) -> StudentFolder | None:
-    """The student folder that a path means and that describes the network in it, None where there is none."""
-    for student in (RunFolder(path).student, StudentFolder(Path(path))) if path else ():
-        # a config.json without `model` is another library's
-        if student.config_file.is_file() and "model" in json.loads(student.config_file.read_text()):
-            return student
-    return None

@@ -39,7 +39,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         data={"dataset": "synthetic", "crop_size": tuple(options.crop), "batch_size": options.batch},
         networks={
             "student": {"model": "deeplabv3", "args": STUDENT},
-            "teacher": {"model": "deeplabv3", "args": TEACHER, "train": False},
+            "teacher": {"model": "deeplabv3", "args": TEACHER, "train": False, "weights": "random"},
         },
         losses=[{"loss": "kl", "label": "kl", "from": "teacher"}],
         schedule={"iterations": 1},

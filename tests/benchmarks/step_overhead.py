@@ -32,7 +32,7 @@ name: overhead
 data: {dataset: synthetic, crop_size: [96, 128], batch_size: 8, workers: 1}
 networks:
   student: {model: deeplabv3, args: {backbone: mobilenetv2_035, output_stride: 16}}
-  teacher: {model: deeplabv3, args: {backbone: resnet18, output_stride: 8}, train: false}
+  teacher: {model: deeplabv3, args: {backbone: resnet18, output_stride: 8}, train: false, weights: random}
 losses:
   - {loss: cross_entropy}
   - {loss: kl, args: {temperature: 2.0}}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false}"
+TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false, weights: random}"
 CLASSES = "args: {class_names: [a, b, c]}"
 FOLDER = f"data={{dataset: folder, root: data, {CLASSES}, crop_size: [32, 32], batch_size: 4, workers: 1}}"
 
@@ -96,9 +96,11 @@ def test_teacher_and_student_of_different_class_counts(distill, folder, assert_r
     make_images(folder)
     assert distill("tiny.yaml", "name=eight", "schedule.iterations=1").code == 0
     teacher = TEACHER.replace("deeplabv3", "pspnet").replace("resnet18", "mobilenetv2_035")
-    teacher = teacher.replace("train: false", "train: false, weights: runs/eight")
+    teacher = teacher.replace("weights: random", "weights: runs/eight")
     result = distill("tiny.yaml", FOLDER, "losses=[{loss: cross_entropy}, {loss: kl}]", teacher)
-    assert_refused(result, "networks.teacher", "classifier.weight is (8, 8, 1, 1) there, (3, 8, 1, 1) here")
+    assert_refused(
+        result, "networks.teacher: runs/eight/student", "has 8 classes and the data set has 3; say with class_map"
+    )
 
 
 def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folder, assert_refused, explosive):
@@ -107,7 +109,7 @@ def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folde
     (folder / "cut.safetensors").write_bytes(good[: len(good) // 2])
     (folder / "code.pth").write_bytes(pickle.dumps({"state_dict": explosive}))
     for weights, words in (
-        ("runs/tiny", ["runs/tiny/student was trained with model: pspnet, the recipe says deeplabv3"]),
+        ("runs/tiny", ["runs/tiny was trained as pspnet mobilenetv2_035, the recipe says deeplabv3"]),
         ("cut.safetensors", ["cut.safetensors", "truncated?"]),
         ("code.pth", ["code.pth", "no file of weights"]),
     ):

@@ -9,7 +9,7 @@ import torch
 from segkd.runner.building.networks import build_network
 from segkd.runner.recipe.read import read
 
-TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false}"
+TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false, weights: random}"
 PLAIN_SGD = ["optimizer={lr: 0.01, momentum: 0, weight_decay: 0}", "schedule={iterations: 1, name: constant}"]
 
 

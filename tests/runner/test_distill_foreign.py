@@ -35,7 +35,7 @@ def test_transformers_networks_as_student_and_teacher(distill, folder, student, 
     result = distill(
         "tiny.yaml",
         *TWO_STEPS,
-        f"networks={{student: {student}}}, teacher: {own}, train: false, class_map: {class_map}}}}}",
+        f"networks={{student: {student}}}, teacher: {own}, train: false, weights: random, class_map: {class_map}}}}}",
         "losses=[{loss: cross_entropy}, {loss: kl}, {loss: fitnet, args: {feature: hidden1}}]",
     )
     assert result.code == 0, result.err
@@ -55,7 +55,7 @@ def test_a_timm_encoder_under_a_head_of_ours(trained):
 
 
 def test_sam_as_a_teacher_of_features(trained):
-    teacher = SAM % (8, ", head: null") + ", train: false}"
+    teacher = SAM % (8, ", head: null") + ", train: false, weights: random}"
     losses = "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage4, teacher_feature: sam}}]"
     run = trained("tiny", *TWO_STEPS, f"networks.teacher={teacher}", losses)
     assert not (run.path / "teachers.json").exists()  # it has no scores

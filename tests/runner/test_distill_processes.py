@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TEACHER = (
-    "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false}"
-)
+TEACHER = "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false, weights: random}"
 ROOT = Path(__file__).parents[2]
 
 

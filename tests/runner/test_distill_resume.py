@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-TEACHER = (
-    "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false}"
-)
+TEACHER = "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false, weights: random}"
 # everything that has a state: accumulation, a moving average, clipping, a loss with parameters, workers
 LADEN = [
     TEACHER,

@@ -32,7 +32,7 @@ MODELS = {
 }  # fmt: skip
 CHANGES = [
     "data.root=/home/somebody/data", "data.crop_size=[40, 56]",
-    "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_050, output_stride: 16, width: 8}, train: false}",
+    "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_050, output_stride: 16, width: 8}, train: false, weights: random}",
     "networks.peer={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 4}}",
     "losses=[{loss: cross_entropy}, {loss: kl, from: teacher}, {loss: kl, from: peer, label: peer_kl}, "
     "{loss: cross_entropy, of: peer, label: peer}]",

@@ -41,7 +41,7 @@ for name in ("config.json", "model.safetensors"):
 KL = """
 extends: tiny.yaml
 networks:
-  teacher: {model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false}
+  teacher: {model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false, weights: random}
 losses: [{loss: cross_entropy}, {loss: kl}]
 """
 

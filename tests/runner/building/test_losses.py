@@ -30,7 +30,7 @@ name: toy
 data: {dataset: synthetic, crop_size: [4, 4], batch_size: 2}
 networks:
   student: {model: pspnet}
-  teacher: {model: pspnet, train: false}
+  teacher: {model: pspnet, train: false, weights: random}
 losses:
   - {loss: cross_entropy}
   - {loss: kl, label: soft}
@@ -93,7 +93,7 @@ def test_a_network_that_nothing_trains_is_refused(built):
     three = "losses=[{loss: cross_entropy}, {loss: kl, from: peer, on: both}]"
     with pytest.raises(RecipeError, match=told):
         built(SEMI, three)
-    assert list(built(SEMI, three, "networks.peer.train=false").networks) == ["student"]
+    assert list(built(SEMI, three, "networks.peer.train=false", "networks.peer.weights=random").networks) == ["student"]
     # a gradient through a term it is the source of trains it, too
     assert "peer" in built(SEMI, "losses=[{loss: cross_entropy}, {loss: kl, from: peer, detach: false}]").networks
 

@@ -7,22 +7,30 @@ import re
 import pytest
 import timm
 import torch
+import torchvision
 import yaml
 from safetensors.torch import save_file
 from torch import nn
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from segkd.models import _checkpoints
 from segkd.models._class_map import ClassMapped
 from segkd.models._prediction import Normalize
-from segkd.runner.building.networks import build_network, build_networks
+from segkd.runner.building.delivered import Delivered, write_folder
+from segkd.runner.building.networks import build_network, build_networks, random_starts
+from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import RecipeError
+from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.read import read
+from segkd.runner.recipe.section import OtherRecipe
+from segkd.runner.run_folder.pretrained import description, from_pretrained
 from segkd.runner.run_folder.weights import find_weights
 
 IMAGES = torch.randint(0, 256, (2, 3, 33, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 # each as its code builds it
-CIRKD = {"backbone": "resnet18", "stem": "v1s", "dilation_rule": "cirkd", "width": 8, "level_width": 128}
-MMSEG = {"backbone": "resnet18", "stem": "v1c", "dilation_rule": "mmseg", "width": 8}
+CIRKD = {"backbone": "resnet18", "stem": "v1s", "dilation_rule": "cirkd", "width": 8, "level_width": 128,
+         "output_stride": 8, "align_corners": True}  # fmt: skip
+MMSEG = {"backbone": "resnet18", "stem": "v1c", "dilation_rule": "mmseg", "width": 8, "output_stride": 8}
 SMALL = {"model": "pspnet", "args": {"backbone": "mobilenetv2_035", "width": 8}}
 OURS = ["Road", "Sky", "Tree"]
 
@@ -36,10 +44,15 @@ def built(tmp_path, monkeypatch):
         recipe = {
             "name": "a",
             "data": {"dataset": "synthetic", "crop_size": [32, 32]},
-            "networks": {"student": SMALL, "teacher": {"model": "pspnet", "train": False, **entry}},
+            "networks": {
+                "student": SMALL,
+                "teacher": {"model": "pspnet", "train": False, "weights": "random", **entry},
+            },
             "losses": [{"loss": "cross_entropy"}],
             "schedule": {"iterations": 1},
         }
+        if entry.get("train"):
+            recipe["losses"].append({"loss": "cross_entropy", "of": "teacher", "label": "its"})
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         network = read(tmp_path / "recipe.yaml").networks["teacher"]
         return build_network("teacher", network, len(classes), seed, classes, trust=trust)
@@ -103,6 +116,7 @@ def delivered(folder, network, **config):
     """A student folder as a run leaves it."""
     folder.mkdir(parents=True)
     save_file(network.state_dict(), folder / "model.safetensors")
+    config = {"args": parts.completed_arguments("models", "pspnet", CIRKD), "num_classes": 3, **config}
     (folder / "config.json").write_text(json.dumps({"model": "pspnet", **config}))
 
 
@@ -117,7 +131,7 @@ def test_constants_of_a_delivered_network(built, tmp_path, constants):
     remedy = "write normalize: unit" if constants == "unit" else "leave normalize out"
     with pytest.raises(ValueError, match=rf"^networks.teacher: run/student was trained with normalize: .*{remedy}$"):
         built(args=CIRKD, weights="run", normalize="cirkd")
-    with pytest.raises(ValueError, match="was trained with model: pspnet, the recipe says deeplabv3"):
+    with pytest.raises(ValueError, match="run was trained as pspnet resnet18, the recipe says deeplabv3; write model"):
         built(model="deeplabv3", weights="run")
 
 
@@ -175,8 +189,142 @@ def test_class_names_of_a_delivered_network(built, tmp_path):
     with pytest.raises(ValueError, match=r"^networks.teacher.class_map: 'gras' is none .* did you mean 'grass'\?"):
         built(args=CIRKD, weights="run", class_map={"gras": "Tree"})
     # without a map its classes must be the data set's
-    with pytest.raises(ValueError, match="classifier.weight is .* there.*check model, args and the data set's class"):
+    with pytest.raises(ValueError, match="^networks.teacher: run/student/.* has 4 classes and the data set has 3; say"):
         built(args=CIRKD, weights="run")
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A folder of transformers: a SegFormer with three classes of its own."""
+    config = SegformerConfig(
+        hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=8,
+        id2label={0: "wall", 1: "tree", 2: "sky"},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "published")
+    return {"source": "hf", "model": str(tmp_path / "published"), "weights": None}
+
+
+def test_what_is_trained_has_the_data_sets_classes(built, published, tmp_path):
+    student = built(**published, train=True)
+    assert [*student.network.config.id2label.values()] == OURS and student.network.config.label2id["Tree"] == 2
+    four = built(classes=[*OURS, "Car"], **published, train=True)
+    assert logits(four).shape[1] == 4 and [*four.settings.id2label.values()] == [*OURS, "Car"]
+    # a network that learns from it reads the names it was trained on
+    config = description(student, "hf", published["model"], {}) | {"class_names": OURS}
+    (tmp_path / "delivered").mkdir()
+    write_folder(Delivered(student, config, None), tmp_path / "delivered")
+    swapped = built(classes=["Tree", "Road", "Sky"], weights="delivered", model=None, class_map="names")
+    torch.testing.assert_close(logits(swapped), logits(student)[:, [2, 0, 1]])
+    again = from_pretrained(tmp_path / "delivered")
+    assert [*again.network.config.id2label.values()] == OURS
+
+
+def test_a_network_with_classes_of_its_own_needs_a_map(built, published):
+    with pytest.raises(
+        ValueError, match="networks.teacher: its published network has 3 classes and the data set has 4"
+    ):
+        built(classes=[*OURS, "Car"], **published)
+    with pytest.raises(ValueError, match="has the data set's classes in another order; write class_map: names"):
+        built(classes=["sky", "wall", "tree"], **published)
+    built(classes=["sky", "wall", "tree"], **published, class_map="names")
+    assert built(**published).class_names == ["wall", "tree", "sky"]
+    with pytest.raises(
+        ValueError, match="its published weights have nothing for decode_head.classifier.weight, decode"
+    ):
+        built(classes=[*OURS, "Car"], **published, args={"labels": "dataset"})
+
+
+@pytest.mark.parametrize("entry", [
+    {"args": CIRKD}, {"model": "sam"}, {"source": "timm", "model": "resnet18"},
+    {"model": "huggingface", "args": {"config": {"model_type": "segformer"}}},
+    {"source": "hf", "model": "somewhere/there", "args": {"pretrained": False}},
+])  # fmt: skip
+def test_a_frozen_network_from_random_weights_is_a_mistake_unless_it_says_so(built, entry):
+    with pytest.raises(ValueError, match=r"recipe.yaml:\d+: networks.teacher: is frozen and .*weights: random"):
+        built(**entry, weights=None)
+    for more in ({"weights": "there"}, {"weights": OtherRecipe(recipe="a")}):
+        assert Network(**{"model": "pspnet", **entry, "train": False, **more}).has_start
+    assert Network(model="pspnet", args={"pretrained": True}).has_start
+    # what is trained may, and the log says so
+    recipe = read("recipe.yaml", ["networks.teacher.weights=random"])
+    assert random_starts(recipe) == ["a: student (pspnet mobilenetv2_035) starts from random weights"]
+    assert random_starts(read("recipe.yaml", ["networks.teacher.weights=random", "networks.student.weights=b"])) == []
+
+
+def test_a_delivered_network_needs_no_model(built, tmp_path, caplog):
+    original = built(args=CIRKD, seed=5)
+    delivered(tmp_path / "run/student", original)
+    for weights in ("run", "run/student", "run/student/model.safetensors"):
+        assert torch.equal(logits(built(model=None, weights=weights)), logits(original))
+    assert torch.equal(logits(built(args={"stem": "v1s"}, weights="run")), logits(original))
+    with caplog.at_level(logging.INFO):
+        build_networks(read("recipe.yaml"), Named)
+    assert "networks.teacher: its weights tell that it is pspnet, backbone: resnet18, output_stride: 8" in caplog.text
+    told = r"networks.teacher.args.{0}: run was trained as pspnet resnet18 with {0}: {1}, the recipe says {2}; leave it"
+    for key, theirs, ours in (("backbone", "resnet18", "resnet50"), ("align_corners", True, False)):
+        with pytest.raises(ValueError, match=told.format(key, theirs, ours)):
+            built(args={key: ours}, weights="run")
+    # dilation may be changed after training
+    assert logits(built(args={"output_stride": 32}, weights="run")).shape[-1] == 2
+    with pytest.raises(
+        ValueError, match="networks.teacher.weights: nowhere tells no network .*; name its model: and arg"
+    ):
+        built(model=None, weights="nowhere")
+
+
+def test_a_recipe_tells_the_network_it_will_train(built, tmp_path):
+    text = {"networks": {"student": {"model": "pspnet", "args": {"backbone": "resnet34", "width": 8}}}}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(text | {
+        "data": {"dataset": "synthetic", "crop_size": [32, 32]}, "losses": [{"loss": "cross_entropy"}],
+        "schedule": {"iterations": 1},
+    }))  # fmt: skip
+    with pytest.raises(FileNotFoundError):  # its run is not there yet
+        built(model=None, weights={"recipe": "other.yaml"})
+    teacher = read("recipe.yaml").networks["teacher"]
+    assert teacher.title == "pspnet resnet34" and teacher.args["width"] == 8 and teacher.args["stem"] == "plain"
+
+
+def test_the_keys_of_another_code_tell_the_arguments(built):
+    """torchvision's DeepLabV3 with the obvious recipe, which took three rounds of shape lists."""
+    make = torchvision.models.segmentation.deeplabv3_resnet50
+    theirs = with_statistics(make(weights=None, weights_backbone=None, num_classes=3, aux_loss=True))
+    torch.save(theirs.state_dict(), "tv.pth")
+    ours = built(weights="tv.pth", model="deeplabv3", args={"backbone": "resnet50"})
+    with torch.no_grad():
+        wanted = theirs.eval()(ours.normalize(IMAGES))["out"]
+        scores = ours.eval()(IMAGES).resized(IMAGES.shape[-2:])
+    assert (scores - wanted).abs().max() < 1e-4 * wanted.std()
+    recipe = read("recipe.yaml")
+    told = recipe.told_by_weights["teacher"]
+    assert told.startswith("deeplabv3, stem: plain") and "projection: 1x1, width: 256" in told and "backb" not in told
+    alone = read("recipe.yaml", ["networks.teacher.model=null", "networks.teacher.args={}"])
+    assert alone.networks["teacher"] == recipe.networks["teacher"]
+    with pytest.raises(
+        ValueError, match=r"recipe.yaml:\d+: networks.teacher.args.width: tv.pth holds a deeplabv3 resne"
+    ):
+        built(model="deeplabv3", args={"width": 512}, weights="tv.pth")
+    with pytest.raises(
+        ValueError, match="networks.teacher.model: tv.pth holds a deeplabv3 resnet50, the recipe says psp"
+    ):
+        built(weights="tv.pth")
+
+
+def test_a_part_of_a_file_that_has_one_network(built):
+    save_file(built(args=CIRKD).state_dict(), "ours.safetensors")
+    with pytest.raises(
+        ValueError, match="networks.teacher.weights: this file holds one network alone and no part 'ema'"
+    ):
+        built(args=CIRKD, weights="ours.safetensors", part="ema")
+
+
+def test_entries_behind_a_training_modules_name_are_taken_and_told(built, caplog):
+    original = built(args=CIRKD, seed=5)
+    state = {f"model._orig_mod.{key}": value for key, value in original.state_dict().items()}
+    torch.save({"state_dict": state | {"criterion.weight": torch.ones(3)}, "epoch": 1}, "lightning.ckpt")
+    with caplog.at_level(logging.INFO):
+        assert torch.equal(logits(built(args=CIRKD, weights="lightning.ckpt")), logits(original))
+    assert "lightning.ckpt: the entries under model. are taken, without this beginning" in caplog.text
 
 
 class Named:
@@ -204,7 +352,7 @@ def test_files_with_code_are_read_by_the_users_own_hand_only(built, tmp_path, ex
 
 def test_a_networks_start_is_its_names_and_moving_averages_are_none(built, tmp_path):
     built(args=CIRKD)
-    copy = f"networks.copy={json.dumps({**SMALL, 'train': False})}"
+    copy = f"networks.copy={json.dumps({**SMALL, 'train': False, 'weights': 'random'})}"
     recipe = read("recipe.yaml", [copy, "networks.average={ema_of: student, train: false}"])
     networks = build_networks(recipe, Named)
     assert list(networks) == ["student", "teacher", "copy"]

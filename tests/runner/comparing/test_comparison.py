@@ -48,7 +48,7 @@ def test_runs_that_differ_in_their_seed_are_one_row(fabricate):
 
 def test_networks_are_called_as_everywhere(fabricate):
     networks = "networks={student: {source: timm, model: convnext_tiny, args: {head: pspnet}}, " + (
-        "average: {ema_of: student, train: false}, teacher: {model: sam, train: false}}"
+        "average: {ema_of: student, train: false}, teacher: {model: sam, train: false, weights: random}}"
     )
     fabricate("x", counts(0.5), networks, "losses=[{loss: cross_entropy}, {loss: kl, from: average}]")
     (row,) = compare(find_runs(["runs"])).rows

@@ -71,7 +71,7 @@ def family(tmp_path, monkeypatch):
     def write(name, teacher=None, baseline=None, dataset="synthetic"):
         text = NEEDS % (dataset, ", args: {class_names: [a, b]}" if dataset == "folder" else "", teacher, baseline)
         if teacher is None:
-            text = text.replace(", weights: {recipe: None.yaml}", "")
+            text = text.replace("{recipe: None.yaml}}", "random}", 1)
         if baseline is None:
             text = text.replace("baseline: {recipe: None.yaml}\n", "")
         (tmp_path / f"{name}.yaml").write_text(text)

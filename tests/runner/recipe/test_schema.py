@@ -204,7 +204,7 @@ def test_relations(tmp_path):
 def test_a_student_and_somebody_to_learn_from(tmp_path):
     (mistake,) = mistakes_of(tmp_path, PLAIN, "losses.0.loss=kl")
     assert mistake == "recipe.yaml:6: losses.0: kl learns from another network; name it with from: (there are: student)"
-    three = "networks.other={model: pspnet, train: false}"
+    three = "networks.other={model: pspnet, train: false, weights: random}"
     (mistake,) = mistakes_of(tmp_path, DISTILLED, three)
     assert mistake.endswith(
         "losses.1: kl learns from another network; name it with from: (there are: student, teacher, other)"

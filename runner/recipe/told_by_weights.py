@@ -1,0 +1,102 @@
+"""What the weights a recipe names tell of their network, so that nobody has to write it again."""
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.mistakes import Mistake
+from segkd.runner.recipe.student_folder import StudentFolder
+
+# what one network may be used with in another way than it was trained: a recipe's word goes first
+FREE = {"pretrained", "backbone_weights", "dropout", "dropout_kind", "projection_dropout", "drop_path", "head_init",
+        "output_stride", "aux", "aux_width", "distill_heads", "lora_rank", "lora_alpha", "lora_targets",
+        "prompt_guidance", "image_size", "head", "head_width", "neck_width", "taps"}  # fmt: skip
+# what a layout takes for granted: no entry of a file tells it
+IMPLIED = {"align_corners", "dilation_rule", "norm_eps", "reduction_eps", "neck_scales"}
+
+
+@dataclass(frozen=True)
+class Told:
+    """A network as its weights tell it.
+
+    Attributes:
+        model: file name in models/. args: its arguments, as plain YAML values.
+        certain: whether all of it was written down by the run that trained it; else some of it is another code's habit.
+    """
+
+    model: str
+    args: dict
+    certain: bool
+
+    @property
+    def title(self) -> str:
+        """`deeplabv3 resnet18`."""
+        kind = (self.args.get("config") or {}).get("model_type")
+        return " ".join(filter(None, [self.model, self.args.get("backbone") or self.args.get("arch") or kind]))
+
+
+def told_by(path: str, layout: str | None, part: str | None) -> Told | None:
+    """What a file or folder of weights tells; None where it is not there, cannot be read or tells nothing.
+
+    Reading a recipe runs no code: a file that is read with --trust-checkpoint alone tells nothing here. What is wrong
+    with weights says whoever loads them.
+    """
+    place = Path(path)
+    try:
+        student = StudentFolder.around(place)
+        if student is not None:
+            config = student.read_config()
+            return Told(config["model"], config["args"], certain=True)
+        if place.is_dir() and StudentFolder(place).weights_file.is_file():
+            place = StudentFolder(place).weights_file
+        if not place.is_file():
+            return None
+        state = place.stat()
+        return _told_by_keys(place, layout, part, (state.st_mtime_ns, state.st_size))
+    except (ValueError, OSError):
+        return None
+
+
+@functools.lru_cache(maxsize=64)  # the recipes of a sweep name the same few files
+def _told_by_keys(path: Path, layout: str | None, part: str | None, version: tuple) -> Told | None:
+    """What the keys and shapes of a file of another code tell; `version` tells two states of the file apart."""
+    from segkd.models import _checkpoints, _weights  # seconds, for those whose weights are there
+
+    state, part = _weights.read_part(path, part)
+    found = _checkpoints.describe(state, layout or _checkpoints.guess(state, part), part)
+    return Told(found.model, json.loads(json.dumps(found.args)), certain=False)
+
+
+def fill(entry: dict, told: Told, weights: str) -> tuple[list[Mistake], str]:
+    """Writes into a network's section what its weights tell and it does not say, in place.
+
+    Returns:
+        What it says and they contradict; what was taken, in words.
+    """
+    says_model, args = entry.get("model") is not None, entry.get("args", {})
+    if not isinstance(args, dict) or not isinstance(entry.get("source", "segkd"), str):
+        return [], ""  # the schema says so
+    source = entry.get("source", "segkd") if says_model else "segkd"
+    file, given = parts.network_part(source, entry["model"], args) if says_model else (told.model, args)
+    trained = f"{weights} was trained as {told.title}" if told.certain else f"{weights} holds a {told.title}"
+    if file != told.model:
+        return [(("model",), f"{trained}, the recipe says {file}; write model: {told.model}, or leave it out")], ""
+    if not told.certain and file == "sam":
+        return [], ""  # a file of SAM is an encoder, whatever head the recipe puts on it
+    known = {key: value for key, value in told.args.items() if key not in ("pretrained", "backbone_weights")}
+    free = FREE if told.certain else FREE | IMPLIED
+    wrong = [
+        (("args", key), f"{trained} with {key}: {known[key]}, the recipe says {value}; leave it out")
+        for key, value in given.items()
+        if key in known and key not in free and not isinstance(value, (dict, type(None))) and value != known[key]
+    ]
+    if file == "huggingface" and given:  # by its name: a configuration beside it would be a second one
+        return wrong, ""
+    taken = {key: value for key, value in known.items() if given.get(key) is None and value is not None}
+    if not wrong:
+        entry["model"] = entry.get("model") or told.model
+        entry["args"] = parts.arguments_in_recipe(source, file, given | taken)
+    shown = ", ".join(f"{key}: {value}" for key, value in taken.items() if not isinstance(value, dict))
+    return wrong, "" if wrong or not (taken or not says_model) else f"{told.model}, {shown}".rstrip(", ")
