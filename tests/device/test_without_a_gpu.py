@@ -35,11 +35,13 @@ LOSSES = SimpleNamespace(**runpy.run_path(str(TESTS / "losses/test_every_loss.py
 NETWORKS = SimpleNamespace(**runpy.run_path(str(TESTS / "models/test_every_network.py")))
 CUDA = torch.device("cuda", 0)
 aten = torch.ops.aten
-# what a step asks of numbers: nothing is true, each number is 1, each pixel of a mask is in it
+# what a step asks of numbers: nothing is true, each number is 1, each pixel of a mask is in it; and a resize, which
+# torch follows through each of its hundred steps
 ANSWERS = {
     aten._local_scalar_dense.default: lambda x: False if x.dtype == torch.bool else 1,
     aten.nonzero.default: lambda x: x.new_empty((x.numel(), x.ndim), dtype=torch.int64),
     aten.bincount.default: lambda x, weights=None, minlength=0: x.new_empty(minlength, dtype=torch.int64),
+    aten.upsample_bilinear2d.default: lambda x, size, *how: x.new_empty((*x.shape[:2], *size)),
 }
 
 
