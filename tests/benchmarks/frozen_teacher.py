@@ -2,7 +2,8 @@
 
 The teacher is DeepLabV3 on ResNet-101 at output stride 8. Arms: `graph` is a recipe's frozen teacher, run by the graph
 of a training step; `bare` is the module alone in eval mode under no_grad, in the memory format recipes have (channels
-last); `contiguous` is that in torch's own. Each in float32 and under bfloat16 autocast.
+last); `contiguous` is that in torch's own. Each in float32 and under bfloat16 autocast. There is one more arm for other
+callers, `compiled`: bare, through torch.compile.
 
 Time: all arms turn by turn in one process, so that they see the same machine; the median over turns. Memory: each arm
 in a process of its own, the peak of a forward over what lay there before it. Targets: the graph takes at most 1.05 of
@@ -62,9 +63,11 @@ def forward_of(arm: str, options: argparse.Namespace) -> Callable[[str], Predict
         def run() -> Prediction:
             return graph.predict(["teacher"], images)[0]
     else:
-        memory_format = torch.channels_last if arm == "bare" else torch.contiguous_format
+        memory_format = torch.contiguous_format if arm == "contiguous" else torch.channels_last
         network = parts.build("models", "deeplabv3", TEACHER, CLASSES).eval()
         network.to(device=device, memory_format=memory_format)
+        if arm == "compiled":
+            network.compile(dynamic=False)
 
         def run() -> Prediction:
             with torch.no_grad():

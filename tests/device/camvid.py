@@ -1,0 +1,118 @@
+"""CamVid at full size in the time that is left: a teacher, its student alone, and with KD, feature KD and CWD."""
+
+import json
+import time
+from collections.abc import Iterator
+
+from machine import Machine, Row, first_line, first_steps, milliseconds, write_recipe
+
+from segkd.runner import distill
+from segkd.runner.building.device import start_accelerator
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.folder import RunFolder
+
+RECIPE = """
+name: alone
+data:
+  dataset: camvid
+  root: {camvid}
+  crop_size: [360, 360]
+  transform: {{scale: factor, scale_range: [0.5, 2.0], scale_step: 0.1}}
+  batch_size: 16
+networks:
+  student: {{model: deeplabv3, args: {student}}}
+losses:
+  - {{loss: cross_entropy}}
+optimizer: {{name: sgd, lr: 0.02, momentum: 0.9, weight_decay: 1.0e-4}}
+schedule: {{iterations: 10000, name: poly, power: 0.9}}
+loop: {{precision: bf16}}
+evaluate: {{every: 10000}}
+tracking: {{gradients: null}}
+"""
+# teacher, student; the first pair whose ImageNet weights are on this machine
+PAIRS = (("resnet101", "resnet18"), ("timm/tf_efficientnet_lite2", "timm/tf_efficientnet_lite0"))
+# row -> the terms beside cross entropy; a loss that is not there is left out
+METHODS = {
+    "alone": [],
+    "KD": [{"loss": "kl", "weight": 1.0}],
+    "normalised feature KD": [{"loss": "nfd", "weight": 1.0}],
+    "CWD": [{"loss": "cwd", "weight": 3.0}],
+}
+TEACHER_SHARE, STUDENTS_SHARE = 0.35, 0.5  # of the time; the rest is for building, measuring and scoring
+
+
+def camvid(machine: Machine) -> Iterator[Row]:
+    """mIoU on the validation images after as many iterations for each student as the time allows, and step times."""
+    begin = time.monotonic()
+    backbones, pretrained = (("mobilenetv2_035",) * 2, False) if machine.tiny else pair_with_weights()
+    start = "ImageNet weights" if pretrained else "random weights"
+    yield Row("networks", f"DeepLabV3 on {backbones[0]} and {backbones[1]}, from {start}")
+    teacher, student = (
+        {"backbone": backbone, "pretrained": pretrained} | ({"width": 8} if machine.tiny else {})
+        for backbone in backbones
+    )
+    methods = {
+        title: terms
+        for title, terms in METHODS.items()
+        if {term["loss"] for term in terms} <= set(parts.names("losses"))
+    }
+
+    def recipe_of(title: str, *overrides: str) -> Recipe:
+        name = title.lower().replace(" ", "-")
+        text = RECIPE.format(camvid=json.dumps(str(machine.camvid)), student=json.dumps(student))
+        own = [f"networks.student.args={json.dumps(teacher)}"] if title == "teacher" else []
+        terms = [{"loss": "cross_entropy"}, *(term | {"from": "teacher"} for term in methods.get(title, []))]
+        if len(terms) > 1:
+            weights = str(machine.folder / "teacher")
+            entry = {"model": "deeplabv3", "args": teacher | {"pretrained": False}, "weights": weights, "train": False}
+            own = [f"networks.teacher={json.dumps(entry)}", f"losses={json.dumps(terms)}"]
+        small = ["data.crop_size=[32, 32]", "data.batch_size=2", "loop.precision=fp32"] if machine.tiny else []
+        return write_recipe(machine, text, f"name={name}", *own, *small, *overrides)
+
+    def trained(title: str, iterations: int) -> tuple[float, float]:
+        """mIoU and seconds of the training."""
+        recipe = recipe_of(title, f"schedule.iterations={iterations}", f"evaluate.every={iterations}")
+        distill.train(recipe, start_accelerator(recipe), resume=False)
+        summary = json.loads(RunFolder(recipe.folder).summary_file.read_text())
+        return summary["miou"], summary["seconds"]
+
+    def step_time(title: str) -> float:
+        return first_steps(
+            recipe_of(title, f"name={title.lower().replace(' ', '-')}-time"), 1 if machine.tiny else 20
+        ).seconds
+
+    step = step_time("teacher")
+    count = 2 if machine.tiny else max(50, int(TEACHER_SHARE * machine.seconds / step))
+    miou, took = trained("teacher", count)
+    values = {"miou": miou, "seconds": took, "step": step, "iterations": count}
+    yield Row("teacher", f"{100 * miou:.2f} mIoU after {count} iterations, {milliseconds(step)} a step", values=values)
+    times = {title: step_time(title) for title in methods}
+    left = min(STUDENTS_SHARE * machine.seconds, 0.85 * (machine.seconds - (time.monotonic() - begin)))
+    count = 2 if machine.tiny else max(50, int(left / sum(times.values())))
+    plain: float | None = None
+    for title, step in times.items():
+        try:
+            miou, took = trained(title, count)
+        except Exception as error:  # the other methods are of interest all the same
+            yield Row(title, first_line(error), good=False)
+            continue
+        plain = miou if plain is None else plain
+        ratio = step / times["alone"]
+        found = (
+            f"{100 * miou:.2f} mIoU ({100 * (miou - plain):+.2f}) after {count} iterations, {milliseconds(step)} a step"
+        )
+        values = {"miou": miou, "seconds": took, "step": step, "iterations": count}
+        yield Row(f"student {title}", f"{found} ({ratio:.2f} of alone)", values=values)
+
+
+def pair_with_weights() -> tuple[tuple[str, str], bool]:
+    """The first pair of backbones whose weights are here, or the first pair without them."""
+    for pair in PAIRS:
+        try:
+            for backbone in pair:
+                parts.build("models", "deeplabv3", {"backbone": backbone, "pretrained": True}, 11)
+        except Exception:  # no network, no package: whatever a hub's client makes of it
+            continue
+        return pair, True
+    return PAIRS[0], False

@@ -1,0 +1,112 @@
+"""run.py on a CPU: every section in its tiny form, and what becomes of one that fails, hangs or finds no time."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+TESTS = Path(__file__).parents[1]
+FILES = ("run", "machine", "correctness", "speed", "camvid", "measuring")
+
+
+@pytest.fixture
+def files(monkeypatch):
+    """The files of the command, importable as when it is run."""
+    for folder in ("benchmarks", "device"):
+        monkeypatch.syspath_prepend(str(TESTS / folder))
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in FILES})
+    for name in [name for name in sys.modules if name in FILES or name.startswith("device_")]:
+        del sys.modules[name]
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def write_camvid(folder):
+    for split in ("train", "val"):
+        for name, shape in ((split, (36, 48, 3)), (f"{split}annot", (36, 48))):
+            (folder / name).mkdir(parents=True)
+            for index in range(2):
+                pixels = np.random.default_rng(index).integers(0, 11, shape, dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+def test_every_section(files, tmp_path, monkeypatch):
+    def stopped_half_way(recipe, machine):
+        """In this process: a kill of another one costs that one's start."""
+        done = recipe.schedule.iterations // 2
+        save = files.correctness.distill.TrainingState.save
+
+        def save_and_stop(state, *given):
+            save(state, *given)
+            if state.iteration == done:
+                raise InterruptedError
+
+        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(files.correctness.distill.TrainingState, "save", save_and_stop)
+            files.correctness.distill.train(recipe, files.correctness.start_accelerator(recipe), resume=False)
+        return True
+
+    monkeypatch.setattr(files.correctness, "start_and_kill", stopped_half_way)
+    camvid, found = str(write_camvid(tmp_path / "camvid")), {}
+    for name in files.run.SECTIONS:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        found[name] = []
+        files.run.run_section(name, 60.0, camvid, found[name].append)
+    json.dumps(found)
+    assert all(found.values())
+    not_good = [row["what"] for rows in found.values() for row in rows if row["good"] is False]
+    assert not_good == ["GPU"]
+    # a second run without a kill is the first one, so the resumed one must be, too
+    assert found["resume"][0]["values"] == {"off": 0.0, "off_by_itself": 0.0}
+    for name in ("losses", "networks"):
+        assert all(row["values"]["off"] == row["values"]["off_cpu"] < 1e-2 for row in found[name])
+    assert [row["what"] for row in found["camvid"]][:4] == ["networks", "teacher", "student alone", "student KD"]
+
+
+FAILING = """
+import json, sys, time
+name, seconds, file = sys.argv[-3:]
+row = dict(what="first", found="1 ms", wanted="", good=True, one_of_many=False, values=None)
+print(json.dumps(row), file=open(file, "a"), flush=True)
+if name == "losses":
+    time.sleep(60)
+if name == "networks":
+    sys.exit("no such kernel")
+"""
+
+
+def test_a_section_that_fails_or_hangs_does_not_stop_the_next(files, tmp_path, capsys):
+    (tmp_path / "failing.py").write_text(FAILING)
+    command = [sys.executable, str(tmp_path / "failing.py")]
+    sections = files.run.run_all(["facts", "losses", "networks", "steps"], command, 12 * 0.5 / 45)
+    ended = {section["name"]: section["ended"] for section in sections}
+    assert ended == {
+        "facts": "done", "losses": "stopped after 0 s", "networks": "failed with exit code 1", "steps": "done",
+    }  # fmt: skip
+    assert all(section["rows"][0]["found"] == "1 ms" for section in sections)
+    text = files.run.table(sections)
+    assert "| networks | the section itself | failed with exit code 1 no such kernel |  | NOT DONE |" in text
+    assert files.run.run_all(["facts"], command, 0)[0]["ended"] == "skipped: no time left"
+
+
+def test_long_lists_are_counted_and_what_is_wrong_in_them_is_shown(files):
+    rows = [
+        {"what": name, "found": "off", "wanted": "near", "good": good, "one_of_many": True}
+        for name, good in (("at", True), ("kl | mean", False), ("sp", True))
+    ]
+    section = {"name": "losses", "ended": "done", "seconds": 1.0, "rows": rows}
+    assert files.run.table([section]).splitlines()[2:] == [
+        "| losses | all cases | 2 of 3 | near | NO |",
+        "| losses | kl / mean | off | near | NO |",
+    ]
+
+
+def test_what_is_needed_is_what_is_installed_with_segkd(files, monkeypatch):
+    monkeypatch.setattr(files.run, "NEEDED", ("torch", "no_such_package"))
+    assert files.run.missing_packages() == ["no_such_package"]
