@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from machine import Machine, Row, first_line, first_steps, milliseconds, write_recipe
 
@@ -42,68 +43,73 @@ METHODS = {
 TEACHER_SHARE, STUDENTS_SHARE = 0.35, 0.5  # of the time; the rest is for building, measuring and scoring
 
 
+@dataclass(frozen=True)
+class Study:
+    """A teacher and its student: arguments of both networks, and the terms of each method."""
+
+    machine: Machine
+    teacher: dict
+    student: dict
+    methods: dict[str, list[dict]]
+
+    def recipe(self, title: str, *overrides: str) -> Recipe:
+        """The recipe of a method, or of the teacher."""
+        text = RECIPE.format(camvid=json.dumps(str(self.machine.camvid)), student=json.dumps(self.student))
+        own = [f"networks.student.args={json.dumps(self.teacher)}"] if title == "teacher" else []
+        terms = [{"loss": "cross_entropy"}, *(term | {"from": "teacher"} for term in self.methods.get(title, []))]
+        if len(terms) > 1:
+            args, weights = self.teacher | {"pretrained": False}, str(self.machine.folder / "teacher")
+            entry = {"model": "deeplabv3", "args": args, "weights": weights, "train": False}
+            own = [f"networks.teacher={json.dumps(entry)}", f"losses={json.dumps(terms)}"]
+        small = ["data.crop_size=[32, 32]", "data.batch_size=2", "loop.precision=fp32"] if self.machine.tiny else []
+        return write_recipe(self.machine, text, f"name={title.lower().replace(' ', '-')}", *own, *small, *overrides)
+
+    def step_time(self, title: str) -> float:
+        """Seconds of a step."""
+        return first_steps(
+            self.recipe(title, f"tracking.folder={self.machine.folder}/time"), 1 if self.machine.tiny else 20
+        ).seconds
+
+    def train(self, title: str, iterations: int) -> float:
+        """mIoU in percent at the end."""
+        recipe = self.recipe(title, f"schedule.iterations={iterations}", f"evaluate.every={iterations}")
+        distill.train(recipe, start_accelerator(recipe), resume=False)
+        return 100 * json.loads(RunFolder(recipe.folder).summary_file.read_text())["miou"]
+
+
 def camvid(machine: Machine) -> Iterator[Row]:
     """mIoU on the validation images after as many iterations for each student as the time allows, and step times."""
     begin = time.monotonic()
     backbones, pretrained = (("mobilenetv2_035",) * 2, False) if machine.tiny else pair_with_weights()
+    small, known = {"width": 8} if machine.tiny else {}, parts.names("losses")
+    methods = {title: terms for title, terms in METHODS.items() if all(term["loss"] in known for term in terms)}
+    if machine.tiny:
+        methods = {title: methods[title] for title in ("alone", "KD")}
+    teacher, student = ({"backbone": name, "pretrained": pretrained} | small for name in backbones)
+    study = Study(machine, teacher, student, methods)
     start = "ImageNet weights" if pretrained else "random weights"
-    yield Row("networks", f"DeepLabV3 on {backbones[0]} and {backbones[1]}, from {start}")
-    teacher, student = (
-        {"backbone": backbone, "pretrained": pretrained} | ({"width": 8} if machine.tiny else {})
-        for backbone in backbones
-    )
-    methods = {
-        title: terms
-        for title, terms in METHODS.items()
-        if {term["loss"] for term in terms} <= set(parts.names("losses"))
-    }
+    found = f"DeepLabV3 on {backbones[0]} and {backbones[1]}, from {start}, bf16; one seed, far from convergence"
+    yield Row("networks", found)
 
-    def recipe_of(title: str, *overrides: str) -> Recipe:
-        name = title.lower().replace(" ", "-")
-        text = RECIPE.format(camvid=json.dumps(str(machine.camvid)), student=json.dumps(student))
-        own = [f"networks.student.args={json.dumps(teacher)}"] if title == "teacher" else []
-        terms = [{"loss": "cross_entropy"}, *(term | {"from": "teacher"} for term in methods.get(title, []))]
-        if len(terms) > 1:
-            weights = str(machine.folder / "teacher")
-            entry = {"model": "deeplabv3", "args": teacher | {"pretrained": False}, "weights": weights, "train": False}
-            own = [f"networks.teacher={json.dumps(entry)}", f"losses={json.dumps(terms)}"]
-        small = ["data.crop_size=[32, 32]", "data.batch_size=2", "loop.precision=fp32"] if machine.tiny else []
-        return write_recipe(machine, text, f"name={name}", *own, *small, *overrides)
-
-    def trained(title: str, iterations: int) -> tuple[float, float]:
-        """mIoU and seconds of the training."""
-        recipe = recipe_of(title, f"schedule.iterations={iterations}", f"evaluate.every={iterations}")
-        distill.train(recipe, start_accelerator(recipe), resume=False)
-        summary = json.loads(RunFolder(recipe.folder).summary_file.read_text())
-        return summary["miou"], summary["seconds"]
-
-    def step_time(title: str) -> float:
-        return first_steps(
-            recipe_of(title, f"name={title.lower().replace(' ', '-')}-time"), 1 if machine.tiny else 20
-        ).seconds
-
-    step = step_time("teacher")
+    step = study.step_time("teacher")
     count = 2 if machine.tiny else max(50, int(TEACHER_SHARE * machine.seconds / step))
-    miou, took = trained("teacher", count)
-    values = {"miou": miou, "seconds": took, "step": step, "iterations": count}
-    yield Row("teacher", f"{100 * miou:.2f} mIoU after {count} iterations, {milliseconds(step)} a step", values=values)
-    times = {title: step_time(title) for title in methods}
+    miou = study.train("teacher", count)
+    values = {"miou": miou, "step": step, "iterations": count}
+    yield Row("teacher", f"{miou:.2f} mIoU after {count} iterations, {milliseconds(step)} a step", values=values)
+
+    times, mious = {title: study.step_time(title) for title in methods}, {}
     left = min(STUDENTS_SHARE * machine.seconds, 0.85 * (machine.seconds - (time.monotonic() - begin)))
     count = 2 if machine.tiny else max(50, int(left / sum(times.values())))
-    plain: float | None = None
     for title, step in times.items():
         try:
-            miou, took = trained(title, count)
+            mious[title] = miou = study.train(title, count)
         except Exception as error:  # the other methods are of interest all the same
-            yield Row(title, first_line(error), good=False)
+            yield Row(f"student {title}", first_line(error), good=False)
             continue
-        plain = miou if plain is None else plain
-        ratio = step / times["alone"]
-        found = (
-            f"{100 * miou:.2f} mIoU ({100 * (miou - plain):+.2f}) after {count} iterations, {milliseconds(step)} a step"
-        )
-        values = {"miou": miou, "seconds": took, "step": step, "iterations": count}
-        yield Row(f"student {title}", f"{found} ({ratio:.2f} of alone)", values=values)
+        gain = f" ({miou - mious['alone']:+.2f})" if "alone" in mious else ""
+        cost = f"{milliseconds(step)} a step ({step / times['alone']:.2f} of alone)"
+        values = {"miou": miou, "step": step, "iterations": count}
+        yield Row(f"student {title}", f"{miou:.2f} mIoU{gain} after {count} iterations, {cost}", values=values)
 
 
 def pair_with_weights() -> tuple[tuple[str, str], bool]:
