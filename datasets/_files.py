@@ -1,18 +1,28 @@
 """Finding, reading and checking the files of a dataset: one sentence for everything that can be wrong with them."""
 
 import os
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
+
+from ._images import (
+    MAX_PIXELS,
+    TURNS,
+    UNDECODABLE,
+    RefusedFile,
+    as_ids,
+    as_rgb,
+    open_image,
+    open_regular,
+    orientation,
+    pages,
+)
 
 IGNORE_INDEX = 255
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
-# what Pillow raises for a file that is cut off or is no image at all, depending on where the damage sits
-UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+LARGEST_LIST = 100_000_000  # bytes
 
 
 def require_folder(path: str | Path, layout: str) -> Path:
@@ -38,17 +48,33 @@ def find_images(folder: Path, suffix: str = "") -> dict[str, str]:
     `suffix` are left out. Two files with one key (`a.png` beside `a.jpg`) are a ValueError.
     """
     found: dict[str, str] = {}
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            stem, ending = os.path.splitext(name)
-            if ending.lower() not in IMAGE_SUFFIXES or not stem.endswith(suffix) or name.startswith("."):
-                continue
-            path = os.path.join(parent, name)
-            key = os.path.relpath(os.path.join(parent, stem.removesuffix(suffix)), folder).replace(os.sep, "/")
-            if key in found:
-                raise ValueError(f"{path} and {found[key]}: two images of one name; keep one of them")
-            found[key] = path
+    for parent, name in files_below(folder):
+        stem, ending = os.path.splitext(name)
+        if ending.lower() not in IMAGE_SUFFIXES or not stem.endswith(suffix) or name.startswith("."):
+            continue
+        path = os.path.join(parent, name)
+        key = os.path.relpath(os.path.join(parent, stem.removesuffix(suffix)), folder).replace(os.sep, "/")
+        if key in found:
+            raise ValueError(f"{path} and {found[key]}: two images of one name; keep one of them")
+        found[key] = path
     return dict(sorted(found.items()))
+
+
+def files_below(folder: str | Path) -> Iterator[tuple[str, str]]:
+    """(folder, name) of each file at any depth, in order; a link to a folder around itself is not followed."""
+    above = {str(folder): {_identity(folder)}}  # path of a folder -> itself and those around it
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        around = above.pop(parent, set())
+        below = {name: _identity(os.path.join(parent, name)) for name in sorted(folders)}
+        folders[:] = [name for name, identity in below.items() if identity not in around]
+        above |= {os.path.join(parent, name): around | {below[name]} for name in folders}
+        for name in sorted(names):
+            yield parent, name
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def require_images(folder: str | Path, layout: str, suffix: str = "") -> dict[str, str]:
@@ -72,13 +98,28 @@ def pair_labels(images: Mapping[str, str], folder: str | Path, layout: str, suff
 def read_list(path: str | Path, layout: str) -> list[str]:
     """The non-empty lines of a text file, stripped, in its own order; a missing or empty file is an error."""
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such list. Expected layout: {layout}")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        with open_regular(path) as file:
+            content = file.read(LARGEST_LIST + 1)
+    except RefusedFile as error:
+        raise ValueError(f"{path}: {error}") from None
+    if len(content) > LARGEST_LIST:
+        raise ValueError(f"{path}: is too large for a list, which has up to {LARGEST_LIST:,} bytes")
+    try:
+        lines = [line.strip() for line in content.decode("utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is no list: it holds other bytes than text (UTF-8)") from None
     lines = [line for line in lines if line]
     if not lines:
         raise ValueError(f"{path}: the list is empty")
     return lines
+
+
+def excerpt(text: str) -> str:
+    """What a file says, as a sentence may repeat it: quoted, escaped, its first 60 letters."""
+    return repr(text) if len(text) <= 60 else f"{text[:60]!r}..."
 
 
 def published_split(dataset: str, name: str) -> list[str]:
@@ -94,34 +135,25 @@ def lookup_table(mapping: Mapping[int, int], ignore: Iterable[int] = (IGNORE_IND
     """256 entries: raw id of a label file -> train id, 255 for those in `ignore`, -1 for ids that must not occur."""
     table = [-1] * 256
     for raw, train_id in [*mapping.items(), *((raw, IGNORE_INDEX) for raw in ignore)]:
+        assert table[raw] in (-1, train_id), f"id {raw} is both {table[raw]} and {train_id}"
         table[raw] = train_id
     return tuple(table)
 
 
-def read_image(path: str) -> Image.Image:
-    """The decoded image in mode RGB (grey, palette and CMYK files are converted)."""
-    return as_rgb(_decode(path))
+def read_image(path: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image in mode RGB, see `as_rgb`."""
+    return _read(path, as_rgb, max_pixels)
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB; 16-bit grey keeps its upper 8 bits, which Pillow would clip to white."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    # convert() copies even when there is nothing to do: 6 MB an image at 1024x2048
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def read_label(path: str, table: tuple[int, ...], rule: str) -> Image.Image:
+def read_label(path: str, table: tuple[int, ...], rule: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The label file as train ids, mode L.
 
     Args:
-        path: an image with one channel of ids. A palette image is read as its indices: its colours mean nothing.
+        path: an image with one channel of ids, see `as_ids`.
         table: what `lookup_table` returns.
         rule: which ids are allowed, in words, for the error.
     """
-    label = _decode(path)
-    if label.mode not in ("L", "P"):
-        label = _single_channel(label, path)
+    label = _read(path, as_ids, max_pixels)
     # one pass over the raw ids finds every mistake; a histogram costs 1 ms at 1024x2048
     histogram = label.histogram()
     wrong = [raw for raw, count in enumerate(histogram) if count and table[raw] < 0]
@@ -139,6 +171,7 @@ class LabelledFiles:
     Attributes:
         names: of the images. files: their paths and those of their labels, None where these are not public.
         table, rule: how label files are read, see `read_label`.
+        max_pixels: height times width of the largest image or label that is read.
 
     Raises:
         FileNotFoundError: a folder, list or image is missing, or an image has no label.
@@ -150,13 +183,14 @@ class LabelledFiles:
     files: list[tuple[str, str | None]]
     table: tuple[int, ...]
     rule: str
+    max_pixels = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
         image_path, label_path = self.files[index]
-        image = read_image(image_path)
+        image = read_image(image_path, self.max_pixels)
         if label_path is None:
             return image, Image.new("L", image.size, IGNORE_INDEX)
         target = self.read_target(label_path)
@@ -164,37 +198,50 @@ class LabelledFiles:
             raise ValueError(
                 f"{image_path} is {image.height}x{image.width} but its label {label_path} is "
                 f"{target.height}x{target.width} (height x width); they must be of one size"
+                f"{_told_by_exif(image_path, label_path)}"
             )
         return image, target
 
     def read_target(self, path: str) -> Image.Image:
         """The label file as train ids, mode L."""
-        return read_label(path, self.table, self.rule)
+        return read_label(path, self.table, self.rule, self.max_pixels)
 
     def name(self, index: int) -> str:
         """What the image is called in lists of images and in files made for it."""
         return self.names[index]
 
 
-def _decode(path: str) -> Image.Image:
+def _read(path: str, pixels: Callable[[Image.Image], Image.Image], max_pixels: int) -> Image.Image:
+    """What `pixels` makes of an image file that holds one image."""
     try:
-        image = Image.open(path)
-        image.load()
+        with open_image(path, max_pixels) as image:
+            count = len(pages(image))
+            if count > 1:
+                raise RefusedFile(f"holds {count} pages or frames, an image and its label one each; save them apart")
+            return pixels(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: the file was there when the dataset was listed and is gone now") from None
+    except RefusedFile as error:
+        raise ValueError(f"{path}: {error}") from None
     except UNDECODABLE as error:
         raise ValueError(f"{path}: cannot be decoded (truncated?), replace the file; Pillow says: {error}") from error
-    return image
 
 
-def _single_channel(label: Image.Image, path: str) -> Image.Image:
-    """One-bit and 16 or 32-bit files as mode L; colours and ids above 255 are refused."""
-    ids = np.asarray(label)
-    if ids.ndim != 2 or not (ids.dtype == bool or np.issubdtype(ids.dtype, np.integer)):
-        raise ValueError(
-            f"{path}: a label holds one id a pixel (mode L or P), this file has mode {label.mode}; "
-            "labels made of colours are read by the folder dataset with colors: true"
-        )
-    if ids.size and (ids.min() < 0 or ids.max() > 255):
-        raise ValueError(f"{path}: label ids reach from {ids.min()} to {ids.max()}; they must lie in 0..255")
-    return Image.fromarray(ids.astype(np.uint8))
+def exif_orientation(path: str) -> int:
+    """The EXIF orientation by which an image or a label file is turned upright, 0 for not at all."""
+    if path.endswith(".mat"):  # SBD's masks
+        return 0
+    with open_image(path, None) as image:
+        turned = orientation(image)
+    return turned if turned in TURNS else 0
+
+
+def _told_by_exif(image: str, label: str) -> str:
+    """Why sizes may differ: of two files, one is turned by its EXIF orientation and the other is not."""
+    turned = [path for path in (image, label) if exif_orientation(path) > 4]
+    if len(turned) != 1:
+        return ""
+    return (
+        f". {turned[0]} has an EXIF orientation, by which it was turned upright, the other has none: both must be drawn "
+        f"the same way round; turn the other by a quarter, or save this one without the entry"
+    )

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ._files import LabelledFiles, lookup_table, published_split, read_list, require_folder, require_split
+from ._images import open_regular
 from ._palettes import bit_palette
 
 LAYOUT = (
@@ -108,7 +109,8 @@ def _read_sbd(path: str) -> Image.Image:
     from scipy.io.matlab import MatReadError
 
     try:
-        mask = loadmat(path)["GTcls"]["Segmentation"][0, 0]  # a 1x1 struct
+        with open_regular(path) as file:
+            mask = loadmat(file)["GTcls"]["Segmentation"][0, 0]  # a 1x1 struct
     except (OSError, ValueError, LookupError, TypeError, EOFError, MatReadError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be decoded (truncated?), expected GTcls.Segmentation: {error}") from error
     wrong = sorted({int(value) for value in np.unique(mask) if not 0 <= value <= 20})

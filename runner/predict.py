@@ -34,6 +34,9 @@ def ask() -> argparse.Namespace:
         "--scales", type=float, nargs="+", default=[1.0], help="image sizes the scores are averaged over"
     )
     parser.add_argument("--flip", action="store_true", help="also average with the mirrored image")
+    parser.add_argument(
+        "--max-pixels", type=int, default=180_000_000, metavar="N", help="largest image read, H x W (180 million)"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: on a GPU")
     parser.add_argument("--overwrite", action="store_true", help="replace what is in FOLDER already")
     options = parser.parse_args()
@@ -45,6 +48,8 @@ def refuse_wrong(options: argparse.Namespace) -> None:
     """ValueError for values out of range and options that do not go together, before anything is loaded."""
     if not 0 <= options.alpha <= 1:
         raise ValueError(f"--alpha {options.alpha}: the share of the colours is between 0 and 1")
+    if options.max_pixels < 1:
+        raise ValueError(f"--max-pixels {options.max_pixels}: images have at least one")
     if options.batch_size < 1:
         raise ValueError(f"--batch-size {options.batch_size}: at least one image")
     if min(options.scales) <= 0:
@@ -71,6 +76,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from segkd.datasets._images import open_image
 from segkd.datasets._palettes import bit_palette
 from segkd.datasets._resample import resize_image
 from segkd.runner.building.device import find_device
@@ -81,6 +87,7 @@ from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.scoring.inference import predict
 
 THREADS = 4  # that decode, and as many that write
+SHOWN = 10  # of the files that could not be predicted
 
 
 def main() -> None:
@@ -105,8 +112,10 @@ def main() -> None:
         save_png(picture, options.to / "legend.png")
     say(f"{options.to}: {count} images in {seconds:.1f} s, {count / seconds:.1f} images/s")
     if failed:
-        lines = "\n".join(f"  {item.path}: {item.reason}" for item in failed)
-        print(printable(f"segkd: {len(failed)} files could not be predicted:\n{lines}"), file=sys.stderr)
+        lines = [f"  {item.path}: {item.reason}" for item in failed[:SHOWN]]
+        lines += [f"  and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
+        text = "\n".join([f"segkd: {len(failed)} files could not be predicted:", *lines])
+        print(printable(text), file=sys.stderr)
         sys.exit(1)
 
 
@@ -121,7 +130,7 @@ def refuse_existing(files: list[ImageFile], picture: Image.Image, options: argpa
         )
     known = options.to / "legend.png"
     if known.exists():
-        with Image.open(known) as other:
+        with open_image(known) as other:
             if other.size != picture.size or other.convert("RGB").tobytes() != picture.tobytes():
                 raise ValueError(
                     f"{known}: {options.to} holds another network's classes; name another folder with --to"
@@ -140,7 +149,7 @@ def predict_all(
     names: set[str] = set()
 
     def readable() -> Iterator[Picture]:
-        for item in decode(files, THREADS):
+        for item in decode(files, THREADS, options.max_pixels):
             if isinstance(item, Picture) and item.name in names:
                 item = Unreadable(Path(item.name), "a frame and an image of one name; predict them into two folders")
             if isinstance(item, Picture):

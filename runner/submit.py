@@ -56,7 +56,7 @@ from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.evaluation import label_map, progress
 
-CHANGEABLE = ("evaluate.", "data.resize", "data.workers")
+CHANGEABLE = ("evaluate.", "data.resize", "data.workers", "data.max_pixels")
 
 
 def main() -> None:
@@ -112,6 +112,7 @@ def test_images(options: argparse.Namespace, recipe: Recipe, class_names: list[s
         root = recipe.data.root
     arguments = recipe.data.args if recipe.data.dataset == options.server and options.split != "test" else {}
     dataset = parts.build("datasets", options.server, arguments, root, options.split)
+    dataset.max_pixels = recipe.data.max_pixels
     if list(class_names) != list(dataset.class_names):
         raise ValueError(
             f"{options.run} has other classes than {options.server}, or in another order: "

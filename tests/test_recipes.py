@@ -129,7 +129,7 @@ def test_names_are_told_apart():
 
 
 # fields of the schema that are younger than tests/golden/recipes.json
-ADDED_SINCE = {"evaluate": ("metrics", "fit_corners")}
+ADDED_SINCE = {"evaluate": ("metrics", "fit_corners"), "data": ("allow_overlap", "max_pixels")}
 
 
 @pytest.mark.parametrize("name", RECIPES)

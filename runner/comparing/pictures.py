@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from segkd.datasets._files import read_image
 from segkd.runner.comparing.comparison import Comparison
 from segkd.runner.console import label_text, one_line
 from segkd.runner.run_folder.folder import RunFolder
@@ -71,7 +72,7 @@ def draw_examples(comparison: Comparison, file: Path) -> Path | None:
     shared = set.intersection(*({path.name for path in folder.glob("*.png")} for folder in folders))
     if not shared:
         return None
-    panels = [Image.open(folder / min(shared)).convert("RGB") for folder in folders]
+    panels = [read_image(str(folder / min(shared))) for folder in folders]
     width, height = (max(panel.size[side] for panel in panels) for side in (0, 1))
     picture = Image.new("RGB", (NAME + width, len(panels) * height), "white")
     draw = ImageDraw.Draw(picture)

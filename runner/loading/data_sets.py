@@ -18,7 +18,9 @@ from segkd.runner.recipe.seeds import seed_for
 
 def build_dataset(recipe: Recipe, split: str) -> Dataset:
     """The recipe's data set, one split. Missing folders and lists are errors that say how the files must lie."""
-    return parts.build("datasets", recipe.data.dataset, recipe.data.args, recipe.data.root, split)
+    dataset = parts.build("datasets", recipe.data.dataset, recipe.data.args, recipe.data.root, split)
+    dataset.max_pixels = recipe.data.max_pixels
+    return dataset
 
 
 def build_training_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
@@ -35,7 +37,9 @@ def build_training_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     if data.unlabelled is None:
         return labelled, None
     if data.unlabelled.images is not None:
-        return labelled, WithoutLabels(ImagesBelow(data.unlabelled.images))
+        others = ImagesBelow(data.unlabelled.images)
+        others.max_pixels = data.max_pixels
+        return labelled, WithoutLabels(others)
     if not rest:
         raise ValueError(
             "data.unlabelled: every training image is labelled; say which are with data.labelled (such as 1/8), or "

@@ -3,7 +3,6 @@
 import glob
 import importlib.util
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -12,14 +11,21 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from segkd.datasets._files import IMAGE_SUFFIXES, UNDECODABLE, as_rgb
+from segkd.datasets._files import IMAGE_SUFFIXES, files_below
+from segkd.datasets._images import (
+    MAX_PIXELS,
+    UNDECODABLE,
+    as_rgb,
+    open_image,
+    pages,
+    refuse_large,
+)
 
 T, R = TypeVar("T"), TypeVar("R")
 SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
-ANIMATIONS = ("GIF", "TIFF", "WEBP", "PNG")  # a phone's JPEG may hold other pictures too, such as its depth map
+LONGEST_REASON = 300  # letters
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,10 @@ def _named(word: str) -> Iterator[tuple[Path, str]]:
     """(path, name) of each file that one word of the command line means."""
     path, known = Path(word), (*SUFFIXES, *VIDEO_SUFFIXES)
     if path.is_dir():
-        for folder, folders, names in os.walk(path, followlinks=True):
-            folders.sort()
-            for name in sorted(names):
-                if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                    file = Path(folder, name)
-                    yield file, file.relative_to(path).with_suffix("").as_posix()
+        for folder, name in files_below(path):
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                file = Path(folder, name)
+                yield file, file.relative_to(path).with_suffix("").as_posix()
     elif path.exists():
         if path.suffix.lower() not in known:
             raise ValueError(f"{word} is neither an image nor a video by its name; these are: {', '.join(known)}")
@@ -105,31 +109,35 @@ def _named(word: str) -> Iterator[tuple[Path, str]]:
         raise FileNotFoundError(f"there is no file or folder {word}")
 
 
-def frames(file: ImageFile) -> Iterator[Picture | Unreadable]:
+def frames(file: ImageFile, max_pixels: int = MAX_PIXELS) -> Iterator[Picture | Unreadable]:
     """What a file shows, upright by its EXIF orientation: one picture, or each frame as <name>/000000, 000001, ..."""
     count = 0
     try:
-        for pixels, alone in _video_frames(file.path) if file.is_video else _image_frames(file.path):
+        for pixels, alone in _video_frames(file.path) if file.is_video else _image_frames(file.path, max_pixels):
             yield Picture(file.name if alone else f"{file.name}/{count:06d}", pixels)
             count += 1
     except UNDECODABLE as error:
-        yield Unreadable(file.path, " ".join(str(error).split()) + (f" (after {count} frames)" if count else ""))
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        yield Unreadable(file.path, reason + (f" (after {count} frames)" if count else ""))
     else:
         if not count:
             yield Unreadable(file.path, "holds no frame")
 
 
-def _image_frames(path: Path) -> Iterator[tuple[np.ndarray, bool]]:
+def _image_frames(path: Path, max_pixels: int) -> Iterator[tuple[np.ndarray, bool]]:
     """((H, W, 3) uint8, whether it is the only one) of an image or each frame of an animation."""
-    with Image.open(path) as image:
-        count = getattr(image, "n_frames", 1) if image.format in ANIMATIONS else 1
-        for index in range(count):
+    with open_image(path, max_pixels) as image:
+        shown = pages(image)
+        for index in shown:
             image.seek(index)
-            yield np.asarray(as_rgb(ImageOps.exif_transpose(image))), count == 1
+            refuse_large(image, max_pixels)
+            yield np.asarray(as_rgb(image)), len(shown) == 1
 
 
 def _video_frames(path: Path) -> Iterator[tuple[np.ndarray, bool]]:
     """((H, W, 3) uint8, False) of each frame of a video."""
+    if path.exists() and not path.is_file():  # such as a FIFO, which is waited for without end
+        raise ValueError("is no file")
     import av  # for those who have videos
 
     try:
@@ -145,11 +153,15 @@ def _video_frames(path: Path) -> Iterator[tuple[np.ndarray, bool]]:
         raise ValueError(str(error)) from error
 
 
-def decode(files: Iterable[ImageFile], threads: int) -> Iterator[Picture | Unreadable]:
-    """All frames of all files in their order; threads decode the next images while these are used."""
+def decode(files: Iterable[ImageFile], threads: int, max_pixels: int = MAX_PIXELS) -> Iterator[Picture | Unreadable]:
+    """All frames of all files in their order; threads decode the next images while these are used.
+
+    Args:
+        max_pixels: height times width of the largest image that is read.
+    """
 
     def begin(file: ImageFile) -> Iterator[Picture | Unreadable]:
-        pictures = frames(file)
+        pictures = frames(file, max_pixels)
         return itertools.chain([next(pictures)], pictures)  # further frames are decoded when it is their turn
 
     with ThreadPoolExecutor(threads) as pool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segkd.datasets._files import UNDECODABLE
+from segkd.datasets._images import UNDECODABLE, open_image, open_regular
 from segkd.runner.run_folder.replacing import replacing
 
 Palette = Sequence[Sequence[int]]
@@ -46,9 +46,11 @@ def check_label_file(file: Path, size: tuple[int, int], ids: Iterable[int], pale
         palette: the colours an indexed PNG must have; None asks for a grey one.
     """
     try:
-        bits = file.read_bytes()[BIT_DEPTH]
-        with Image.open(file) as image:
-            image.load()
+        with open_regular(file) as content:
+            bits = content.read(BIT_DEPTH + 1)[BIT_DEPTH]
+        with open_image(file, max_pixels=None) as image:
+            if (image.height, image.width) == tuple(size):  # another size may be too large to be read
+                image.load()
     except FileNotFoundError:
         raise ValueError(f"{file}: is missing") from None
     except UNDECODABLE as error:

@@ -42,6 +42,8 @@ class Data(Section):
         "datasets/splits/, or a file of image names; default: all",
     )
     unlabelled: Unlabelled | None = Field(None, description="a second stream, of images without labels")
+    allow_overlap: bool = Field(False, description="score images that are trained on, too; default: an error")
+    max_pixels: PositiveInt = Field(180_000_000, description="height times width of the largest image that is read")
     workers: NonNegativeInt = Field(2, description="loading processes per training process; 0: that one loads")
 
 

@@ -107,7 +107,7 @@ def test_few_images_wait_in_memory(tmp_path):
 
 
 def test_an_error_of_our_own_is_raised(monkeypatch):
-    def fail(file):
+    def fail(file, max_pixels):
         raise RuntimeError("ours")
 
     monkeypatch.setattr(image_files, "frames", fail)
