@@ -8,7 +8,16 @@ import numpy as np
 from annotated_types import Interval, Len
 from PIL import Image
 
-from ._files import IGNORE_INDEX, LabelledFiles, lookup_table, pair_labels, read_image, read_list, require_images
+from ._files import (
+    IGNORE_INDEX,
+    LabelledFiles,
+    excerpt,
+    lookup_table,
+    pair_labels,
+    read_image,
+    read_list,
+    require_images,
+)
 from ._palettes import Color, bit_palette
 
 LabelId = Annotated[int, Interval(ge=0, le=255)]
@@ -29,8 +38,8 @@ class Folder(LabelledFiles):
         palette: one RGB colour per class; None takes VOC's colour map.
         colors: the labels are RGB images painted in the palette's colours.
         void_colors: further colours that labels may hold; their pixels are ignored (255).
-        lookup: raw id in the label files -> train id; None: files hold 0..K-1.
-        ignore: raw ids whose pixels are ignored (255).
+        lookup: raw id in the label files -> train id; None: files hold 0..K-1. Masks of 0 and 255 have {0: 0, 255: 1}.
+        ignore: raw ids whose pixels are ignored (255); None: 255, unless `lookup` says what that is.
 
     Items: (image, target): RGB image and mode L target with train ids 0..K-1 and 255. An image's name is its path below
     its folder without suffix and ending, folders joined by underscores.
@@ -54,7 +63,7 @@ class Folder(LabelledFiles):
         colors: bool = False,
         void_colors: tuple[Color, ...] = (),
         lookup: dict[LabelId, LabelId] | None = None,
-        ignore: tuple[LabelId, ...] = (255,),
+        ignore: tuple[LabelId, ...] | None = None,
     ):
         self.class_names = tuple(class_names)
         self.num_classes = len(self.class_names)
@@ -65,6 +74,8 @@ class Folder(LabelledFiles):
             raise ValueError("colors: labels made of colours need a palette and take no lookup of ids")
         if void_colors and not colors:
             raise ValueError("void_colors: only labels made of colours (colors: true) have them")
+        if colors and set(ignore or ()) - {IGNORE_INDEX}:
+            raise ValueError("ignore: labels made of colours have no ids to ignore; void_colors names their colours")
         self.codes = _color_codes(self.palette, void_colors) if colors else None
         self.table, self.rule = _id_table(lookup, ignore, self.num_classes)
         if list_file is None:
@@ -74,16 +85,35 @@ class Folder(LabelledFiles):
 
     def read_target(self, path: str) -> Image.Image:
         """The label file as train ids, mode L."""
-        return super().read_target(path) if self.codes is None else _read_colors(path, *self.codes)
+        return super().read_target(path) if self.codes is None else _read_colors(path, *self.codes, self.max_pixels)
 
 
-def _id_table(lookup: dict[int, int] | None, ignore: tuple[int, ...], num_classes: int) -> tuple[tuple[int, ...], str]:
+def _id_table(
+    lookup: dict[int, int] | None, ignore: tuple[int, ...] | None, num_classes: int
+) -> tuple[tuple[int, ...], str]:
     mapping = {index: index for index in range(num_classes)} if lookup is None else lookup
     for raw, train_id in mapping.items():
         if not (0 <= train_id < num_classes or train_id == IGNORE_INDEX):
             raise ValueError(f"lookup: {raw} -> {train_id}; train ids are 0..{num_classes - 1} and 255 (ignored)")
     ids = f"0..{num_classes - 1}" if lookup is None else "those of lookup"
-    return lookup_table(mapping, ignore), f"allowed are {ids} and, ignored, {', '.join(map(str, ignore)) or 'none'}"
+    if ignore is None:
+        ignore = () if IGNORE_INDEX in mapping else (IGNORE_INDEX,)
+    for raw in ignore if lookup else ():
+        if lookup.get(raw, IGNORE_INDEX) != IGNORE_INDEX:
+            raise ValueError(f"lookup: id {raw} is class {lookup[raw]} there, and `ignore` ignores it; change one")
+    mapping = {raw: train_id for raw, train_id in mapping.items() if raw not in ignore}
+    return lookup_table(mapping, ignore), f"allowed are {ids} and, ignored, {_ranges(ignore) or 'none'}"
+
+
+def _ranges(ids: tuple[int, ...]) -> str:
+    """`3, 7..255`: sorted ids in few words."""
+    words: list[list[int]] = []
+    for number in sorted(set(ids)):
+        if words and words[-1][1] == number - 1:
+            words[-1][1] = number
+        else:
+            words.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}..{last}" for first, last in words)
 
 
 def _find_pairs(
@@ -101,12 +131,13 @@ def _read_pairs(root: str, list_file: str) -> tuple[list[str], list[tuple[str, s
     for number, line in enumerate(read_list(path, 'a text file with "image label" on each line'), start=1):
         parts = line.split("\t") if "\t" in line else line.split()
         if len(parts) != 2:
-            told = f'{path}, entry {number}: expected "image label", two paths below {root}, got {line!r}'
+            told = f'{path}, entry {number}: expected "image label", two paths below {root}, got {excerpt(line)}'
             raise ValueError(f"{told}; {rule}")
         image, label = (os.path.join(root, part.strip()) for part in parts)
         for file in (image, label):
-            if not os.path.isfile(file):
-                told = f"{file}: listed in {path} (entry {number}) but does not exist"
+            if "\0" in file or not os.path.isfile(file):
+                shown = file if len(file) < 300 else f"{file[:300]}..."
+                told = f"{shown}: listed in {path} (entry {number}) but no file of this name exists"
                 raise FileNotFoundError(told if "\t" in line else f"{told}; {rule}")
         files.append((image, label))
         names.append(os.path.splitext(parts[0].strip())[0].replace("/", "_"))
@@ -124,8 +155,8 @@ def _color_codes(palette: tuple[Color, ...], void_colors: tuple[Color, ...]) -> 
     return np.array(sorted(ids), dtype=np.int32), np.array([ids[code] for code in sorted(ids)], dtype=np.uint8)
 
 
-def _read_colors(path: str, codes: np.ndarray, ids: np.ndarray) -> Image.Image:
-    pixels = np.asarray(read_image(path)).astype(np.int32)
+def _read_colors(path: str, codes: np.ndarray, ids: np.ndarray, max_pixels: int) -> Image.Image:
+    pixels = np.asarray(read_image(path, max_pixels)).astype(np.int32)
     found = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]  # (H, W)
     # neighbours mostly share a colour: each run is looked up once
     flat = found.reshape(-1)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,28 @@ def test_16_bit_grey_keeps_its_upper_bits(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)).save(tmp_path / "deep.png")
     image = read_image(str(tmp_path / "deep.png"))
     assert image.mode == "RGB" and np.asarray(image)[0, :, 1].tolist() == [0, 0, 1, 128, 255]
+
+
+def test_a_list_that_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.txt")
+    (tmp_path / "bytes.txt").write_bytes(b"a\xff\xfe")
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "endless.txt").symlink_to("/dev/zero")
+    for name, told in {
+        "fifo": "is a FIFO and no file", "bytes": "holds other bytes than text", "folder": "is a folder and no file",
+        "endless": "is a device and no file",
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=rf"{name}\.txt: .*{told}"):
+            read_list(tmp_path / f"{name}.txt", "one id a line")
+
+
+def test_links_to_folders_are_followed_and_circles_are_not(tmp_path: Path) -> None:
+    (tmp_path / "in/a").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("in/a/1.png", "elsewhere/2.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "in/a/up").symlink_to("..")
+    (tmp_path / "in/a/here").symlink_to(".")
+    for name in ("b", "c"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "elsewhere")
+    assert list(find_images(tmp_path / "in")) == ["a/1", "b/2", "c/2"]

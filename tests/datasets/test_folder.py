@@ -90,3 +90,40 @@ def test_missing_folder_and_missing_label(root: Path) -> None:
         Folder(str(root), "val", class_names=NAMES)
     with pytest.raises(FileNotFoundError, match=r"tile_0\.png: its label .*/north/tile_0\.png does not exist"):
         Folder(str(root), "train", class_names=NAMES)
+
+
+def test_a_lookup_of_the_users_own_wins_over_the_default_of_ignore(root: Path) -> None:
+    rename(root, "labels", "")
+    for path in (root / "train/labels").rglob("*.png"):
+        Image.fromarray(np.array([[0, 255, 0], [255, 255, 0]], np.uint8)).save(path)
+    options = {"class_names": ("background", "building")}
+    masks = Folder(str(root), "train", lookup={0: 0, 255: 1}, **options)
+    assert np.asarray(masks[0][1]).tolist() == [[0, 1, 0], [1, 1, 0]]
+    assert masks.rule == "allowed are those of lookup and, ignored, none"
+    # without one, 255 is ignored, and so it is where the lookup says nothing of it or the same
+    for lookup in (None, {0: 0}, {0: 0, 255: 255}):
+        assert np.asarray(Folder(str(root), "train", lookup=lookup, **options)[0][1])[0].tolist() == [0, 255, 0]
+    assert Folder(str(root), "train", lookup={0: 0, 255: 255}, ignore=(255,), **options).table[255] == 255
+    with pytest.raises(ValueError, match="lookup: id 255 is class 1 there, and `ignore` ignores it; change one"):
+        Folder(str(root), "train", lookup={0: 0, 255: 1}, ignore=(255,), **options)
+
+
+def test_a_class_may_be_ignored_by_its_id(root: Path) -> None:
+    rename(root, "labels", "")
+    dataset = Folder(str(root), "train", class_names=NAMES, ignore=(0, *range(7, 256)))
+    assert np.asarray(dataset[1][1]).tolist() == [[255, 1, 2], [255, 1, 255]]
+    assert dataset.rule == "allowed are 0..2 and, ignored, 0, 7..255"
+    with pytest.raises(ValueError, match="ignore: labels made of colours have no ids to ignore; void_colors"):
+        Folder(str(root), "train", class_names=NAMES, palette=COLORS, colors=True, ignore=(0,))
+
+
+def test_lines_of_a_list_are_not_repeated_at_length(root: Path) -> None:
+    for line, error in (
+        ("x" * 10_000, ValueError),
+        ("x" * 10_000 + " y", FileNotFoundError),
+        ("a\0b c", FileNotFoundError),
+    ):
+        (root / "train.txt").write_text(line)
+        with pytest.raises(error) as caught:
+            Folder(str(root), "train", class_names=NAMES, list_file="{split}.txt")
+        assert len(str(caught.value)) < 800

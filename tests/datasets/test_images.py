@@ -163,7 +163,10 @@ def test_a_size_that_exif_explains(tmp_path: Path) -> None:
     exif[0x0112] = 6
     dataset = LabelledFiles()
     dataset.table, dataset.rule = TABLE, ""
-    image, label = save(tmp_path / "a.jpg", np.zeros((16, 24, 3)), exif=exif), save(tmp_path / "a.png", np.ones((16, 24)))
+    image, label = (
+        save(tmp_path / "a.jpg", np.zeros((16, 24, 3)), exif=exif),
+        save(tmp_path / "a.png", np.ones((16, 24))),
+    )
     dataset.files = [(str(image), str(label))]
     told = r"a\.jpg is 24x16 but its label .*a\.png is 16x24 .*a\.jpg has an EXIF orientation, by which it was turned"
     with pytest.raises(ValueError, match=told):
@@ -212,7 +215,9 @@ def test_too_large_images_are_refused_before_they_are_decoded(tmp_path: Path) ->
     content[16:24] = struct.pack(">II", 100_000, 90_000)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     bomb.write_bytes(content)
-    told = r"is too large: 90000x100000 \(height x width\) are 9,000,000,000 pixels, and up to 180,000,000 are read \(data"
+    told = (
+        r"is too large: 90000x100000 \(height x width\) are 9,000,000,000 pixels, and up to 180,000,000 are read \(data"
+    )
     for read in (read_image, lambda path: read_label(path, TABLE, "")):
         with pytest.raises(ValueError, match=rf"bomb\.png: {told}"):
             read(str(bomb))
