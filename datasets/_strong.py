@@ -10,6 +10,7 @@ from ._photometric import Hue, NonNegative, Positive, Probability, Recolor, Reco
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 Share = Annotated[float, Interval(gt=0, lt=1)]
+CUTMIX_TRIES = 10_000  # crops of the usual shapes need a few dozen
 
 
 class StrongView:
@@ -22,7 +23,8 @@ class StrongView:
         jitter, grey, blur: probabilities, in this order of application.
         jitter_strength: brightness, contrast, saturation, hue. blur_radius: range in pixels.
         cutmix: probability of a box. cutmix_area: range of its share of the image, both below 1.
-        cutmix_ratio: range of its height / width.
+        cutmix_ratio: range of its height / width. On long crops, where no box of the drawn area has such a ratio, the
+            largest one that fits is taken.
 
     Raises:
         ValueError: a range that falls, or areas and ratios that no box inside the image has.
@@ -61,10 +63,26 @@ class StrongView:
         drawn, box = self.recolor.draw(rng), None
         if rng.random() < self.cutmix:
             area = rng.uniform(*self.cutmix_area)
-            while box is None:
+            for _ in range(CUTMIX_TRIES if self._may_fit(size, area) else 0):
                 ratio = rng.uniform(*self.cutmix_ratio)
                 box = cutmix_box(size, area, ratio, int(rng.integers(size[0])), int(rng.integers(size[1])))
+                if box is not None:
+                    return drawn, box
+            box = self._draw_largest(rng, size, area)
         return drawn, box
+
+    def _may_fit(self, size: tuple[int, int], area: float) -> bool:
+        """Whether some ratio makes a box of this area that is neither too high nor too wide."""
+        pixels, (low, high) = area * size[0] * size[1], self.cutmix_ratio
+        return low * pixels < (size[0] + 1) ** 2 and pixels < high * (size[1] + 1) ** 2
+
+    def _draw_largest(self, rng: np.random.Generator, size: tuple[int, int], area: float) -> Box:
+        """A box of the ratio nearest to the image's, of the area or as near to it as fits, anywhere in the image."""
+        ratio = min(max(size[0] / size[1], self.cutmix_ratio[0]), self.cutmix_ratio[1])
+        # height is sqrt(pixels ratio), width is sqrt(pixels / ratio)
+        pixels = min(area * size[0] * size[1], size[0] ** 2 / ratio, size[1] ** 2 * ratio)
+        _, _, height, width = cutmix_box(size, pixels / (size[0] * size[1]), ratio, 0, 0)
+        return int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1)), height, width
 
 
 def cutmix_box(size: tuple[int, int], area: float, ratio: float, top: int, left: int) -> Box | None:

@@ -63,3 +63,34 @@ def test_nothing_asked_for_changes_nothing() -> None:
         strong, box = plain(WEAK, np.random.default_rng(seed))
         np.testing.assert_array_equal(strong, WEAK)
         assert box.shape == (24, 32) and not box.any()
+
+
+def first_that_fits(strong: StrongView, rng: np.random.Generator, size: tuple[int, int]) -> tuple | None:
+    """UniMatch's draw of a box, which goes on until one fits."""
+    strong.recolor.draw(rng)
+    if rng.random() >= strong.cutmix:
+        return None
+    area = rng.uniform(*strong.cutmix_area)
+    while True:
+        ratio = rng.uniform(*strong.cutmix_ratio)
+        box = cutmix_box(size, area, ratio, int(rng.integers(size[0])), int(rng.integers(size[1])))
+        if box is not None:
+            return box
+
+
+@pytest.mark.parametrize("size", [(64, 96), (321, 321), (512, 1024), (1024, 2048), (64, 192), (1, 1), (7, 5)])
+def test_draws_are_those_of_a_bare_loop_wherever_that_ends(size) -> None:
+    strong = StrongView(cutmix=1.0)
+    for seed in range(60):
+        wanted = first_that_fits(strong, np.random.default_rng(seed), size)
+        assert strong.draw(np.random.default_rng(seed), size)[1] == wanted
+
+
+@pytest.mark.parametrize("size, largest", [((32, 512), (32, 106)), ((512, 32), (106, 32)), ((2, 4096), (2, 6))])
+def test_on_long_crops_the_largest_box_that_fits_is_taken(size, largest) -> None:
+    strong = StrongView(cutmix=1.0, cutmix_area=(0.39, 0.4))  # 32 x 106 is 0.21 of 32 x 512
+    boxes = [strong.draw(np.random.default_rng(seed), size)[1] for seed in range(50)]
+    assert {(height, width) for _, _, height, width in boxes} == {largest}
+    assert all(top + height <= size[0] and left + width <= size[1] for top, left, height, width in boxes)
+    assert len({(top, left) for top, left, _, _ in boxes}) > 30, "anywhere in the crop"
+    assert box_mask(size, boxes[0]).sum() == largest[0] * largest[1]
