@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ._files import LabelledFiles, find_images, published_split, read_list
+from ._files import LabelledFiles, excerpt, find_images, published_split, read_list
 
 FRACTION = re.compile(r"(\d+)/(\d+)")
 
@@ -18,6 +18,11 @@ class Chosen:
         self.dataset, self.indices = dataset, indices
         self.num_classes, self.ignore_index = dataset.num_classes, dataset.ignore_index
         self.class_names, self.palette = dataset.class_names, dataset.palette
+
+    @property
+    def files(self) -> list[tuple[str, str | None]]:
+        """As of the data set, where it lies in files."""
+        return [self.dataset.files[index] for index in self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -35,6 +40,11 @@ class WithoutLabels:
 
     def __init__(self, dataset):
         self.dataset = dataset
+
+    @property
+    def files(self) -> list[tuple[str, None]]:
+        """As of the data set, where it lies in files, without the labels."""
+        return [(image, None) for image, _ in self.dataset.files]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -74,7 +84,7 @@ def labelled_indices(dataset, which: str, folder: str, seed: int) -> list[int]:
             raise ValueError(f"data.labelled: {which} is no fraction above 0 and at most 1")
         count = max(1, round(len(dataset) * part / whole))
         return sorted(np.random.default_rng(seed).permutation(len(dataset))[:count].tolist())
-    if Path(which).is_file():
+    if Path(which).exists() and not Path(which).is_dir():
         names = read_list(which, "one image name a line")
     else:
         try:
@@ -88,7 +98,7 @@ def labelled_indices(dataset, which: str, folder: str, seed: int) -> list[int]:
     if unknown:
         rule = "; a line is one name, blanks and all, without quotes" if " " in unknown[0] else ""
         raise ValueError(
-            f"data.labelled: {which} names {unknown[0]!r} ({len(unknown)} such names), which is not among the training "
-            f"images; they have names like {dataset.name(0)!r}{rule}"
+            f"data.labelled: {which} names {excerpt(unknown[0])} ({len(unknown)} such names), which is not among the "
+            f"training images; they have names like {excerpt(dataset.name(0))}{rule}"
         )
     return sorted({index_of[name] for name in names})

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,27 @@ def test_a_file_of_names(tmp_path):
         file.write_text(f"{wrong}\n")
         with pytest.raises(ValueError, match=told):
             labelled_indices(whole, str(file), "cityscapes", 0)
+
+
+def test_a_file_that_is_no_list_of_names_stays_untold(tmp_path):
+    file, whole = tmp_path / "secret.txt", Named(["a" * 5000, "b"])
+    file.write_text("root:$6$" + "x" * 5000 + "\x1b[2J\n" + "\n".join(f"user{index}" for index in range(10_000)))
+    with pytest.raises(ValueError, match=r"\.\.\. \(10001 such names\), which is not among") as caught:
+        labelled_indices(whole, str(file), "cityscapes", 0)
+    assert len(str(caught.value)) < 600 and "\x1b" not in str(caught.value)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ValueError, match="fifo: is a FIFO and no file"):
+        labelled_indices(whole, str(tmp_path / "fifo"), "cityscapes", 0)
+
+
+def test_the_files_of_a_set_and_of_its_parts(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("L", (2, 2)).save(tmp_path / name)
+    whole = Named(["a", "b", "c"])
+    whole.files = [(name, "label") for name in whole.names]
+    assert WithoutLabels(Chosen(whole, [2, 0])).files == [("c", None), ("a", None)]
+    assert WithoutLabels(ImagesBelow(str(tmp_path))).files[1] == (str(tmp_path / "b.png"), None)
+    assert not hasattr(Chosen(numbered(3), [1]), "files")
 
 
 @pytest.mark.parametrize("folder, lists", [("cityscapes", "1_16, 1_2, 1_30, 1_4, 1_8"), ("camvid", "none")])
