@@ -43,6 +43,7 @@ from segkd.runner.building.shapes import crops, shape_graph, shape_predictions, 
 from segkd.runner.console import clock, say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
+from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.recipe.network import RANDOM
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.term import Ramp
@@ -96,8 +97,7 @@ def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     absent = [name for name, count in zip(train_set.class_names, counts) if count == 0]
     if absent:
         say(f"          not seen in this sample: {', '.join(absent)}")
-    if counts[: train_set.num_classes].sum() == 0:
-        raise ValueError("data: every pixel of the sampled labels is ignored; check the label folder and the ids")
+    look_at_data(recipe, train_set, unlabelled_set, val_set, whole=True)
     return train_set, unlabelled_set
 
 

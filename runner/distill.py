@@ -42,6 +42,7 @@ from segkd.runner.building.networks import build_networks, random_starts
 from segkd.runner.building.optimizers import build_optimizers, set_rates, take_step
 from segkd.runner.console import say
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
+from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import is_finished, open_run_folder, refuse_used_folder
 from segkd.runner.scoring.evaluation import evaluate, evaluate_also, scores_of
@@ -57,6 +58,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
     """Trains one recipe, from its start or its last checkpoint, to its end; leaves the run folder behind."""
     train_set, unlabelled_set = build_training_sets(recipe)
     val_set = build_dataset(recipe, recipe.data.val_split)
+    look_at_data(recipe, train_set, unlabelled_set, val_set)
     views = build_views(recipe)
     graph = build_graph(recipe, build_networks(recipe, train_set), train_set.ignore_index)
     prepare_for_device(graph, recipe, accelerator)

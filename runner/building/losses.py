@@ -7,6 +7,7 @@ from segkd.losses._task import Features, Task
 from segkd.runner.building.graph import Graph, features_of
 from segkd.runner.building.networks import blaming, build_networks
 from segkd.runner.loading.data_sets import build_dataset, build_training_sets, build_views
+from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.seeds import seed_for
@@ -15,8 +16,8 @@ from segkd.runner.recipe.term import Term
 
 def rehearse(recipe: Recipe) -> None:
     """Builds everything a recipe names and throws it away, for what may be wrong with it."""
-    train_set, _ = build_training_sets(recipe)
-    build_dataset(recipe, recipe.data.val_split)
+    train_set, unlabelled_set = build_training_sets(recipe)
+    look_at_data(recipe, train_set, unlabelled_set, build_dataset(recipe, recipe.data.val_split))
     build_views(recipe)
     build_graph(recipe, build_networks(recipe, train_set, untrained=True), train_set.ignore_index)
 

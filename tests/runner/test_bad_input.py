@@ -1,5 +1,6 @@
 """What a user can get wrong: one screen saying what, where and what to do, exit code 2, and nothing saved is lost."""
 
+import os
 import pickle
 import shutil
 import signal
@@ -84,8 +85,14 @@ def make_second_size(image: Path, label: Path) -> None:
     (lambda image, label: label.unlink(), ["labels/3.png does not exist"]),
     (lambda image, label: shutil.rmtree(image.parents[2] / "val/images"), ["data/val/images: no such folder"]),
     (make_second_size, ["evaluate.batch_size"]),
+    (lambda image, label: shutil.copyfile(image, image.parents[2] / "val/images/1.png"),
+     ["1 of the 6 images to score (val) are also trained on", "a copy of data/train/images/3.png", "allow_overlap=true"]),
+    (lambda image, label: [save(file, 1, (40, 48)) for file in label.parent.iterdir()],
+     ["in the labels of 6 training images every pixel that counts is 'b'", "check the label folder"]),
+    (lambda image, label: (image.unlink(), os.mkfifo(image)), ["train/images/3.png: is a FIFO and no file"]),
 ], ids=["empty image", "truncated image", "truncated label", "id out of range", "label of another size",
-        "coloured label", "missing label", "missing folder", "images of two sizes"])  # fmt: skip
+        "coloured label", "missing label", "missing folder", "images of two sizes", "an image of both splits",
+        "labels of one class", "a FIFO"])  # fmt: skip
 def test_damaged_data(distill, folder, damage, words, assert_refused):
     make_images(folder)
     damage(folder / "data/train/images/3.png", folder / "data/train/labels/3.png")

@@ -70,3 +70,10 @@ def test_check_without_data_finds_what_does_not_fit(check):
     losses = "losses=[{loss: cross_entropy}, {loss: fitnet, args: {feature: stage9}}]"
     result = check("--no-data", TEACHER, losses)
     assert result.code == 2 and "networks.student has no feature 'stage9'" in result.err
+
+
+def test_check_looks_at_the_images_that_are_scored(check):
+    result = check("data.train_split=val")
+    assert result.code == 2 and "the images to score are those to train on (val)" in result.err
+    allowed = check("data.train_split=val", "data.allow_overlap=true")
+    assert allowed.code == 0 and "this recipe will run" in allowed.out

@@ -1,6 +1,7 @@
 """Predictions of a delivered network on any images: the files, their names, what is refused and what goes on."""
 
 import json
+import os
 import struct
 
 import numpy as np
@@ -143,6 +144,17 @@ def test_unreadable_images_are_named_and_the_rest_goes_on(command, student, imag
     assert len(list(images.parent.glob("out/labels/**/*.png"))) == 4
 
 
+def test_files_that_are_never_read_and_many_of_them(command, student, images, capsys):
+    for number in range(15):
+        os.mkfifo(images / f"fifo{number}.png")
+    with pytest.raises(SystemExit):
+        command(student, images, "--write", "labels", "--max-pixels", 40 * 56 - 1)
+    told = capsys.readouterr()
+    assert "2 images in" in told.out and "17 files could not be predicted" in told.err
+    assert "a.png: is too large: 40x56" in told.err and "fifo0.png: is a FIFO and no file" in told.err
+    assert told.err.strip().endswith("and 7 more")
+
+
 def test_bad_input_is_one_sentence(server, student, images, tmp_path, assert_refused):
     (tmp_path / "empty").mkdir()
     for arguments, words in (
@@ -153,6 +165,7 @@ def test_bad_input_is_one_sentence(server, student, images, tmp_path, assert_ref
         ((student, "images", "--alpha", "2"), "between 0 and 1"),
         ((student, "images", "--batch-size", "0"), "at least one image"),
         ((student, "images", "--scales", "0"), "above 0"),
+        ((student, "images", "--max-pixels", "0"), "--max-pixels 0"),
         ((student, "images", "--write", "masks"), "invalid choice: 'masks'"),
     ):  # fmt: skip
         assert_refused(server(tmp_path, "predict", *map(str, arguments), "--to", "out"), words)

@@ -1,5 +1,6 @@
 """Label files as bytes: what is written, what is found wrong in them, archives that are the same each time."""
 
+import os
 import struct
 import tarfile
 import zipfile
@@ -47,6 +48,7 @@ def save(image):
     (lambda file: file.write_bytes(file.read_bytes()[:40]), (2, 3), range(3), None, "cannot be read back"),
     (lambda file: file.write_bytes(b""), (2, 3), range(3), None, "cannot be read back"),
     (lambda file: file.unlink(), (2, 3), range(3), None, "is missing"),
+    (lambda file: (file.unlink(), os.mkfifo(file)), (2, 3), range(3), None, "cannot be read back .is a FIFO"),
 ])  # fmt: skip
 def test_files_are_checked_from_the_disk(tmp_path, damage, size, ids, palette, told):
     file = tmp_path / "x.png"

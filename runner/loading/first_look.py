@@ -1,0 +1,160 @@
+"""A look at a recipe's images and labels before training: what would train, or score, as if it were right."""
+
+import hashlib
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from segkd.datasets._files import exif_orientation
+from segkd.datasets._images import RefusedFile, open_regular
+from segkd.runner.recipe.schema import Recipe
+
+# at each start, in seconds at most; check.py looks further
+LABELS, LABELS_OF_CHECK = 64, 1000
+COMPARED = 20_000  # images whose content is compared
+FEW = 0.01  # share of the images to score that may lie among a published data set's training images, too
+CHUNK = 4096  # bytes from the middle of files of one size, which differ for all but equal files
+
+log = logging.getLogger(__name__)
+
+
+def look_at_data(
+    recipe: Recipe, train_set: Dataset, unlabelled_set: Dataset | None, val_set: Dataset, *, whole: bool = False
+) -> None:
+    """Refuses data that nothing is learnt from, or that is scored on what it was trained on; warns where in doubt.
+
+    Args:
+        whole: look further than at each start, as check.py does.
+
+    Raises:
+        ValueError: a single class, or images that are both trained on and scored.
+    """
+    if not recipe.data.allow_overlap:
+        _refuse_overlap(recipe, [train_set, *([] if unlabelled_set is None else [unlabelled_set])], val_set, whole)
+    _refuse_one_class(train_set, LABELS_OF_CHECK if whole else LABELS)
+    if whole and hasattr(train_set, "files"):
+        _doubt_turned_images(train_set)
+
+
+def _spread(dataset: Dataset, most: int) -> list[int]:
+    """Up to so many places in a data set, evenly spaced."""
+    return np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int).tolist()
+
+
+def _refuse_one_class(train_set: Dataset, most: int) -> None:
+    """ValueError where all labels are of one class; a warning where only some of the labels were read."""
+    names, hint = train_set.class_names, "masks of 0 and 255 are read by dataset folder with lookup: {0: 0, 255: 1}"
+    if train_set.num_classes < 2:
+        raise ValueError(
+            f"data: {names[0]!r} is the only class, so there is nothing to tell apart; name what is around it as well, "
+            f"as in class_names: [background, {names[0]}] ({hint})"
+        )
+    counts, places = np.zeros(256, np.int64), _spread(train_set, most)
+    for index in places:
+        counts += np.array(train_set[index][1].histogram())
+        found = np.flatnonzero(counts[: train_set.num_classes])
+        if len(found) > 1:
+            return  # nearly always after the first label
+    only = f"every pixel that counts is {names[found[0]]!r}" if len(found) else "every pixel is ignored"
+    ignored = f" ({counts[train_set.ignore_index] / counts.sum():.0%} are ignored)" if len(found) else ""
+    text = f"in the labels of {len(places)} training images {only}{ignored}; check the label folder and the ids"
+    if len(places) == len(train_set):
+        raise ValueError(f"data: {text} ({hint})")
+    log.warning("WARNING: %s (%s)", text.upper(), hint)
+
+
+def _doubt_turned_images(train_set: Dataset) -> None:
+    """Warns of images turned upright by EXIF beside labels that are not, where their sizes do not show what is meant."""
+    for index in _spread(train_set, LABELS):
+        image, label = train_set.files[index]
+        turned = exif_orientation(image)
+        if turned and label is not None and not exif_orientation(label):
+            size = train_set[index][0].size
+            if turned < 5 or size[0] == size[1]:
+                log.warning(
+                    "WARNING: %s is turned upright by its EXIF orientation and its label has none; the label must be "
+                    "drawn on the upright image, which their sizes do not show",
+                    image,
+                )
+                return
+
+
+def _refuse_overlap(recipe: Recipe, training: list[Dataset], val_set: Dataset, whole: bool) -> None:
+    """ValueError where images to score are trained on; a warning where they are few copies in a published data set."""
+    data = recipe.data
+    cure = "give them to one of the two (data.train_split, data.val_split and data.args say which they are)"
+    if not hasattr(val_set, "files"):  # drawn as they are asked for
+        if data.train_split == data.val_split:
+            raise ValueError(
+                f"data: the images to score are those to train on ({data.val_split}), so the scores tell nothing of "
+                f"other images; {cure}, or say data.allow_overlap=true"
+            )
+        return
+    trained = [image for dataset in training for image, _ in getattr(dataset, "files", [])]
+    scored = [image for image, _ in val_set.files]
+    shared = _same_paths(trained, scored)
+    is_copy = not shared
+    if is_copy and (whole or len(trained) + len(scored) <= COMPARED):
+        shared = _same_content(trained, scored)
+    if not shared:
+        return
+    first, other = next(iter(shared.items()))
+    text = (
+        f"{len(shared)} of the {len(scored)} images to score ({data.val_split}) are also trained on, such as {first}"
+        f"{f', which is a copy of {other}' if is_copy else ''}"
+    )
+    if is_copy and data.dataset != "folder" and len(shared) <= FEW * len(scored):
+        log.warning("WARNING: %s", text)
+        return
+    raise ValueError(
+        f"data: {text}, so the scores tell nothing of other images; {cure}, or say data.allow_overlap=true"
+    )
+
+
+def _same_paths(trained: Iterable[str], scored: Iterable[str]) -> dict[str, str]:
+    """Files to score that are trained on -> the path they are trained on by; nothing is looked at."""
+    known = {os.path.abspath(path): path for path in trained}
+    return {path: known[os.path.abspath(path)] for path in scored if os.path.abspath(path) in known}
+
+
+def _same_content(trained: Iterable[str], scored: Iterable[str]) -> dict[str, str]:
+    """Files to score -> one to train on of the same bytes (or the same file by another path).
+
+    Sizes come first, then a few bytes of files of one size, and only where these are equal, too, the whole content.
+    """
+    pairs = [(path, False) for path in trained] + [(path, True) for path in scored]
+    for key in (os.path.getsize, _middle, _digest):
+        groups = defaultdict(list)
+        for path, is_scored in pairs:
+            groups[key(path)].append((path, is_scored))
+        mixed = [group for group in groups.values() if len({is_scored for _, is_scored in group}) == 2]
+        pairs = [pair for group in mixed for pair in group]
+    originals = [next(path for path, is_scored in group if not is_scored) for group in mixed]
+    return {path: one for group, one in zip(mixed, originals) for path, is_scored in group if is_scored}
+
+
+def _middle(path: str) -> bytes:
+    """A few bytes in which two files of one size differ unless they are equal."""
+    with _opened(path) as file:
+        file.seek(max(os.path.getsize(path) // 2 - CHUNK // 2, 0))
+        return file.read(CHUNK)
+
+
+def _digest(path: str) -> bytes:
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    try:
+        with open_regular(path) as file:
+            yield file
+    except RefusedFile as error:
+        raise ValueError(f"{path}: {error}") from None
