@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from segkd.datasets._files import exif_orientation
 from segkd.datasets._images import RefusedFile, open_regular
+from segkd.runner.console import printable
 from segkd.runner.recipe.schema import Recipe
 
 # at each start, in seconds at most; check.py looks further
@@ -42,6 +43,10 @@ def look_at_data(
         _doubt_turned_images(train_set)
 
 
+def _warn(text: str) -> None:
+    log.warning("WARNING: %s", printable(text))
+
+
 def _spread(dataset: Dataset, most: int) -> list[int]:
     """Up to so many places in a data set, evenly spaced."""
     return np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int).tolist()
@@ -66,7 +71,7 @@ def _refuse_one_class(train_set: Dataset, most: int) -> None:
     text = f"in the labels of {len(places)} training images {only}{ignored}; check the label folder and the ids"
     if len(places) == len(train_set):
         raise ValueError(f"data: {text} ({hint})")
-    log.warning("WARNING: %s (%s)", text.upper(), hint)
+    _warn(f"{text.upper()} ({hint})")
 
 
 def _doubt_turned_images(train_set: Dataset) -> None:
@@ -77,10 +82,9 @@ def _doubt_turned_images(train_set: Dataset) -> None:
         if turned and label is not None and not exif_orientation(label):
             size = train_set[index][0].size
             if turned < 5 or size[0] == size[1]:
-                log.warning(
-                    "WARNING: %s is turned upright by its EXIF orientation and its label has none; the label must be "
-                    "drawn on the upright image, which their sizes do not show",
-                    image,
+                _warn(
+                    f"{image} is turned upright by its EXIF orientation and its label has none; the label must be drawn "
+                    f"on the upright image, which their sizes do not show"
                 )
                 return
 
@@ -110,7 +114,7 @@ def _refuse_overlap(recipe: Recipe, training: list[Dataset], val_set: Dataset, w
         f"{f', which is a copy of {other}' if is_copy else ''}"
     )
     if is_copy and data.dataset != "folder" and len(shared) <= FEW * len(scored):
-        log.warning("WARNING: %s", text)
+        _warn(text)
         return
     raise ValueError(
         f"data: {text}, so the scores tell nothing of other images; {cure}, or say data.allow_overlap=true"

@@ -139,3 +139,14 @@ def test_images_whose_turn_their_labels_may_lack_are_told(look, folder, caplog):
     Image.open(label).save(label, exif=exif)
     look(SPLIT, whole=True)
     assert caplog.text == ""
+
+
+def test_the_recipe_says_how_large_images_may_be(look, folder):
+    Image.new("RGB", (20, 5)).save(folder / "other.png")
+    others = "data.unlabelled={images: .}"
+    for most, words in ((71, []), (99, [others])):
+        with pytest.raises(ValueError, match=f"is too large: .* and up to {most} are read"):
+            recipe = read("tiny.yaml", [SPLIT, f"data.max_pixels={most}", *words])
+            labelled, unlabelled = build_training_sets(recipe)
+            assert labelled[0] and unlabelled[[path for path, _ in unlabelled.files].index("./other.png")]
+    look(SPLIT, "data.max_pixels=72")
