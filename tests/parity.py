@@ -27,6 +27,7 @@ from recorded import (
     baselines,
     cirkd,
     data,
+    features,
     interactive,
     losses,
     networks,
@@ -40,7 +41,7 @@ from recorded import (
 from recorded.arrays import tensors
 from recorded.compare import NEAR, compare, noise_of
 
-MODULES = (losses, scores, data, similarity, objectives, cirkd, rmrkd, baselines, trikd, interactive, steps)
+MODULES = (losses, scores, data, similarity, objectives, cirkd, rmrkd, baselines, trikd, interactive, steps, features)
 RUNNERS = {loss: runner for module in MODULES for loss, runner in module.RUNNERS.items()}
 TOLERANCE = {loss: value for module in MODULES for loss, value in getattr(module, "TOLERANCE", {}).items()}
 
