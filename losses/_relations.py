@@ -1,4 +1,4 @@
-"""The maths several losses share: unit vectors, Gram matrices, and KL divergence between softmax distributions."""
+"""The maps several losses share: unit vectors, standardised values, Gram matrices, KL between softmax distributions."""
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,36 @@ def inverse_norm(x: Tensor, dim: int, eps: float = 1e-8) -> Tensor:
     """
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     return (norm >= eps) / norm.clamp_min(eps)
+
+
+class _Standardised(torch.autograd.Function):
+    """Keeps only its result for backward; autograd would keep x - mean too and make several maps more."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, dimensions: tuple[int, ...], eps: float) -> Tensor:
+        deviation, mean = torch.std_mean(x, dimensions, keepdim=True)
+        z = (x - mean).div_(deviation + eps)
+        ctx.save_for_backward(z, deviation)
+        ctx.dimensions, ctx.eps = dimensions, eps
+        return z
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        z, deviation = ctx.saved_tensors
+        n = z.numel() // deviation.numel()
+        along = (grad * z).sum(ctx.dimensions, keepdim=True) / ((n - 1) * deviation)
+        along = along.masked_fill(deviation == 0, 0)
+        centred = grad - grad.mean(ctx.dimensions, keepdim=True)
+        return centred.div_(deviation + ctx.eps).addcmul_(z, along, value=-1), None, None
+
+
+def standardised(x: Tensor, dimensions: tuple[int, ...], eps: float) -> Tensor:
+    """(x - mean) / (deviation + eps) over `dimensions`, of two values at least, with the sample standard deviation.
+
+    Where the deviation is 0 its derivative is taken as 0, so that constant values become 0 with a finite gradient.
+    """
+    assert any(x.shape[dimension] > 1 for dimension in dimensions), "a single value has no deviation"
+    return _Standardised.apply(x, dimensions, eps)
 
 
 class _RowGram(torch.autograd.Function):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._pair import Pair
+from ._relations import standardised
 from ._task import Positive, Prediction, Task, at_least_float32, resize
 
 # the dimensions of (B, C, h, w) over which mean and deviation are taken
@@ -68,12 +69,12 @@ class NFD(nn.Module):
             guess, goal = self.pair.read(student, teacher)
             guess = guess if self.projection is None else at_least_float32(self.projection(guess))
             goal = resize(goal, guess.shape[-2:], teacher.align_corners)
-        guess, goal = self.standardised(guess), self.standardised(goal)
+        guess, goal = self.pattern(guess), self.pattern(goal)
         if self.distance == "mse":
             return F.mse_loss(guess, goal)
         return torch.linalg.vector_norm(guess - goal) / (goal.shape[2] * goal.shape[3])
 
-    def standardised(self, x: Tensor) -> Tensor:
+    def pattern(self, x: Tensor) -> Tensor:
         """(B, C, h, w) with mean 0 and deviation 1, or 0, over the chosen dimensions."""
         dimensions = DIMENSIONS[self.over]
         if all(x.shape[dimension] == 1 for dimension in dimensions):
@@ -81,28 +82,4 @@ class NFD(nn.Module):
                 f"nfd: over {self.over} there is one value only in maps of size {tuple(x.shape)} (B, C, h, w), and "
                 f"its deviation is not defined; choose another `over` or a feature of a larger map"
             )
-        return _Standardised.apply(x, dimensions, self.eps)
-
-
-class _Standardised(torch.autograd.Function):
-    """(x - mean) / (deviation + eps), with the sample standard deviation, whose derivative at 0 is taken as 0.
-
-    Only the result is kept for backward; autograd would keep x - mean too and make several maps more.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, dimensions: tuple[int, ...], eps: float) -> Tensor:
-        deviation, mean = torch.std_mean(x, dimensions, keepdim=True)
-        z = (x - mean).div_(deviation + eps)
-        ctx.save_for_backward(z, deviation)
-        ctx.dimensions, ctx.eps = dimensions, eps
-        return z
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        z, deviation = ctx.saved_tensors
-        n = z.numel() // deviation.numel()
-        along = (grad * z).sum(ctx.dimensions, keepdim=True) / ((n - 1) * deviation)
-        along = along.masked_fill(deviation == 0, 0)
-        centred = grad - grad.mean(ctx.dimensions, keepdim=True)
-        return centred.div_(deviation + ctx.eps).addcmul_(z, along, value=-1), None, None
+        return standardised(x, dimensions, self.eps)

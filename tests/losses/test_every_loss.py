@@ -55,7 +55,12 @@ VARIANTS = {
     "ickd": [{"feature": None}],
     "ics": [{"variant": name} for name in ("raw", "symmetric", "branch", "released")],
     "ifvd": [{"align": True, "label_resize": "bilinear_trunc"}],
-    "kl": [{"mask_ignored": True, "size": "teacher"}, {"guide": "mean"}, {"guide": "detached_mean"}],
+    "kl": [
+        {"mask_ignored": True, "size": "teacher"},
+        {"guide": "mean"},
+        {"guide": "detached_mean"},
+        {"standardize": True, "temperature": 2.0},
+    ],
     "mgd": [{"masked": 0.0, "feature": "stage3_pre"}],
     "nfd": [{"over": "batch_space", "distance": "l2_over_area"}, {"over": "channel", "size": "student"}],
     "overhaul": [{"margin": "measured"}, {"margin": "none"}],

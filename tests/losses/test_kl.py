@@ -66,3 +66,21 @@ def test_mean_of_both_as_the_guide(guide):
     ours, theirs = (torch.autograd.grad(x, maps, allow_unused=True) for x in (value, wanted))
     torch.testing.assert_close(ours, theirs)
     assert (ours[1] is None) == (guide == "detached_mean")
+
+
+@pytest.mark.parametrize("size", ["student", "teacher"])
+def test_standardised_scores(size):
+    student, teacher = random_prediction(0), random_prediction(1, 6, 4)
+    shape = {"student": (3, 5), "teacher": (6, 4)}[size]
+    maps = [F.interpolate(p.logits, size=shape, mode="bilinear") for p in (student, teacher)]
+    z = [(x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 0.1) for x in maps]
+    loss = KL(TASK, temperature=2.0, standardize=True, size=size, eps=0.1)
+    value, wanted = loss(student, teacher, None), 4 * literal(*z, 2.0)
+    torch.testing.assert_close(value, wanted)
+    leaves = student.logits, teacher.logits
+    torch.testing.assert_close(*(torch.autograd.grad(x, leaves) for x in (value, wanted)))
+
+
+def test_standardised_scores_of_two_classes_warn():
+    with pytest.warns(UserWarning, match="with 2 classes standardised scores are all alike"):
+        KL(Task(2, 255, Features("student", {}, {}), Features("teacher", {}, {})), standardize=True)

@@ -134,6 +134,20 @@ def tsic_kd(params: dict, inputs: Tensors, arrays: Arrays, ensemble: bool = Fals
     )
 
 
+def logit_std(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    classes = inputs["student_logits"].shape[1]
+    # the population's deviation is smaller by this factor, as if the temperature were; T^2 stays that of the case
+    factor = (classes / (classes - 1)) ** 0.5 if params["std"] == "population" else 1.0
+    return distil(
+        inputs,
+        params["weight"] * factor**2,
+        detach=True,
+        temperature=params["temperature"] / factor,
+        standardize=True,
+        eps=params["eps"] * factor,
+    )
+
+
 def distil(
     inputs: Tensors, weight: float, *, align_corners: bool = False, detach: bool = False, swap: bool = False, **options
 ) -> Arrays:
@@ -165,6 +179,7 @@ RUNNERS = {
     "kd_paper": aicsd_kd,
     "tsic_ts_kl": tsic_kd,
     "tsic_ets_kl": partial(tsic_kd, ensemble=True),
+    "logit_std": logit_std,
     "fitnet": fitnet,
 }
 
