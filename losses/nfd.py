@@ -1,4 +1,4 @@
-"""Features without their mean and scale: PKD (Cao et al., NeurIPS 2022, arXiv 2207.02039), NFD (Liu et al., 2207.05256)."""
+"""Features without mean and scale: PKD (Cao et al., NeurIPS 2022, 2207.02039), NFD (Liu et al., arXiv 2207.05256)."""
 
 from typing import Literal
 

@@ -20,6 +20,7 @@ NONSENSE = {
     **dict.fromkeys(["window", "pool", "pixels_per_class", "channels_per_batch"], [-1, 0, 1.5]),
     **dict.fromkeys(["pixel_memory", "region_memory", "channel_memory"], [-1, 0, 1.5]),
     **dict.fromkeys(["pixel_contrast", "region_contrast", "channel_contrast"], [-1, 0, 1.5]),
+    **dict.fromkeys(["heads", "queue"], [-1, 0, 1.5]),
     "pool_from": [[0, 8], [8, 0], [8]],
     "ohem_min_kept": [-1, 1.5],
     # shares

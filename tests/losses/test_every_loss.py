@@ -64,16 +64,19 @@ VARIANTS = {
     "mgd": [{"masked": 0.0, "feature": "stage3_pre"}],
     "nfd": [{"over": "batch_space", "distance": "l2_over_area"}, {"over": "channel", "size": "student"}],
     "overhaul": [{"margin": "measured"}, {"margin": "none"}],
+    "qsd": [{"heads": 2, "scaled": True}],
     "region_cosine": [{"label_resize": "nearest", "feature": "stage3_pre"}],
     "region_distance": [{"label_resize": "nearest", "feature": "stage3_pre"}],
     "skd": [{"share": 0.5, "norm": "detached"}],
+    "token_queue": [{"queue": 3}],
+    "token_relation": [{"projection": "none"}],
 }
 CASES = [(name, arguments) for name in NAMES for arguments in [{}, *VARIANTS.get(name, [])]]
 
 # the teacher's maps get no gradient even where the term does not detach them
 TEACHER_LEARNS_NOTHING = {
     "attention_kl", "cirkd_memory", "cirkd_minibatch", "cross_entropy", "cross_pseudo", "cross_similarity", "holistic",
-    "mgd", "overhaul", "region_cosine", "region_distance",
+    "mgd", "overhaul", "qsd", "region_cosine", "region_distance", "token_queue", "token_relation",
 }  # fmt: skip
 TEACHER_LEARNS_SOME = {"cirkd_channel", "cirkd_v2"}  # by some of their parts
 # part of the student's gradient is stopped on purpose
@@ -97,7 +100,7 @@ COUNTS_LABELLED_PIXELS = {
 LABEL_RESIZE = [parts.completed_arguments("losses", *case).get("label_resize") for case in CASES]
 WITH_WHOLE_LABELS = [case for case, how in zip(CASES, LABEL_RESIZE) if how != "bilinear_trunc"]
 # these do not resize the student to the teacher, or not before all else
-OTHER_SIZES = {"attention_kl", "channel_mean", "cirkd_v2", "cross_entropy", "cross_pseudo", "dsd", "ics", "kl", "sp"}
+OTHER_SIZES = {"attention_kl", "channel_mean", "cirkd_v2", "cross_entropy", "cross_pseudo", "dsd", "ics", "kl", "sp", "token_queue"}
 
 
 def every_loss(cases):
@@ -109,7 +112,7 @@ LITERAL = {}
 for file in sorted((Path(__file__).parents[1] / "benchmarks").glob("transcriptions_*.py")):
     LITERAL |= {name: formula for name, formula in runpy.run_path(str(file)).items() if name in NAMES}
 # what they hold: all defaults, and the variants of some
-OPTIONAL = ("cross_similarity", "mgd", "nfd", "overhaul", "region_cosine", "region_distance")
+OPTIONAL = ("cross_similarity", "mgd", "nfd", "overhaul", "qsd", "region_cosine", "region_distance", "token_relation")
 AS_WRITTEN = [(name, {}) for name in sorted(LITERAL)] + [case for case in CASES if case[0] in OPTIONAL and case[1]]
 
 
