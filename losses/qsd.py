@@ -1,7 +1,6 @@
 """QSD: Lv et al., "Generalizable Knowledge Distillation from Vision Foundation Models ...", CVPR 2026, 2603.02554."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._pair import Pair
@@ -51,18 +50,50 @@ class QSD(nn.Module):
         if widths[1] % heads:
             raise ValueError(f"qsd: heads must divide the teacher's channels; got {heads} heads, {widths[1]} channels")
         self.heads = heads
-        self.scale = None if scaled else 1.0
+        self.scale = (heads / widths[1]) ** 0.5 if scaled else 1.0
         self.query, self.value = (nn.Sequential(nn.LayerNorm(widths[0]), nn.Linear(*widths)) for _ in range(2))
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         tokens, goal = (x.flatten(2).mT for x in self.pair.maps(student, teacher))  # (B, N, C), (B, N, C')
-        return F.mse_loss(self.output(tokens, goal.detach()), goal.detach())
-
-    def output(self, tokens: Tensor, goal: Tensor) -> Tensor:
-        """The student's values as the teacher's keys mix them: (B, N, C), (B, N, C') -> (B, N, C')."""
         # the scores of foundation models reach hundreds: half types would lose them
         with torch.autocast(goal.device.type, enabled=False):
-            rows = (self.query(tokens), goal, self.value(tokens))
-            rows = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in rows)  # (B, heads, N, C' / heads)
-            seen = F.scaled_dot_product_attention(*rows, scale=self.scale)
-        return seen.transpose(1, 2).flatten(2)
+            rows = (self.query(tokens) * self.scale, goal.detach(), self.value(tokens))
+            # (B * heads, N, C' / heads)
+            rows = (x.unflatten(2, (self.heads, -1)).transpose(1, 2).flatten(0, 1) for x in rows)
+            return _AttentionError.apply(*rows, 1024) / goal.numel()
+
+
+class _AttentionError(torch.autograd.Function):
+    """Sum of ( softmax(q t^T) v - t )^2, a block of rows at a time.
+
+    Nothing of size N x N outlives its block: the gradients of q and v are computed together with the value, which a
+    fused attention could not know and would need two products more for. The teacher's side gets none.
+
+    Shapes:
+        query, goal, value: (R, N, D). returns: scalar.
+    """
+
+    @staticmethod
+    def forward(ctx, query: Tensor, goal: Tensor, value: Tensor, block: int) -> Tensor:
+        total = query.new_zeros(())
+        wanted = any(ctx.needs_input_grad)
+        of_query, of_value = (torch.zeros_like(x) if wanted else None for x in (query, value))
+        for i, (q, t, v) in enumerate(zip(query, goal, value, strict=True)):
+            for first in range(0, len(q), block):
+                part = slice(first, first + block)
+                weights = torch.softmax(q[part] @ t.mT, 1)  # (block, N)
+                error = torch.addmm(t[part], weights, v, beta=-1)
+                total += error.square().sum()
+                if wanted:
+                    error *= 2
+                    of_value[i].addmm_(weights.mT, error)
+                    of_weights = error @ v.mT
+                    of_weights -= (of_weights * weights).sum(1, keepdim=True)
+                    of_query[i, part] = of_weights.mul_(weights) @ t
+        ctx.save_for_backward(of_query, of_value)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        of_query, of_value = ctx.saved_tensors
+        return grad * of_query, None, grad * of_value, None

@@ -47,7 +47,6 @@ def qsd(loss, student, teacher, target):
     blocks = []
     for first in range(0, goal.shape[2], size):
         part = slice(first, first + size)
-        scores = query[..., part] @ goal[..., part].mT
-        scores = scores if loss.scale else scores / size**0.5
+        scores = query[..., part] @ goal[..., part].mT * loss.scale
         blocks.append(scores.softmax(2) @ value[..., part])
     return (torch.cat(blocks, 2) - goal).square().mean()

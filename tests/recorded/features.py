@@ -73,7 +73,13 @@ def qsd_of(student: Tensor, teacher: Tensor, state: Tensors, prefix: str, eps: f
 def qsd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     tokens = inputs["student_tokens"], inputs["teacher_tokens"]
     loss, held, pair = qsd_of(*tokens, states(arrays), "", params["norm_eps"], params["num_heads"])
-    return results(params["weight"] * loss(*pair, None), inputs | held, output=loss.output(*tokens))
+    # the loss makes its output a block at a time and keeps none of it: here from its two maps
+    query, key, value = (
+        x.unflatten(2, (loss.heads, -1)).transpose(1, 2)
+        for x in (loss.query(tokens[0]), tokens[1], loss.value(tokens[0]))
+    )
+    output = ((query @ key.mT).softmax(3) @ value).transpose(1, 2).flatten(2)
+    return results(params["weight"] * loss(*pair, None), inputs | held, output=output)
 
 
 def gkd_stage1(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
