@@ -27,13 +27,16 @@ CHANNELS = {
 }  # fmt: skip
 RINGS = {"pixel_memory": 30, "region_memory": 7, "pixel_contrast": 12, "region_contrast": 8}
 RING = {"channel_memory": 30, "channel_contrast": 12}
-SMALL = {"cirkd_memory": RINGS, "cirkd_channel": {**RING, "pool": 2}, "cirkd_v2": {**RINGS, **RING}}
+SMALL = {"afdcd": {"groups": 2, "pool": 1, "patch": [2, 2]}, "attnfd": {"reduction": 2}}
+SMALL |= {"cirkd_memory": RINGS, "cirkd_channel": {**RING, "pool": 2}, "cirkd_v2": {**RINGS, **RING}}
 
 NAMES = parts.names("losses")
 # besides the defaults, the arguments with code of their own
 VARIANTS = {
+    "afdcd": [{"mask": "center", "projector": "enhanced"}, {"groups": 1, "pool": 2, "patch": [1, 2]}],
     "at": [{"norm": "column"}],
     "attention_kl": [{"stretch": "grid", "reduction": "row"}],
+    "attnfd": [{"teacher_gate": "learned", "features": ["stage3_pre"]}],
     "cirkd_channel": [{"filled_only": True, "half_memory": True}],
     "cirkd_memory": [{"enqueue": "legacy"}, {"filled_only": True, "half_memory": True}],
     "cirkd_minibatch": [{"pool": 2, "pool_from": [2, 2]}],
@@ -56,14 +59,14 @@ VARIANTS = {
     "ics": [{"variant": name} for name in ("raw", "symmetric", "branch", "released")],
     "ifvd": [{"align": True, "label_resize": "bilinear_trunc"}],
     "kl": [
-        {"mask_ignored": True, "size": "teacher"},
+        {"mask_ignored": True, "size": "teacher", "standardize": True},
         {"guide": "mean"},
         {"guide": "detached_mean"},
-        {"standardize": True, "temperature": 2.0},
     ],
     "mgd": [{"masked": 0.0, "feature": "stage3_pre"}],
     "nfd": [{"over": "batch_space", "distance": "l2_over_area"}, {"over": "channel", "size": "student"}],
     "overhaul": [{"margin": "measured"}, {"margin": "none"}],
+    "phi_s": [{"projection": "mlp", "hidden": 3, "blocks": 1, "mask_ignored": True}, {"rotate": False}],
     "qsd": [{"heads": 2, "scaled": True}],
     "region_cosine": [{"label_resize": "nearest", "feature": "stage3_pre"}],
     "region_distance": [{"label_resize": "nearest", "feature": "stage3_pre"}],
@@ -75,8 +78,9 @@ CASES = [(name, arguments) for name in NAMES for arguments in [{}, *VARIANTS.get
 
 # the teacher's maps get no gradient even where the term does not detach them
 TEACHER_LEARNS_NOTHING = {
-    "attention_kl", "cirkd_memory", "cirkd_minibatch", "cross_entropy", "cross_pseudo", "cross_similarity", "holistic",
-    "mgd", "overhaul", "qsd", "region_cosine", "region_distance", "token_queue", "token_relation",
+    "afdcd", "attention_kl", "attnfd", "cirkd_memory", "cirkd_minibatch", "cross_entropy", "cross_pseudo",
+    "cross_similarity", "holistic", "mgd", "overhaul", "phi_s", "qsd", "region_cosine", "region_distance",
+    "token_queue", "token_relation",
 }  # fmt: skip
 TEACHER_LEARNS_SOME = {"cirkd_channel", "cirkd_v2"}  # by some of their parts
 # part of the student's gradient is stopped on purpose
@@ -84,6 +88,7 @@ STOPPED = [("kl", {"guide": "detached_mean"}), ("skd", {"share": 0.5, "norm": "d
 STOPPED += [("cross_similarity", arguments) for arguments in ({}, *VARIANTS["cross_similarity"])]
 # loss -> the parts of its value, each with a weight of the same name
 PARTS = {
+    "afdcd": ["fd", "contrast"],
     "cirkd_channel": ["minibatch", "memory", "mse"],
     "cirkd_memory": ["pixel", "region"],
     "cirkd_v2": [
@@ -100,7 +105,19 @@ COUNTS_LABELLED_PIXELS = {
 LABEL_RESIZE = [parts.completed_arguments("losses", *case).get("label_resize") for case in CASES]
 WITH_WHOLE_LABELS = [case for case, how in zip(CASES, LABEL_RESIZE) if how != "bilinear_trunc"]
 # these do not resize the student to the teacher, or not before all else
-OTHER_SIZES = {"attention_kl", "channel_mean", "cirkd_v2", "cross_entropy", "cross_pseudo", "dsd", "ics", "kl", "sp", "token_queue"}
+OTHER_SIZES = {
+    "attention_kl",
+    "channel_mean",
+    "cirkd_v2",
+    "cross_entropy",
+    "cross_pseudo",
+    "dsd",
+    "ics",
+    "kl",
+    "phi_s",
+    "sp",
+    "token_queue",
+}
 
 
 def every_loss(cases):
@@ -112,7 +129,8 @@ LITERAL = {}
 for file in sorted((Path(__file__).parents[1] / "benchmarks").glob("transcriptions_*.py")):
     LITERAL |= {name: formula for name, formula in runpy.run_path(str(file)).items() if name in NAMES}
 # what they hold: all defaults, and the variants of some
-OPTIONAL = ("cross_similarity", "mgd", "nfd", "overhaul", "qsd", "region_cosine", "region_distance", "token_relation")
+OPTIONAL = {"afdcd", "cross_similarity", "mgd", "nfd", "overhaul", "qsd", "token_relation"}
+OPTIONAL |= {"region_cosine", "region_distance"}
 AS_WRITTEN = [(name, {}) for name in sorted(LITERAL)] + [case for case in CASES if case[0] in OPTIONAL and case[1]]
 
 

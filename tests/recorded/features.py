@@ -1,9 +1,15 @@
 """Golden cases of losses between features: PKD and NFD, and those made for foundation models as teachers."""
 
-from recorded.arrays import Arrays, Tensors, both, build, prediction, restore, results, states, task_of
-from torch import Tensor
+import torch
+from recorded.arrays import Arrays, Tensors, both, build, plain, prediction, restore, results, states, task_of
+from torch import Tensor, nn
 
+from segkd.losses._hadamard import hadamard
+from segkd.losses._standardization import Standardization
+from segkd.losses.afdcd import AfDCD
+from segkd.losses.attnfd import AttnFD
 from segkd.losses.nfd import NFD
+from segkd.losses.phi_s import PhiS
 from segkd.losses.qsd import QSD
 from segkd.losses.token_queue import TokenQueue
 from segkd.losses.token_relation import TokenRelation
@@ -101,6 +107,109 @@ def gkd_stage1(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     return results(sum(parts.values()), inputs | held, **parts)
 
 
+# AttnFD's names, less the feature's number -> the original's
+GATES = {"channels.0": "fc1", "channels.2": "fc2", "positions.0": "conv", "positions.1": "bn"}
+
+
+def attnfd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    levels = range(params["stages"])
+    pair = [
+        prediction(**{f"map{level}": inputs[f"{owner}_feature_{level}"] for level in levels})
+        for owner in ("student", "teacher")
+    ]
+    options = {"reduction": params["reduction"], "teacher_gate": params["teacher_gate"]}
+    loss = build(AttnFD, task_of(*pair), features=tuple(pair[0].features), **options)
+    loss.train(params["bn"] == "batch")
+    for module in loss.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = params["bn_eps"]
+    names = {}
+    for level in levels:
+        parts = [("student_gate", GATES), ("teacher_gate", GATES), ("connector", {"0": "conv", "1": "bn"})]
+        names |= {f"{x}s.{level}.{own}": f"{x}_{level}.{name}" for x, table in parts for own, name in table.items()}
+    held = restore(loss, states(arrays), names=names)
+    return results(params["weight"] * loss(*pair, None), inputs | held)
+
+
+# Af-DCD's names -> the original's, whose enhanced projector has blocks and adaptors
+PROJECTORS = {
+    "plain": {"projector": "projector"},
+    "enhanced": {f"projector.{own}": f"projector.{name}" for own, name in zip(
+        ("first", "second", "of_first", "of_second"), ("block1", "block2", "adaptor1", "adaptor2"), strict=True
+    )},
+}  # fmt: skip
+
+
+def afdcd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    pair = both(inputs, "feature")
+    loss = build(
+        AfDCD, task_of(*pair), feature="map", fd=1.0, contrast=1.0,
+        contrast_temperature=params["tau"], groups=params["groups"], patch=tuple(params["patch"]),
+        pool=1 if params["crop"] else params["pool"] or 1, mask=params["mask"], masked=params["mask_ratio"],
+        projector=params["projector"],
+    )  # fmt: skip
+    loss.draw = lambda goal: torch.from_numpy(arrays["draw:uniform"])
+    if params["crop"]:
+        # only the map's first rows and columns, which a recipe cannot ask for
+        whole, crop = loss.contrast, params["crop"]
+        loss.contrast = lambda *maps: whole(*(x[..., :crop, :crop] for x in maps))
+    held = restore(loss, states(arrays), names=PROJECTORS[params["projector"]])
+    fd, ctr = loss(*pair, None).values()
+    return results(params["weight_fd"] * fd + params["weight_ctr"] * ctr, inputs | held, fd=fd, ctr=ctr)
+
+
+def hadamard_of(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    return plain({"matrix": hadamard(params["dim"])})
+
+
+def phi_s_fit(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    maps = [inputs[f"teacher_feature_{call}"].detach() for call in range(sum("teacher" in name for name in inputs))]
+    scale = Standardization(maps[0].shape[1], params["rotate"], params["update_period"])
+    if params["rotate"]:
+        scale.state["rotation"] = states(arrays)["rotation"]
+        # those of the last refresh, whose W is the only one that is recorded
+        scale.eigenvectors = lambda covariance: torch.from_numpy(arrays["draw:eigenvectors"])
+    for call, features in enumerate(maps):
+        scale.update(features, inputs[f"mask_{call}"] == 1 if params["masked"] else None)
+    whiten = scale.state["whiten"]
+    alpha = whiten[0].norm()  # its rows are orthogonal
+    found = {"mean": scale.state["mean"], "covariance": scale.covariance, "num_samples": scale.state["count"]}
+    found |= {"alpha": alpha, "whiten": whiten, "inv_whiten": whiten.T / alpha**2, "output": scale(maps[-1])}
+    return plain(found)
+
+
+# PhiS's names -> the original's; the numbers in the mlp depend on its blocks
+LINEAR = {"projection": "projector"}
+
+
+def mlp_names(blocks: int) -> dict[str, str]:
+    names = {"projection.0": "projector.fc1"}
+    layers = [f"projector.blocks.{block}" for block in range(blocks)] + ["projector.final"]
+    for index, layer in enumerate(layers, 1):
+        names |= {f"projection.{index}.0": f"{layer}.norm", f"projection.{index}.2": f"{layer}.linear"}
+    return names
+
+
+def phi_s_balanced(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    state, pair, options = states(arrays), both(inputs, "feature", align_corners=True), {}
+    if params["projector"] == "mlp":
+        options = {"projection": "mlp", "hidden": len(state["projector.fc1.weight"]), "blocks": params["num_inner"]}
+    loss = build(PhiS, task_of(*pair), feature="map", l1_weight=params["l1_weight"], beta=params["beta"], **options)
+    for module in loss.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = params["norm_eps"]
+    loss.scale.state |= {name: state[name] for name in ("mean", "whiten")}
+    held = restore(loss, state, names=mlp_names(params["num_inner"]) if options else LINEAR)
+    parts, measure = {}, loss.distances
+
+    def distances(*vectors):
+        parts["cos"], parts["smooth_l1"] = found = measure(*vectors)
+        return found
+
+    loss.distances = distances
+    return results(loss.eval()(*pair, None), inputs | held, **parts)
+
+
 RUNNERS = {
     "pkd": pkd,
     "nfd": nfd,
@@ -108,4 +217,9 @@ RUNNERS = {
     "token_queue": token_queue,
     "qsd": qsd,
     "gkd_stage1": gkd_stage1,
+    "attnfd": attnfd,
+    "afdcd": afdcd,
+    "hadamard": hadamard_of,
+    "phi_s_fit": phi_s_fit,
+    "phi_s_balanced": phi_s_balanced,
 }
