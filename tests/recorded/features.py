@@ -24,8 +24,7 @@ def pkd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
 
 def nfd(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     pair = both(inputs, "feature", align_corners=True)
-    # beside any deviation the smallest float is none, which a recipe cannot ask for
-    options = {"distance": params["distance"], "eps": params["eps"] or 1e-300}
+    options = {"distance": params["distance"], "eps": params["eps"]}
     loss = build(NFD, task_of(*pair), feature="map", size="student", **options)
     held = restore(loss, states(arrays), names={"projection": "projector"})
     assert bool(held) == params["projector"]
