@@ -114,6 +114,8 @@ def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator)
     image = crops(recipe, 1, accelerator.device)
     for name in networks:
         say(described(name, graph, recipe, image))
+    for name, network in networks.items():
+        say(f"images    of {name} are normalised with {network.normalize.words}")
     return graph
 
 

@@ -133,10 +133,10 @@ def set_constants(built: nn.Module, asked: str | dict | None, trained: str | dic
     if asked is not None or trained is not None:
         built.normalize = Normalize.of(trained if asked is None else asked)
     text = f"{owner}: images are normalised with {built.normalize.words}"
-    if known is None or Normalize.of(known).constants == built.normalize.constants:
-        logger.info("%s", text)
-    else:
+    if known is not None and Normalize.of(known).constants != built.normalize.constants:
         logger.warning("%s, its weights were trained with %s", text, Normalize.of(known).words)
+    elif built.normalize.constants != "imagenet":  # what everybody takes for granted
+        logger.info("%s", text)
 
 
 @contextmanager

@@ -144,7 +144,7 @@ name: fp32
 data: {dataset: synthetic, args: {size: [256, 512], length: 64}, crop_size: [256, 512], batch_size: 8}
 networks:
   student: {model: deeplabv3, args: {backbone: resnet18}}
-  teacher: {model: deeplabv3, args: {backbone: resnet50}, train: false}
+  teacher: {model: deeplabv3, args: {backbone: resnet50}, weights: random, train: false}
 losses:
   - {loss: cross_entropy}
   - {loss: kl, label: kl, from: teacher}

@@ -22,7 +22,7 @@ name: loop
 data: {dataset: synthetic, args: {size: [512, 512], length: 64}, crop_size: [512, 512], batch_size: 8}
 networks:
   student: {model: deeplabv3, args: {backbone: resnet18}}
-  teacher: {model: deeplabv3, args: {backbone: resnet101}, train: false}
+  teacher: {model: deeplabv3, args: {backbone: resnet101}, weights: random, train: false}
 losses:
   - {loss: cross_entropy}
   - {loss: kl, label: kl, from: teacher}

@@ -15,9 +15,11 @@ def test_check_reports_every_part_and_writes_nothing(check, folder):
     result = check(TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, weight: 10, after: 2}]", "loop.accumulate=2")
     assert result.code == 0, result.err
     firsts = [line.split()[0] for line in result.out.splitlines() if line[:1].strip()]
-    assert firsts == ["recipe", "data", "labels", "start", "network", "network", "term", "term", "cost", "verdict"]
+    assert firsts == ["recipe", "data", "labels", "start", "network", "network", "images", "images",
+                      "term", "term", "cost", "verdict"]  # fmt: skip
     assert "15 images to train on" in result.out and "student: pspnet mobilenetv2_035, trained" in result.out
     assert "teacher: deeplabv3 resnet18, frozen" in result.out and "this recipe will run" in result.out
+    assert "of teacher are normalised with imagenet: mean 123.675 116.28 103.53" in result.out
     assert "fitnet" in result.out and "(iteration 3)" in result.out, "the term behind its gate is tried too"
     assert not (folder / "runs").exists()
 
