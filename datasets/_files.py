@@ -202,6 +202,11 @@ class LabelledFiles:
             )
         return image, target
 
+    def stamp(self, index: int) -> tuple[str | int, ...]:
+        """What tells an image and its label from other ones of that name: sizes and times of their files."""
+        status = [os.stat(path) for path in self.files[index] if path is not None]
+        return self.names[index], *(number for one in status for number in (one.st_size, one.st_mtime_ns))
+
     def read_target(self, path: str) -> Image.Image:
         """The label file as train ids, mode L."""
         return read_label(path, self.table, self.rule, self.max_pixels)

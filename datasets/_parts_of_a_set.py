@@ -34,6 +34,10 @@ class Chosen:
         """The data set's name of the image."""
         return self.dataset.name(self.indices[index])
 
+    def stamp(self, index: int) -> tuple[str | int, ...]:
+        """The data set's stamp of the image."""
+        return self.dataset.stamp(self.indices[index])
+
 
 class WithoutLabels:
     """The images of a data set beside targets that are 0 everywhere: training on them sees no label."""
@@ -52,6 +56,10 @@ class WithoutLabels:
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
         image = self.dataset[index][0]
         return image, Image.new("L", image.size, 0)
+
+    def stamp(self, index: int) -> tuple[str | int, ...]:
+        """The data set's stamp of the image."""
+        return self.dataset.stamp(index)
 
 
 class ImagesBelow(LabelledFiles):

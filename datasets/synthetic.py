@@ -72,6 +72,10 @@ class Synthetic:
         """<split>_<number>, e.g. train_00007."""
         return f"{self.split}_{index % self.length:05d}"
 
+    def stamp(self, index: int) -> tuple[str | int, ...]:
+        """What tells a scene from others, of other data sets too: all that it is drawn from."""
+        return self.name(index), self.seed, *self.size
+
 
 class _Scene:
     """One street, painted from far to near into a picture of colours and a picture of ids."""

@@ -2,7 +2,7 @@
 
 Reads the recipe and its files, looks at a sample of the data, runs one forward and backward of every term and times
 a few steps. With --no-data it needs neither data nor weights: parts, shapes and sizes are checked without computing,
-and what this machine lacks is listed. Nothing is written.
+and what this machine lacks is listed. Nothing is written but, with --fill-cache, what caches of its networks lack.
 """
 
 import argparse
@@ -16,7 +16,9 @@ def ask() -> tuple[argparse.Namespace, Recipe]:
     """The options, and the recipe they name, checked."""
     parser = new_parser("Say whether a recipe will run, and what it costs.")
     add_recipe(parser)
-    parser.add_argument("--no-data", action="store_true", help="check without data, weights files and computing")
+    work = parser.add_mutually_exclusive_group()
+    work.add_argument("--no-data", action="store_true", help="check without data, weights files and computing")
+    work.add_argument("--fill-cache", action="store_true", help="make what its networks' caches lack; may be stopped")
     options = parser.parse_intermixed_args()
     return options, read(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
 
@@ -33,6 +35,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from segkd.runner.building.cached import CachedNetwork, fill, open_caches
 from segkd.runner.building.device import peak_memory, prepare_for_device, start_accelerator
 from segkd.runner.building.first_look import refuse_broken_teachers
 from segkd.runner.building.graph import Graph, weighted
@@ -42,7 +45,13 @@ from segkd.runner.building.optimizers import build_optimizers, take_step
 from segkd.runner.building.shapes import crops, shape_graph, shape_predictions, without_autocast
 from segkd.runner.console import clock, say
 from segkd.runner.loading.batch import Batch
-from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
+from segkd.runner.loading.data_sets import (
+    build_dataset,
+    build_training_batches,
+    build_training_sets,
+    build_views,
+    training_views,
+)
 from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.recipe.network import RANDOM
 from segkd.runner.recipe.section import OtherRecipe
@@ -66,9 +75,15 @@ def main() -> None:
     accelerator = start_accelerator(recipe)
     train_set, unlabelled_set = check_data(recipe)
     graph = check_networks(recipe, train_set, accelerator)
+    sets = {"labelled": train_set, "unlabelled": unlabelled_set}
+    caches = open_caches(recipe, graph, sets, accelerator, tells=False)
+    if options.fill_cache:
+        fill_caches(recipe, caches, sets, accelerator)
+        graph.caches = caches  # steps are made as a run with full caches makes them
     wrapped, *optimizers = accelerator.prepare(graph, *build_optimizers(recipe, graph))
     batches = build_training_batches(recipe, train_set, unlabelled_set, build_views(recipe), accelerator, start=0)
     batch = next(batches).to(accelerator.device)
+    check_caches(caches, batch, accelerator)
     iteration = busiest_iteration(graph, recipe)
     check_terms(graph.train(), batch, iteration, accelerator)
     check_cost(wrapped, optimizers, batch, iteration, recipe, accelerator)
@@ -185,6 +200,30 @@ def missing(recipe: Recipe) -> list[str]:
     return lines
 
 
+def fill_caches(
+    recipe: Recipe, caches: dict[tuple[str, str], CachedNetwork], sets: dict[str, Dataset], accelerator: Accelerator
+) -> None:
+    """Makes what the caches lack. ValueError where there is none, or a network has to be trained first."""
+    if not caches:
+        raise ValueError("--fill-cache: no term reads a network with a cache; give one `cache: {}` under networks")
+    for name, stream in caches:
+        entry = recipe.networks[name]
+        if isinstance(entry.weights, OtherRecipe) and not weights_are_there(entry):
+            raise ValueError(f"--fill-cache: networks.{name} has no weights yet; train {entry.weights.recipe} first")
+        views = training_views(recipe, stream, sets[stream], build_views(recipe)[stream == "unlabelled"])
+        fill(caches[name, stream], views, recipe, accelerator)
+    accelerator.wait_for_everyone()
+
+
+def check_caches(caches: dict[tuple[str, str], CachedNetwork], batch: Batch, accelerator: Accelerator) -> None:
+    """Says what is kept and what keeping does to it, on one batch; nothing is written."""
+    images = {"labelled": batch.images, "unlabelled": batch.unlabelled and batch.unlabelled.images}
+    for (_, stream), cached in caches.items():
+        say(f"cache     {cached.described()}")
+        with accelerator.autocast():
+            say(f"          {cached.compared(images[stream], cached.stored(images[stream]))}")
+
+
 def busiest_iteration(graph: Graph, recipe: Recipe) -> int:
     """The first iteration at which the most terms are active: gates and ramps may keep some away at the start."""
     last = recipe.schedule.iterations - 1
@@ -197,7 +236,7 @@ def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Acceler
     graph.keep_predictions = True
     weights = graph.weights_at(iteration)
     with accelerator.autocast():
-        losses = graph(batch.images, batch.target, iteration, batch.unlabelled)
+        losses = graph(batch.images, batch.target, iteration, batch.unlabelled, batch.places)
     report = gradient_report(graph, losses, weights)
     graph.keep_predictions, graph.kept = False, {}
     for name, loss in weighted(losses, weights).items():
@@ -233,7 +272,7 @@ def check_cost(
         wait_for_gpu(accelerator.device)
         since = time.perf_counter()
         for _ in range(recipe.loop.accumulate):
-            losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled)
+            losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled, batch.places)
             accelerator.backward(sum(weighted(losses, weights).values()))
         take_step(optimizers, accelerator.scaler)
         wait_for_gpu(accelerator.device)

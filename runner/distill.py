@@ -29,6 +29,7 @@ ask = ask_early(ask, __name__)  # before the imports that take seconds
 import torch
 from accelerate import Accelerator
 
+from segkd.runner.building.cached import open_caches
 from segkd.runner.building.device import (
     average_gradients,
     prepare_for_device,
@@ -63,6 +64,8 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
     graph = build_graph(recipe, build_networks(recipe, train_set), train_set.ignore_index)
     prepare_for_device(graph, recipe, accelerator)
     refuse_broken_teachers(graph, recipe, train_set, accelerator)
+    sets, is_main = {"labelled": train_set, "unlabelled": unlabelled_set}, accelerator.is_main_process
+    graph.caches = open_caches(recipe, graph, sets, accelerator, tells=is_main)
     wrapped, *optimizers = accelerator.prepare(graph, *build_optimizers(recipe, graph))
     state = TrainingState.begin(recipe, graph, optimizers, accelerator)
 
@@ -106,7 +109,7 @@ def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: 
             # processes average their gradients once a step, with its last part
             with accelerator.no_sync(wrapped) if part + 1 < parts else nullcontext():
                 graph.keep_predictions = inspects or bool(adversaries)
-                losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled)
+                losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled, batch.places)
                 if inspects:
                     tracking.note(gradient_report(graph, losses, weights))
                 accelerator.backward(sum(weighted(losses, weights).values()) / parts)

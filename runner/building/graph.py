@@ -13,6 +13,8 @@ from segkd.models._prediction import Prediction
 from segkd.runner.loading.batch import Batch
 from segkd.runner.recipe.term import Term
 
+Places = list[tuple[int, int]]  # (index, view) of each image, see loading/batch.py
+
 # what a term sees -> the parts of the batch its learner and its source are run on
 PARTS = {
     "labelled": (("labelled", "labelled"),),
@@ -67,6 +69,8 @@ class Graph(nn.Module):
         self.kept: dict[str, tuple[Prediction, Prediction | None]] = {}
         self.prompted_by = prompted_by or {}
         averages = averages or {}
+        # (frozen network, part of the batch) -> what gives its prediction on images that come again, see cached.py
+        self.caches: dict[tuple[str, str], Callable[[Tensor, Places], Prediction]] = {}
         self.followed = {name: followed for name, (followed, _) in averages.items()}
         # in a dict nn.Module does not see them; their weights are the training state's to save
         self.averages = {
@@ -90,16 +94,21 @@ class Graph(nn.Module):
         return [term for term in self.terms if term.weight_at(iteration) != 0]
 
     def forward(
-        self, images: Tensor, target: Tensor, iteration: int, unlabelled: Batch | None = None
+        self,
+        images: Tensor,
+        target: Tensor,
+        iteration: int,
+        unlabelled: Batch | None = None,
+        places: Places | None = None,
     ) -> dict[str, Tensor]:
         """The active terms' unweighted scalars by name.
 
         Args:
             images: (B, 3, H, W) uint8. target: (B, H, W) int64. unlabelled: the batch of images without labels, if any;
-                its target is the ignore_index on padding and 0 elsewhere.
+                its target is the ignore_index on padding and 0 elsewhere. places: of the labelled images, see Batch.
         """
         self.kept = {}  # freed before this forward needs its room
-        predictions = self.predictions(images, unlabelled, iteration)
+        predictions = self.predictions(images, unlabelled, iteration, places)
         losses = {}
         for term in self.active_terms(iteration):
             student, source, labels = self.seen_by(term, predictions, target, unlabelled)
@@ -109,12 +118,12 @@ class Graph(nn.Module):
         return losses
 
     def predictions(
-        self, images: Tensor, unlabelled: Batch | None, iteration: int
+        self, images: Tensor, unlabelled: Batch | None, iteration: int, places: Places | None = None
     ) -> dict[tuple[str, str], Prediction]:
         """(network, part of the batch) -> its prediction, for all that an active term reads."""
-        parts = {"labelled": images}
+        parts = {"labelled": (images, places)}
         if unlabelled is not None:
-            parts |= {"unlabelled": unlabelled.images, "strong": unlabelled.strong}
+            parts |= {"unlabelled": (unlabelled.images, unlabelled.places), "strong": (unlabelled.strong, None)}
         found: dict[tuple[str, str], Prediction] = {}
         for term in self.active_terms(iteration):
             for of_part, source_part in PARTS[term.on]:
@@ -124,11 +133,18 @@ class Graph(nn.Module):
         return found
 
     def _predict(
-        self, name: str, part: str, parts: dict[str, Tensor], found: dict[tuple[str, str], Prediction]
+        self,
+        name: str,
+        part: str,
+        parts: dict[str, tuple[Tensor, Places | None]],
+        found: dict[tuple[str, str], Prediction],
     ) -> Prediction:
         """One network's prediction on one part of the batch, made where it is not there yet."""
         if (name, part) not in found:
-            images, prompt = parts[part], None
+            (images, places), prompt = parts[part], None
+            if places is not None and (name, part) in self.caches:
+                found[name, part] = self.caches[name, part](images, places)
+                return found[name, part]
             if name in self.prompted_by:
                 prompt = mask_prompt(self._predict(self.prompted_by[name], part, parts, found), images.shape[-2:])
             inputs = (images,) if prompt is None else (images, prompt)
@@ -139,7 +155,7 @@ class Graph(nn.Module):
     def predict(self, names: list[str], images: Tensor) -> list[Prediction]:
         """What some networks make of images, prompted as in training."""
         found: dict[tuple[str, str], Prediction] = {}
-        return [self._predict(name, "labelled", {"labelled": images}, found) for name in names]
+        return [self._predict(name, "labelled", {"labelled": (images, None)}, found) for name in names]
 
     def seen_by(
         self, term: Term, predictions: dict[tuple[str, str], Prediction], target: Tensor, unlabelled: Batch | None

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from segkd.datasets._mixing import MixDraw
 from segkd.datasets._strong import partners
+from segkd.runner.loading.fixed_views import FixedViews
 
 
 @dataclass
@@ -18,7 +19,7 @@ class Batch:
 
     Batches of unlabelled images may also have `strong`, the same crops recoloured and mixed, and `mixed`, (B, H, W)
     bool: where `strong` shows an image's partner (datasets/_strong.py:partners). A labelled batch carries the
-    unlabelled one of its step.
+    unlabelled one of its step. `views`: where views come again (loading/fixed_views.py), which of them these are.
     """
 
     images: Tensor
@@ -27,6 +28,12 @@ class Batch:
     strong: Tensor | None = None
     mixed: Tensor | None = None
     unlabelled: "Batch | None" = None
+    views: list[int] | None = None
+
+    @property
+    def places(self) -> list[tuple[int, int]] | None:
+        """(index, view) of each image, by which one that comes again is known; None where none does."""
+        return None if self.views is None else list(zip(self.indices, self.views))
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory; a DataLoader calls this, so that copies to a GPU overlap with its work."""
@@ -42,7 +49,7 @@ class Batch:
 
     def _with(self, change) -> "Batch":
         strong, mixed = (None if maps is None else change(maps) for maps in (self.strong, self.mixed))
-        return Batch(change(self.images), change(self.target), self.indices, strong, mixed, self.unlabelled)
+        return Batch(change(self.images), change(self.target), self.indices, strong, mixed, self.unlabelled, self.views)
 
 
 @dataclass
@@ -52,6 +59,7 @@ class View:
     Attributes:
         strong, box: its strong view before mixing, and (H, W) bool where its partner is to be seen in it.
         mixing: how its partner is mixed into image and target, None for not at all.
+        number: which of the image's views it is, where they come again.
     """
 
     image: np.ndarray
@@ -60,20 +68,33 @@ class View:
     strong: np.ndarray | None = None
     box: np.ndarray | None = None
     mixing: MixDraw | None = None
+    number: int | None = None
 
 
 class TrainingViews(Dataset):
     """Random views of a data set; the draws of one view come from (seed, epoch, index) alone.
 
+    Where views come again, (seed, epoch, index) decides which of them is shown, and what is done to it for its strong
+    view.
+
     Args:
         transform: called as transform(image, target, rng) -> (uint8 (H, W, 3), uint8 (H, W)).
         resize: called as resize(image, target) before it. strong: called as strong(image, rng) for a second view, see
-            datasets/_strong.py. mix: datasets/_mixing.py:Mix.
+            datasets/_strong.py. mix: datasets/_mixing.py:Mix. fixed: the views that come again; None: each is new.
     """
 
-    def __init__(self, dataset: Dataset, transform, seed: int, resize=None, strong=None, mix=None):
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform,
+        seed: int,
+        resize=None,
+        strong=None,
+        mix=None,
+        fixed: FixedViews | None = None,
+    ):
         self.dataset, self.transform, self.seed, self.resize = dataset, transform, seed, resize
-        self.strong, self.mix = strong, mix
+        self.strong, self.mix, self.fixed = strong, mix, fixed
 
     def __getitem__(self, sample: tuple[int, int]) -> View | Exception:
         epoch, index = sample
@@ -82,7 +103,9 @@ class TrainingViews(Dataset):
             if self.resize is not None:
                 image, target = (Image.fromarray(pixels) for pixels in self.resize(image, target))
             rng = np.random.default_rng((self.seed, epoch, index))
-            view = View(*self.transform(image, target, rng), index)
+            number = None if self.fixed is None else self.fixed.shown(epoch, index, self.seed)
+            drawn_with = rng if number is None else self.fixed.generator(number, index)
+            view = View(*self.transform(image, target, drawn_with), index, number=number)
             if self.strong is not None:
                 view.strong, view.box = self.strong(view.image, rng)
             if self.mix is not None:
@@ -134,7 +157,8 @@ def collate(views: list[View | Exception], mix=None) -> Batch | Exception:
             f"images of different sizes cannot be scored in one batch ({' and '.join(shown[:2])} pixels); set "
             f"evaluate.batch_size to 1, or bring all to one size with data.resize"
         )
-    batch = Batch(_stacked(images), torch.from_numpy(np.stack(targets)), indices)
+    numbers = None if views[0].number is None else [view.number for view in views]
+    batch = Batch(_stacked(images), torch.from_numpy(np.stack(targets)), indices, views=numbers)
     if views[0].strong is not None:
         strong = np.stack([view.strong for view in views])
         boxes = np.stack([view.box for view in views])

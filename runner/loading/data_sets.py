@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from segkd.datasets._parts_of_a_set import Chosen, ImagesBelow, WithoutLabels, labelled_indices
 from segkd.datasets._resample import fitted_pair, fitted_pair_corners, resize_pair, short_side_pair
 from segkd.runner.loading.batch import Batch, TrainingViews
+from segkd.runner.loading.fixed_views import FixedViews
 from segkd.runner.loading.sampler import training_batches
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Recipe
@@ -85,14 +86,29 @@ def build_training_batches(
         "pin_memory": accelerator.device.type == "cuda",
         "timeout": recipe.loop.timeout,
     }
-    resize, other = fixed_resize(recipe, scoring=False), recipe.data.unlabelled
-    labelled = TrainingViews(train_set, seed=recipe.seed, resize=resize, **views[0])
+    labelled, other = training_views(recipe, "labelled", train_set, views[0]), recipe.data.unlabelled
     batches = training_batches(labelled, batch_size=recipe.data.batch_size, **shared)
     if unlabelled_set is None:
         return batches
-    unlabelled = TrainingViews(unlabelled_set, seed=seed_for(recipe.seed, "unlabelled"), resize=resize, **views[1])
+    unlabelled = training_views(recipe, "unlabelled", unlabelled_set, views[1])
     others = training_batches(unlabelled, batch_size=other.batch_size, field="data.unlabelled.batch_size", **shared)
     return (replace(batch, unlabelled=other) for batch, other in zip(batches, others))
+
+
+def training_views(recipe: Recipe, stream: str, dataset: Dataset, views: dict) -> TrainingViews:
+    """The random views of a stream's images, which come again where a network keeps what it makes of them.
+
+    Args:
+        stream: labelled or unlabelled. views: what makes them, of build_views.
+    """
+
+    def stream_seed(seed: int) -> int:
+        return seed if stream == "labelled" else seed_for(seed, stream)
+
+    cache = next(iter(recipe.caches_on(stream).values()), None)
+    fixed = None if cache is None else FixedViews(cache.views, stream_seed(cache.seed))
+    resize = fixed_resize(recipe, scoring=False)
+    return TrainingViews(dataset, seed=stream_seed(recipe.seed), resize=resize, fixed=fixed, **views)
 
 
 def fixed_resize(recipe: Recipe, scoring: bool):

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -72,9 +72,22 @@ def training_batches(
         timeout: seconds after which a batch that does not come from the loading processes is given up.
     """
     images_per_part(batch_size, parts, world, field)
+    samples = parts_of_steps(start, batch_size, len(views.dataset), views.seed, parts, rank, world)
+    return batches_of(views, samples, workers=workers, pin_memory=pin_memory, timeout=timeout)
+
+
+def batches_of(
+    views: TrainingViews,
+    samples: Iterable[list[tuple[int, int]]],
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
+    timeout: float = 1800,
+) -> Iterator[Batch]:
+    """The batches of given samples, (epoch, index) of each image, in their order."""
     loader = DataLoader(
         views,
-        batch_sampler=parts_of_steps(start, batch_size, len(views.dataset), views.seed, parts, rank, world),
+        batch_sampler=samples,
         num_workers=workers,
         collate_fn=functools.partial(collate, mix=views.mix),
         pin_memory=pin_memory,

@@ -130,10 +130,13 @@ def wrong_from_elsewhere(recipe: Recipe, source: Source, origins: Origins) -> li
     if source.root is None:
         return []
     mistakes: list[Mistake] = []
-    folder = Path(recipe.tracking.folder)
-    if (".." in folder.parts or folder.parts[:1] != ("runs",)) and not origins.by_hand(("tracking", "folder")):
-        text = f"a recipe from elsewhere writes below runs/ only, not to {str(folder)!r}; name a folder yourself with "
-        mistakes.append((("tracking", "folder"), text + "tracking.folder=... on the command line"))
+    caches = {name: network.cache for name, network in recipe.networks.items() if network.cache is not None}
+    folders = {("networks", name, "cache", "folder"): cache.folder for name, cache in caches.items()}
+    for key, given in (folders | {("tracking", "folder"): recipe.tracking.folder}).items():
+        folder = Path("runs" if given is None else given)
+        if (".." in folder.parts or folder.parts[:1] != ("runs",)) and not origins.by_hand(key):
+            text = f"a recipe from elsewhere writes below runs/ only, not to {str(folder)!r}; name a folder yourself "
+            mistakes.append((key, f"{text}with {'.'.join(key)}=... on the command line"))
     others = {("networks", name, "weights"): network.weights for name, network in recipe.networks.items()}
     for key, other in (others | {("baseline",): recipe.baseline}).items():
         if isinstance(other, OtherRecipe) and (

@@ -1,6 +1,7 @@
 """In what two recipes differ, and which differences no weight depends on."""
 
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 
 Difference = tuple[str, object, object]  # key, value before, value now
 # what may differ between the start of a run and its resume: nothing here changes the weights, nor how scores are made
@@ -8,6 +9,7 @@ MAY_CHANGE_ON_RESUME = {
     *("tracking", "data.root", "data.workers", "data.max_pixels", "data.allow_overlap"),
     *("loop.save_every", "loop.keep_last", "loop.timeout", "baseline"),
     *("method", "evaluate.every", "evaluate.batch_size", "evaluate.also", "evaluate.metrics"),
+    *("networks.*.cache.folder", "networks.*.cache.max_gib"),
 }
 
 
@@ -21,13 +23,13 @@ def differences(before: dict, now: dict, path: str = "", skip: Collection[str] =
     """Each value that differs, dotted keys; None stands for a value that is not there.
 
     Args:
-        skip: dotted keys that are not compared, nor anything inside of them.
+        skip: dotted keys, `*` for any word, that are not compared, nor anything inside of them.
     """
     found = []
     for key in dict.fromkeys([*before, *now]):
         here = f"{path}.{key}" if path else str(key)
         old, new = before.get(key), now.get(key)
-        if here in skip or old == new:
+        if old == new or any(fnmatchcase(here, pattern) for pattern in skip):
             continue
         if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
             old, new = dict(enumerate(old)), dict(enumerate(new))

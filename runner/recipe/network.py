@@ -7,6 +7,7 @@ import pydantic
 from pydantic import Field, NonNegativeFloat
 
 from segkd.runner.recipe import parts
+from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.mistakes import Mistake, did_you_mean
 from segkd.runner.recipe.optimization import Curve, Optimizer
 from segkd.runner.recipe.section import OtherRecipe, Section
@@ -67,6 +68,9 @@ class Network(Section):
     schedule: Curve | None = Field(None, description="the curve of its learning rate, in place of the recipe's")
     ema_of: str | None = Field(None, description="in place of a model: the moving average of this trained network")
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = Field(0.99, description="with ema_of")
+    cache: Cache | None = Field(
+        None, description="keep on the disk what terms read of it, on views that come again ({} for the defaults)"
+    )
 
     @pydantic.field_validator("args")
     @classmethod
@@ -138,6 +142,8 @@ class Network(Section):
             yield ("checkpointing",), "does not go with loop.compile; leave one of them out"
         if self.train == "lora" and self.model != "sam":
             yield ("train",), "lora is for model: sam; other networks are trained whole (true) or frozen (false)"
+        if self.cache is not None:
+            yield from ((("cache", *key), text) for key, text in self.cache.wrong(name, recipe))
         if self.schedule is not None:
             yield from ((("schedule", *key), text) for key, text in self.schedule.wrong())
         if self.ema_of is None and self.train and not any(term.trains(name) for term in recipe.losses):

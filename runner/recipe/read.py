@@ -26,6 +26,7 @@ PATHS: tuple[Key, ...] = (
     ("networks", "*", "weights"),
     ("networks", "*", "weights", "recipe"),
     ("networks", "*", "args", "backbone_weights"),
+    ("networks", "*", "cache", "folder"),
     ("baseline", "recipe"),
     ("tracking", "folder"),
 )

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.mistakes import Mistake
 from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.optimization import Curve, Optimizer
@@ -177,6 +178,12 @@ class Recipe(Section):
         """Network a term learns from: its `from`, or the only other network, or None."""
         others = [name for name in self.networks if name != term.of]
         return term.source or (others[0] if len(others) == 1 else None)
+
+    def caches_on(self, stream: str) -> dict[str, Cache]:
+        """The caches of the networks that a term ever reads on the `labelled` or `unlabelled` images."""
+        terms = [term for term in self.losses if term.is_ever_active and stream in term.source_streams]
+        read = {term.source_in(self) for term in terms}
+        return {name: one.cache for name, one in self.networks.items() if name in read and one.cache is not None}
 
     def wrong(self) -> Iterator[Mistake]:
         """What does not go together: names that refer to nothing, sections that contradict each other, idle time."""

@@ -66,6 +66,11 @@ class Term(Section):
         return isinstance(self.weight, Ramp) or (self.after, self.until) != (None, None)
 
     @property
+    def source_streams(self) -> tuple[str, ...]:
+        """The streams of images the source is run on; of strong views it sees the weak ones."""
+        return {"labelled": ("labelled",), "both": ("labelled", "unlabelled")}.get(self.on, ("unlabelled",))
+
+    @property
     def is_ever_active(self) -> bool:
         """False where the weight is 0 throughout."""
         ends = (self.weight.start, self.weight.end) if isinstance(self.weight, Ramp) else (self.weight,)
@@ -82,6 +87,11 @@ class Term(Section):
     def trains(self, network: str) -> bool:
         """Whether the term gives a network gradients."""
         return self.of == network or (self.source == network and not self.detach)
+
+    def source_in(self, recipe: "Recipe") -> str | None:
+        """The network that the term learns from in a recipe, None where its loss reads no other."""
+        reads = self.loss in parts.names("losses") and parts.needs_teacher(self.loss)
+        return recipe.source_of(self) if reads else self.source
 
     def wrong(self, recipe: "Recipe") -> Iterator[Mistake]:
         """Names of networks that do not exist or cannot serve, and images that the recipe does not provide."""
@@ -107,5 +117,4 @@ class Term(Section):
 
     def complete(self, recipe: "Recipe") -> "Term":
         """The term with its source and its label written out."""
-        source = recipe.source_of(self) if parts.needs_teacher(self.loss) else self.source
-        return self.model_copy(update={"source": source, "label": self.label or self.loss})
+        return self.model_copy(update={"source": self.source_in(recipe), "label": self.label or self.loss})

@@ -1,0 +1,264 @@
+"""Predictions of frozen networks on views that come again: made once, kept on the disk, read in their place."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from segkd.models._class_map import ClassMapped
+from segkd.models._prediction import Prediction
+from segkd.runner.building.graph import Graph, Places
+from segkd.runner.building.networks import blaming
+from segkd.runner.building.shapes import crops
+from segkd.runner.building.stored_maps import Full, Largest, divergence
+from segkd.runner.console import say
+from segkd.runner.loading.batch import TrainingViews
+from segkd.runner.loading.sampler import batches_of
+from segkd.runner.recipe.cache import Cache
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.view_store import ViewStore
+
+# to be raised whenever the same recipe would make other views or write other bytes than before
+FORMAT = 1
+GIB = 2**30
+
+Form = Full | Largest
+
+
+class CachedNetwork:
+    """What a frozen network makes of the views of one stream of images: cached(images, places) -> Prediction.
+
+    Predictions are read where they are kept. The others are made, one image at a time, so that what is kept of a view
+    does not depend on the batch it is met in, and are read as they will be from then on: a view's first time is like
+    every later one.
+
+    Args:
+        name: of the network. stream: labelled or unlabelled.
+        cache: its settings in the recipe. forms: map (logits, aux, the name of a feature) -> how it is written.
+        align_corners: of its predictions. compares: tells once how far what is read lies from the network itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stream: str,
+        network: nn.Module,
+        cache: Cache,
+        forms: dict[str, Form],
+        store: ViewStore,
+        align_corners: bool,
+        compares: bool,
+    ):
+        self.name, self.stream, self.network, self.cache = name, stream, network, cache
+        self.forms, self.store, self.align_corners, self.compares = forms, store, align_corners, compares
+
+    def __call__(self, images: Tensor, places: Places) -> Prediction:
+        pinned = images.device.type == "cuda"
+        rows = {
+            name: torch.empty(len(places), form.size, dtype=torch.uint8, pin_memory=pinned)
+            for name, form in self.forms.items()
+        }
+        for number, (index, view) in enumerate(places):
+            here = {file_of(name, self.forms[name]): row[number].numpy() for name, row in rows.items()}
+            if not self.store.read(index * self.cache.views + view, here):
+                self._make(images[number : number + 1], here)
+                self.store.write(index * self.cache.views + view, here)
+        kept = self.read(rows, images.device)
+        if self.compares:
+            self.compares = False
+            say(self.compared(images, kept))
+        return kept
+
+    def read(self, rows: dict[str, Tensor], device: torch.device) -> Prediction:
+        """The prediction that rows of bytes, (B, size) for each map, stand for."""
+        maps = {name: self.forms[name].read(row.to(device, non_blocking=True)) for name, row in rows.items()}
+        features = {name: values for name, values in maps.items() if name not in ("logits", "aux")}
+        return Prediction(maps.get("logits"), self.align_corners, maps.get("aux"), features)
+
+    def stored(self, images: Tensor) -> Prediction:
+        """What would be read of these images if they were kept; nothing is."""
+        rows = {name: torch.empty(len(images), form.size, dtype=torch.uint8) for name, form in self.forms.items()}
+        for number in range(len(images)):
+            here = {file_of(name, self.forms[name]): row[number].numpy() for name, row in rows.items()}
+            self._make(images[number : number + 1], here)
+        return self.read(rows, images.device)
+
+    def compared(self, images: Tensor, kept: Prediction) -> str:
+        """A line on how far what is read lies from what the network says of the same images."""
+        with torch.no_grad():
+            live = maps_of(self.network(images))
+        theirs, told = maps_of(kept), []
+        for name in live:
+            if name in ("logits", "aux"):
+                told.append(f"{name}: KL(live || read) {divergence(live[name], theirs[name]):.2g} nats a pixel")
+            else:
+                off = (live[name].float() - theirs[name]).norm() / live[name].float().norm()
+                told.append(f"{name}: off by {off.item():.2g} of its norm")
+        return f"{self.title}: of the first {len(images)} images, {', '.join(told)}"
+
+    @property
+    def title(self) -> str:
+        """Whose cache it is, of which images."""
+        return f"{self.name}'s cache of {self.stream} images"
+
+    def described(self) -> str:
+        """A line on what is kept, how large that is, and how much of it is there."""
+        maps = ", ".join(f"{name} {form.words}" for name, form in self.forms.items())
+        store, filled = self.store, int(self.store.filled().sum())
+        return (
+            f"{self.title}: {maps}; {store.view_size / 1000:.1f} kB a view, {store.whole_size / GIB:.3g} GiB with all "
+            f"{store.count} views, {self.cache.views} an image; {filled} are there, in {store.folder}"
+        )
+
+    def _make(self, image: Tensor, rows: dict[str, np.ndarray]) -> None:
+        """Fills rows with the bytes of what the network makes of one image, (1, 3, H, W)."""
+        with torch.no_grad():
+            maps = maps_of(self.network(image))
+        for name, form in self.forms.items():
+            with blaming(f"networks.{self.name}.cache: {name}: "):
+                np.copyto(rows[file_of(name, form)], form.write(maps[name]).numpy())
+
+
+def file_of(name: str, form: Form) -> str:
+    """What the file of a map is called."""
+    return f"{name.replace('/', '_')}-{form.name}"
+
+
+def maps_of(prediction: Prediction) -> dict[str, Tensor]:
+    """All maps of a prediction by name."""
+    scores = {"logits": prediction.logits, "aux": prediction.aux}
+    return {name: values for name, values in scores.items() if values is not None} | prediction.features
+
+
+def open_caches(
+    recipe: Recipe, graph: Graph, sets: dict[str, Dataset | None], accelerator: Accelerator, *, tells: bool
+) -> dict[tuple[str, str], CachedNetwork]:
+    """The caches that a recipe's terms read, by network and stream; nothing is written before there is something.
+
+    Args:
+        graph: on its device. sets: the data set of each stream. tells: what is there, and how true it is.
+
+    Raises:
+        ValueError: larger than max_gib or than the disk's room; a folder that holds something else.
+    """
+    caches = {}
+    for stream, dataset in sets.items():
+        for name, cache in recipe.caches_on(stream).items():
+            network = graph.network(name)
+            with torch.no_grad(), accelerator.autocast():
+                prediction = network(crops(recipe, 1, accelerator.device))
+            forms = {key: form_of(cache, name, key, maps) for key, maps in maps_of(prediction).items()}
+            sizes = {file_of(key, form): form.size for key, form in forms.items()}
+            above = Path(cache.folder or Path(recipe.tracking.folder) / "teacher_cache")
+            description = description_of(recipe, name, network, stream, dataset)
+            store = ViewStore(above, description, sizes, len(dataset) * cache.views)
+            caches[name, stream] = CachedNetwork(
+                name, stream, network, cache, forms, store, prediction.align_corners, tells
+            )
+    check_room(caches)
+    for cached in caches.values() if tells else ():
+        say(cached.described())
+    return caches
+
+
+def form_of(cache: Cache, name: str, key: str, maps: Tensor) -> Form:
+    """How a map of the network `name` is written; classes' scores may be the largest ones alone."""
+    if key in ("logits", "aux") and cache.logits != "full":
+        with blaming(f"networks.{name}.cache."):
+            return Largest(tuple(maps.shape[1:]), cache.logits, cache.bits)
+    return Full(tuple(maps.shape[1:]), cache.bits)
+
+
+def check_room(caches: dict[tuple[str, str], CachedNetwork]) -> None:
+    """ValueError where a network's caches are larger than it may have, or all of them than what the disk has left."""
+    for name in {name for name, _ in caches}:
+        own = [one for (network, _), one in caches.items() if network == name]
+        whole, limit = sum(one.store.whole_size for one in own) / GIB, own[0].cache.max_gib
+        if whole > limit:
+            maps = ", ".join(f"{key} {form.size / 1000:.1f} kB" for key, form in own[0].forms.items())
+            raise ValueError(
+                f"networks.{name}.cache: {sum(one.store.count for one in own)} views take {whole:.3g} GiB, more than "
+                f"max_gib, {limit:g} (a view: {maps}); lower views, keep less of each (logits: 3, bits: 8), or raise "
+                f"max_gib"
+            )
+    places = {one.store.folder.parent: 0 for one in caches.values()}
+    for one in caches.values():
+        places[one.store.folder.parent] += one.store.missing_size()
+    for folder, missing in places.items():
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        free = shutil.disk_usage(there).free
+        if missing > free:
+            raise ValueError(
+                f"the caches in {folder} still need {missing / GIB:.3g} GiB, and the disk has {free / GIB:.3g} left; "
+                f"make room, give another cache.folder, or keep less (views, bits: 8, logits: 3)"
+            )
+
+
+def description_of(recipe: Recipe, name: str, network: nn.Module, stream: str, dataset: Dataset) -> dict:
+    """All that a network's predictions on the views of a stream are a function of, as plain values."""
+    entry, data = recipe.networks[name], recipe.data
+    classes = [network.sizes, network.order.tolist()] if isinstance(network, ClassMapped) else None
+    stamps = json.dumps([dataset.stamp(index) for index in range(len(dataset))])
+    return {
+        "format": FORMAT,
+        "network": {
+            **entry.model_dump(mode="json", include={"source", "model", "args", "class_map"}),
+            "mapped_classes": classes,
+            "normalize": network.normalize.constants,
+            "weights": weights_checksum(network),
+            "precision": recipe.loop.precision,
+        },
+        "images": {
+            **data.model_dump(mode="json", include={"dataset", "args", "train_split", "resize", "crop_size"}),
+            "transform": data.transform if stream == "labelled" else data.unlabelled.transform,
+            "files": hashlib.sha256(stamps.encode()).hexdigest(),
+        },
+        "views": {"stream": stream, "seed": entry.cache.seed, "count": entry.cache.views},
+    }
+
+
+def weights_checksum(network: nn.Module) -> str:
+    """SHA-256 of a network's parameters and buffers."""
+    digest = hashlib.sha256()
+    for key, values in network.state_dict().items():
+        digest.update(f"{key} {tuple(values.shape)} {values.dtype}\n".encode())
+        digest.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def fill(cached: CachedNetwork, views: TrainingViews, recipe: Recipe, accelerator: Accelerator) -> None:
+    """Makes what is missing of a cache, each process its share; a stop loses nothing, the next call goes on.
+
+    Args:
+        views: those of its stream.
+    """
+    missing = ~cached.store.filled().reshape(len(views.dataset), -1)  # (N, views)
+    rank, world, size = accelerator.process_index, accelerator.num_processes, recipe.data.batch_size
+
+    def samples() -> Iterator[list[tuple[int, int]]]:
+        batch = []
+        for index in range(rank, len(missing), world):
+            order = views.fixed.order(0, index, views.seed)
+            batch += [(epoch, index) for epoch, view in enumerate(order) if missing[index, view]]
+            while len(batch) >= size:
+                yield batch[:size]
+                batch = batch[size:]
+        if batch:
+            yield batch
+
+    shown = None if accelerator.is_main_process else True
+    with tqdm(total=int(missing[rank::world].sum()), desc=cached.title, unit="view", disable=shown) as bar:
+        on_gpu = accelerator.device.type == "cuda"
+        options = {"workers": recipe.data.workers, "pin_memory": on_gpu, "timeout": recipe.loop.timeout}
+        for batch in batches_of(views, samples(), **options):
+            with accelerator.autocast():
+                cached(batch.images.to(accelerator.device, non_blocking=True), batch.places)
+            bar.update(len(batch.indices))

@@ -1,0 +1,157 @@
+"""What is kept of a network on views that come again: a folder of flat files, written and read by any number of processes.
+
+A payload is a pure function of its place, so nobody waits for anybody: two who write the same place write the same
+bytes. Each has a header with its checksum, which is written after it. A payload without a header, cut off by a kill or
+damaged later is as good as none.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zlib
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+HEADER = np.dtype([("mark", "<u4"), ("checksum", "<u4")])
+MARK = 0x564B4753  # SGKV
+DESCRIPTION = "description.json"
+
+
+class ViewFile:
+    """Payloads of one size at numbered places: a table of all headers, then the payloads. Empty places take no room.
+
+    Args:
+        count: how many places there are. size: bytes of a payload.
+    """
+
+    def __init__(self, path: Path, count: int, size: int):
+        self.path, self.count, self.size = path, count, size
+        self.file: FileIO | None = None
+        self.has_told = False
+
+    @property
+    def whole_size(self) -> int:
+        """Bytes of the file when every place is filled."""
+        return self.count * (HEADER.itemsize + self.size)
+
+    def read(self, place: int, row: np.ndarray) -> bool:
+        """Fills `row`, (size,) uint8, with the payload of a place; False where there is none, or a damaged one."""
+        if not self._open():
+            return False
+        header = np.frombuffer(os.pread(self.file.fileno(), HEADER.itemsize, HEADER.itemsize * place), HEADER)
+        if not len(header) or header["mark"][0] != MARK:
+            return False
+        if os.preadv(self.file.fileno(), [row], self._start(place)) == self.size:
+            if zlib.crc32(row) == header["checksum"][0]:
+                return True
+        if not self.has_told:
+            logger.warning("%s: an entry is damaged (its checksum differs); such are made anew", self.path)
+            self.has_told = True
+        return False
+
+    def write(self, place: int, payload: np.ndarray) -> None:
+        """Fills a place with (size,) uint8; the folder must be there."""
+        if not self._open(create=True):
+            raise PermissionError(f"{self.path} may only be read here, and it lacks entries; fill it where it was made")
+        self._write_all(payload, self._start(place))
+        # last: until it is there, nobody reads what it stands for
+        self._write_all(np.array([(MARK, zlib.crc32(payload))], HEADER), HEADER.itemsize * place)
+
+    def filled(self) -> np.ndarray:
+        """(count,) bool: which places have a payload; whether it is whole shows when it is read."""
+        found = np.zeros(self.count, bool)
+        if self._open():
+            table = os.pread(self.file.fileno(), HEADER.itemsize * self.count, 0)
+            marks = np.frombuffer(table[: len(table) // HEADER.itemsize * HEADER.itemsize], HEADER)["mark"]
+            found[: len(marks)] = marks == MARK
+        return found
+
+    def _start(self, place: int) -> int:
+        assert 0 <= place < self.count
+        return HEADER.itemsize * self.count + self.size * place
+
+    def _write_all(self, values: np.ndarray, start: int) -> None:
+        rest = memoryview(values).cast("B")
+        while rest:
+            written = os.pwrite(self.file.fileno(), rest, start)
+            rest, start = rest[written:], start + written
+
+    def _open(self, create: bool = False) -> bool:
+        """Whether the file is open, for writing too if it is to be; it may be made by another process at any time."""
+        if self.file is None and (create or self.path.exists()):
+            may_write = not self.path.exists() or os.access(self.path, os.W_OK)
+            flags = os.O_RDWR | os.O_CREAT if may_write else os.O_RDONLY
+            descriptor = os.open(self.path, flags, 0o666)
+            self.file = FileIO(descriptor, "r+" if may_write else "r")
+        return self.file is not None and (self.file.writable() or not create)
+
+
+class ViewStore:
+    """The kept maps of one network on the views of one stream of images.
+
+    Args:
+        above: the folder that the store's own lies in, under its key.
+        description: all that the maps are a function of; the key is its checksum.
+        sizes: name of a map's file -> bytes a view. count: how many views there are of all images together.
+
+    Raises:
+        ValueError: another description stands where this one's maps would lie.
+    """
+
+    def __init__(self, above: Path, description: dict, sizes: dict[str, int], count: int):
+        self.text = json.dumps(description, indent=1, sort_keys=True) + "\n"
+        self.folder = above / hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        self.count = count
+        self.files = {name: ViewFile(self.folder / f"{name}.bin", count, size) for name, size in sizes.items()}
+        self.is_described = False
+        described = self.folder / DESCRIPTION
+        if described.exists() and described.read_text() != self.text:
+            raise ValueError(
+                f"{described} describes other maps than its folder's name stands for; delete {self.folder}"
+            )
+
+    @property
+    def view_size(self) -> int:
+        """Bytes of one view."""
+        return sum(file.size for file in self.files.values())
+
+    @property
+    def whole_size(self) -> int:
+        """Bytes when every view is there."""
+        return sum(file.whole_size for file in self.files.values())
+
+    def missing_size(self) -> int:
+        """Bytes of what is not there yet."""
+        return sum(file.size * int(np.count_nonzero(~file.filled())) for file in self.files.values())
+
+    def filled(self) -> np.ndarray:
+        """(count,) bool: of which views all maps are there."""
+        return np.all([file.filled() for file in self.files.values()], axis=0)
+
+    def read(self, place: int, rows: dict[str, np.ndarray]) -> bool:
+        """Fills `rows`, (size,) uint8 by name, with all maps of a view; False where one is not there, or damaged."""
+        return all(file.read(place, rows[name]) for name, file in self.files.items())
+
+    def write(self, place: int, rows: dict[str, np.ndarray]) -> None:
+        """Keeps all maps of a view."""
+        if not self.is_described:
+            self._describe()
+        for name, file in self.files.items():
+            file.write(place, rows[name])
+
+    def _describe(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / DESCRIPTION).exists():
+            # of its own name: several processes may do this at once
+            descriptor, partial = tempfile.mkstemp(dir=self.folder, prefix=".description")
+            with open(descriptor, "w") as file:
+                file.write(self.text)
+            os.chmod(partial, 0o644)
+            os.replace(partial, self.folder / DESCRIPTION)
+        self.is_described = True
