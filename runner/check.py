@@ -35,7 +35,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from segkd.runner.building.cached import CachedNetwork, fill, open_caches
+from segkd.runner.building.cached import CachedNetwork, fill, forms_of, open_caches, words_of
 from segkd.runner.building.device import peak_memory, prepare_for_device, start_accelerator
 from segkd.runner.building.first_look import refuse_broken_teachers
 from segkd.runner.building.graph import Graph, weighted
@@ -160,11 +160,15 @@ def check_without_data(recipe: Recipe) -> None:
     build_views(recipe)
     graph = shape_graph(recipe)
     build_optimizers(recipe, graph)
-    shape_predictions(graph, recipe)
+    predictions = shape_predictions(graph, recipe)
     with without_autocast():
         for name, network in recipe.networks.items():
             if network.ema_of is None:
                 say(described(name, graph, recipe, crops(recipe, 1)))
+    for stream in ("labelled", "unlabelled"):
+        for name, cache in recipe.caches_on(stream).items():
+            kept = words_of(forms_of(name, cache, predictions[name, stream]))
+            say(f"cache     {name}'s cache of {stream} images: {kept}, {cache.views} views of an image")
     for term in graph.terms:
         source = f" from {term.source}" if term.source else ""
         ramp = term.weight

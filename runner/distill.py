@@ -168,7 +168,7 @@ def train_with_what_it_needs(recipe: Recipe, accelerator: Accelerator, *, resume
     if missing:  # what is wrong with one of them must not show only after another has been trained
         refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
         for one in (*missing, recipe):
-            rehearse(one)
+            rehearse(one, accelerator)
     for one in missing:
         train(one, accelerator, resume=True)
     train(recipe, accelerator, resume=resume, overwrite=overwrite)

@@ -17,7 +17,6 @@ from segkd.models._class_map import ClassMapped
 from segkd.models._prediction import Prediction
 from segkd.runner.building.graph import Graph, Places
 from segkd.runner.building.networks import blaming
-from segkd.runner.building.shapes import crops
 from segkd.runner.building.stored_maps import Full, Largest, divergence
 from segkd.runner.console import say
 from segkd.runner.loading.batch import TrainingViews
@@ -68,9 +67,9 @@ class CachedNetwork:
         }
         for number, (index, view) in enumerate(places):
             here = {file_of(name, self.forms[name]): row[number].numpy() for name, row in rows.items()}
-            if not self.store.read(index * self.cache.views + view, here):
+            if not self.store.read(index, view, here):
                 self._make(images[number : number + 1], here)
-                self.store.write(index * self.cache.views + view, here)
+                self.store.write(index, view, here)
         kept = self.read(rows, images.device)
         if self.compares:
             self.compares = False
@@ -111,11 +110,10 @@ class CachedNetwork:
 
     def described(self) -> str:
         """A line on what is kept, how large that is, and how much of it is there."""
-        maps = ", ".join(f"{name} {form.words}" for name, form in self.forms.items())
         store, filled = self.store, int(self.store.filled().sum())
         return (
-            f"{self.title}: {maps}; {store.view_size / 1000:.1f} kB a view, {store.whole_size / GIB:.3g} GiB with all "
-            f"{store.count} views, {self.cache.views} an image; {filled} are there, in {store.folder}"
+            f"{self.title}: {words_of(self.forms)}, {store.whole_size / GIB:.3g} GiB for {store.views} views of "
+            f"{store.images} images; {filled} of {store.views * store.images} are there, in {store.folder}"
         )
 
     def _make(self, image: Tensor, rows: dict[str, np.ndarray]) -> None:
@@ -153,13 +151,14 @@ def open_caches(
     for stream, dataset in sets.items():
         for name, cache in recipe.caches_on(stream).items():
             network = graph.network(name)
+            device = next(network.parameters()).device
             with torch.no_grad(), accelerator.autocast():
-                prediction = network(crops(recipe, 1, accelerator.device))
-            forms = {key: form_of(cache, name, key, maps) for key, maps in maps_of(prediction).items()}
+                prediction = network(torch.zeros(1, 3, *recipe.data.crop_size, dtype=torch.uint8, device=device))
+            forms = forms_of(name, cache, prediction)
             sizes = {file_of(key, form): form.size for key, form in forms.items()}
             above = Path(cache.folder or Path(recipe.tracking.folder) / "teacher_cache")
             description = description_of(recipe, name, network, stream, dataset)
-            store = ViewStore(above, description, sizes, len(dataset) * cache.views)
+            store = ViewStore(above, description, sizes, len(dataset), cache.views)
             caches[name, stream] = CachedNetwork(
                 name, stream, network, cache, forms, store, prediction.align_corners, tells
             )
@@ -169,12 +168,23 @@ def open_caches(
     return caches
 
 
-def form_of(cache: Cache, name: str, key: str, maps: Tensor) -> Form:
-    """How a map of the network `name` is written; classes' scores may be the largest ones alone."""
-    if key in ("logits", "aux") and cache.logits != "full":
-        with blaming(f"networks.{name}.cache."):
-            return Largest(tuple(maps.shape[1:]), cache.logits, cache.bits)
-    return Full(tuple(maps.shape[1:]), cache.bits)
+def forms_of(name: str, cache: Cache, prediction: Prediction) -> dict[str, Form]:
+    """How each map of the network `name` is written; of scores it may be the largest classes' alone."""
+    forms: dict[str, Form] = {}
+    for key, maps in maps_of(prediction).items():
+        shape = tuple(maps.shape[1:])
+        if key in ("logits", "aux") and cache.logits != "full":
+            with blaming(f"networks.{name}.cache."):
+                forms[key] = Largest(shape, cache.logits, cache.bits)
+        else:
+            forms[key] = Full(shape, cache.bits)
+    return forms
+
+
+def words_of(forms: dict[str, Form]) -> str:
+    """The maps that are kept, and what a view of them takes."""
+    maps = ", ".join(f"{name} {form.words}" for name, form in forms.items())
+    return f"{maps}; {sum(form.size for form in forms.values()) / 1000:.1f} kB a view"
 
 
 def check_room(caches: dict[tuple[str, str], CachedNetwork]) -> None:
@@ -183,10 +193,9 @@ def check_room(caches: dict[tuple[str, str], CachedNetwork]) -> None:
         own = [one for (network, _), one in caches.items() if network == name]
         whole, limit = sum(one.store.whole_size for one in own) / GIB, own[0].cache.max_gib
         if whole > limit:
-            maps = ", ".join(f"{key} {form.size / 1000:.1f} kB" for key, form in own[0].forms.items())
             raise ValueError(
-                f"networks.{name}.cache: {sum(one.store.count for one in own)} views take {whole:.3g} GiB, more than "
-                f"max_gib, {limit:g} (a view: {maps}); lower views, keep less of each (logits: 3, bits: 8), or raise "
+                f"networks.{name}.cache: {own[0].store.views} views of {sum(one.store.images for one in own)} images take "
+                f"{whole:.3g} GiB, more than max_gib, {limit:g} ({words_of(own[0].forms)}); lower views, keep less of each (logits: 3, bits: 8), or raise "
                 f"max_gib"
             )
     places = {one.store.folder.parent: 0 for one in caches.values()}
@@ -221,7 +230,7 @@ def description_of(recipe: Recipe, name: str, network: nn.Module, stream: str, d
             "transform": data.transform if stream == "labelled" else data.unlabelled.transform,
             "files": hashlib.sha256(stamps.encode()).hexdigest(),
         },
-        "views": {"stream": stream, "seed": entry.cache.seed, "count": entry.cache.views},
+        "views": {"stream": stream, "seed": entry.cache.seed},
     }
 
 
@@ -240,7 +249,7 @@ def fill(cached: CachedNetwork, views: TrainingViews, recipe: Recipe, accelerato
     Args:
         views: those of its stream.
     """
-    missing = ~cached.store.filled().reshape(len(views.dataset), -1)  # (N, views)
+    missing = ~cached.store.filled()  # (N, views)
     rank, world, size = accelerator.process_index, accelerator.num_processes, recipe.data.batch_size
 
     def samples() -> Iterator[list[tuple[int, int]]]:

@@ -1,9 +1,11 @@
 """A recipe's loss terms over its networks, each drawn from its own seed, and the graph they make."""
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from segkd.losses._task import Features, Task
+from segkd.runner.building.cached import open_caches
 from segkd.runner.building.graph import Graph, features_of
 from segkd.runner.building.networks import blaming, build_networks
 from segkd.runner.loading.data_sets import build_dataset, build_training_sets, build_views
@@ -14,12 +16,13 @@ from segkd.runner.recipe.seeds import seed_for
 from segkd.runner.recipe.term import Term
 
 
-def rehearse(recipe: Recipe) -> None:
+def rehearse(recipe: Recipe, accelerator: Accelerator) -> None:
     """Builds everything a recipe names and throws it away, for what may be wrong with it."""
     train_set, unlabelled_set = build_training_sets(recipe)
     look_at_data(recipe, train_set, unlabelled_set, build_dataset(recipe, recipe.data.val_split))
     build_views(recipe)
-    build_graph(recipe, build_networks(recipe, train_set, untrained=True), train_set.ignore_index)
+    graph = build_graph(recipe, build_networks(recipe, train_set, untrained=True), train_set.ignore_index)
+    open_caches(recipe, graph, {"labelled": train_set, "unlabelled": unlabelled_set}, accelerator, tells=False)
 
 
 def build_loss(

@@ -93,22 +93,26 @@ class ViewFile:
 
 
 class ViewStore:
-    """The kept maps of one network on the views of one stream of images.
+    """The kept maps of one network on the views of one stream of images, a file for each map and view.
 
     Args:
         above: the folder that the store's own lies in, under its key.
-        description: all that the maps are a function of; the key is its checksum.
-        sizes: name of a map's file -> bytes a view. count: how many views there are of all images together.
+        description: all that the maps are a function of, but for image and view; the key is its checksum.
+        sizes: name of a map's files -> bytes of a view. images, views: how many images, and views of each, there are;
+            a store of fewer views is the beginning of one of more.
 
     Raises:
         ValueError: another description stands where this one's maps would lie.
     """
 
-    def __init__(self, above: Path, description: dict, sizes: dict[str, int], count: int):
+    def __init__(self, above: Path, description: dict, sizes: dict[str, int], images: int, views: int):
         self.text = json.dumps(description, indent=1, sort_keys=True) + "\n"
         self.folder = above / hashlib.sha256(self.text.encode()).hexdigest()[:16]
-        self.count = count
-        self.files = {name: ViewFile(self.folder / f"{name}.bin", count, size) for name, size in sizes.items()}
+        self.images, self.views = images, views
+        self.files = {
+            name: [ViewFile(self.folder / f"{name}-{view:03d}.bin", images, size) for view in range(views)]
+            for name, size in sizes.items()
+        }
         self.is_described = False
         described = self.folder / DESCRIPTION
         if described.exists() and described.read_text() != self.text:
@@ -118,32 +122,33 @@ class ViewStore:
 
     @property
     def view_size(self) -> int:
-        """Bytes of one view."""
-        return sum(file.size for file in self.files.values())
+        """Bytes of one view of one image."""
+        return sum(files[0].size for files in self.files.values())
 
     @property
     def whole_size(self) -> int:
         """Bytes when every view is there."""
-        return sum(file.whole_size for file in self.files.values())
+        return sum(file.whole_size for files in self.files.values() for file in files)
 
     def missing_size(self) -> int:
         """Bytes of what is not there yet."""
-        return sum(file.size * int(np.count_nonzero(~file.filled())) for file in self.files.values())
+        every = [file for files in self.files.values() for file in files]
+        return sum(file.size * int(np.count_nonzero(~file.filled())) for file in every)
 
     def filled(self) -> np.ndarray:
-        """(count,) bool: of which views all maps are there."""
-        return np.all([file.filled() for file in self.files.values()], axis=0)
+        """(images, views) bool: of which views all maps are there."""
+        return np.all([[file.filled() for file in files] for files in self.files.values()], axis=0).T
 
-    def read(self, place: int, rows: dict[str, np.ndarray]) -> bool:
+    def read(self, image: int, view: int, rows: dict[str, np.ndarray]) -> bool:
         """Fills `rows`, (size,) uint8 by name, with all maps of a view; False where one is not there, or damaged."""
-        return all(file.read(place, rows[name]) for name, file in self.files.items())
+        return all(files[view].read(image, rows[name]) for name, files in self.files.items())
 
-    def write(self, place: int, rows: dict[str, np.ndarray]) -> None:
+    def write(self, image: int, view: int, rows: dict[str, np.ndarray]) -> None:
         """Keeps all maps of a view."""
         if not self.is_described:
             self._describe()
-        for name, file in self.files.items():
-            file.write(place, rows[name])
+        for name, files in self.files.items():
+            files[view].write(image, rows[name])
 
     def _describe(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
