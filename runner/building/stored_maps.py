@@ -64,7 +64,7 @@ class Full:
         shape = len(rows), height, width, channels
         if self.bits == 16:
             return rows.view(torch.float16).view(shape).float().permute(0, 3, 1, 2)
-        low, step = rows[:, : 8 * channels].contiguous().view(torch.float32).view(-1, 2, 1, 1, channels).unbind(1)
+        low, step = _cut(rows, 0, 8 * channels).view(torch.float32).view(-1, 2, 1, 1, channels).unbind(1)
         q = rows[:, 8 * channels :].reshape(shape)
         return torch.addcmul(low, step, q.float()).permute(0, 3, 1, 2)
 
@@ -119,12 +119,17 @@ class Largest:
         """The log probabilities that (B, size) bytes stand for."""
         classes, height, width = self.shape
         shape = len(rows), height, width, -1
-        kept, ids = rows[:, : self.logs_size].contiguous(), rows[:, self.logs_size :].contiguous()
+        kept, ids = _cut(rows, 0, self.logs_size), _cut(rows, self.logs_size, self.size)
         kept = kept.view(torch.float16).float() if self.bits == 16 else kept.float() / -STEP
         values, rest = kept.view(shape).split([self.k, 1], -1)
         logs = (rest - math.log(classes - self.k)).repeat(1, 1, 1, classes)  # (B, h, w, K)
         logs.scatter_(-1, ids.view(self.id_type).view(shape).long(), values)
         return F.log_softmax(logs, -1).permute(0, 3, 1, 2)
+
+
+def _cut(rows: Tensor, start: int, end: int) -> Tensor:
+    """Some bytes of each row in one piece of memory that begins with them, as a view of another type needs them."""
+    return torch.cat(rows[:, start:end].unbind())
 
 
 def divergence(live: Tensor, stored: Tensor) -> float:

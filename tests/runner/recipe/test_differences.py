@@ -7,10 +7,12 @@ from segkd.runner.recipe.read import read
 
 
 def test_what_may_change_is_in_every_recipe(folder):
-    values = yaml.safe_load(read(folder / "tiny.yaml").dump())
+    teacher = "networks.teacher={model: pspnet, train: false, cache: {}}"
+    values = yaml.safe_load(read(folder / "tiny.yaml", [teacher]).dump())
     for key in MAY_CHANGE_ON_RESUME:
         place = values
         for word in key.split("."):
+            word = list(place)[-1] if word == "*" else word
             assert word in place, key
             place = place[word]
 
@@ -22,3 +24,7 @@ def test_changes():
     assert changes({"a": [1]}, {"a": [1, 2]}) == ["a: [1] there, [1, 2] here"] and changes({"a": 1}, {"a": 1}) == []
     place = [{"tracking": number, "data": {"root": number, "args": 1}} for number in (1, 2)]
     assert changes(*place) == []
+    caches = [{"networks": {"big": {"cache": {"folder": number, "views": 1}}}} for number in (1, 2)]
+    assert changes(*caches) == []
+    caches[1]["networks"]["big"]["cache"]["views"] = 2
+    assert changes(*caches) == ["networks.big.cache.views: 1 there, 2 here"]
