@@ -110,6 +110,20 @@ def test_terms_see_a_first_pass_as_every_later_one_and_as_the_network_live(setup
             torch.testing.assert_close(told[label], value, rtol=2e-3, atol=1e-5)
 
 
+def test_a_training_step_has_the_gradient_it_has_with_the_network_live(setup):
+    gradients = []
+    for is_live in (False, True):
+        here = setup()
+        here.graph.caches = {} if is_live else here.caches
+        (batch,) = here.batches(1)
+        torch.manual_seed(0)  # of dropout
+        sum(here.graph.train()(batch.images, batch.target, 0, batch.unlabelled, batch.places).values()).backward()
+        parameters = (one for one in here.graph.parameters() if one.grad is not None)
+        gradients.append(torch.cat([one.grad.flatten() for one in parameters]))
+    found, live = gradients
+    assert 0 < (found - live).norm() < 1e-3 * live.norm()
+
+
 def test_only_what_is_missing_is_made_one_image_at_a_time(setup):
     here = setup()
     (batch,) = here.batches(1)
