@@ -214,6 +214,7 @@ def fill_caches(
         entry = recipe.networks[name]
         if isinstance(entry.weights, OtherRecipe) and not weights_are_there(entry):
             raise ValueError(f"--fill-cache: networks.{name} has no weights yet; train {entry.weights.recipe} first")
+        say(f"cache     {caches[name, stream].described()}; making what is missing")
         views = training_views(recipe, stream, sets[stream], build_views(recipe)[stream == "unlabelled"])
         fill(caches[name, stream], views, recipe, accelerator)
     accelerator.wait_for_everyone()

@@ -263,7 +263,7 @@ def fill(cached: CachedNetwork, views: TrainingViews, recipe: Recipe, accelerato
         if batch:
             yield batch
 
-    shown = None if accelerator.is_main_process else True
+    shown = None if accelerator.is_main_process else True  # None: on terminals only
     with tqdm(total=int(missing[rank::world].sum()), desc=cached.title, unit="view", disable=shown) as bar:
         on_gpu = accelerator.device.type == "cuda"
         options = {"workers": recipe.data.workers, "pin_memory": on_gpu, "timeout": recipe.loop.timeout}

@@ -24,57 +24,68 @@ DESCRIPTION = "description.json"
 
 
 class ViewFile:
-    """Payloads of one size at numbered places: a table of all headers, then the payloads. Empty places take no room.
+    """Payloads of one size in one file, view after view: the headers of all its images, then their payloads.
+
+    Empty places take no room on the disk, and a file of fewer views is the beginning of one of more.
 
     Args:
-        count: how many places there are. size: bytes of a payload.
+        images, views: how many images, and views of each, there are. size: bytes of a payload.
     """
 
-    def __init__(self, path: Path, count: int, size: int):
-        self.path, self.count, self.size = path, count, size
+    def __init__(self, path: Path, images: int, views: int, size: int):
+        self.path, self.images, self.views, self.size = path, images, views, size
         self.file: FileIO | None = None
         self.has_told = False
 
     @property
     def whole_size(self) -> int:
         """Bytes of the file when every place is filled."""
-        return self.count * (HEADER.itemsize + self.size)
+        return self.views * self._block
 
-    def read(self, place: int, row: np.ndarray) -> bool:
+    def read(self, image: int, view: int, row: np.ndarray) -> bool:
         """Fills `row`, (size,) uint8, with the payload of a place; False where there is none, or a damaged one."""
         if not self._open():
             return False
-        header = np.frombuffer(os.pread(self.file.fileno(), HEADER.itemsize, HEADER.itemsize * place), HEADER)
-        if not len(header) or header["mark"][0] != MARK:
+        at, start = self._places(image, view)
+        header = os.pread(self.file.fileno(), HEADER.itemsize, at)
+        mark, checksum = np.frombuffer(header.ljust(HEADER.itemsize, b"\0"), HEADER)[0]
+        if mark != MARK:
             return False
-        if os.preadv(self.file.fileno(), [row], self._start(place)) == self.size:
-            if zlib.crc32(row) == header["checksum"][0]:
-                return True
+        if os.preadv(self.file.fileno(), [row], start) == self.size and zlib.crc32(row) == checksum:
+            return True
         if not self.has_told:
             logger.warning("%s: an entry is damaged (its checksum differs); such are made anew", self.path)
             self.has_told = True
         return False
 
-    def write(self, place: int, payload: np.ndarray) -> None:
+    def write(self, image: int, view: int, payload: np.ndarray) -> None:
         """Fills a place with (size,) uint8; the folder must be there."""
         if not self._open(create=True):
             raise PermissionError(f"{self.path} may only be read here, and it lacks entries; fill it where it was made")
-        self._write_all(payload, self._start(place))
+        at, start = self._places(image, view)
+        self._write_all(payload, start)
         # last: until it is there, nobody reads what it stands for
-        self._write_all(np.array([(MARK, zlib.crc32(payload))], HEADER), HEADER.itemsize * place)
+        self._write_all(np.array([(MARK, zlib.crc32(payload))], HEADER), at)
 
     def filled(self) -> np.ndarray:
-        """(count,) bool: which places have a payload; whether it is whole shows when it is read."""
-        found = np.zeros(self.count, bool)
-        if self._open():
-            table = os.pread(self.file.fileno(), HEADER.itemsize * self.count, 0)
+        """(images, views) bool: which places have a payload; whether it is whole shows when it is read."""
+        found = np.zeros((self.images, self.views), bool)
+        for view in range(self.views) if self._open() else ():
+            table = os.pread(self.file.fileno(), HEADER.itemsize * self.images, view * self._block)
             marks = np.frombuffer(table[: len(table) // HEADER.itemsize * HEADER.itemsize], HEADER)["mark"]
-            found[: len(marks)] = marks == MARK
+            found[: len(marks), view] = marks == MARK
         return found
 
-    def _start(self, place: int) -> int:
-        assert 0 <= place < self.count
-        return HEADER.itemsize * self.count + self.size * place
+    @property
+    def _block(self) -> int:
+        """Bytes of one view of all images."""
+        return self.images * (HEADER.itemsize + self.size)
+
+    def _places(self, image: int, view: int) -> tuple[int, int]:
+        """Where the header stands in the file, and where the payload begins."""
+        assert 0 <= image < self.images and 0 <= view < self.views
+        first = view * self._block
+        return first + HEADER.itemsize * image, first + HEADER.itemsize * self.images + self.size * image
 
     def _write_all(self, values: np.ndarray, start: int) -> None:
         rest = memoryview(values).cast("B")
@@ -93,13 +104,12 @@ class ViewFile:
 
 
 class ViewStore:
-    """The kept maps of one network on the views of one stream of images, a file for each map and view.
+    """The kept maps of one network on the views of one stream of images, a file for each map.
 
     Args:
         above: the folder that the store's own lies in, under its key.
         description: all that the maps are a function of, but for image and view; the key is its checksum.
-        sizes: name of a map's files -> bytes of a view. images, views: how many images, and views of each, there are;
-            a store of fewer views is the beginning of one of more.
+        sizes: name of a map's file -> bytes of a view. images, views: how many images, and views of each, there are.
 
     Raises:
         ValueError: another description stands where this one's maps would lie.
@@ -109,10 +119,7 @@ class ViewStore:
         self.text = json.dumps(description, indent=1, sort_keys=True) + "\n"
         self.folder = above / hashlib.sha256(self.text.encode()).hexdigest()[:16]
         self.images, self.views = images, views
-        self.files = {
-            name: [ViewFile(self.folder / f"{name}-{view:03d}.bin", images, size) for view in range(views)]
-            for name, size in sizes.items()
-        }
+        self.files = {name: ViewFile(self.folder / f"{name}.bin", images, views, size) for name, size in sizes.items()}
         self.is_described = False
         described = self.folder / DESCRIPTION
         if described.exists() and described.read_text() != self.text:
@@ -123,32 +130,31 @@ class ViewStore:
     @property
     def view_size(self) -> int:
         """Bytes of one view of one image."""
-        return sum(files[0].size for files in self.files.values())
+        return sum(file.size for file in self.files.values())
 
     @property
     def whole_size(self) -> int:
         """Bytes when every view is there."""
-        return sum(file.whole_size for files in self.files.values() for file in files)
+        return sum(file.whole_size for file in self.files.values())
 
     def missing_size(self) -> int:
         """Bytes of what is not there yet."""
-        every = [file for files in self.files.values() for file in files]
-        return sum(file.size * int(np.count_nonzero(~file.filled())) for file in every)
+        return sum(file.size * int(np.count_nonzero(~file.filled())) for file in self.files.values())
 
     def filled(self) -> np.ndarray:
         """(images, views) bool: of which views all maps are there."""
-        return np.all([[file.filled() for file in files] for files in self.files.values()], axis=0).T
+        return np.all([file.filled() for file in self.files.values()], axis=0)
 
     def read(self, image: int, view: int, rows: dict[str, np.ndarray]) -> bool:
         """Fills `rows`, (size,) uint8 by name, with all maps of a view; False where one is not there, or damaged."""
-        return all(files[view].read(image, rows[name]) for name, files in self.files.items())
+        return all(file.read(image, view, rows[name]) for name, file in self.files.items())
 
     def write(self, image: int, view: int, rows: dict[str, np.ndarray]) -> None:
         """Keeps all maps of a view."""
         if not self.is_described:
             self._describe()
-        for name, files in self.files.items():
-            files[view].write(image, rows[name])
+        for name, file in self.files.items():
+            file.write(image, view, rows[name])
 
     def _describe(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
