@@ -60,16 +60,12 @@ class CachedNetwork:
         self.forms, self.store, self.align_corners, self.compares = forms, store, align_corners, compares
 
     def __call__(self, images: Tensor, places: Places) -> Prediction:
-        pinned = images.device.type == "cuda"
-        rows = {
-            name: torch.empty(len(places), form.size, dtype=torch.uint8, pin_memory=pinned)
-            for name, form in self.forms.items()
-        }
-        for number, (index, view) in enumerate(places):
-            here = {file_of(name, self.forms[name]): row[number].numpy() for name, row in rows.items()}
-            if not self.store.read(index, view, here):
-                self._make(images[number : number + 1], here)
-                self.store.write(index, view, here)
+        rows = self._rows(images)
+        for image, (index, view), *here in zip(images.split(1), places, *rows.values()):
+            payloads = dict(zip(rows, map(Tensor.numpy, here)))
+            if not self.store.read(index, view, payloads):
+                self._make(image, payloads)
+                self.store.write(index, view, payloads)
         kept = self.read(rows, images.device)
         if self.compares:
             self.compares = False
@@ -84,10 +80,9 @@ class CachedNetwork:
 
     def stored(self, images: Tensor) -> Prediction:
         """What would be read of these images if they were kept; nothing is."""
-        rows = {name: torch.empty(len(images), form.size, dtype=torch.uint8) for name, form in self.forms.items()}
-        for number in range(len(images)):
-            here = {file_of(name, self.forms[name]): row[number].numpy() for name, row in rows.items()}
-            self._make(images[number : number + 1], here)
+        rows = self._rows(images)
+        for image, *here in zip(images.split(1), *rows.values()):
+            self._make(image, dict(zip(rows, map(Tensor.numpy, here))))
         return self.read(rows, images.device)
 
     def compared(self, images: Tensor, kept: Prediction) -> str:
@@ -116,18 +111,21 @@ class CachedNetwork:
             f"{store.images} images; {filled} of {store.views * store.images} are there, in {store.folder}"
         )
 
-    def _make(self, image: Tensor, rows: dict[str, np.ndarray]) -> None:
-        """Fills rows with the bytes of what the network makes of one image, (1, 3, H, W)."""
+    def _rows(self, images: Tensor) -> dict[str, Tensor]:
+        """Room for the bytes of every map, (B, size), from where copies to the images' device are fastest."""
+        pinned = images.device.type == "cuda"
+        return {
+            name: torch.empty(len(images), form.size, dtype=torch.uint8, pin_memory=pinned)
+            for name, form in self.forms.items()
+        }
+
+    def _make(self, image: Tensor, payloads: dict[str, np.ndarray]) -> None:
+        """Fills payloads with the bytes of what the network makes of one image, (1, 3, H, W)."""
         with torch.no_grad():
             maps = maps_of(self.network(image))
         for name, form in self.forms.items():
             with blaming(f"networks.{self.name}.cache: {name}: "):
-                np.copyto(rows[file_of(name, form)], form.write(maps[name]).numpy())
-
-
-def file_of(name: str, form: Form) -> str:
-    """What the file of a map is called."""
-    return f"{name.replace('/', '_')}-{form.name}"
+                np.copyto(payloads[name], form.write(maps[name]).numpy())
 
 
 def maps_of(prediction: Prediction) -> dict[str, Tensor]:
@@ -155,10 +153,11 @@ def open_caches(
             with torch.no_grad(), accelerator.autocast():
                 prediction = network(torch.zeros(1, 3, *recipe.data.crop_size, dtype=torch.uint8, device=device))
             forms = forms_of(name, cache, prediction)
-            sizes = {file_of(key, form): form.size for key, form in forms.items()}
+            # a file's name tells its format: runs that keep other maps, or as other bytes, share what they can
+            files = {key: (f"{key.replace('/', '_')}-{form.name}", form.size) for key, form in forms.items()}
             above = Path(cache.folder or Path(recipe.tracking.folder) / "teacher_cache")
             description = description_of(recipe, name, network, stream, dataset)
-            store = ViewStore(above, description, sizes, len(dataset), cache.views)
+            store = ViewStore(above, description, files, len(dataset), cache.views)
             caches[name, stream] = CachedNetwork(
                 name, stream, network, cache, forms, store, prediction.align_corners, tells
             )
@@ -194,9 +193,9 @@ def check_room(caches: dict[tuple[str, str], CachedNetwork]) -> None:
         whole, limit = sum(one.store.whole_size for one in own) / GIB, own[0].cache.max_gib
         if whole > limit:
             raise ValueError(
-                f"networks.{name}.cache: {own[0].store.views} views of {sum(one.store.images for one in own)} images take "
-                f"{whole:.3g} GiB, more than max_gib, {limit:g} ({words_of(own[0].forms)}); lower views, keep less of each (logits: 3, bits: 8), or raise "
-                f"max_gib"
+                f"networks.{name}.cache: {own[0].cache.views} views of {sum(one.store.images for one in own)} images "
+                f"take {whole:.3g} GiB, more than max_gib, {limit:g} ({words_of(own[0].forms)}); lower views, keep "
+                f"less of each (logits: 3, bits: 8), or raise max_gib"
             )
     places = {one.store.folder.parent: 0 for one in caches.values()}
     for one in caches.values():

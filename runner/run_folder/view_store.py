@@ -1,4 +1,4 @@
-"""What is kept of a network on views that come again: a folder of flat files, written and read by any number of processes.
+"""What is kept of a network on views that come again: a folder of flat files that any number of processes share.
 
 A payload is a pure function of its place, so nobody waits for anybody: two who write the same place write the same
 bytes. Each has a header with its checksum, which is written after it. A payload without a header, cut off by a kill or
@@ -109,17 +109,19 @@ class ViewStore:
     Args:
         above: the folder that the store's own lies in, under its key.
         description: all that the maps are a function of, but for image and view; the key is its checksum.
-        sizes: name of a map's file -> bytes of a view. images, views: how many images, and views of each, there are.
+        files: map -> name of its file, bytes of a view. images, views: how many images, and views of each, there are.
 
     Raises:
         ValueError: another description stands where this one's maps would lie.
     """
 
-    def __init__(self, above: Path, description: dict, sizes: dict[str, int], images: int, views: int):
+    def __init__(self, above: Path, description: dict, files: dict[str, tuple[str, int]], images: int, views: int):
         self.text = json.dumps(description, indent=1, sort_keys=True) + "\n"
         self.folder = above / hashlib.sha256(self.text.encode()).hexdigest()[:16]
         self.images, self.views = images, views
-        self.files = {name: ViewFile(self.folder / f"{name}.bin", images, views, size) for name, size in sizes.items()}
+        self.files = {
+            name: ViewFile(self.folder / f"{file}.bin", images, views, size) for name, (file, size) in files.items()
+        }
         self.is_described = False
         described = self.folder / DESCRIPTION
         if described.exists() and described.read_text() != self.text:

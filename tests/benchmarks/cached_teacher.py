@@ -1,8 +1,8 @@
-"""A step of distillation whose teacher is read from its cache, beside plain training: `python tests/benchmarks/cached_teacher.py [PAIR]`
+"""What a teacher costs that is read from its cache: `python tests/benchmarks/cached_teacher.py [PAIR ...]`
 
-Arms: `plain` trains the student with cross entropy, `cached` also with kl from a frozen teacher whose predictions lie in
-a full cache, `live` with kl from the teacher itself. Images and labels are random, held in memory; the cached arm goes
-through 8 batches of different views. A step is forward, backward and the optimizer's update.
+Arms: `plain` trains the student with cross entropy, `cached` also with kl from a frozen teacher whose predictions lie
+in a full cache, `live` with kl from the teacher itself. Images and labels are random, held in memory; the cached arm
+goes through 8 batches of different views. A step is forward, backward and the optimizer's update.
 
 All arms turn by turn in one process, so that they see the same machine; medians over the turns, of the ratios too.
 Target: cached at most 1.10 of plain.
@@ -46,7 +46,7 @@ def recipe_of(pair: str, arm: str, options: argparse.Namespace, folder: str) -> 
     student, teacher, crop, classes, batch = PAIRS[pair]
     batch = options.batch or batch
     cache = {"views": 1, "logits": options.logits, "bits": options.bits, "folder": folder}
-    teacher = teacher | {"train": False, "cache": cache if arm == "cached" else None}
+    teacher = teacher | {"train": False, "weights": "random", "cache": cache if arm == "cached" else None}
     data = {"dataset": "synthetic", "args": {"length": BATCHES * batch}, "crop_size": crop, "batch_size": batch}
     taught = [{"loss": "kl", "label": "kl", "from": "teacher"}] if arm != "plain" else []
     return Recipe(

@@ -16,7 +16,11 @@ data:
 networks:
   student: {model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 8}}
   teacher:
-    {model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false, cache: {views: 2}}
+    model: pspnet
+    args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}
+    train: false
+    weights: random
+    cache: {views: 2}
 losses:
   - {loss: cross_entropy}
   - {loss: kl}

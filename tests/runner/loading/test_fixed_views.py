@@ -22,7 +22,7 @@ data:
   workers: 0
 networks:
   student: {model: pspnet}
-  teacher: {model: pspnet, train: false, cache: {views: 3}}
+  teacher: {model: pspnet, train: false, weights: random, cache: {views: 3}}
 losses: [{loss: cross_entropy}, {loss: kl, on: both}]
 schedule: {iterations: 9}
 """

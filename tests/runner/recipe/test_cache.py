@@ -10,8 +10,8 @@ name: kept
 data: {dataset: synthetic, crop_size: [32, 48], batch_size: 4, labelled: 1/4, unlabelled: {}}
 networks:
   student: {model: pspnet}
-  teacher: {model: pspnet, train: false, cache: {}}
-  second: {model: pspnet, train: false}
+  teacher: {model: pspnet, train: false, weights: random, cache: {}}
+  second: {model: pspnet, train: false, weights: random}
 losses:
   - {loss: cross_entropy}
   - {loss: kl, from: teacher, on: unlabelled}

@@ -101,9 +101,13 @@ def rows(seed, **sizes):
     return {name: payload(seed, size) for name, size in sizes.items()}
 
 
+def files(sizes):
+    return {name: (f"{name}-full16", size) for name, size in sizes.items()}
+
+
 def test_a_store_of_maps(tmp_path):
     sizes = {"logits": 40, "stage4": 16}
-    store = ViewStore(tmp_path / "cache", {"teacher": 1}, sizes, images=3, views=2)
+    store = ViewStore(tmp_path / "cache", {"teacher": 1}, files(sizes), images=3, views=2)
     assert not (tmp_path / "cache").exists() and store.view_size == 56 and store.missing_size() == 6 * 56
     store.write(2, 1, rows(5, **sizes))
     assert json.loads((store.folder / "description.json").read_text()) == {"teacher": 1}
@@ -114,16 +118,16 @@ def test_a_store_of_maps(tmp_path):
         name: row.tolist() for name, row in rows(5, **sizes).items()
     }
     # with more views, or another map, it goes on with what is there; another description is another place
-    more = ViewStore(tmp_path / "cache", {"teacher": 1}, sizes, images=3, views=4)
+    more = ViewStore(tmp_path / "cache", {"teacher": 1}, files(sizes), images=3, views=4)
     assert more.folder == store.folder and np.argwhere(more.filled()).tolist() == [[2, 1]]
-    one = ViewStore(tmp_path / "cache", {"teacher": 1}, {"logits": 40}, images=3, views=2)
+    one = ViewStore(tmp_path / "cache", {"teacher": 1}, files({"logits": 40}), images=3, views=2)
     assert np.argwhere(one.filled()).tolist() == [[2, 1]]
-    third = ViewStore(tmp_path / "cache", {"teacher": 1}, sizes | {"head": 8}, images=3, views=2)
+    third = ViewStore(tmp_path / "cache", {"teacher": 1}, files(sizes | {"head": 8}), images=3, views=2)
     assert not third.filled().any() and third.missing_size() == 5 * 56 + 6 * 8
-    assert ViewStore(tmp_path / "cache", {"teacher": 2}, sizes, images=3, views=2).folder != store.folder
+    assert ViewStore(tmp_path / "cache", {"teacher": 2}, files(sizes), images=3, views=2).folder != store.folder
     (store.folder / "description.json").write_text("{}")
     with pytest.raises(ValueError, match="description.json describes other maps than its folder's name .* delete "):
-        ViewStore(tmp_path / "cache", {"teacher": 1}, sizes, images=3, views=2)
+        ViewStore(tmp_path / "cache", {"teacher": 1}, files(sizes), images=3, views=2)
 
 
 def test_several_processes_fill_one_store(tmp_path):
@@ -131,12 +135,12 @@ def test_several_processes_fill_one_store(tmp_path):
     for number in range(3):
         children.append(os.fork())
         if children[-1] == 0:
-            store = ViewStore(tmp_path, {"teacher": 1}, sizes, images=30, views=1)
+            store = ViewStore(tmp_path, {"teacher": 1}, files(sizes), images=30, views=1)
             for place in range(number * 5, number * 5 + 20):  # most places have several writers
                 store.write(place, 0, rows(place, **sizes))
             os._exit(0)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
-    store, row = ViewStore(tmp_path, {"teacher": 1}, sizes, images=30, views=1), rows(0, **sizes)
+    store, row = ViewStore(tmp_path, {"teacher": 1}, files(sizes), images=30, views=1), rows(0, **sizes)
     for place in range(30):
         assert store.read(place, 0, row) and row["logits"].tolist() == payload(place, 4000).tolist()
-    assert sorted(path.name for path in store.folder.iterdir()) == ["description.json", "logits.bin"]
+    assert sorted(path.name for path in store.folder.iterdir()) == ["description.json", "logits-full16.bin"]
