@@ -11,7 +11,7 @@ from segkd.runner.comparing.bootstrap import image_draws, iou, mean_iou, resampl
 from segkd.runner.comparing.finished_runs import FinishedRun
 from segkd.runner.console import percent
 from segkd.runner.recipe import parts
-from segkd.runner.recipe.differences import MAY_CHANGE_ON_RESUME, changes
+from segkd.runner.recipe.differences import MAY_CHANGE_ON_RESUME, changes, without
 from segkd.runner.recipe.mistakes import did_you_mean
 from segkd.runner.recipe.schema import Recipe
 
@@ -136,10 +136,7 @@ def _refuse_what_differs(runs: list[FinishedRun]) -> None:
 
 def _experiment(recipe: Recipe) -> str:
     """A key that is equal for runs that differ in nothing but their seed and what no result depends on."""
-    values = recipe.model_dump(mode="json", by_alias=True)
-    for path in sorted(IRRELEVANT_TO_RESULTS, reverse=True):  # a section after what is inside of it
-        section, _, key = path.rpartition(".")
-        (values[section] if section else values).pop(key, None)
+    values = without(recipe.model_dump(mode="json", by_alias=True), IRRELEVANT_TO_RESULTS)
     # how often it was scored decides which checkpoint is its best
     return json.dumps([recipe.method_name, recipe.evaluate.every, values], sort_keys=True)
 

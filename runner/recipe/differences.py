@@ -1,7 +1,7 @@
 """In what two recipes differ, and which differences no weight depends on."""
 
-from collections.abc import Collection
-from fnmatch import fnmatchcase
+import copy
+from collections.abc import Iterable
 
 Difference = tuple[str, object, object]  # key, value before, value now
 # what may differ between the start of a run and its resume: nothing here changes the weights, nor how scores are made
@@ -15,24 +15,34 @@ MAY_CHANGE_ON_RESUME = {
 
 def changes(before: dict, now: dict) -> list[str]:
     """`optimizer.lr: 0.02 there, 0.01 here` for each value that differs and that weights depend on."""
-    found = differences(before, now, skip=MAY_CHANGE_ON_RESUME)
+    found = differences(*(without(values, MAY_CHANGE_ON_RESUME) for values in (before, now)))
     return [f"{key}: {old!r} there, {new!r} here" for key, old, new in found]
 
 
-def differences(before: dict, now: dict, path: str = "", skip: Collection[str] = ()) -> list[Difference]:
-    """Each value that differs, dotted keys; None stands for a value that is not there.
+def without(values: dict, keys: Iterable[str]) -> dict:
+    """A copy of nested values less what stands at dotted keys, `*` being every word in its place."""
+    values = copy.deepcopy(values)
+    for key in keys:
+        *outer, last = key.split(".")
+        places = [values]
+        for word in outer:
+            inner = [one for place in places for one in (place.values() if word == "*" else [place.get(word)])]
+            places = [one for one in inner if isinstance(one, dict)]
+        for place in places:
+            place.pop(last, None)
+    return values
 
-    Args:
-        skip: dotted keys, `*` for any word, that are not compared, nor anything inside of them.
-    """
+
+def differences(before: dict, now: dict, path: str = "") -> list[Difference]:
+    """Each value that differs, dotted keys; None stands for a value that is not there."""
     found = []
     for key in dict.fromkeys([*before, *now]):
         here = f"{path}.{key}" if path else str(key)
         old, new = before.get(key), now.get(key)
-        if old == new or any(fnmatchcase(here, pattern) for pattern in skip):
+        if old == new:
             continue
         if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
             old, new = dict(enumerate(old)), dict(enumerate(new))
         inside = isinstance(old, dict) and isinstance(new, dict)
-        found += differences(old, new, here, skip) if inside else [(here, old, new)]
+        found += differences(old, new, here) if inside else [(here, old, new)]
     return found

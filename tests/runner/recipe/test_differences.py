@@ -2,7 +2,7 @@
 
 import yaml
 
-from segkd.runner.recipe.differences import MAY_CHANGE_ON_RESUME, changes
+from segkd.runner.recipe.differences import MAY_CHANGE_ON_RESUME, changes, without
 from segkd.runner.recipe.read import read
 
 
@@ -15,6 +15,12 @@ def test_what_may_change_is_in_every_recipe(folder):
             word = list(place)[-1] if word == "*" else word
             assert word in place, key
             place = place[word]
+
+
+def test_what_is_left_without_some_keys():
+    values = {"a": {"x": {"c": 1, "d": 2}, "y": {"c": 3}, "z": None}, "b": 4}
+    assert without(values, ["a.*.c", "b", "b.c", "e.f", "*.g"]) == {"a": {"x": {"d": 2}, "y": {}, "z": None}}
+    assert values["b"] == 4 and values["a"]["y"] == {"c": 3}, "it is a copy"
 
 
 def test_changes():
