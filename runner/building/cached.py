@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from segkd.models._class_map import ClassMapped
 from segkd.models._prediction import Prediction
-from segkd.runner.building.graph import Graph, Places
+from segkd.runner.building.graph import Graph, Places, joined
 from segkd.runner.building.networks import blaming
 from segkd.runner.building.stored_maps import Full, Largest, divergence
 from segkd.runner.console import say
@@ -87,8 +87,8 @@ class CachedNetwork:
 
     def compared(self, images: Tensor, kept: Prediction) -> str:
         """A line on how far what is read lies from what the network says of the same images."""
-        with torch.no_grad():
-            live = maps_of(self.network(images))
+        with torch.no_grad():  # as they are made, so that a compiled network is compiled for one image only
+            live = maps_of(joined([self.network(image) for image in images.split(1)]))
         theirs, told = maps_of(kept), []
         for name in live:
             if name in ("logits", "aux"):
@@ -213,16 +213,17 @@ def check_room(caches: dict[tuple[str, str], CachedNetwork]) -> None:
 def description_of(recipe: Recipe, name: str, network: nn.Module, stream: str, dataset: Dataset) -> dict:
     """All that a network's predictions on the views of a stream are a function of, as plain values."""
     entry, data = recipe.networks[name], recipe.data
-    classes = [network.sizes, network.order.tolist()] if isinstance(network, ClassMapped) else None
+    # inside of what makes a network cheaper, if anything does
+    mapped = [part for part in network.modules() if isinstance(part, ClassMapped)]
     stamps = json.dumps([dataset.stamp(index) for index in range(len(dataset))])
     return {
         "format": FORMAT,
         "network": {
-            **entry.model_dump(mode="json", include={"source", "model", "args", "class_map"}),
-            "mapped_classes": classes,
+            **entry.model_dump(mode="json", include={"source", "model", "args", "precision", "input_scale"}),
+            "classes": [[part.sizes, part.order.tolist()] for part in mapped],
             "normalize": network.normalize.constants,
             "weights": weights_checksum(network),
-            "precision": recipe.loop.precision,
+            "precision_of_the_loop": recipe.loop.precision,
         },
         "images": {
             **data.model_dump(mode="json", include={"dataset", "args", "train_split", "resize", "crop_size"}),

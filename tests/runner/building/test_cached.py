@@ -14,6 +14,7 @@ from PIL import Image
 
 from segkd.datasets._parts_of_a_set import Chosen, WithoutLabels
 from segkd.datasets.folder import Folder
+from segkd.models._class_map import ClassMapped
 from segkd.models._prediction import Normalize
 from segkd.runner.building import cached
 from segkd.runner.building.losses import build_graph
@@ -207,8 +208,13 @@ def test_what_the_maps_depend_on_is_a_cache_of_its_own(setup, tmp_path):
         assert all(others[stream] != plain[stream] for stream in plain), assignment
     other = keys("data.unlabelled.transform={flip: 0}")
     assert other["labelled"] == plain["labelled"] and other["unlabelled"] != plain["unlabelled"]
-    teacher.normalize = Normalize.named("unit")
+    normalize, teacher.normalize = teacher.normalize, Normalize.named("unit")
     assert keys()["labelled"] != plain["labelled"]
+    teacher.normalize = normalize
+    recipe, (labelled, _) = read(tmp_path / "semi.yaml"), build_training_sets(read(tmp_path / "semi.yaml"))
+    grouped = [ClassMapped(teacher, groups, "abcdefgh", "xy") for groups in ([[0, 1], [2]], [[0], [1, 2]])]
+    first, second = (cached.description_of(recipe, "teacher", one, "labelled", labelled) for one in grouped)
+    assert first != second and first["network"]["weights"] == second["network"]["weights"]
 
 
 def test_another_digit_of_the_weights_is_another_network(setup):
