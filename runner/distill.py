@@ -8,176 +8,190 @@ import time
 from contextlib import nullcontext
 
 from segkd.runner.command import add_recipe, ask_early, new_parser, run_command
-from segkd.runner.recipe.read import read, read_needed
+from segkd.runner.recipe.read import read_needed
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.seeds import seed_for
+from segkd.runner.recipe.together import read_together
 
 
-def ask() -> tuple[argparse.Namespace, Recipe]:
-    """The options, and the recipe they name, checked."""
+def ask() -> tuple[argparse.Namespace, list[Recipe]]:
+    """The options, and the recipe they name, or those of a file that lists several, checked."""
     parser = new_parser("Train a recipe.")
-    add_recipe(parser)
+    add_recipe(parser, ", or of a file that lists several under `together`, to be trained side by side")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run in the run folder")
     again.add_argument("--overwrite", action="store_true", help="delete the run in the run folder and start over")
     options = parser.parse_intermixed_args()
-    return options, read(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
+    return options, read_together(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
 
 
 ask = ask_early(ask, __name__)  # before the imports that take seconds
 
 import torch
 from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import Dataset
 
-from segkd.runner.building.cached import open_caches
-from segkd.runner.building.device import (
-    average_gradients,
-    prepare_for_device,
-    share_running_statistics,
-    start_accelerator,
-)
-from segkd.runner.building.first_look import refuse_broken_teachers
+from segkd.runner.building.device import average_gradients, share_running_statistics, start_accelerator
 from segkd.runner.building.graph import weighted
-from segkd.runner.building.losses import build_graph, rehearse
-from segkd.runner.building.networks import build_networks, random_starts
-from segkd.runner.building.optimizers import build_optimizers, set_rates, take_step
-from segkd.runner.console import say
+from segkd.runner.building.losses import rehearse
+from segkd.runner.building.optimizers import set_rates, take_step
+from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
 from segkd.runner.loading.first_look import look_at_data
-from segkd.runner.run_folder.folder import RunFolder
-from segkd.runner.run_folder.opening import is_finished, open_run_folder, refuse_used_folder
+from segkd.runner.run_folder.opening import is_finished, refuse_used_folder
 from segkd.runner.scoring.evaluation import evaluate, evaluate_also, scores_of
 from segkd.runner.training.gradients import gradient_report
-from segkd.runner.training.report import Report
-from segkd.runner.training.state import TrainingState
 from segkd.runner.training.stop_signal import StopSignal
-from segkd.runner.training.tracking import Tracking
-from segkd.runner.training.wandb_run import Dashboard
+from segkd.runner.training.training import Training, failing_alone, going, raise_failures, share_predictions
 
 
-def train(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False) -> None:
-    """Trains one recipe, from its start or its last checkpoint, to its end; leaves the run folder behind."""
-    train_set, unlabelled_set = build_training_sets(recipe)
-    val_set = build_dataset(recipe, recipe.data.val_split)
-    look_at_data(recipe, train_set, unlabelled_set, val_set)
-    views = build_views(recipe)
-    graph = build_graph(recipe, build_networks(recipe, train_set), train_set.ignore_index)
-    prepare_for_device(graph, recipe, accelerator)
-    refuse_broken_teachers(graph, recipe, train_set, accelerator)
-    sets, is_main = {"labelled": train_set, "unlabelled": unlabelled_set}, accelerator.is_main_process
-    graph.caches = open_caches(recipe, graph, sets, accelerator, tells=is_main)
-    wrapped, *optimizers = accelerator.prepare(graph, *build_optimizers(recipe, graph))
-    state = TrainingState.begin(recipe, graph, optimizers, accelerator)
+def train(recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, overwrite: bool = False) -> None:
+    """Trains a recipe, from its start or its last checkpoint, to its end; leaves the run folder behind.
 
+    Several recipes are trained side by side: on the same batches, with one forward of a teacher that they share. Each
+    ends with the same bits as if it were trained alone.
+    """
+    first = recipes[0]
+    train_set, unlabelled_set = build_training_sets(first)
+    val_set = build_dataset(first, first.data.val_split)
+    look_at_data(first, train_set, unlabelled_set, val_set)
+    views = build_views(first)
+    sets, trainings = {"labelled": train_set, "unlabelled": unlabelled_set}, []
+    for recipe in recipes:
+        trainings.append(Training.build(recipe, sets, accelerator, beside=trainings))
     # only now: a recipe that cannot be built leaves no run folder behind, and --overwrite does not cost the old run
-    lock, last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
-    if last is not None:
-        state.restore(last)
-        if accelerator.is_main_process:
-            say(f"{recipe.name}: going on from iteration {state.iteration}")
-    for line in random_starts(recipe) if last is None and accelerator.is_main_process else ():
-        say(line)
+    for training in trainings:
+        training.open(train_set, val_set, accelerator, resume=resume, overwrite=overwrite)
 
-    run, parts, iterations = RunFolder(recipe.folder), recipe.loop.accumulate, recipe.schedule.iterations
-    batches = build_training_batches(recipe, train_set, unlabelled_set, views, accelerator, start=state.iteration)
-    dashboard = Dashboard(recipe, state.wandb_id, accelerator.is_main_process)
-    state.wandb_id = dashboard.run_id
-    tracking = Tracking(recipe, accelerator, len(train_set), state.iteration, dashboard)
-    report = Report(recipe, state, val_set, accelerator, dashboard)
-    report.score_teachers()
+    start, iterations = min(training.state.iteration for training in trainings), first.schedule.iterations
+    batches = build_training_batches(first, train_set, unlabelled_set, views, accelerator, start=start)
+    shared = share_predictions(trainings)
+    scored: dict[nn.Module, dict] = {}
+    for training in trainings:
+        training.report.score_teachers(scored)
+        training.wrapped.train()
+        training.tracking.restart_clock()
     stop = StopSignal(accelerator)
-    wrapped.train()
-    tracking.restart_clock()
 
-    for iteration in range(state.iteration, iterations):
-        # all random draws of a step come from (seed, iteration, process): a resume needs no generator's state
-        torch.manual_seed(seed_for(recipe.seed, "step", iteration, accelerator.process_index))
-        set_rates(optimizers, iteration)
-        weights = graph.weights_at(iteration)
-        # a list: processes average their gradients in its order
-        adversaries = [label for label in state.adversaries if label in weights]
-        done = iteration + 1
-        writes = done % recipe.tracking.every == 0 or done == iterations
-        evaluates = done % recipe.evaluate.every == 0 or done == iterations
-        inspects = recipe.tracking.gradients is not None and done % recipe.tracking.gradients == 0
-        saves = evaluates or (recipe.loop.save_every is not None and done % recipe.loop.save_every == 0)
+    for iteration in range(start, iterations):
+        since = time.perf_counter()
+        parts = [next(batches).to(accelerator.device) for _ in range(first.loop.accumulate)]
+        waited = since, time.perf_counter()
+        # before a kill, some of those side by side may have been saved later than others
+        stepping = going(trainings, at=iteration)
+        for training in stepping:
+            with failing_alone(training, trainings):
+                training.graph.stopwatch.marks.append(("data", *waited))
+                take_training_step(training, parts, accelerator)
+        shared.clear()
+        stopping = stop.asked(at=first.writes_at(iteration + 1))
+        for training in going(stepping):
+            with failing_alone(training, trainings):
+                score_and_save(training, val_set, accelerator, stopping)
+        if stopping:
+            names = ", ".join(recipe.name for recipe in recipes)
+            stop.leave(f"{names}: stopped after iteration {iteration + 1} and saved; go on with --resume")
 
-        for part in range(parts):
-            since = time.perf_counter()
-            batch = next(batches).to(accelerator.device)
-            tracking.waited += time.perf_counter() - since
-            # processes average their gradients once a step, with its last part
-            with accelerator.no_sync(wrapped) if part + 1 < parts else nullcontext():
-                graph.keep_predictions = inspects or bool(adversaries)
-                losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled, batch.places)
-                if inspects:
-                    tracking.note(gradient_report(graph, losses, weights))
-                accelerator.backward(sum(weighted(losses, weights).values()) / parts)
-            for label in adversaries:  # a loss's own discriminator learns from the same forward
-                (graph.adversary_loss(label) / parts).backward()
-            tracking.add(losses)
-        norm = None
+    for training in going(trainings):
+        with failing_alone(training, trainings):
+            training.report.deliver()
+            training.close()
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    raise_failures(trainings)
+
+
+def take_training_step(training: Training, parts: list[Batch], accelerator: Accelerator) -> None:
+    """One optimizer step of one training, its batch computed in parts."""
+    recipe, graph, wrapped, state = training.recipe, training.graph, training.wrapped, training.state
+    tracking, iteration, watch = training.tracking, state.iteration, training.graph.stopwatch
+    # all random draws of a step come from (seed, iteration, process): a resume needs no generator's state
+    torch.manual_seed(seed_for(recipe.seed, "step", iteration, accelerator.process_index))
+    set_rates(state.optimizers, iteration)
+    weights = graph.weights_at(iteration)
+    # a list: processes average their gradients in its order
+    adversaries = [label for label in state.adversaries if label in weights]
+    done = iteration + 1
+    inspects = recipe.tracking.gradients is not None and done % recipe.tracking.gradients == 0
+
+    for number, batch in enumerate(parts, start=1):
+        # processes average their gradients once a step, with its last part
+        with accelerator.no_sync(wrapped) if number < len(parts) else nullcontext():
+            graph.keep_predictions = inspects or bool(adversaries)
+            losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled, batch.places)
+            if inspects:
+                tracking.note(gradient_report(graph, losses, weights))
+            with watch.measure("backward"):
+                accelerator.backward(sum(weighted(losses, weights).values()) / len(parts))
+        for label in adversaries:  # a loss's own discriminator learns from the same forward
+            with watch.measure("losses"):
+                (graph.adversary_loss(label) / len(parts)).backward()
+        tracking.add(losses)
+    with watch.measure("optimizer"):
+        training.norm = None
         # an infinite bound measures the norm and clips nothing
-        if writes or recipe.loop.clip_norm is not None:
-            norm = accelerator.clip_grad_norm_(state.parameters(), recipe.loop.clip_norm or float("inf"))
-        take_step(optimizers, accelerator.scaler)
+        if recipe.writes_at(done) or recipe.loop.clip_norm is not None:
+            bound = recipe.loop.clip_norm or float("inf")
+            training.norm = accelerator.clip_grad_norm_(state.parameters(), bound)
+        take_step(state.optimizers, accelerator.scaler)
         for label in adversaries:
             average_gradients(graph.losses[label].adversary, accelerator)  # adversaries are no part of DDP's module
             state.adversaries[label].step()
             state.adversaries[label].zero_grad()
         state.update_averages()
-        state.iteration = done
-        tracking.end_step(done, optimizers[0].param_groups[0]["lr"], weights)
-
-        stopping, result, scores = stop.asked(at=writes), None, None
-        # what is scored and saved must not depend on which process's images the batch norms have followed
-        if evaluates or saves or stopping:
-            share_running_statistics([graph, *state.averages.values()], accelerator)
-        if evaluates:
-            result = evaluate(state.student, val_set, recipe, accelerator, title="scoring the student")
-            others = evaluate_also(graph, val_set, recipe, accelerator)
-            scores = scores_of(result, others)
-            state.note_scores(scores)
-        # before the save: a checkpoint never knows more than the log, and a loss that is not finite ends here
-        if writes or saves or stopping:
-            tracking.flush(norm, scores)
-        if evaluates:
-            report.add_evaluation(result, others)
-        if (saves or stopping) and accelerator.is_main_process:
-            state.save(run, recipe.loop.keep_last, result)
-        if stopping:
-            tracking.close()
-            dashboard.close()
-            stop.leave(f"{recipe.name}: stopped after iteration {done} and saved; go on with --resume")
-        if saves:
-            accelerator.wait_for_everyone()
-            tracking.restart_clock()  # scoring and saving are no part of the speed
-
-    tracking.close()
-    report.deliver()
-    dashboard.close()
-    accelerator.wait_for_everyone()
-    accelerator.free_memory()
-    if lock is not None:
-        lock.close()
+    state.iteration = done
+    tracking.end_step(done, state.optimizers[0].param_groups[0]["lr"], weights)
 
 
-def train_with_what_it_needs(recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool) -> None:
-    """First the teachers and the baseline that are recipes themselves and have not run yet, then the recipe."""
-    missing = read_needed(recipe, is_finished)
+def score_and_save(training: Training, val_set: Dataset, accelerator: Accelerator, stopping: bool) -> None:
+    """What follows a step, where its iteration says so: the evaluation, the log, the checkpoint."""
+    recipe, graph, state, tracking = training.recipe, training.graph, training.state, training.tracking
+    done, result, scores = state.iteration, None, None
+    evaluates, saves = recipe.evaluates_at(done), recipe.saves_at(done)
+    # what is scored and saved must not depend on which process's images the batch norms have followed
+    if evaluates or saves or stopping:
+        share_running_statistics([graph, *state.averages.values()], accelerator)
+    if evaluates:
+        since = time.perf_counter()
+        result = evaluate(state.student, val_set, recipe, accelerator, title="scoring the student")
+        others = evaluate_also(graph, val_set, recipe, accelerator)
+        scores = scores_of(result, others)
+        state.note_scores(scores)
+        graph.stopwatch.marks.append(("scoring", since, time.perf_counter()))
+    # before the save: a checkpoint never knows more than the log, and a loss that is not finite ends here
+    if recipe.writes_at(done) or saves or stopping:
+        tracking.flush(training.norm, scores)
+    if evaluates:
+        training.report.add_evaluation(result, others)
+    if (saves or stopping) and accelerator.is_main_process:
+        state.save(training.run, recipe.loop.keep_last, result)
+    if stopping:
+        training.close()
+    if saves:
+        accelerator.wait_for_everyone()
+        tracking.restart_clock()  # scoring and saving are no part of the speed
+
+
+def train_with_what_they_need(
+    recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, overwrite: bool
+) -> None:
+    """First the teachers and baselines that are recipes themselves and have not run yet, then the recipes."""
+    missing = {one.folder: one for recipe in recipes for one in read_needed(recipe, is_finished)}
     if missing:  # what is wrong with one of them must not show only after another has been trained
-        refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
-        for one in (*missing, recipe):
+        for recipe in recipes:
+            refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
+        for one in (*missing.values(), *recipes):
             rehearse(one, accelerator)
-    for one in missing:
-        train(one, accelerator, resume=True)
-    train(recipe, accelerator, resume=resume, overwrite=overwrite)
+    for one in missing.values():
+        train([one], accelerator, resume=True)
+    train(recipes, accelerator, resume=resume, overwrite=overwrite)
 
 
 def main() -> None:
-    options, recipe = ask()
-    accelerator = start_accelerator(recipe)
-    train_with_what_it_needs(recipe, accelerator, resume=options.resume, overwrite=options.overwrite)
+    options, recipes = ask()
+    accelerator = start_accelerator(*recipes)
+    train_with_what_they_need(recipes, accelerator, resume=options.resume, overwrite=options.overwrite)
     accelerator.end_training()
 
 

@@ -15,6 +15,7 @@ def ask() -> argparse.Namespace:
     parser.add_argument("sweep", help="path of the sweep's file")
     parser.add_argument("overrides", nargs="*", help="key=value for all recipes, such as schedule.iterations=400")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="run these methods (after the overrides)")
+    parser.add_argument("--together", action="store_true", help="as `together: true` in the file")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and start nothing")
     return parser.parse_intermixed_args()
 
@@ -35,7 +36,7 @@ from types import FrameType
 
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import common_folder, find_runs
-from segkd.runner.comparing.sweep_plan import Plan, Run, Sweep, read_plan
+from segkd.runner.comparing.sweep_plan import Job, Plan, Sweep, read_plan, side_by_side
 from segkd.runner.comparing.tables import write_comparison
 from segkd.runner.console import clock, percent, say
 from segkd.runner.run_folder.folder import RunFolder
@@ -44,13 +45,14 @@ SHOWN = 8  # last lines of a log that are shown when its run fails
 STOPPED = "is stopped and goes on when the sweep is started again"
 
 
-def command_of(run: Run) -> list[str]:
-    """What trains a run, from its start or from where it was stopped."""
-    return [sys.executable, str(Path(__file__).with_name("distill.py")), run.path, *run.recipe.assignments, "--resume"]
+def command_of(job: Job) -> list[str]:
+    """What trains the runs of a job, from their start or from where they were stopped."""
+    words = [job.file] if len(job.runs) > 1 else [job.runs[0].path, *job.runs[0].recipe.assignments]
+    return [sys.executable, str(Path(__file__).with_name("distill.py")), *words, "--resume"]
 
 
 class Runs:
-    """Trains runs, each in a process of its own, and passes on the signals that ask it to stop."""
+    """Trains runs, each job of them in a process of its own, and passes on the signals that ask it to stop."""
 
     def __init__(self, sweep: Sweep):
         self.sweep = sweep
@@ -69,54 +71,55 @@ class Runs:
             for process in self.processes:
                 process.send_signal(number)
 
-    def train(self, runs: list[Run], at_once: int) -> None:
-        """Trains the runs in their order, so many at once, to the end of the last one or to a signal."""
-        waiting, seconds = deque(enumerate(runs, start=1)), []
+    def train(self, jobs: list[Job], at_once: int) -> None:
+        """Trains the jobs in their order, so many at once, to the end of the last one or to a signal."""
+        waiting, seconds = deque(enumerate(jobs, start=1)), []
 
         def take_turns(slot: int) -> None:
             while True:
                 with self.lock:
                     if not waiting or self.received is not None:
                         return
-                    number, run = waiting.popleft()
+                    number, job = waiting.popleft()
                 since = time.monotonic()
-                problem = self._train_one(run, f"[{number}/{len(runs)}]", slot, at_once)
+                problem = self._train_one(job, f"[{number}/{len(jobs)}]", slot, at_once)
                 if problem is not None:
-                    say(f"{run.recipe.name} {problem}")
+                    say(f"{job.name} {problem}")
                     continue
                 seconds.append(time.monotonic() - since)
-                miou = percent(RunFolder(run.recipe.folder).read_summary()["miou"])
                 # if the others take as long as those that have ended; those going on are taken half done
                 rest, mean = len(waiting) + len(self.processes) / 2, sum(seconds) / len(seconds)
                 left = f"; about {clock(mean * max(rest / at_once, 0.5))} left" if rest else ""
-                say(f"{run.recipe.name}: {miou} % mIoU after {clock(seconds[-1])}{left}")
+                for run in job.runs:
+                    miou = percent(RunFolder(run.recipe.folder).read_summary()["miou"])
+                    say(f"{run.recipe.name}: {miou} % mIoU after {clock(seconds[-1])}{left}")
 
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(take_turns, range(at_once)))  # an error in one is raised
 
-    def _train_one(self, run: Run, place: str, slot: int, at_once: int) -> str | None:
-        """Trains a run and says why it did not come to its end, None if it did."""
-        missing = [str(folder) for folder in run.needs if folder in self.failed]
+    def _train_one(self, job: Job, place: str, slot: int, at_once: int) -> str | None:
+        """Trains a job and says why its runs did not all come to their end, None if they did."""
+        missing = [str(folder) for folder in job.needs if folder in self.failed]
         if missing:
-            self.failed.add(run.recipe.folder)
+            self.failed.update(job.folders)
             return f"is left out: it needs {', '.join(missing)}, which failed"
         environment = os.environ | {
             "OMP_NUM_THREADS": str(self.sweep.threads or max(1, (os.cpu_count() or 1) // at_once))
         }
         if self.sweep.gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(self.sweep.gpus[slot % len(self.sweep.gpus)])
-        run.log.parent.mkdir(parents=True, exist_ok=True)
-        with run.log.open("ab") as log, self.lock:  # a signal reaches the process whenever it arrives, and once
+        job.prepare()
+        with job.log.open("ab") as log, self.lock:  # a signal reaches the process whenever it arrives, and once
             if self.received is not None:
                 return STOPPED
             try:  # the run holds the lock with its output, also when the sweep that started it was killed
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self.failed.add(run.recipe.folder)
-                return f"is left out: it is still running, started by another sweep ({run.log})"
-            start, began = log.tell(), run.state() == "begun"
+                self.failed.update(job.folders)
+                return f"is left out: it is still running, started by another sweep ({job.log})"
+            start, began = log.tell(), any(run.state() == "begun" for run in job.runs)
             process = subprocess.Popen(
-                command_of(run),
+                command_of(job),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -124,32 +127,39 @@ class Runs:
                 start_new_session=True,  # Ctrl-C in a terminal would reach it twice, and twice means: at once
             )
             self.processes.append(process)
-        say(f"{place} {run.recipe.name}: {'going on' if began else 'started'}, output in {run.log}")
+        say(f"{place} {job.name}: {'going on' if began else 'started'}, output in {job.log}")
         code = process.wait()
         self.processes.remove(process)
-        if code == 0 and run.state() == "done":
+        unfinished = [run.recipe.folder for run in job.runs if run.state() != "done"]
+        if code == 0 and not unfinished:
             return None
         if self.received is not None:
             return STOPPED
-        self.failed.add(run.recipe.folder)
-        lines = run.log.read_bytes()[start:].decode(errors="replace").splitlines()
+        self.failed.update(unfinished)
+        lines = job.log.read_bytes()[start:].decode(errors="replace").splitlines()
         end = "\n".join([f"    {line}" for line in lines if line.strip()][-SHOWN:])
-        return f"failed with exit code {code}; the end of {run.log}:\n{end}"
+        return f"failed with exit code {code}; the end of {job.log}:\n{end}"
 
 
 def main() -> None:
     options = ask()
     plan = read_plan(options.sweep, options.overrides, options.only)
+    missing = [run for run in plan.runs if run.state() != "done"]
+    jobs = [Job([run]) for run in missing]
+    if options.together or plan.sweep.together:
+        jobs = side_by_side(missing)
     if options.dry_run:
         for run in [*plan.teachers, *plan.runs]:
             say(f"{run.state():5}  {run.recipe.folder}  {' '.join([run.path, *run.recipe.assignments])}")
+        for job in jobs:
+            if len(job.runs) > 1:
+                say(f"together  {job.name}")
         return
     runs = Runs(plan.sweep)
-    runs.train(plan.teachers, at_once=1)
-    missing = [run for run in plan.runs if run.state() != "done"]
+    runs.train([Job([teacher]) for teacher in plan.teachers], at_once=1)
     if len(missing) < len(plan.runs):
         say(f"{len(plan.runs) - len(missing)} of {len(plan.runs)} runs are done already")
-    runs.train(missing, plan.sweep.at_once)
+    runs.train(jobs, plan.sweep.at_once)
     if runs.received is not None:
         sys.exit(128 + runs.received)
     show(plan)

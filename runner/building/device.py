@@ -23,12 +23,13 @@ def find_device() -> torch.device:
     return torch.device("cpu")
 
 
-def start_accelerator(recipe: Recipe) -> Accelerator:
-    """Accelerate with the recipe's precision. DDP looks for unused parameters only where terms come and go.
+def start_accelerator(*recipes: Recipe) -> Accelerator:
+    """Accelerate with the recipes' precision. DDP looks for unused parameters only where terms come and go.
 
     Raises:
         ValueError: the launcher asks for another precision or accumulation than the recipe: one would silently win.
     """
+    recipe = recipes[0]
     precision = {"fp32": "no"}.get(recipe.loop.precision, recipe.loop.precision)
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", precision):
@@ -43,7 +44,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # the loop accumulates itself
     # DDP is told once by Accelerate and once by itself that this option has a new name
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
-    comes_and_goes = any(term.comes_and_goes for term in recipe.losses)
+    comes_and_goes = any(term.comes_and_goes for one in recipes for term in one.losses)
     # without a GPU, Accelerate joins several processes only when told that they use the CPU; else each trains alone
     on_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
     return Accelerator(

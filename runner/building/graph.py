@@ -10,6 +10,7 @@ from segkd.datasets._strong import partners
 from segkd.losses._task import Features
 from segkd.models._mask_prompt import mask_prompt
 from segkd.models._prediction import Prediction
+from segkd.runner.building.stopwatch import Stopwatch
 from segkd.runner.loading.batch import Batch
 from segkd.runner.recipe.term import Term
 
@@ -41,6 +42,9 @@ class Graph(nn.Module):
     Attributes:
         keep_predictions: whether the next forwards leave in `kept` what each term saw, its learner's prediction and
             its source's, for whoever looks into a step.
+        stopwatch: measures teachers, students and losses apart.
+        shared: what frozen networks made of the images of a step, for all graphs that are trained side by side on them
+            and share these networks; None: this graph is trained alone. The loop empties it after each step.
 
     Raises:
         ValueError: a name that torch.nn.ModuleDict does not take, or with the slash of sub-terms.
@@ -67,6 +71,8 @@ class Graph(nn.Module):
         self.terms = terms
         self.keep_predictions = False
         self.kept: dict[str, tuple[Prediction, Prediction | None]] = {}
+        self.stopwatch = Stopwatch()
+        self.shared: dict[tuple[int, int], tuple[Prediction, tuple]] | None = None
         self.prompted_by = prompted_by or {}
         averages = averages or {}
         # (frozen network, part of the batch) -> what gives its prediction on images that come again, see cached.py
@@ -111,10 +117,11 @@ class Graph(nn.Module):
         predictions = self.predictions(images, unlabelled, iteration, places)
         losses = {}
         for term in self.active_terms(iteration):
-            student, source, labels = self.seen_by(term, predictions, target, unlabelled)
+            with self.stopwatch.measure("losses"):
+                student, source, labels = self.seen_by(term, predictions, target, unlabelled)
+                losses.update(self.loss(term, student, source, labels))
             if self.keep_predictions:
                 self.kept[term.label] = student, source
-            losses.update(self.loss(term, student, source, labels))
         return losses
 
     def predictions(
@@ -147,10 +154,34 @@ class Graph(nn.Module):
                 return found[name, part]
             if name in self.prompted_by:
                 prompt = mask_prompt(self._predict(self.prompted_by[name], part, parts, found), images.shape[-2:])
-            inputs = (images,) if prompt is None else (images, prompt)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and name in self.networks):
-                found[name, part] = self.network(name)(*inputs)
+            found[name, part] = self._run(name, images, prompt)
         return found[name, part]
+
+    def _run(self, name: str, images: Tensor, prompt: Tensor | None) -> Prediction:
+        """A network's forward, or what it gave another graph that is trained on the same images."""
+        network, is_trained = self.network(name), name in self.networks
+        key = id(network), id(images)
+        if self.shared is not None and key in self.shared:
+            prediction, mark = self.shared[key]
+            self.stopwatch.marks.append(mark)  # this run would have taken it as well
+            return prediction
+        inputs = (images,) if prompt is None else (images, prompt)
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and is_trained),
+            self.stopwatch.measure("student" if is_trained else "teacher"),
+        ):
+            prediction = network(*inputs)
+        if self.shared is not None and not is_trained and prompt is None and name not in self.averages:
+            self.shared[key] = prediction, self.stopwatch.marks[-1]
+        return prediction
+
+    def share_frozen(self, other: "Graph", names: list[str]) -> None:
+        """Takes another graph's frozen networks of these names for its own, which then hold what both graphs read."""
+        for name in names:
+            ours, theirs = self.network(name), other.network(name)
+            theirs.features_wanted = theirs.features_wanted | ours.features_wanted
+            theirs.aux_wanted = theirs.aux_wanted or ours.aux_wanted
+            self._frozen[0][name] = theirs
 
     def predict(self, names: list[str], images: Tensor) -> list[Prediction]:
         """What some networks make of images, prompted as in training."""

@@ -1,6 +1,7 @@
 """What a sweep asks for: recipes, trained with several seeds; all of it is read and checked before a run starts."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +9,17 @@ from pathlib import Path
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from segkd.runner.recipe.addresses import Source
+from segkd.runner.console import say
+from segkd.runner.recipe.addresses import Source, is_address
 from segkd.runner.recipe.mistakes import RecipeError, did_you_mean, found_by, located
 from segkd.runner.recipe.read import read, read_needed, read_other
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import Name, Section
-from segkd.runner.recipe.yaml_file import read_with_traps
+from segkd.runner.recipe.together import what_keeps_apart
+from segkd.runner.recipe.yaml_file import read_with_traps, write
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import is_finished, refuse_used_folder
+from segkd.runner.run_folder.replacing import write_text
 
 GIVEN_BY_THE_SWEEP = {"name", "seed", "baseline", "tracking.group"}  # for each of its runs, so no override may
 
@@ -28,7 +32,12 @@ class Method(Section):
 class Sweep(Section):
     name: Name = Field(description="the runs are <tracking.folder>/<name>/<name>-<method>-s<seed>")
     seeds: list[NonNegativeInt] = Field([0], min_length=1)
-    at_once: PositiveInt = Field(1, description="runs side by side")
+    at_once: PositiveInt = Field(1, description="processes side by side")
+    together: bool = Field(
+        False,
+        description="the methods of a seed in one process, with one loader and one forward of the teacher they share; "
+        "each ends with the same bits as alone",
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads of each run; default: cores / at_once")
     gpus: list[NonNegativeInt] | None = Field(
         None, min_length=1, description="the GPUs the runs take in turn, one each; default: what they find"
@@ -62,6 +71,69 @@ class Run:
         if is_finished(self.recipe):
             return "done"
         return "begun" if RunFolder(self.recipe.folder).is_begun else "new"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Runs that are trained in one process, side by side where they are several."""
+
+    runs: list[Run]
+
+    @property
+    def name(self) -> str:
+        """What it is called on the console."""
+        return " + ".join(run.recipe.name for run in self.runs)
+
+    @property
+    def folders(self) -> list[Path]:
+        """The run folders."""
+        return [run.recipe.folder for run in self.runs]
+
+    @property
+    def needs(self) -> list[Path]:
+        """The run folders of the teachers they read."""
+        return list(dict.fromkeys(folder for run in self.runs for folder in run.needs))
+
+    @property
+    def log(self) -> Path:
+        """Where the output goes."""
+        return self.runs[0].log if len(self.runs) == 1 else Path(self.file).with_suffix(".log")
+
+    @property
+    def file(self) -> str:
+        """Where several recipes are listed for the training."""
+        first = self.runs[0].recipe
+        return str(first.folder.with_name(f"{first.name}-and-{len(self.runs) - 1}-more.yaml"))
+
+    def prepare(self) -> None:
+        """Makes the folder of the log, and the list of several recipes."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        if len(self.runs) > 1:
+            here = Path(self.file).parent
+            entries = [
+                {
+                    "recipe": run.path if is_address(run.path) else os.path.relpath(run.path, here),
+                    "set": list(run.recipe.assignments),
+                }
+                for run in self.runs
+            ]
+            write_text(Path(self.file), write({"together": entries}))
+
+
+def side_by_side(runs: list[Run]) -> list[Job]:
+    """The runs, those together that can be trained in one process; says why others cannot."""
+    jobs: list[Job] = []
+    for run in runs:
+        reasons = {job: what_keeps_apart(job.runs[0].recipe, run.recipe) for job in jobs}
+        job = next((job for job, reason in reasons.items() if reason is None), None)
+        if job is not None:
+            job.runs.append(run)
+            continue
+        same_seed = [job for job in jobs if job.runs[0].recipe.seed == run.recipe.seed]
+        if same_seed:
+            say(f"{run.recipe.name} is not trained beside {same_seed[0].name}: {reasons[same_seed[0]]}")
+        jobs.append(Job([run]))
+    return jobs
 
 
 @dataclass(frozen=True)

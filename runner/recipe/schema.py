@@ -174,6 +174,18 @@ class Recipe(Section):
         learnt = dict.fromkeys(term.loss for term in self.losses if term.source is not None)
         return self.method or " + ".join(learnt) or "none"
 
+    def writes_at(self, done: int) -> bool:
+        """Whether the log is written out after this many iterations."""
+        return done % self.tracking.every == 0 or done == self.schedule.iterations
+
+    def evaluates_at(self, done: int) -> bool:
+        """Whether the student is scored after this many iterations."""
+        return done % self.evaluate.every == 0 or done == self.schedule.iterations
+
+    def saves_at(self, done: int) -> bool:
+        """Whether a checkpoint is written after this many iterations."""
+        return self.evaluates_at(done) or (self.loop.save_every is not None and done % self.loop.save_every == 0)
+
     def source_of(self, term: Term) -> str | None:
         """Network a term learns from: its `from`, or the only other network, or None."""
         others = [name for name in self.networks if name != term.of]

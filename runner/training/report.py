@@ -40,17 +40,24 @@ class Report:
         self.frozen = {name: network for name, network in untrained.items() if network.gives_logits}
         self.teachers = {name: network for name, network in self.frozen.items() if not recipe.networks[name].ema_of}
 
-    def score_teachers(self) -> None:
-        """Scores each frozen network once, as a run starts: a wrong file or normalisation shows now, not after days."""
+    def score_teachers(self, scored: dict[nn.Module, dict]) -> None:
+        """Scores each frozen network once, as a run starts: a wrong file or normalisation shows now, not after days.
+
+        Args:
+            scored: the scores of networks that are known already; those found here join them.
+        """
         known = self.run.read_teachers()
+        self.accelerator.wait_for_everyone()  # all have read before the main process writes
         for name in [name for name in self.teachers if name not in known]:
-            result = evaluate(self.teachers[name], self.val_set, self.recipe, self.accelerator, title=f"scoring {name}")
-            known[name] = plain(result.values)
+            network = self.teachers[name]
+            if network not in scored:
+                result = evaluate(network, self.val_set, self.recipe, self.accelerator, title=f"scoring {name}")
+                scored[network] = plain(result.values)
+            known[name] = scored[network]
             if self.accelerator.is_main_process:
                 write_text(self.run.teachers_file, json.dumps(known, indent=2) + "\n")
-                miou = percent(result.values["miou"])
+                miou = percent(known[name]["miou"])
                 say(f"{self.recipe.name}: {name} has {miou} % mIoU on {self.recipe.data.val_split}")
-            self.accelerator.wait_for_everyone()
 
     def add_evaluation(self, result: Evaluation, others: dict[str, Evaluation]) -> None:
         """The evaluation's line on the console, its panels on the disk and in wandb, its per-class table in wandb."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from segkd.runner.building.device import peak_memory
+from segkd.runner.building.stopwatch import Stopwatch
 from segkd.runner.console import clock, one_line, say
 from segkd.runner.loading.sampler import samples_of_step
 from segkd.runner.recipe.schema import Recipe
@@ -22,18 +23,29 @@ class Tracking:
     """Collects every iteration's losses on the device and writes them out every `tracking.every` iterations.
 
     Reading a value from a GPU waits for it, so values stay there until a write. The last row of a write also carries
-    the gradient norm, images per second, seconds waited for data per iteration, and memory.
+    the gradient norm, images per second, the seconds of an iteration by what they went into, and memory.
+
+    Attributes:
+        alone: whether nothing else is trained beside it, so that its speed is that of the clock.
     """
 
-    def __init__(self, recipe: Recipe, accelerator: Accelerator, length: int, start: int, dashboard: Dashboard):
+    def __init__(
+        self,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        length: int,
+        stopwatch: Stopwatch,
+        start: int,
+        dashboard: Dashboard,
+    ):
         self.recipe, self.accelerator, self.length, self.dashboard = recipe, accelerator, length, dashboard
+        self.stopwatch, self.alone = stopwatch, True
         self.run = RunFolder(recipe.folder)
         self.rows: list[dict] = []
         self.values: list[Tensor] = []
         self.parts: Tensor | None = None
         self.names: list[str] = []
         self.notes: dict[str, float] = {}
-        self.waited = 0.0
         self.interval = [start, time.perf_counter()]
         if accelerator.is_main_process:
             keep_rows(self.run.metrics_file, start)
@@ -105,11 +117,14 @@ class Tracking:
     def _speed(self, iteration: int) -> dict:
         first, since = self.interval
         now = time.perf_counter()
-        steps, waited = iteration - first, self.waited
-        self.interval, self.waited = [iteration, now], 0.0
+        steps, seconds = iteration - first, self.stopwatch.read()
+        self.interval = [iteration, now]
+        scoring = seconds.pop("scoring", None)
+        elapsed = now - since - (scoring or 0.0) if self.alone else sum(seconds.values())
         return {
-            "images_per_second": steps * self.recipe.data.batch_size / (now - since),
-            "seconds_waited": waited / steps,
+            "images_per_second": steps * self.recipe.data.batch_size / elapsed,
+            **{f"seconds/{phase}": value / steps for phase, value in seconds.items()},
+            **({} if scoring is None else {"seconds/scoring": scoring}),
             "memory_gib": peak_memory(self.accelerator.device) / 2**30,
         }
 

@@ -241,9 +241,12 @@ class Run:
 
     def rows(self, *without: str) -> list[dict]:
         """The log, without the values that differ between any two runs, and those named."""
-        left_out = {"images_per_second", "seconds_waited", "memory_gib", *without}
+        left_out = {"images_per_second", "memory_gib", *without}
         rows = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
-        return [{key: value for key, value in row.items() if key not in left_out} for row in rows]
+        return [
+            {key: value for key, value in row.items() if key not in left_out and not key.startswith("seconds/")}
+            for row in rows
+        ]
 
     def student(self, step: str = "last") -> dict[str, torch.Tensor]:
         """The student of a checkpoint."""
@@ -312,8 +315,9 @@ SPY = """
 import os, torch
 from segkd.runner import distill
 from segkd.runner.command import run_command
+from segkd.runner.training.report import Report
 
-seen, batches, deliver = [], distill.build_training_batches, distill.Report.deliver
+seen, batches, deliver = [], distill.build_training_batches, Report.deliver
 
 def watched(*given, **settings):
     for batch in batches(*given, **settings):
@@ -328,7 +332,7 @@ def last(report):
     torch.save(end, f"{report.recipe.name}-{os.environ.get('RANK', '0')}.pt")
     deliver(report)
 
-distill.build_training_batches, distill.Report.deliver = watched, last
+distill.build_training_batches, Report.deliver = watched, last
 run_command(distill.main)
 """
 

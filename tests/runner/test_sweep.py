@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from segkd.runner import sweep
-from segkd.runner.comparing.sweep_plan import Sweep, read_plan
+from segkd.runner.comparing.sweep_plan import Job, Run, Sweep, read_plan
 
 # in place of distill.py: leaves what a finished run leaves, unless its method is told to fail or to wait for a signal
 STAND_IN = """
@@ -46,6 +46,10 @@ losses: [{loss: cross_entropy}, {loss: kl}]
 """
 
 
+def stand_in_for(recipe):
+    return [sys.executable, "-c", STAND_IN, str(recipe.folder), recipe.method_name, recipe.dump()]
+
+
 @pytest.fixture
 def stand_in(folder, monkeypatch):
     """Runs of tiny.yaml, for each method, trained by the stand-in: stand_in(at_once, "fails", "none", ...)."""
@@ -54,13 +58,14 @@ def stand_in(folder, monkeypatch):
     monkeypatch.setattr(
         sweep,
         "command_of",
-        lambda run: [sys.executable, "-c", STAND_IN, str(run.recipe.folder), run.recipe.method_name, run.recipe.dump()],
+        lambda job: stand_in_for(job.runs[0].recipe),
     )
 
     def made(*methods: str, **settings) -> tuple[sweep.Runs, list]:
         listed = "".join(f"  {method}: tiny.yaml\n" for method in methods)
         (folder / "sweep.yaml").write_text(f"name: s\nmethods:\n{listed}")
-        return sweep.Runs(Sweep(name="s", methods={"x": "x"}, **settings)), read_plan("sweep.yaml").runs
+        jobs = [Job([run]) for run in read_plan("sweep.yaml").runs]
+        return sweep.Runs(Sweep(name="s", methods={"x": "x"}, **settings)), jobs
 
     yield made
     for number, handler in handlers.items():
@@ -93,7 +98,8 @@ def test_runs_side_by_side_are_spread_over_the_gpus(stand_in):
 
 def test_a_run_that_fails_does_not_stop_the_others(stand_in, capsys):
     runs, (first, *others) = stand_in("fails", "a", "b")
-    needing = sweep.Run(others[1].recipe, others[1].path, needs=(first.recipe.folder,))
+    last = others[1].runs[0]
+    needing = Job([Run(last.recipe, last.path, needs=(first.folders[0],))])
     runs.train([first, others[0], needing], at_once=1)
     out = capsys.readouterr().out
     assert "s-fails-s0 failed with exit code 2; the end of runs/s/s-fails-s0.log:\n    training" in out

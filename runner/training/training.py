@@ -1,0 +1,140 @@
+"""One recipe in training: all that is its own where several are trained side by side on the same batches."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from segkd.runner.building.cached import open_caches
+from segkd.runner.building.device import prepare_for_device
+from segkd.runner.building.first_look import refuse_broken_teachers
+from segkd.runner.building.graph import Graph
+from segkd.runner.building.losses import build_graph
+from segkd.runner.building.networks import build_networks, random_starts
+from segkd.runner.building.optimizers import build_optimizers
+from segkd.runner.building.stopwatch import Stopwatch
+from segkd.runner.console import say
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.opening import open_run_folder
+from segkd.runner.training.report import Report
+from segkd.runner.training.state import TrainingState
+from segkd.runner.training.tracking import Tracking
+from segkd.runner.training.wandb_run import Dashboard
+
+
+@dataclass
+class Training:
+    """A recipe with its networks, its state and its run folder.
+
+    Attributes:
+        wrapped: the graph as Accelerate wraps it. lock: of the run folder, on the main process.
+        norm: of the last step's gradient, None where it was not asked for. failure: why it has ended early.
+    """
+
+    recipe: Recipe
+    graph: Graph
+    wrapped: nn.Module
+    state: TrainingState
+    run: RunFolder = field(init=False)
+    lock: TextIO | None = field(init=False)
+    dashboard: Dashboard = field(init=False)
+    tracking: Tracking = field(init=False)
+    report: Report = field(init=False)
+    norm: Tensor | None = None
+    failure: str | None = None
+
+    @classmethod
+    def build(
+        cls, recipe: Recipe, sets: dict[str, Dataset | None], accelerator: Accelerator, beside: list["Training"]
+    ) -> "Training":
+        """The recipe's networks on the device, before the first iteration. Nothing is written.
+
+        Args:
+            sets: the images of each stream, labelled and unlabelled.
+            beside: those trained on the same batches: their frozen networks of the same description are taken over.
+        """
+        train_set = sets["labelled"]
+        graph = build_graph(recipe, build_networks(recipe, train_set), train_set.ignore_index)
+        graph.stopwatch = Stopwatch(accelerator.device)
+        for other in beside:
+            graph.share_frozen(other.graph, same_frozen(recipe, other.recipe))
+        prepare_for_device(graph, recipe, accelerator)
+        refuse_broken_teachers(graph, recipe, train_set, accelerator)
+        graph.caches = open_caches(recipe, graph, sets, accelerator, tells=accelerator.is_main_process)
+        wrapped, *optimizers = accelerator.prepare(graph, *build_optimizers(recipe, graph))
+        return cls(recipe, graph, wrapped, TrainingState.begin(recipe, graph, optimizers, accelerator))
+
+    def open(
+        self, train_set: Dataset, val_set: Dataset, accelerator: Accelerator, *, resume: bool, overwrite: bool
+    ) -> None:
+        """Makes or takes up the run folder, goes back to its last checkpoint, and begins to keep the record."""
+        recipe, state = self.recipe, self.state
+        self.run = RunFolder(recipe.folder)
+        self.lock, last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
+        if last is not None:
+            state.restore(last)
+            if accelerator.is_main_process:
+                say(f"{recipe.name}: going on from iteration {state.iteration}")
+        for line in random_starts(recipe) if last is None and accelerator.is_main_process else ():
+            say(line)
+        self.dashboard = Dashboard(recipe, state.wandb_id, accelerator.is_main_process)
+        state.wandb_id = self.dashboard.run_id
+        self.tracking = Tracking(
+            recipe, accelerator, len(train_set), self.graph.stopwatch, state.iteration, self.dashboard
+        )
+        self.report = Report(recipe, state, val_set, accelerator, self.dashboard)
+
+    def close(self) -> None:
+        """Lets go of the run folder and the dashboard."""
+        self.tracking.close()
+        self.dashboard.close()
+        if self.lock is not None:
+            self.lock.close()
+
+
+def same_frozen(recipe: Recipe, other: Recipe) -> list[str]:
+    """Frozen networks that two recipes describe alike, and that see nothing but the images."""
+    return [
+        name
+        for name, network in recipe.networks.items()
+        if not network.train and not network.ema_of and not network.prompted_by and network == other.networks.get(name)
+    ]
+
+
+def share_predictions(trainings: list[Training]) -> dict:
+    """What frozen networks make of a step's images, for all trainings; to be emptied after each step."""
+    shared: dict = {}
+    if len(trainings) > 1:
+        for training in trainings:
+            training.graph.shared, training.tracking.alone = shared, False
+    return shared
+
+
+@contextmanager
+def failing_alone(training: Training, trainings: list[Training]) -> Iterator[None]:
+    """An error that the user can put right ends one of several trainings; the others go on."""
+    try:
+        yield
+    except (ValueError, FloatingPointError) as error:
+        if len(trainings) == 1:
+            raise
+        training.failure = str(error)
+        say(f"{training.recipe.name} has failed, the trainings beside it go on: {error}")
+        training.close()
+
+
+def going(trainings: list[Training], at: int | None = None) -> list[Training]:
+    """Those that have not failed; only those that have finished this many iterations, where it is given."""
+    return [one for one in trainings if one.failure is None and at in (None, one.state.iteration)]
+
+
+def raise_failures(trainings: list[Training]) -> None:
+    """ValueError that names those that have failed, if any."""
+    failed = [f"{one.recipe.name} ({one.failure})" for one in trainings if one.failure is not None]
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(trainings)} trainings failed: {'; '.join(failed)}")

@@ -1,0 +1,90 @@
+"""Recipes trained side by side: each ends as if it were trained alone, through kills, failures and processes."""
+
+import signal
+
+import pytest
+
+KL = """
+extends: tiny.yaml
+name: kl
+networks:
+  teacher: {model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, weights: random, train: false}
+losses: [{loss: cross_entropy}, {loss: kl, from: teacher}]
+"""
+# reads other maps of the same teacher, draws numbers in its forward, has an adversary and an average
+SKD = """
+extends: kl.yaml
+name: skd
+networks: {student: {args: {dropout: 0.3}}}
+losses: [{loss: cross_entropy}, {loss: skd, from: teacher}, {loss: fitnet, from: teacher, args: {feature: stage3}}]
+loop: {ema: 0.9, clip_norm: 1.0}
+"""
+TOGETHER = "together: [{recipe: tiny.yaml}, {recipe: kl.yaml}, {recipe: skd.yaml, set: [loop.save_every=1]}]\n"
+NAMES = ("tiny", "kl", "skd")
+
+
+@pytest.fixture
+def recipes(folder):
+    for name, text in {"kl": KL, "skd": SKD, "together": TOGETHER}.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def ends(folder, run_at):
+    """Of a run in a folder: its log, its state and what it delivers, to the last bit."""
+
+    def read(*path):
+        run = run_at(folder.joinpath(*path))
+        return run.rows("gradient_norm"), run.state_bits(), run.ends()
+
+    return read
+
+
+def test_each_ends_as_if_it_were_trained_alone(recipes, distill, server, ends):
+    for name in NAMES:
+        assert distill(f"{name}.yaml", "tracking.folder=alone").code == 0
+    server.start(recipes, "distill", "together.yaml", "--resume")
+    server.wait_for("runs/skd/checkpoints/step*3*")  # the others are saved every second iteration only
+    server.signal(signal.SIGKILL)
+    server.wait()
+    result = distill("together.yaml", "--resume")
+    assert result.code == 0, result.err
+    for name in NAMES:
+        assert ends("runs", name) == ends("alone", name), name
+    assert result.out.count("teacher has") <= 2, "the shared teacher is scored once for each run folder at most"
+
+
+def test_one_that_fails_leaves_the_others_alone(recipes, distill, ends, assert_refused):
+    (recipes / "bad.yaml").write_text("extends: kl.yaml\nname: bad\noptimizer: {lr: 1.0e+30}\n")
+    (recipes / "two.yaml").write_text("together: [{recipe: bad.yaml}, {recipe: tiny.yaml}]\n")
+    result = distill("two.yaml")
+    assert_refused(result, "1 of 2 trainings failed", "bad (the loss of iteration")
+    assert "bad has failed, the trainings beside it go on" in result.out
+    assert distill("tiny.yaml", "tracking.folder=alone").code == 0
+    assert ends("runs", "tiny") == ends("alone", "tiny")
+    assert not (recipes / "runs/bad/student").exists()
+
+
+def test_several_processes(recipes, distill, ends):
+    for name in ("kl", "skd"):
+        assert distill(f"{name}.yaml", "tracking.folder=alone", processes=2).code == 0
+    (recipes / "two.yaml").write_text("together: [{recipe: kl.yaml}, {recipe: skd.yaml}]\n")
+    assert distill("two.yaml", processes=2).code == 0
+    for name in ("kl", "skd"):
+        assert ends("runs", name) == ends("alone", name), name
+
+
+def test_a_sweep_of_methods_side_by_side(recipes, server, ends):
+    methods = "{none: tiny.yaml, KD: kl.yaml, long: {recipe: tiny.yaml, set: [schedule.iterations=6]}}"
+    (recipes / "sweep.yaml").write_text(f"name: s\ntogether: true\nmethods: {methods}\n")
+    result = server(recipes, "sweep", "sweep.yaml")
+    assert result.code == 0, result.out + result.err
+    assert (
+        "s-long-s0 is not trained beside s-none-s0 + s-KD-s0: schedule.iterations is 4 there and 6 here" in result.out
+    )
+    assert "[1/2] s-none-s0 + s-KD-s0: started" in result.out and "| KD" in result.out
+    (recipes / "apart.yaml").write_text(f"name: s\nset: [tracking.folder=alone]\nmethods: {methods}\n")
+    assert server(recipes, "sweep", "apart.yaml").code == 0
+    for name in ("s-none-s0", "s-KD-s0", "s-long-s0"):
+        assert ends("runs/s", name) == ends("alone/s", name), name
