@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval
 from PIL import Image, ImageEnhance, ImageFilter
 
 Probability = Annotated[float, Interval(ge=0, le=1)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
+Positive = Annotated[float, Interval(ge=0.01, le=16)]
+NonNegative = Annotated[float, Interval(ge=0, le=100)]
 Hue = Annotated[float, Interval(ge=0, le=0.5)]
 
 

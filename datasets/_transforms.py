@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
-from annotated_types import Ge, Interval
+from annotated_types import Interval
 from PIL import Image
 
 from ._palettes import Color, Level
@@ -23,7 +23,7 @@ from ._photometric import (
 )
 from ._resample import fit_size, resample_image, resample_label, short_side_size
 
-Pixels = Annotated[int, Ge(1)]
+Pixels = Annotated[int, Interval(ge=1, le=2**15)]
 # mmseg tries a crop and up to ten more; the last one is taken as it comes
 CROP_REDRAWS = 10
 

@@ -9,7 +9,7 @@ import math
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Interval
 from PIL import Image, ImageDraw, ImageFilter
 
 from ._files import IGNORE_INDEX, require_split
@@ -22,7 +22,7 @@ SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, PERSON, POLE = range(8)
 COARSE = (4.0, 9.0, 5.0, 10.0, 20.0, 3.0, 8.0, 4.0, 6.0)
 FINE = (1.0, 5.0, 7.0, 3.0, 16.0, 2.0, 5.0, 3.0, 6.0)
 
-Side = Annotated[int, Ge(32)]  # in pixels
+Side = Annotated[int, Interval(ge=32, le=8192)]  # in pixels
 
 
 class Synthetic:
@@ -52,8 +52,8 @@ class Synthetic:
         split: str = "train",
         *,
         size: tuple[Side, Side] = (96, 128),
-        length: Annotated[int, Ge(1)] | None = None,
-        seed: Annotated[int, Ge(0)] = 0,
+        length: Annotated[int, Interval(ge=1, le=10**6)] | None = None,
+        seed: Annotated[int, Interval(ge=0, le=10**18)] = 0,
     ):
         self.split_number = list(SPLITS).index(require_split(split, SPLITS))
         self.split, self.size, self.seed = split, (int(size[0]), int(size[1])), seed

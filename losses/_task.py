@@ -31,14 +31,14 @@ from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval
 from torch import Tensor
 
 # ranges of arguments; a recipe outside them is refused when it is read
-Positive = Annotated[float, Gt(0)]
-Weight = Annotated[float, Ge(0)]
+Positive = Annotated[float, Interval(gt=0, le=1e6)]
+Weight = Annotated[float, Interval(ge=0, le=1e9)]
 Share = Annotated[float, Interval(ge=0, le=1)]
-Count = Annotated[int, Ge(1)]
+Count = Annotated[int, Interval(ge=1, le=2**20)]
 # outside, the T^2 of a loss multiplies little but the rounding of float32
 Temperature = Annotated[float, Interval(ge=1e-3, le=1e3)]
 

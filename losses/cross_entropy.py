@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from ._task import Prediction, Share, Task, Weight, at_least_float32, resize
@@ -55,7 +55,7 @@ class CrossEntropy(nn.Module):
         aux_weight: Weight = 0.4,
         class_weights: list[Weight] | Literal["cityscapes"] | None = None,
         divisor: Literal["valid", "all", "valid_x_batch"] = "valid",
-        ohem_min_kept: Annotated[int, Ge(0)] | None = None,
+        ohem_min_kept: Annotated[int, Interval(ge=0, le=10**9)] | None = None,
         ohem_threshold: Share | None = 0.7,
         ohem_rule: Literal["batch", "image"] = "batch",
         focal_gamma: Weight | None = None,

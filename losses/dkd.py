@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from ._pair import Pair
@@ -11,7 +11,7 @@ from ._regions import class_masks, class_sums
 from ._relations import divergence
 from ._task import Prediction, Task, Temperature, Weight
 
-LabelId = Annotated[int, Ge(0)]
+LabelId = Annotated[int, Interval(ge=0, le=2**16)]
 
 
 class DKD(nn.Module):

@@ -24,7 +24,7 @@ Arguments:
 from collections.abc import Sequence
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from ._encoder import Encoder
@@ -32,9 +32,10 @@ from ._prediction import Normalize, Prediction
 from ._weights import load_backbone
 
 # hints of arguments, which are their ranges in a recipe
-Count = Annotated[int, Ge(1)]
-Share = Annotated[float, Ge(0), Lt(1)]
-Positive = Annotated[float, Gt(0)]
+Count = Annotated[int, Interval(ge=1, le=8192)]
+Share = Annotated[float, Interval(ge=0, lt=1)]
+Positive = Annotated[float, Interval(gt=0, le=1e4)]
+Ratio = Annotated[float, Interval(ge=0.05, le=16)]  # of two sizes
 
 
 class Network(nn.Module):

@@ -4,14 +4,14 @@ import logging
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Len, MultipleOf
+from annotated_types import Interval, Len, MultipleOf
 from torch import Tensor
 
 from ._checkpoints import guess, read
 from ._heads import add_classifiers, classify
 from ._lora import Third, add_lora, folded, merge_lora, wrapped
 from ._mask_prompt import PromptAttention, decode_masks, embed_mask, freeze_unused
-from ._network import Count, Network, Positive, Share
+from ._network import Count, Network, Positive, Ratio, Share
 from ._sam import PATCH, PUBLISHED, REPOSITORY, Arch, build_encoder, build_prompter, encode, fitted_tables
 from ._upernet_head import SCALES, MultiLevelNeck, UPerHead
 from ._weights import fill, published_file, read_weights
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 HEAD_PARTS = ("neck.", "head.", "classifier.", "prompt_attention.")
 PROMPT_PARTS = ("prompt_encoder.", "mask_decoder.")
 
-Block = Annotated[int, Ge(0)]  # number of a block
+Block = Annotated[int, Interval(ge=0, le=255)]  # number of a block
 
 
 class SAM(Network):
@@ -69,22 +69,22 @@ class SAM(Network):
         *,
         arch: Arch = "vit_b",
         head: Literal["uper"] | None = "uper",
-        lora_rank: Annotated[int, Ge(0)] = 0,
+        lora_rank: Annotated[int, Interval(ge=0, le=8192)] = 0,
         lora_alpha: Positive | None = None,
         lora_targets: Annotated[tuple[Third, ...], Len(1, 3)] = ("q", "v"),
         prompt_guidance: Literal["none", "released", "channel", "spatial"] = "none",
-        image_size: Annotated[int, Ge(PATCH), MultipleOf(PATCH)] = 1024,
+        image_size: Annotated[int, Interval(ge=PATCH, le=8192), MultipleOf(PATCH)] = 1024,
         taps: tuple[Block, ...] | None = None,
         neck_width: Count = 768,
         head_width: Count = 512,
         dropout: Share = 0.1,
         embed_dim: Count | None = None,
-        depth: Count | None = None,
+        depth: Annotated[int, Interval(ge=1, le=256)] | None = None,
         num_heads: Count | None = None,
         global_blocks: tuple[Block, ...] | None = None,
-        window_size: Annotated[int, Ge(0)] | None = None,
+        window_size: Annotated[int, Interval(ge=0, le=8192)] | None = None,
         out_channels: Count | None = None,
-        mlp_ratio: Positive | None = None,
+        mlp_ratio: Ratio | None = None,
         pretrained: bool = False,
         backbone_weights: str | None = None,
     ):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ._deit import DeiT
 from ._frequency import Center, CutoffUnit
-from ._network import Count, Network, Positive, Share, stages
+from ._network import Count, Network, Positive, Ratio, Share, stages
 from ._tokens import fitted_encoder
 from ._trikd_decoder import TriKDDecoder, TriKDNeck, Widths
 
@@ -41,7 +41,7 @@ class TriKDDeiT(Network):
         *,
         variant: Literal["tiny", "small", "base"] = "base",
         image_size: tuple[Count, Count] = (512, 512),
-        neck_scales: tuple[Positive, Positive, Positive, Positive] = (0.5, 1.0, 2.0, 4.0),
+        neck_scales: tuple[Ratio, Ratio, Ratio, Ratio] = (0.5, 1.0, 2.0, 4.0),
         neck_width: Count = 448,
         widths: Widths = (48, 96, 192, 256),
         drop_path: Share = 0.0,

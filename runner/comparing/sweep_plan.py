@@ -5,16 +5,18 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveInt
+from annotated_types import Interval
+from pydantic import Field
 
 from segkd.runner.console import say
 from segkd.runner.recipe.addresses import Source, is_address
 from segkd.runner.recipe.mistakes import RecipeError, did_you_mean, found_by, located
 from segkd.runner.recipe.read import read, read_needed, read_other
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.recipe.section import Name, Section
+from segkd.runner.recipe.section import Name, Section, Seed
 from segkd.runner.recipe.together import what_keeps_apart
 from segkd.runner.recipe.yaml_file import read_with_traps, write
 from segkd.runner.run_folder.folder import RunFolder
@@ -31,15 +33,17 @@ class Method(Section):
 
 class Sweep(Section):
     name: Name = Field(description="the runs are <tracking.folder>/<name>/<name>-<method>-s<seed>")
-    seeds: list[NonNegativeInt] = Field([0], min_length=1)
-    at_once: PositiveInt = Field(1, description="processes side by side")
+    seeds: list[Seed] = Field([0], min_length=1)
+    at_once: Annotated[int, Interval(ge=1, le=1024)] = Field(1, description="processes side by side")
     together: bool = Field(
         False,
         description="the methods of a seed in one process, with one loader and one forward of the teacher they share; "
         "each ends with the same bits as alone",
     )
-    threads: PositiveInt | None = Field(None, description="CPU threads of each run; default: cores / at_once")
-    gpus: list[NonNegativeInt] | None = Field(
+    threads: Annotated[int, Interval(ge=1, le=1024)] | None = Field(
+        None, description="CPU threads of each run; default: cores / at_once"
+    )
+    gpus: list[Annotated[int, Interval(ge=0, le=1023)]] | None = Field(
         None, min_length=1, description="the GPUs the runs take in turn, one each; default: what they find"
     )
     assignments: list[str] = Field([], alias="set", description="key=value, for all runs")

@@ -5,11 +5,12 @@ import importlib
 import inspect
 import json
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pydantic
 
-from segkd.runner.recipe.mistakes import Mistake, found_by
+from segkd.runner.recipe.mistakes import Key, Mistake, found_by
 
 METRICS = "runner.scoring.metrics"  # the room of evaluate.metrics
 # what the runner itself passes to a part of each room, and a recipe therefore cannot
@@ -72,7 +73,16 @@ def wrong_arguments(room: str, name: str, arguments: dict) -> list[Mistake]:
         _bound(room, name, arguments)
     except pydantic.ValidationError as error:
         return found_by(error, _arguments(room, name), arguments)
-    return []
+    return list(_out_of_reach(arguments))
+
+
+def _out_of_reach(value: object, key: Key = ()) -> Iterator[Mistake]:
+    """Numbers no computation is made for, where a hint has no range: in a mapping for another library."""
+    if isinstance(value, (dict, list)):
+        for word, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _out_of_reach(inner, (*key, word))
+    elif isinstance(value, (int, float)) and not abs(value) <= 10**18:  # nor is NaN
+        yield key, f"must be a number of at most 1e18 in size; got {value!r}"
 
 
 def completed_arguments(room: str, name: str, arguments: dict) -> dict:

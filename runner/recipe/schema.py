@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from annotated_types import Interval
+from pydantic import Field
 
 from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.mistakes import Mistake
 from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.optimization import Curve, Optimizer
-from segkd.runner.recipe.section import Name, OtherRecipe, Section
+from segkd.runner.recipe.section import Factor, Images, Iterations, Name, OtherRecipe, Section, Seed, Side
 from segkd.runner.recipe.term import Term
 from segkd.runner.recipe.yaml_file import write
 
 
 class Unlabelled(Section):
     images: str | None = Field(None, description="folder, at any depth; default: what data.labelled leaves out")
-    batch_size: PositiveInt | None = Field(None, description="TOTAL as data.batch_size, which is the default")
+    batch_size: Images | None = Field(None, description="TOTAL as data.batch_size, which is the default")
     transform: dict | None = Field(None, description="as data.transform, which is the default")
     strong: dict | None = Field(None, description="StrongView's arguments (datasets/_strong.py), {} for its own")
 
@@ -30,12 +31,12 @@ class Data(Section):
     args: dict = Field({}, description="the data set's own arguments")
     train_split: str = "train"
     val_split: str = "val"
-    resize: tuple[PositiveInt, PositiveInt] | None = Field(
+    resize: tuple[Side, Side] | None = Field(
         None, description="height, width images are first brought to"
     )
-    crop_size: tuple[PositiveInt, PositiveInt] = Field(description="height, width in pixels of a training crop")
+    crop_size: tuple[Side, Side] = Field(description="height, width in pixels of a training crop")
     transform: dict = Field({}, description="arguments of datasets/_transforms.py:Transform")
-    batch_size: PositiveInt = Field(16, description="images a step, TOTAL over all processes and accumulated parts")
+    batch_size: Images = Field(16, description="images a step, TOTAL over all processes and accumulated parts")
     mix: dict | None = Field(None, description="of datasets/_mixing.py:Mix: two labelled images made into one")
     labelled: str | None = Field(
         None,
@@ -44,46 +45,46 @@ class Data(Section):
     )
     unlabelled: Unlabelled | None = Field(None, description="a second stream, of images without labels")
     allow_overlap: bool = Field(False, description="score images that are trained on, too; default: an error")
-    max_pixels: PositiveInt = Field(180_000_000, description="height times width of the largest image that is read")
-    workers: NonNegativeInt = Field(2, description="loading processes per training process; 0: that one loads")
+    max_pixels: Annotated[int, Interval(ge=1, le=10**12)] = Field(180_000_000, description="height times width of the largest image that is read")
+    workers: Annotated[int, Interval(ge=0, le=256)] = Field(2, description="loading processes per training process; 0: that one loads")
 
 
 class Schedule(Curve):
-    iterations: PositiveInt
+    iterations: Iterations
 
 
 class Loop(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    accumulate: PositiveInt = Field(1, description="parts an optimizer step's batch is computed in, one after another")
-    clip_norm: PositiveFloat | None = Field(None, description="largest gradient norm")
+    accumulate: Images = Field(1, description="parts an optimizer step's batch is computed in, one after another")
+    clip_norm: Factor | None = Field(None, description="largest gradient norm")
     channels_last: bool = Field(True, description="memory format of the networks; faster for convolutions")
     sync_batchnorm: bool | Literal["auto"] = Field("auto", description="auto: several GPUs with at most 8 images each")
     compile: bool = Field(False, description="torch.compile of the trained networks, for the fixed crop size")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="decay of a moving average of the student's weights, scored and saved in its place"
     )
-    save_every: PositiveInt | None = Field(None, description="iterations between checkpoints; default: evaluate.every")
-    keep_last: PositiveInt = Field(2, description="checkpoints kept, besides the best")
-    timeout: PositiveInt = Field(1800, description="seconds a process waits for the others, or for its images")
+    save_every: Iterations | None = Field(None, description="iterations between checkpoints; default: evaluate.every")
+    keep_last: Iterations = Field(2, description="checkpoints kept, besides the best")
+    timeout: Annotated[int, Interval(ge=1, le=10**7)] = Field(1800, description="seconds a process waits for the others, or for its images")
 
 
 class Evaluate(Section):
-    every: PositiveInt = Field(1000, description="iterations between evaluations; the last one is always evaluated")
+    every: Iterations = Field(1000, description="iterations between evaluations; the last one is always evaluated")
     protocol: Literal["cirkd", "dist", "mmseg", "aicsd", "trikd", "tsic"] | None = Field(
         None, description="whose way of scoring; it fixes most of the fields below, see runner/recipe/protocols.py"
     )
     mode: Literal["whole", "slide", "halves"] = Field("whole", description="halves: left and right, put together")
-    window: tuple[PositiveInt, PositiveInt] | None = Field(None, description="slide: height, width; default: crop_size")
-    stride: tuple[PositiveInt, PositiveInt] | None = Field(None, description="slide only; default: 2/3 of the window")
+    window: tuple[Side, Side] | None = Field(None, description="slide: height, width; default: crop_size")
+    stride: tuple[Side, Side] | None = Field(None, description="slide only; default: 2/3 of the window")
     smaller: Literal["pad", "shrink"] = Field("pad", description="slide: pad images below the window, or shrink that")
     average: Literal["logits", "softmax"] = Field("logits", description="what windows and views are averaged in")
-    scales: list[PositiveFloat] = Field([1.0], min_length=1, description="image sizes the scores are averaged over")
+    scales: list[Annotated[float, Interval(ge=0.05, le=16)]] = Field([1.0], min_length=1, description="image sizes the scores are averaged over")
     flip: bool = Field(False, description="also average with the mirrored image")
-    fit: tuple[PositiveInt, PositiveInt] | None = Field(
+    fit: tuple[Side, Side] | None = Field(
         None, description="height, width images just fit into, whichever way round they lie; labels keep their size"
     )
     fit_corners: bool = Field(False, description="fit: corners aligned, unrounded; default: as OpenCV resizes")
-    short_side: PositiveInt | None = Field(None, description="short side that images and labels are resized to first")
+    short_side: Side | None = Field(None, description="short side that images and labels are resized to first")
     resizes: Literal[1, 2] = Field(1, description="2: scores of whole images go to the image's size, then the label's")
     align_corners: bool | None = Field(None, description="how scores are resized; default: the network family's way")
     absent: Literal["skip", "zero"] = Field("skip", description="what a class in no label and no prediction counts")
@@ -92,7 +93,7 @@ class Evaluate(Section):
         description="further scores, files in runner/scoring/metrics/: a list of names, or a mapping of names to their "
         "arguments, as in {boundary: {width: 5}}",
     )
-    batch_size: PositiveInt = 1
+    batch_size: Images = 1
     also: list[str] = Field(
         [],
         description="what is scored beside the student at each evaluation: a trained network, or the mean of several "
@@ -111,9 +112,9 @@ class Tracking(Section):
     )
     project: str = "segkd"
     group: str | None = None
-    images: NonNegativeInt = Field(4, description="validation images shown at each evaluation")
-    every: PositiveInt = Field(20, description="iterations between two writes of the log; every iteration is in it")
-    gradients: PositiveInt | None = Field(
+    images: Annotated[int, Interval(ge=0, le=10**4)] = Field(4, description="validation images shown at each evaluation")
+    every: Iterations = Field(20, description="iterations between two writes of the log; every iteration is in it")
+    gradients: Iterations | None = Field(
         200,
         description="iterations between looks at each term's gradient: its norm and its cosine to the cross entropy's",
     )
@@ -123,7 +124,7 @@ class Tracking(Section):
 class Recipe(Section):
     name: Name
     method: str | None = Field(None, description="what tables call the experiment; default: losses with a source")
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     data: Data
     networks: dict[Name, Network] = Field(min_length=1)
     losses: list[Term] = Field(min_length=1)

@@ -1,24 +1,27 @@
 """The section of a recipe on one loss term, and when the term is active."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveInt
+from annotated_types import Interval
+from pydantic import Field
 
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import Mistake, did_you_mean
-from segkd.runner.recipe.section import Section
+from segkd.runner.recipe.section import Iteration, Iterations, Section
 
 if TYPE_CHECKING:
     from segkd.runner.recipe.schema import Recipe
 
+Weight = Annotated[float, Interval(ge=0, le=1e9)]  # below 0 a loss would be made as large as it can be
+
 
 class Ramp(Section):
-    start: float
-    end: float
-    over: tuple[NonNegativeInt, PositiveInt] = Field(description="first and last iteration of the linear change")
-    hold: PositiveInt = Field(1, description="the weight changes every so many iterations (an epoch's worth, in AICSD)")
+    start: Weight
+    end: Weight
+    over: tuple[Iteration, Iterations] = Field(description="first and last iteration of the linear change")
+    hold: Iterations = Field(1, description="the weight changes every so many iterations (an epoch's worth, in AICSD)")
 
     @pydantic.field_validator("over")
     @classmethod
@@ -44,9 +47,9 @@ class Term(Section):
         "labelled",
         description="which images the term sees; strong: `of` sees strong views of unlabelled ones, `from` weak views",
     )
-    weight: float | Ramp = 1.0
-    after: NonNegativeInt | None = Field(None, description="active from the iteration after this one (0-based)")
-    until: NonNegativeInt | None = Field(None, description="active up to this iteration")
+    weight: Weight | Ramp = 1.0
+    after: Iteration | None = Field(None, description="active from the iteration after this one (0-based)")
+    until: Iteration | None = Field(None, description="active up to this iteration")
     detach: bool = Field(True, description="no gradient into the source")
     label: str | None = Field(None, description="name in the log; default: the loss's name")
     args: dict = Field({}, description="the loss's own arguments")
@@ -80,8 +83,7 @@ class Term(Section):
         """The iterations from which on the weight may be 0, beside the first one: gates and ramps know no others."""
         found = set() if self.until is None else {self.until + 1}
         if isinstance(self.weight, Ramp):
-            start, end, (first, last) = self.weight.start, self.weight.end, self.weight.over
-            found |= {last} if start == end else {last, first + round(start / (start - end) * (last - first))}
+            found |= set(self.weight.over)
         return found
 
     def trains(self, network: str) -> bool:

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import torch
-from annotated_types import Gt
+from annotated_types import Interval
 from torch import Tensor
 
 from segkd.runner.console import percent
@@ -36,7 +36,7 @@ class Boundary(Metric):
 
     headline = {"boundary_miou": "boundary mIoU (%)"}
 
-    def __init__(self, split: Split, *, width: Annotated[int, Gt(0)] | None = None):
+    def __init__(self, split: Split, *, width: Annotated[int, Interval(ge=1, le=1024)] | None = None):
         super().__init__(split)
         self.width = width
 

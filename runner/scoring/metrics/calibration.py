@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import torch
-from annotated_types import Gt
+from annotated_types import Interval
 from torch import Tensor
 
 from segkd.runner.console import percent
@@ -30,7 +30,7 @@ class Calibration(Metric):
 
     headline = {"calibration_error": "calibration error (%)"}
 
-    def __init__(self, split: Split, *, bins: Annotated[int, Gt(0)] = 15):
+    def __init__(self, split: Split, *, bins: Annotated[int, Interval(ge=1, le=10**4)] = 15):
         super().__init__(split)
         self.bins = bins
 

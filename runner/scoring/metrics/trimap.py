@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from annotated_types import Gt
+from annotated_types import Interval
 from torch import Tensor
 
 from segkd.runner.console import percent
@@ -34,7 +34,7 @@ class Trimap(Metric):
 
     headline = {"trimap_miou": "trimap mIoU (%)"}
 
-    def __init__(self, split: Split, *, width: Annotated[int, Gt(0)] = 5):
+    def __init__(self, split: Split, *, width: Annotated[int, Interval(ge=1, le=1024)] = 5):
         super().__init__(split)
         self.width = width
 

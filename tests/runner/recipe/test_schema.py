@@ -110,7 +110,7 @@ def test_every_mistake_in_one_pass(tmp_path):
     ("networks.student.args=[]", "networks.student.args", "mapping"),
     ("data.crop_size=32", "data.crop_size", "must be a list; got 32"),
     ("data.crop_size=[32, a]", "data.crop_size.1", "must be a valid integer"),
-    ("data.crop_size=[32, 0]", "data.crop_size.1", "greater than 0"),
+    ("data.crop_size=[32, 0]", "data.crop_size.1", "greater than or equal to 1"),
     ("data.batch_size='4'", "data.batch_size", "must be a valid integer; got '4'"),
     ("seed=1.5", "seed", "integer"), ("seed=-1", "seed", "greater than or equal to 0"),
     ("seed=true", "seed", "integer"),
@@ -121,11 +121,14 @@ def test_every_mistake_in_one_pass(tmp_path):
     ("optimizer.no_decay=norm", "optimizer.no_decay", "must be a list"),
     ("schedule.name=polly", "schedule.name", "'poly', 'cosine'"),
     ("loop.precision=fp8", "loop.precision", "'fp32', 'bf16' or 'fp16'"), ("loop.ema=1", "loop.ema", "less than 1"),
-    ("loop.accumulate=0", "loop.accumulate", "greater than 0"),
+    ("loop.accumulate=0", "loop.accumulate", "greater than or equal to 1"),
     ("evaluate.window=[1]", "evaluate.window.1", "missing"), ("evaluate.flip=1", "evaluate.flip", "boolean"),
     ("tracking.wandb=on-line", "tracking.wandb", "'auto', 'online'"),
     ("tracking.images=-1", "tracking.images", "or equal to 0"),
     ("losses.0.weight=.inf", "losses.0.weight", "finite"),
+    ("losses.0.weight=-0.5", "losses.0.weight", "must be greater than or equal to 0 or a mapping; got -0.5"),
+    ("evaluate.scales=[1, 1.0e+30]", "evaluate.scales.1", "must be less than or equal to 16; got 1e+30"),
+    ("schedule.iterations=1" + 30 * "0", "schedule.iterations", "must be less than or equal to 1000000000; got 1000"),
     ("losses.0.weight={start: 0, end: 1, over: [9, 9]}", "losses.0.weight.over",
      "the last iteration must come after the first"),
     ("losses.0.form=a", "losses.0.form", "did you mean 'from'?; allowed here: loss, of, from, on, weight"),
@@ -288,7 +291,7 @@ def test_extends_and_overrides_are_read_as_one(tmp_path):
     assert mistake.startswith("command line: data.batch_size: must be a valid integer; got 'none'")
     written(tmp_path, PLAIN.replace("iterations: 10", "iterations: 0"), "base.yaml")
     (mistake,) = mistakes_of(tmp_path, text.replace("wdith", "width"))
-    assert mistake.startswith("base.yaml:7: schedule.iterations: must be greater than 0")
+    assert mistake.startswith("base.yaml:7: schedule.iterations: must be greater than or equal to 1")
     recipe = read(written(tmp_path, text.replace("wdith", "width")), ["schedule.iterations=7", "losses.0.weight=2"])
     assert (recipe.name, recipe.schedule.iterations, recipe.losses[0].weight) == ("child", 7, 2.0)
     assert recipe.networks["student"].args["width"] == 8 and recipe.networks["student"].model == "pspnet"

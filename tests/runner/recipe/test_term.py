@@ -39,7 +39,7 @@ def test_ramps_that_are_none(wrong):
 
 
 @pytest.mark.parametrize("weight, ever, comes", [
-    (0.0, False, False), (-1.0, True, False), (Ramp(start=0.0, end=0.0, over=(0, 4)), False, True),
+    (0.0, False, False), (1.0, True, False), (Ramp(start=0.0, end=0.0, over=(0, 4)), False, True),
     (Ramp(start=0.0, end=1.0, over=(0, 4)), True, True),
 ])  # fmt: skip
 def test_terms_know_whether_they_are_ever_active(weight, ever, comes):
@@ -51,7 +51,7 @@ def test_terms_know_whether_they_are_ever_active(weight, ever, comes):
 @pytest.mark.parametrize("term", [
     {}, {"until": 7}, {"after": 3, "until": 7}, {"after": 12},
     *({"weight": Ramp(start=start, end=end, over=over, hold=hold), **gates}
-      for start, end in ((0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (-2.0, 1.0), (0.0, 0.0), (1.0, 1.0))
+      for start, end in ((0.0, 1.0), (1.0, 0.0), (0.0, 0.0), (1.0, 1.0))
       for over in ((0, 6), (3, 9)) for hold in (1, 3) for gates in ({}, {"until": 8}, {"after": 4})),
 ])  # fmt: skip
 def test_a_term_falls_silent_at_no_other_iteration(term):
