@@ -4,13 +4,15 @@ import argparse
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
-from segkd.runner.console import printable
+from segkd.runner.console import message, printable
 from segkd.runner.recipe.mistakes import RecipeError
 
 Asked = TypeVar("Asked")
@@ -44,12 +46,31 @@ def ask_early(ask: Callable[[], Asked], name: str) -> Callable[[], Asked]:
     return lambda: asked[0]
 
 
+class NoteOfARoom(logging.Formatter):
+    """What the rooms report, such as how many tensors of a file were loaded: text of others is shown as text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The note as it stands on the console."""
+        return message(super().format(record))
+
+
+def speak_plainly(rank: int) -> None:
+    """Lets through to the console what is to be read there, all of it as text: notes, warnings, tracebacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a letter that a terminal does not know ends no run
+            stream.reconfigure(errors="backslashreplace")
+    if rank == 0:
+        notes = logging.StreamHandler(sys.stdout)
+        notes.setFormatter(NoteOfARoom())
+        logging.basicConfig(handlers=[notes])
+        logging.getLogger("segkd").setLevel(logging.INFO)
+    warnings.formatwarning = lambda text, kind, *where: message(f"{kind.__name__}: {text}") + "\n"
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command; what the user can put right is told in a sentence, with its traceback only under --debug."""
     rank = int(os.environ.get("RANK", "0"))
-    if rank == 0:  # the rooms report through logging, such as how many tensors of a file were loaded
-        logging.basicConfig(format="%(message)s", stream=sys.stdout)
-        logging.getLogger("segkd").setLevel(logging.INFO)
+    speak_plainly(rank)
     try:
         try:
             main()
@@ -67,19 +88,34 @@ def run_command(main: Callable[[], None]) -> None:
 
             error = LoadingError(told_of_death(error))
         if "--debug" in sys.argv or not _is_the_users(error):
-            raise error
+            print(printable("".join(traceback.format_exception(error))), file=sys.stderr, flush=True)
+            sys.exit(1)
         if rank == 0 or not isinstance(error, RecipeError):  # every process finds the same mistakes in a recipe
             where = f"segkd (process {rank})" if rank else "segkd"
-            is_full = getattr(error, "errno", None) == errno.ENOSPC
-            full = "; make room and run it again (a training with --resume)" if is_full else ""
-            text = f"\n{where}: {error}{full}\n(--debug shows where in the code)"
-            print(printable(text), file=sys.stderr, flush=True)
+            said = message(f"{where}: {_told(error)}")
+            print(f"\n{said}\n(--debug shows where in the code)", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def _told(error: Exception) -> str:
+    """An error that the user can put right, with what to do where it is not said."""
+    if getattr(error, "errno", None) == errno.ENOSPC:
+        return f"{error}; make room and run it again (a training with --resume)"
+    if _is_of_memory(error):
+        said = (str(error).strip().splitlines() or ["out of memory"])[0]
+        return f"{said}; there is not so much memory: lower data.batch_size, data.crop_size or a network's width"
+    return str(error)
 
 
 def _is_the_users(error: Exception) -> bool:
     """Whether this is an error that the user can put right."""
-    if isinstance(error, (ValueError, OSError, FloatingPointError)):
-        return True
+    return isinstance(error, (ValueError, OSError, FloatingPointError)) or _is_of_memory(error)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether there is not as much memory as was asked for."""
     torch = sys.modules.get("torch")  # who has not imported it has not run out of a GPU's memory
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    too_much = "not enough memory|can't allocate memory|Storage size calculation overflowed"
+    return isinstance(error, RuntimeError) and re.search(too_much, str(error)) is not None

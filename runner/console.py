@@ -1,10 +1,13 @@
 """What people see: console lines, numbers, Markdown tables, labels in pictures. Text of others is shown as text."""
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 
 from tqdm import tqdm
+
+SCREEN = (20, 500)  # lines of a message, and letters of a line, that somebody reads
 
 
 def say(text: str) -> None:
@@ -18,6 +21,47 @@ def printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
         for letter in text
+    )
+
+
+def message(text: str) -> str:
+    """What is said of a mistake or noted along the way, on a screen: its first lines, and how many more there are."""
+    lines, (height, width) = printable(text).strip("\n").split("\n"), SCREEN
+    if len(lines) > height:
+        lines[height - 1 :] = [f"  ... and {len(lines) - height + 1} more lines"]
+    # of a long line the end is kept, too: what to do stands there
+    lines = [line if len(line) <= width else f"{line[: width - 155]} ... {line[-150:]}" for line in lines]
+    return "\n".join(lines)
+
+
+def progress_bar(
+    items: Iterable | None = None,
+    *,
+    total: int | None,
+    title: str,
+    unit: str = "it",
+    begins_at: int = 0,
+    stays: bool = False,
+    shown: bool = True,
+) -> tqdm:
+    """A progress bar with the time left, on a terminal that says how wide it is: elsewhere it would be noise.
+
+    Args:
+        begins_at: how many are done. stays: on the screen, when all are done. shown: on this process.
+    """
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # no terminal
+        columns = 0
+    return tqdm(
+        items,
+        total=total,
+        desc=one_line(title),
+        unit=unit,
+        initial=begins_at,
+        leave=stays,
+        disable=not (shown and columns > 0),
+        dynamic_ncols=True,
     )
 
 

@@ -74,13 +74,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from segkd.datasets._images import open_image
 from segkd.datasets._palettes import bit_palette
 from segkd.datasets._resample import resize_image
 from segkd.runner.building.device import find_device
-from segkd.runner.console import one_line, printable, say
+from segkd.runner.console import one_line, printable, progress_bar, say
 from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decode, find_images, map_ahead
 from segkd.runner.predicting.label_files import Palette, label_image, save_png
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
@@ -165,7 +164,7 @@ def predict_all(
 
     since = time.perf_counter()
     total = None if any(file.is_video for file in files) else len(files)
-    bar = tqdm(total=total, unit=" images", desc="predicting", leave=False, disable=None, dynamic_ncols=True)
+    bar = progress_bar(total=total, title="predicting", unit=" images")
     with bar, ThreadPoolExecutor(THREADS) as writers:
         for _ in map_ahead(writers, lambda pair: write(*pair, palette, options), predictions(), 4 * THREADS):
             bar.update()

@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from segkd.runner.command import new_parser, run_command
+from segkd.runner.console import say
 from segkd.runner.recipe.addresses import find_source, is_address
 from segkd.runner.recipe.differences import differences
 from segkd.runner.recipe.mistakes import Key, did_you_mean
@@ -46,13 +47,13 @@ def main() -> None:
         action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.action == "ls":
-        print(list_recipes(options.words))
+        say(list_recipes(options.words))
     elif options.action == "show":
         print(show(find_recipe(options.name), options.overrides), end="")
     elif options.action == "copy":
-        print(f"written to {copy(options.name, Path(options.to))}")
+        say(f"written to {copy(options.name, Path(options.to))}")
     else:
-        print(compare(find_recipe(options.first), find_recipe(options.second)))
+        say(compare(find_recipe(options.first), find_recipe(options.second)))
 
 
 def shipped() -> dict[str, Path]:

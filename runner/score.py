@@ -69,6 +69,7 @@ def refuse_existing(file: Path, overwrite: bool) -> None:
 ask = ask_early(ask, __name__)  # before the imports that take seconds
 
 from segkd.runner.building.device import start_accelerator
+from segkd.runner.console import say
 from segkd.runner.loading.data_sets import build_dataset
 from segkd.runner.run_folder.metrics_file import plain
 from segkd.runner.run_folder.replacing import write_text
@@ -86,8 +87,8 @@ def main() -> None:
     title = f"scoring {options.network}"
     result = evaluate(network.to(accelerator.device), dataset, recipe, accelerator, title)
     if accelerator.is_main_process:
-        print(text_of(result.metrics, result.values))
-        print(
+        say(text_of(result.metrics, result.values))
+        say(
             f"\n{options.network} of {recipe.name} from {origin}, {len(dataset)} images of "
             f"{recipe.data.val_split}, {protocol_words(recipe)}"
         )
@@ -97,7 +98,7 @@ def main() -> None:
         if options.confusion:
             confusion_picture(result.counts["confusion"]["matrix"], dataset.class_names, options.confusion)
         for file in filter(None, (options.output, options.confusion)):
-            print(f"written: {file}")
+            say(f"written: {file}")
     accelerator.end_training()
 
 

@@ -40,7 +40,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from segkd.runner.building.device import find_device
-from segkd.runner.console import say
+from segkd.runner.console import progress_bar, say
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.predicting.label_files import check_label_file, label_image, pack, save_png
@@ -54,7 +54,7 @@ from segkd.runner.run_folder.checksum import checksum
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
-from segkd.runner.scoring.evaluation import label_map, progress
+from segkd.runner.scoring.evaluation import label_map
 
 CHANGEABLE = ("evaluate.", "data.resize", "data.workers", "data.max_pixels")
 
@@ -176,7 +176,7 @@ def write_labels(
         resize=functools.partial(image_alone, resize=fixed_resize(recipe, scoring=True)),
         pin_memory=device.type == "cuda",
     )
-    for file, image in zip(files, progress(images, total=len(files), title="predicting", shown=True)):
+    for file, image in zip(files, progress_bar(images, total=len(files), title="predicting")):
         if not file.exists():
             classes = label_map(network, image.to(device), recipe)[0].cpu().numpy()
             save_png(label_image(ids[classes], server.palette), file)

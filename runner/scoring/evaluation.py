@@ -1,6 +1,5 @@
 """Scores a network on a whole split: every image once, over however many processes, by all metrics in one pass."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,10 +7,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from segkd.models._prediction import Prediction
 from segkd.runner.building.graph import Graph
+from segkd.runner.console import progress_bar
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
@@ -94,7 +93,7 @@ def evaluate(network: nn.Module, dataset: Dataset, recipe: Recipe, accelerator: 
     counts = {name: _nothing_counted(metric, len(dataset), accelerator.device) for name, metric in metrics.items()}
     mine = range(accelerator.process_index, len(dataset), accelerator.num_processes)
     steps = -(-len(mine) // recipe.evaluate.batch_size)
-    for batch in progress(batches, total=steps, title=title, shown=accelerator.is_main_process):
+    for batch in progress_bar(batches, total=steps, title=title, shown=accelerator.is_main_process):
         batch = batch.to(accelerator.device)
         scores = class_scores(network, batch, recipe)
         prediction = scores.argmax(1)
@@ -193,8 +192,3 @@ def class_scores(network: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
         resizes=settings.resizes,
         align_corners=settings.align_corners,
     )
-
-
-def progress(items: Iterable, *, total: int, title: str, shown: bool) -> Iterable:
-    """A progress bar with the time left, on terminals only: in a log file it would be noise."""
-    return tqdm(items, total=total, desc=title, leave=False, disable=None if shown else True, dynamic_ncols=True)

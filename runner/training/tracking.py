@@ -7,11 +7,10 @@ import time
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from segkd.runner.building.device import peak_memory
 from segkd.runner.building.stopwatch import Stopwatch
-from segkd.runner.console import clock, one_line, say
+from segkd.runner.console import clock, one_line, progress_bar, say
 from segkd.runner.loading.sampler import samples_of_step
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
@@ -49,13 +48,13 @@ class Tracking:
         self.interval = [start, time.perf_counter()]
         if accelerator.is_main_process:
             keep_rows(self.run.metrics_file, start)
-        self.bar = tqdm(
+        self.bar = progress_bar(
             total=recipe.schedule.iterations,
-            initial=start,
-            desc=recipe.name,
+            title=recipe.name,
             unit="step",
-            disable=None if accelerator.is_main_process else True,  # None: shown on terminals only
-            dynamic_ncols=True,
+            begins_at=start,
+            stays=True,
+            shown=accelerator.is_main_process,
         )
 
     def add(self, losses: dict[str, Tensor]) -> None:

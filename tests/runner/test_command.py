@@ -1,10 +1,16 @@
 """What a command answers before it imports anything heavy."""
 
+import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
+
+from segkd.runner.command import run_command
+from segkd.runner.recipe.mistakes import RecipeError
 
 RUNNER = Path(__file__).parents[2] / "runner"
 COMMANDS = [file.stem for file in sorted(RUNNER.glob("*.py")) if "run_command(main)" in file.read_text()]
@@ -35,3 +41,56 @@ def test_a_recipe_that_names_no_part_is_refused_as_quickly(command, tmp_path):
     (tmp_path / "recipe.yaml").write_text("seed: no\nname: [a\n")
     last, told = answer(command, tmp_path / "recipe.yaml")
     assert last == "code 2 []" and "recipe.yaml:" in told and "Traceback" not in told
+
+
+@pytest.fixture
+def ended(monkeypatch, capsys):
+    """ended(main, "--debug", ...) runs a command: its exit code, what it wrote and what it said of its end."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+
+    def run(main, *words):
+        monkeypatch.setattr(logging.root, "handlers", [])  # here: pytest's own are there by now
+        monkeypatch.setattr(sys, "argv", ["command.py", *words])
+        with pytest.raises(SystemExit) as end:
+            run_command(main)
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+def failing_with(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize("error, told", [
+    (RecipeError([f"r.yaml:{line}: x: is wrong" for line in range(9902)]), "segkd: the recipe has 9902 mistakes:\n"),
+    (ValueError("\x1b[2Jcleared" + "y" * 10**5), "segkd: \\x1b[2Jclearedyyy"),
+    (OSError(28, "No space left on device", "a"), "make room and run it again"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand much else"), "lower data.batch_size"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "lower data.batch_size"),
+    (MemoryError(), "segkd: out of memory; there is not so much memory"),
+])  # fmt: skip
+def test_an_error_of_the_users_is_a_sentence_on_a_screen(ended, error, told):
+    code, out, err = ended(failing_with(error))
+    assert (code, out) == (2, "") and told in err and "Traceback" not in err and "\x1b" not in err
+    assert len(err.splitlines()) < 25 and max(map(len, err.splitlines())) <= 500
+
+
+@pytest.mark.parametrize("error, words", [(KeyError("\x1b[31mred"), ()), (ValueError("\x1b[31mred"), ("--debug",))])
+def test_a_traceback_is_shown_as_text(ended, error, words):
+    code, _, err = ended(failing_with(error), *words)
+    assert code == 1 and "Traceback" in err and "\\x1b[31mred" in err and "\x1b" not in err
+
+
+def test_notes_and_warnings_are_shown_as_text(ended):
+    def main():
+        logging.getLogger("segkd.models").info("%s has lines\n%s", "a\x1b[2J.pth", "more\n" * 100)
+        print(warnings.formatwarning("beware of b\x1b[2J.pth", UserWarning, "file.py", 3), end="", file=sys.stderr)
+        sys.exit(0)
+
+    _, out, err = ended(main)
+    assert out.startswith("a\\x1b[2J.pth has lines\nmore\n") and len(out.splitlines()) == 20
+    assert err == "UserWarning: beware of b\\x1b[2J.pth\n"

@@ -1,14 +1,21 @@
 """What people are shown: numbers, and text of recipes and data as text, wherever it is shown."""
 
+import fcntl
 import html
+import io
+import os
+import pty
 import re
+import struct
+import sys
+import termios
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from segkd.runner.console import clock, label_text, markdown, number, percent, printable, say
+from segkd.runner.console import clock, label_text, markdown, message, number, percent, printable, progress_bar, say
 
 HOSTILE = ["a|b", "two\nlines", r"$\alpha$", "<b>bold</b>", "&lt;", "_x_ a_b __init__", "**b** ~~s~~ `c`", "back\\slash",
            "[link](http://x.y)", "![image](x.png)", "a_", "-", "+- 3", "<http://x.y>"]  # fmt: skip
@@ -34,6 +41,31 @@ def test_control_characters_do_not_reach_the_console(capsys):
         "red \\x1b[31m, back \\r\\x08, turned \\u202e, bell \\x07\nnext line, naïve 雪\n"
     )
     assert printable("\ud800") == "\\ud800"  # half of a pair, which no terminal's encoding has
+
+
+def test_a_message_fits_a_screen():
+    assert message("one\nand two\x1b[2J") == "one\nand two\\x1b[2J"
+    long = message("\n".join(["there are 9902 mistakes", *(f"mistake {number}" for number in range(9902))]))
+    assert long.splitlines()[18:] == ["mistake 17", "  ... and 9884 more lines"]
+    wide = message(f"begins {'x' * 10**6} and so do this")
+    assert (
+        len(wide) == 500 and wide.startswith("begins xxx") and wide.endswith("xxx and so do this") and " ... " in wide
+    )
+
+
+@pytest.mark.parametrize("columns, shown", [(0, False), (80, True)])
+def test_a_terminal_without_a_width_gets_no_bar(monkeypatch, columns, shown):
+    """So that the training writes its lines there."""
+    above, below = pty.openpty()
+    fcntl.ioctl(below, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(above, "rb"), os.fdopen(below, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        bar = progress_bar(total=3, title="a run", shown=True)
+        assert bar.disable is not shown
+        assert progress_bar(total=3, title="another process's", shown=False).disable
+        bar.close()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert progress_bar(total=3, title="no terminal").disable
 
 
 def test_numbers():
