@@ -50,6 +50,7 @@ from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.recipe.text_file import read_json
 from segkd.runner.run_folder.checksum import checksum
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
@@ -141,7 +142,7 @@ def begin(folder: Path, wanted: dict, *, overwrite: bool) -> None:
     labels, file = folder / "labels", folder / "fingerprint.json"
     if labels.exists() and not file.is_file():
         raise ValueError(f"{labels} is there and was not written by submit.py; name another folder with --to")
-    if labels.exists() and json.loads(file.read_text()) != wanted:
+    if labels.exists() and read_json(file) != wanted:
         if not overwrite:
             raise ValueError(
                 f"{folder} holds labels of another network, split or way of scoring; name another folder with --to, "

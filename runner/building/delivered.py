@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from torch import Tensor, nn
 
 from segkd.models._class_map import ClassMapped
@@ -40,7 +39,7 @@ class Delivered:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width it was trained on."""
-        return tuple(yaml.safe_load(self.recipe)["data"]["crop_size"]) if self.run else DEFAULT_SIZE
+        return self.run.read_recipe().data.crop_size if self.run else DEFAULT_SIZE
 
     @property
     def scores(self) -> dict:

@@ -158,7 +158,7 @@ def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[
     Raises:
         ValueError: with every mistake in the sweep and its recipes. FileNotFoundError: there is no such file.
     """
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise FileNotFoundError(f"there is no sweep file {path}")
     values, origins, mistakes = read_with_traps(path)
     try:

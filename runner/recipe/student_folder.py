@@ -1,7 +1,18 @@
 """The folder of a delivered network: what a recipe's `weights` may name, and what describes the network in it."""
 
-import json
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Interval
+from pydantic import TypeAdapter, ValidationError
+
+from segkd.runner.recipe.section import Side
+from segkd.runner.recipe.text_file import read_json
+
+MOST_CLASSES = 2**16
+Level = Annotated[int, Interval(ge=0, le=255)]
+# what a config.json may say besides
+MAY_BE_LEFT_OUT = {"class_names": list[str], "palette": list[tuple[Level, Level, Level]], "resize": tuple[Side, Side]}
 
 
 class StudentFolder:
@@ -34,14 +45,17 @@ class StudentFolder:
         return self.config_file.is_file() and '"model"' in self.config_file.read_text(errors="replace")
 
     def read_config(self) -> dict:
-        """What a network is built from. ValueError where that is not JSON, or a field is missing."""
-        try:
-            config = json.loads(self.config_file.read_text())
-        except ValueError as error:
-            raise ValueError(f"{self.config_file} is no JSON ({error}); was it cut off?") from None
-        fields = {"model": str, "args": dict, "num_classes": int}
-        given = config if isinstance(config, dict) else {}
-        wrong = ", ".join(key for key, kind in fields.items() if not isinstance(given.get(key), kind))
-        if wrong:
-            raise ValueError(f"{self.config_file} was not written by segkd: {wrong} missing or of another type")
+        """What a network is built from. ValueError where that is no JSON, or a field is missing or wrong."""
+        config = read_json(self.config_file, {"model": str, "args": dict, "num_classes": int})
+        count = config["num_classes"]
+        if not 0 < count <= MOST_CLASSES:
+            raise ValueError(f"{self.config_file}: num_classes is {count}; it must be 1 to {MOST_CLASSES}")
+        for key, kind in MAY_BE_LEFT_OUT.items():
+            try:
+                TypeAdapter(kind | None).validate_python(config.get(key))
+            except ValidationError as error:
+                raise ValueError(f"{self.config_file}: {key}: {error.errors()[0]['msg']}") from None
+        for key in ("class_names", "palette"):
+            if config.get(key) is not None and len(config[key]) != count:
+                raise ValueError(f"{self.config_file}: {key} has {len(config[key])} entries for {count} classes")
         return config

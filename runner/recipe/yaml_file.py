@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from segkd.runner.recipe.mistakes import Key, Origins, RecipeError, dotted
+from segkd.runner.recipe.text_file import read_text
 
 
 # libyaml's parser where PyYAML was built with it: ten times as fast
@@ -34,6 +35,7 @@ for tag, pattern, first in (
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), first)
 
 _PLAIN = {"scalar": {"null", "bool", "int", "float", "str"}, "sequence": {"seq"}, "mapping": {"map"}}
+_LARGEST_FILE = 2**20  # bytes
 _LARGEST = 10_000  # values in one file; aliases of aliases could ask for more than the memory holds
 _UNDERSCORED = re.compile(r"\d+(_\d+)+")
 _AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words in YAML 1.2
@@ -76,12 +78,13 @@ def read_with_traps(
     if path.resolve() in above:
         raise RecipeError([f"{above[-1]}: `extends` goes round in a circle through {path}"])
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, _LARGEST_FILE)
     except FileNotFoundError:
         asked = f" (asked for by `extends` in {above[-1]})" if above else ""
         raise FileNotFoundError(f"there is no recipe file {path}{asked}") from None
-    except UnicodeDecodeError:
-        raise RecipeError([f"{path} is not a text file in UTF-8"]) from None
+    except ValueError as error:
+        asked = f" (`extends` in {above[-1]} asks for it)" if above else ""
+        raise RecipeError([f"{error}{asked}"]) from None
     values, origins, traps = copy.deepcopy(_parse(text, path))  # what is kept of a file must not be changed
     base = values.pop("extends", None)
     if base is None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from segkd.models._weights import first_line
 from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.recipe.text_file import read_json
 from segkd.runner.run_folder.checksum import checksum
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 from segkd.runner.run_folder.replacing import remove_folder, replacing, restore_replaced
@@ -79,7 +80,7 @@ def verify(checkpoint: Checkpoint) -> None:
     """ValueError where a file of a checkpoint is not what was written: torch reads many a flipped bit as a weight."""
     if not checkpoint.checksums_file.is_file():  # made before there were checksums
         return
-    written = json.loads(checkpoint.checksums_file.read_text())
+    written = read_json(checkpoint.checksums_file)
     changed = {name for name, _ in written.items() ^ _checksums(checkpoint).items()}
     if changed:
         raise ValueError(f"{', '.join(sorted(changed))} is damaged or missing")

@@ -1,6 +1,5 @@
 """The folder of a run: what lies where in it, and how far the run has come. No other file knows these names."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.recipe.text_file import read_json
 from segkd.runner.run_folder.metrics_file import read_rows
 
 
@@ -87,25 +87,52 @@ class RunFolder:
 
     def read_recipe(self) -> Recipe:
         """The recipe the run was made by."""
-        return read(self.recipe_file)
+        try:
+            return read(self.recipe_file)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.recipe_file}, by which this run was made, cannot be read any more: {error}\nPut it back as it "
+                f"was, or start over with distill.py --overwrite"
+            ) from None
 
     def read_rows(self) -> list[dict]:
         """The log, one row an iteration."""
         return read_rows(self.metrics_file)
 
     def read_summary(self) -> dict:
-        """The closing numbers."""
-        return json.loads(self.summary_file.read_text())
+        """The closing numbers. ValueError where the file is damaged."""
+        return read_json(self.summary_file, {"miou": (int, float)})
 
     def read_teachers(self) -> dict[str, dict]:
-        """The scores of each frozen network; empty where none was scored."""
-        return json.loads(self.teachers_file.read_text()) if self.teachers_file.is_file() else {}
+        """The scores of each frozen network; empty where none was scored. ValueError where the file is damaged."""
+        if not self.teachers_file.is_file():
+            return {}
+        scores = read_json(self.teachers_file)
+        for name, one in scores.items():
+            if not isinstance(one, dict) or not isinstance(one.get("miou", ""), (int, float, type(None))):
+                raise ValueError(
+                    f"{self.teachers_file} has no miou of {name}; delete the file, and a training with --resume makes "
+                    f"it again"
+                )
+        return scores
 
     def read_device(self) -> str:
-        """What the run computed on."""
-        return json.loads(self.environment_file.read_text())["device"]
+        """What the run computed on. ValueError where the file is damaged."""
+        return read_json(self.environment_file, {"device": str})["device"]
 
     def read_images(self) -> tuple[list[str], np.ndarray]:
-        """Names of the N validation images, and the (N, K, 3) counts of each (scoring/evaluation.py)."""
-        with np.load(self.images_file) as arrays:
-            return arrays["names"].tolist(), arrays["counts"]
+        """Names of the N validation images, and the (N, K, 3) counts of each (scoring/evaluation.py).
+
+        Raises:
+            FileNotFoundError: there is no such file. ValueError: it is damaged.
+        """
+        try:
+            with np.load(self.images_file) as arrays:
+                names, counts = arrays["names"].tolist(), arrays["counts"]
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # BadZipFile, KeyError, zlib.error, EOFError, ...
+            raise ValueError(f"{self.images_file} is damaged ({error})") from None
+        if counts.shape[:1] + counts.shape[2:] != (len(names), 3):
+            raise ValueError(f"{self.images_file} is damaged: {len(names)} images, counts {counts.shape}")
+        return names, counts

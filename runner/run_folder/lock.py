@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from segkd.runner.recipe.text_file import read_json
+
 PATIENCE = 10.0  # seconds in which the loading processes of a killed training end, too
 
 
@@ -46,9 +48,9 @@ def lock(file: Path) -> TextIO:
 def _owner(file: Path) -> dict:
     """Who holds the lock; empty between its lock and its name."""
     try:
-        owner = json.loads(file.read_text())
+        owner = read_json(file)
         return {key: owner[key] for key in ("host", "process", "since")}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError):
         return {}
 
 

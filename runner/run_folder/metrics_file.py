@@ -34,9 +34,9 @@ def read_rows(file: Path) -> list[dict]:
     for number, line in enumerate(file.read_bytes().splitlines() if file.is_file() else [], start=1):
         try:
             row = json.loads(line)
-        except ValueError:  # no JSON, or no text at all
+        except (ValueError, RecursionError):  # no JSON, or no text at all
             row = None
-        if isinstance(row, dict) and isinstance(row.get("iteration"), int):
+        if _is_a_row(row):
             rows.append(row)
         else:
             wrong.append(number)
@@ -45,11 +45,18 @@ def read_rows(file: Path) -> list[dict]:
     return rows
 
 
+def _is_a_row(row: object) -> bool:
+    """Whether this is an iteration with its numbers, of which some may not be known, and lists of them."""
+    if not isinstance(row, dict) or not isinstance(row.get("iteration"), int):
+        return False
+    return all(value is None or isinstance(value, (int, float, list)) for value in row.values())
+
+
 def training_seconds(rows: list[dict], batch_size: int) -> float:
     """Seconds the iterations took, from the speeds noted at each write: evaluations and saves are not in them."""
     total, last = 0.0, 0
     for row in rows:
-        if "images_per_second" in row:
+        if row.get("images_per_second"):
             total += (row["iteration"] - last) * batch_size / row["images_per_second"]
             last = row["iteration"]
     return total

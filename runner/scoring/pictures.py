@@ -87,16 +87,18 @@ def curves(rows: list[dict], file: Path) -> Path:
     iterations = [row["iteration"] for row in rows]
     window = max(1, len(rows) // 50)
     for key in dict.fromkeys(key for row in rows for key in row if key.startswith("weighted/")):
-        points = [(row["iteration"], row[key]) for row in rows if key in row]
+        points = [(row["iteration"], row[key]) for row in rows if row.get(key) is not None]
+        if not points:  # the log was damaged
+            continue
         mean = np.convolve([value for _, value in points], np.ones(window) / window, "valid")
         losses.plot(
             [iteration for iteration, _ in points][window - 1 :], mean, label=label_text(key.removeprefix("weighted/"))
         )
     losses.set(title="weighted losses", xlabel="iteration")
     losses.legend()
-    rate.plot(iterations, [row["lr"] for row in rows])
+    rate.plot(iterations, [row.get("lr") for row in rows])
     rate.set(title="learning rate", xlabel="iteration")
-    scored = [row for row in rows if "miou" in row]
+    scored = [row for row in rows if row.get("miou") is not None]
     miou.plot([row["iteration"] for row in scored], [100 * row["miou"] for row in scored], marker="o")
     miou.set(title="student mIoU (%)", xlabel="iteration")
     figure.savefig(file, dpi=80)

@@ -10,6 +10,7 @@ from segkd.runner.console import say
 from segkd.runner.recipe.addresses import has_account
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.recipe.text_file import read_text
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.replacing import write_text
 
@@ -54,7 +55,7 @@ class Dashboard:
         self.wandb = wandb
         # a run that was killed before its first checkpoint has left its id here
         known = RunFolder(recipe.folder).wandb_id_file
-        run_id = run_id or (known.read_text() if known.is_file() else None)
+        run_id = run_id or (read_text(known).strip() if known.is_file() else None)
         self.run = wandb.init(
             project=recipe.tracking.project,
             group=group_of(recipe),
