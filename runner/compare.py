@@ -33,10 +33,13 @@ from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import common_folder, find_runs
 from segkd.runner.comparing.tables import write_comparison
 from segkd.runner.console import say
+from segkd.runner.run_folder.folder import refuse_inside_a_run
 
 
 def main() -> None:
     options = ask()
+    if options.output:
+        refuse_inside_a_run(options.output)
     runs = find_runs(options.runs, skip_unfinished=options.skip_unfinished)
     folder = options.output or common_folder(runs) / "comparison"
     say(write_comparison(compare(runs, baseline=options.baseline, sort=options.sort), folder))

@@ -51,7 +51,7 @@ from segkd.runner.exporting.other_codes import (
     write_torchvision,
 )
 from segkd.runner.exporting.programs import write_onnx, write_program
-from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
 from segkd.runner.run_folder.replacing import replacing
 from segkd.runner.scoring.cost import flops, latency
 
@@ -69,6 +69,8 @@ TARGETS = ["segkd", *KEYS, "timm", "hf", "onnx", "torch"]
 def main() -> None:
     options = ask()
     refuse_wrong(options)
+    if options.output:
+        refuse_inside_a_run(options.output)
     delivered = find(options.source, options.network)
     size = tuple(options.input_size or delivered.size)
     ending = ENDINGS.get(options.to, f".{options.to}.pth")

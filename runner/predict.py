@@ -79,9 +79,10 @@ from segkd.datasets._images import open_image
 from segkd.datasets._palettes import bit_palette
 from segkd.datasets._resample import resize_image
 from segkd.runner.building.device import find_device
-from segkd.runner.console import one_line, printable, progress_bar, say
+from segkd.runner.console import message, one_line, progress_bar, say
 from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decode, find_images, map_ahead
 from segkd.runner.predicting.label_files import Palette, label_image, save_png
+from segkd.runner.run_folder.folder import refuse_inside_a_run
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.scoring.inference import predict
 
@@ -91,6 +92,7 @@ SHOWN = 10  # of the files that could not be predicted
 
 def main() -> None:
     options = ask()
+    refuse_inside_a_run(options.to)
     device = find_device()
     if options.precision == "bf16" and device.type != "cuda":
         raise ValueError(f"--precision bf16 is for GPUs, and this computes on {device.type}; leave it out")
@@ -114,7 +116,7 @@ def main() -> None:
         lines = [f"  {item.path}: {item.reason}" for item in failed[:SHOWN]]
         lines += [f"  and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
         text = "\n".join([f"segkd: {len(failed)} files could not be predicted:", *lines])
-        print(printable(text), file=sys.stderr)
+        print(message(text), file=sys.stderr)
         sys.exit(1)
 
 

@@ -13,7 +13,7 @@ from segkd.runner.command import add_recipe, ask_early, new_parser, run_command
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
 
 
 def ask() -> tuple[argparse.Namespace, Recipe, Path]:
@@ -41,6 +41,7 @@ def ask() -> tuple[argparse.Namespace, Recipe, Path]:
     parser.add_argument("--overwrite", action="store_true", help="write over files that are there")
     options = parser.parse_intermixed_args()
     for file in filter(None, (options.output, options.confusion)):
+        refuse_inside_a_run(file)
         refuse_existing(file, options.overwrite)
     path = Path(options.recipe)
     run = RunFolder.around(path)

@@ -52,7 +52,7 @@ from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.student_folder import StudentFolder
 from segkd.runner.recipe.text_file import read_json
 from segkd.runner.run_folder.checksum import checksum
-from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.evaluation import label_map
@@ -62,6 +62,7 @@ CHANGEABLE = ("evaluate.", "data.resize", "data.workers", "data.max_pixels")
 
 def main() -> None:
     options = ask()
+    refuse_inside_a_run(options.to)
     recipe, student = read_run(options.run, options.overrides), find_student(options.run)
     dataset = test_images(options, recipe, student.read_config().get("class_names") or ["unnamed"])
     server, labels = SERVERS[options.server], options.to / "labels"

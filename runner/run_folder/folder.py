@@ -49,6 +49,18 @@ class RunFolder:
         folders = (path, path.parent) if path.name == "student" else (path,)
         return next((run for run in map(cls, folders) if run.is_begun), None)
 
+    @classmethod
+    def enclosing(cls, path: Path) -> "RunFolder | None":
+        """The run that a path lies in, whatever links lead there; None outside of all runs, and for a run folder."""
+        runs = (cls(above) for above in path.resolve().parents)
+        # beside recipe.yaml: a folder to work in may have a recipe of this name, too
+        return next((run for run in runs if run.is_begun and run.environment_file.is_file()), None)
+
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """What a training fills, and nobody else."""
+        return self.checkpoints, self.student.path, self.path / "panels", self.path / "wandb"
+
     @property
     def is_begun(self) -> bool:
         """Whether a run was ever started here."""
@@ -61,7 +73,7 @@ class RunFolder:
 
     def remove_run(self) -> None:
         """Deletes what a training makes; all else that lies in the folder stays, the lock too."""
-        for folder in (self.checkpoints, self.student.path, self.path / "panels", self.path / "wandb"):
+        for folder in self.own_folders:
             shutil.rmtree(folder, ignore_errors=True)
         files = (self.environment_file, self.metrics_file, self.teachers_file, self.images_file, self.summary_file)
         # the recipe last: a folder without one is no run
@@ -136,3 +148,13 @@ class RunFolder:
         if counts.shape[:1] + counts.shape[2:] != (len(names), 3):
             raise ValueError(f"{self.images_file} is damaged: {len(names)} images, counts {counts.shape}")
         return names, counts
+
+
+def refuse_inside_a_run(path: Path) -> None:
+    """ValueError for a place to write to that belongs to a run's training, where its files would be mixed with others.
+
+    What is written about a run may lie beside them, as export/ does.
+    """
+    run = RunFolder.enclosing(path / "_")
+    if run is not None and any(path.resolve().is_relative_to(folder) for folder in run.own_folders):
+        raise ValueError(f"{path} belongs to the run {run.path}, which keeps its own files there; name another place")

@@ -1,6 +1,7 @@
 """The folder of one run: opened for a new run or to go on with one, never for two different recipes."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -58,10 +59,28 @@ def open_run_folder(
 
 
 def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-    """ValueError where the folder holds a run and nothing says what to do with it, or holds another recipe's run."""
-    if overwrite or not RunFolder(recipe.folder).is_begun:
+    """ValueError where the folder holds a run and nothing says what to do with it, or holds another recipe's run.
+
+    A folder inside of another run's, or around one, is refused whatever is said.
+    """
+    others = "; give this run another name (name=...) or folder (tracking.folder=...)"
+    around = RunFolder.enclosing(recipe.folder)
+    if around is not None:
+        raise ValueError(f"{recipe.folder} lies inside of the run {around.path}, whose files it could overwrite{others}")
+    if not RunFolder(recipe.folder).is_begun:
+        inside = [path for path in recipe.folder.glob("*/") if RunFolder.enclosing(path / "_") is not None]
+        if inside:
+            raise ValueError(f"{recipe.folder} holds other runs, such as {min(inside)}{others}")
+        return
+    if overwrite:
         return
     check_same_recipe(recipe)
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if not resume and restarts != "0":
+        raise ValueError(
+            f"{recipe.folder} holds this run already, from before its processes ended and torchrun started them again "
+            f"(restart {restarts}); add --resume to the command, and each restart goes on from the last checkpoint"
+        )
     if not resume:
         raise ValueError(
             f"{recipe.folder} holds this run already; go on with it with --resume, start over with --overwrite, or "

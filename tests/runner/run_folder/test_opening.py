@@ -2,13 +2,14 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
 
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder import checkpoint
-from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
 from segkd.runner.run_folder.opening import check_same_recipe, environment, git_version, is_finished, open_run_folder
 
 RECIPE = """\
@@ -57,6 +58,44 @@ def test_a_run_is_not_started_twice(recipe, accelerator):
         "runs/opened holds this run already; go on with it with --resume, start over with --overwrite, "
         "or give this one another name (name=...)"
     )
+
+
+def test_torchrun_s_restart_is_told_to_add_resume(recipe, accelerator, monkeypatch):
+    open_run_folder(recipe(), accelerator, resume=False)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    with pytest.raises(ValueError, match=r"torchrun started them again \(restart 2\); add --resume to the command"):
+        open_run_folder(recipe(), accelerator, resume=False)
+    open_run_folder(recipe(), accelerator, resume=True)
+
+
+def test_a_run_inside_of_another_run_or_around_one_is_refused(recipe, accelerator, tmp_path):
+    open_run_folder(recipe(), accelerator, resume=False)[0].close()
+    run = RunFolder(recipe().folder)
+    checkpoint.save(run, 2, {}, {}, keep_last=2, best=2)
+    (tmp_path / "link").symlink_to(run.checkpoints)
+    before = sorted(tmp_path.rglob("*"))
+    for folder, name in (
+        ("runs/opened/checkpoints", "step-00000002"), ("runs/opened", "student"), ("runs/opened", "mine"),
+        ("runs/opened/a/b", "c"), ("link", "step-00000002"), (".", "link"), ("runs/new/../opened", "mine"),
+    ):  # fmt: skip
+        inner = recipe(f"tracking.folder={folder}", f"name={name}")
+        for settings in ({"resume": False}, {"resume": True}, {"resume": False, "overwrite": True}):
+            with pytest.raises(ValueError, match="lies inside of the run .*/runs/opened, whose files"):
+                open_run_folder(inner, accelerator, **settings)
+    with pytest.raises(ValueError, match="runs holds other runs, such as runs/opened; give this run another name"):
+        open_run_folder(recipe("tracking.folder=.", "name=runs"), accelerator, resume=False)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert recipe().folder.parent / "recipe.yaml" not in before and (tmp_path / "recipe.yaml") in before
+
+
+def test_nothing_is_written_among_a_run_s_own_files(recipe, accelerator, tmp_path):
+    open_run_folder(recipe(), accelerator, resume=False)[0].close()
+    (tmp_path / "link").symlink_to(recipe().folder)
+    for path in ("runs/opened/checkpoints", "runs/opened/student/model.onnx", "link/panels/new/labels", "link/wandb"):
+        with pytest.raises(ValueError, match="belongs to the run .*/runs/opened, which keeps its own files there"):
+            refuse_inside_a_run(Path(path))
+    for path in ("runs/opened/export/student", "runs/opened/labels", "runs/comparison", "elsewhere/checkpoints"):
+        refuse_inside_a_run(Path(path))
 
 
 def test_resume_finds_the_last_checkpoint_and_mends_what_a_kill_left(recipe, accelerator):
