@@ -46,6 +46,10 @@ def ask_early(ask: Callable[[], Asked], name: str) -> Callable[[], Asked]:
     return lambda: asked[0]
 
 
+class OtherProcessEnded(OSError):
+    """What the processes that are left of a run end with."""
+
+
 class NoteOfARoom(logging.Formatter):
     """What the rooms report, such as how many tensors of a file were loaded: text of others is shown as text."""
 
@@ -76,7 +80,8 @@ def run_command(main: Callable[[], None]) -> None:
             main()
         except BaseException as error:
             # loading processes end with the iterators that these frames hold; Python's own way is a SIGTERM,
-            # which they ignore
+            # which they ignore. How they end is not to be told any more: torch would raise it from here on
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             traceback.clear_frames(error.__traceback__)
             raise
     except KeyboardInterrupt:
@@ -87,6 +92,11 @@ def run_command(main: Callable[[], None]) -> None:
             from segkd.runner.loading.waiting import LoadingError, told_of_death
 
             error = LoadingError(told_of_death(error))
+        if _is_of_another_process(error):
+            error = OtherProcessEnded(
+                "another process of this run ended or does not answer; what it said, if anything, stands beside this. "
+                "The last checkpoint is whole: go on with --resume"
+            )
         if "--debug" in sys.argv or not _is_the_users(error):
             print(printable("".join(traceback.format_exception(error))), file=sys.stderr, flush=True)
             sys.exit(1)
@@ -110,6 +120,16 @@ def _told(error: Exception) -> str:
 def _is_the_users(error: Exception) -> bool:
     """Whether this is an error that the user can put right."""
     return isinstance(error, (ValueError, OSError, FloatingPointError)) or _is_of_memory(error)
+
+
+def _is_of_another_process(error: Exception) -> bool:
+    """Whether the processes of a run could not go on together; Gloo and NCCL tell of it in pages of their own."""
+    distributed = sys.modules.get("torch.distributed")
+    if not isinstance(error, RuntimeError) or distributed is None or not distributed.is_initialized():
+        return False
+    if isinstance(error, distributed.DistError):
+        return True
+    return re.search(r"gloo|NCCL|TCPStore|Connection (closed|reset) by peer|Broken pipe", str(error)) is not None
 
 
 def _is_of_memory(error: Exception) -> bool:

@@ -6,6 +6,7 @@ Data flows one way: recipe -> parts -> graph -> loop -> run folder. This file is
 import argparse
 import time
 from contextlib import nullcontext
+from typing import NoReturn
 
 from segkd.runner.command import add_recipe, ask_early, new_parser, run_command
 from segkd.runner.recipe.read import read_needed
@@ -30,7 +31,6 @@ ask = ask_early(ask, __name__)  # before the imports that take seconds
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import Dataset
 
 from segkd.runner.building.device import average_gradients, share_running_statistics, start_accelerator
 from segkd.runner.building.graph import weighted
@@ -40,9 +40,9 @@ from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
 from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.run_folder.opening import is_finished, refuse_used_folder
-from segkd.runner.scoring.evaluation import evaluate, evaluate_also, scores_of
+from segkd.runner.scoring.evaluation import Stopped, scores_of
 from segkd.runner.training.gradients import gradient_report
-from segkd.runner.training.stop_signal import StopSignal
+from segkd.runner.training.stop_signal import AT_ONCE, GRACE, MOMENT, StopSignal
 from segkd.runner.training.training import Training, failing_alone, going, raise_failures, share_predictions
 
 
@@ -73,10 +73,17 @@ def train(recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, over
         training.wrapped.train()
         training.tracking.restart_clock()
     stop = StopSignal(accelerator)
+    for training in trainings:
+        if training.state.unscored:
+            score_late(training, trainings, accelerator, stop)
 
     for iteration in range(start, iterations):
         since = time.perf_counter()
-        parts = [next(batches).to(accelerator.device) for _ in range(first.loop.accumulate)]
+        try:
+            with stop.waiting(GRACE if accelerator.num_processes > 1 else MOMENT):
+                parts = [next(batches).to(accelerator.device) for _ in range(first.loop.accumulate)]
+        except Stopped:
+            leave(trainings, accelerator, stop)
         waited = since, time.perf_counter()
         # before a kill, some of those side by side may have been saved later than others
         stepping = going(trainings, at=iteration)
@@ -88,16 +95,20 @@ def train(recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, over
         stopping = stop.asked(at=first.writes_at(iteration + 1))
         for training in going(stepping):
             with failing_alone(training, trainings):
-                score_and_save(training, val_set, accelerator, stopping)
-        if stopping:
-            names = ", ".join(recipe.name for recipe in recipes)
-            stop.leave(f"{names}: stopped after iteration {iteration + 1} and saved; go on with --resume")
+                score_and_save(training, accelerator, stop, stopping)
+        if stopping or any(training.state.unscored for training in going(trainings)):
+            leave(trainings, accelerator, stop)
 
-    for training in going(trainings):
-        with failing_alone(training, trainings):
-            training.report.deliver()
-            training.close()
-    accelerator.wait_for_everyone()
+    try:
+        with stop.waiting(AT_ONCE):
+            for training in going(trainings):
+                with failing_alone(training, trainings):
+                    training.report.deliver()
+                    training.close()
+            accelerator.wait_for_everyone()
+    except Stopped:
+        leave(trainings, accelerator, stop)
+    stop.end()
     accelerator.free_memory()
     raise_failures(trainings)
 
@@ -144,7 +155,7 @@ def take_training_step(training: Training, parts: list[Batch], accelerator: Acce
     tracking.end_step(done, state.optimizers[0].param_groups[0]["lr"], weights)
 
 
-def score_and_save(training: Training, val_set: Dataset, accelerator: Accelerator, stopping: bool) -> None:
+def score_and_save(training: Training, accelerator: Accelerator, stop: StopSignal, stopping: bool) -> None:
     """What follows a step, where its iteration says so: the evaluation, the log, the checkpoint."""
     recipe, graph, state, tracking = training.recipe, training.graph, training.state, training.tracking
     done, result, scores = state.iteration, None, None
@@ -152,25 +163,52 @@ def score_and_save(training: Training, val_set: Dataset, accelerator: Accelerato
     # what is scored and saved must not depend on which process's images the batch norms have followed
     if evaluates or saves or stopping:
         share_running_statistics([graph, *state.averages.values()], accelerator)
-    if evaluates:
+    if evaluates and not stopping:
         since = time.perf_counter()
-        result = evaluate(state.student, val_set, recipe, accelerator, title="scoring the student")
-        others = evaluate_also(graph, val_set, recipe, accelerator)
-        scores = scores_of(result, others)
-        state.note_scores(scores)
+        result, others = training.report.score(stop)
+        scores = result and scores_of(result, others)
         graph.stopwatch.marks.append(("scoring", since, time.perf_counter()))
+    state.unscored = evaluates and result is None
+    if stop.gave_up and accelerator.num_processes > 1:  # the others may be anywhere
+        return
     # before the save: a checkpoint never knows more than the log, and a loss that is not finite ends here
     if recipe.writes_at(done) or saves or stopping:
         tracking.flush(training.norm, scores)
-    if evaluates:
+    if result is not None:
         training.report.add_evaluation(result, others)
-    if (saves or stopping) and accelerator.is_main_process:
-        state.save(training.run, recipe.loop.keep_last, result)
-    if stopping:
-        training.close()
+    if saves or stopping:
+        training.save(accelerator, result)
     if saves:
         accelerator.wait_for_everyone()
         tracking.restart_clock()  # scoring and saving are no part of the speed
+
+
+def score_late(training: Training, trainings: list[Training], accelerator: Accelerator, stop: StopSignal) -> None:
+    """The evaluation of the last iteration, which a signal had kept from it."""
+    result, others = training.report.score(stop)
+    if result is None:
+        leave(trainings, accelerator, stop)
+    training.state.unscored = False
+    training.tracking.add_scores(scores_of(result, others))
+    training.report.add_evaluation(result, others)
+    training.save(accelerator, result)
+
+
+def leave(trainings: list[Training], accelerator: Accelerator, stop: StopSignal) -> NoReturn:
+    """Ends trainings that were asked to stop, between two steps: what is not saved yet is saved first."""
+    done = trainings[0].state.iteration
+    # who gave up waiting, or is done, does not know where the others are
+    together = not stop.gave_up and done < trainings[0].recipe.schedule.iterations
+    for training in going(trainings):
+        if training.saved < training.state.iteration and (together or accelerator.num_processes == 1):
+            share_running_statistics([training.graph, *training.state.averages.values()], accelerator)
+            training.tracking.flush()
+            training.save(accelerator)
+        training.close()
+    is_saved = all(training.saved == training.state.iteration for training in going(trainings))
+    words = f"after iteration {done} and {'saved' if is_saved else 'not saved since the last checkpoint'}"
+    names = ", ".join(training.recipe.name for training in trainings)
+    stop.leave(f"{names}: stopped {words if done else 'before its first step'}; go on with --resume", together=together)
 
 
 def train_with_what_they_need(

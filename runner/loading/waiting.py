@@ -63,7 +63,8 @@ class _Watch:
     def _look(self) -> None:
         while not self.reason:
             if self.is_over.wait(POLL):
-                return
+                time.sleep(POLL)
+                break  # one that hangs would keep this process from its end, and leaves SIGTERM to it
             since = self.waits_since
             waited = 0.0 if since is None else time.monotonic() - since
             free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else LITTLE

@@ -62,6 +62,13 @@ def training_seconds(rows: list[dict], batch_size: int) -> float:
     return total
 
 
+def complete_last_row(file: Path, values: dict) -> None:
+    """Adds values to the last row."""
+    *rows, last = read_rows(file)
+    with replacing(file) as new:
+        append_rows(new, [*rows, last | values])
+
+
 def keep_rows(file: Path, iteration: int) -> None:
     """Drops the rows after `iteration`, which a resume is about to compute again."""
     rows = [row for row in read_rows(file) if row["iteration"] <= iteration]

@@ -1,5 +1,6 @@
 """Scores a network on a whole split: every image once, over however many processes, by all metrics in one pass."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,13 +70,27 @@ def text_of(metrics: dict[str, Metric], values: Values) -> str:
     return "\n\n".join(metric.text(values) for name, metric in metrics.items() if values_in(values, {name: metric}))
 
 
-def evaluate(network: nn.Module, dataset: Dataset, recipe: Recipe, accelerator: Accelerator, title: str) -> Evaluation:
+class Stopped(BaseException):
+    """Somebody has asked to stop. No Exception: nobody who catches those may take it for a failure of their own."""
+
+
+def evaluate(
+    network: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    title: str,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Evaluation:
     """Scores `network` on `dataset` by the recipe's `evaluate` section; the same on all processes.
 
     The network is put in eval mode and back. Scoring runs in float32 whatever the training precision.
 
+    Args:
+        is_stopped: asked after each batch, whether to leave it at that.
+
     Raises:
-        ValueError: no pixel of the split has a label.
+        Stopped: on all processes, where one of them was stopped. ValueError: no pixel of the split has a label.
     """
     was_training = network.training
     network.eval()
@@ -103,7 +118,11 @@ def evaluate(network: nn.Module, dataset: Dataset, recipe: Recipe, accelerator: 
                     counts[name][key][batch.indices] = found
                 else:
                     counts[name][key] += found
+        if is_stopped():
+            break
     network.train(was_training)
+    if accelerator.reduce(torch.tensor(float(is_stopped()), device=accelerator.device), reduction="sum") > 0:
+        raise Stopped
     counts = {
         name: {key: accelerator.reduce(found, reduction="sum").cpu() for key, found in own.items()}
         for name, own in counts.items()
@@ -152,10 +171,16 @@ class Together(nn.Module):
         return Prediction(mean.clamp_min(1e-12).log())
 
 
-def evaluate_also(graph: Graph, dataset: Dataset, recipe: Recipe, accelerator: Accelerator) -> dict[str, Evaluation]:
-    """Evaluations of what `evaluate.also` names, by its words."""
+def evaluate_also(
+    graph: Graph,
+    dataset: Dataset,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> dict[str, Evaluation]:
+    """Evaluations of what `evaluate.also` names, by its words; `is_stopped` as in `evaluate`."""
     return {
-        words: evaluate(Together(graph, words.split("+")), dataset, recipe, accelerator, title=f"scoring {words}")
+        words: evaluate(Together(graph, words.split("+")), dataset, recipe, accelerator, f"scoring {words}", is_stopped)
         for words in recipe.evaluate.also
     }
 

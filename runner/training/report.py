@@ -21,9 +21,19 @@ from segkd.runner.run_folder.metrics_file import plain, training_seconds
 from segkd.runner.run_folder.pretrained import description, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.cost import flops, latency
-from segkd.runner.scoring.evaluation import Evaluation, build_metrics, evaluate, text_of, values_in
+from segkd.runner.scoring.evaluation import (
+    Evaluation,
+    Stopped,
+    build_metrics,
+    evaluate,
+    evaluate_also,
+    scores_of,
+    text_of,
+    values_in,
+)
 from segkd.runner.scoring.pictures import curves, panels
 from segkd.runner.training.state import TrainingState
+from segkd.runner.training.stop_signal import StopSignal
 from segkd.runner.training.wandb_run import Dashboard
 
 
@@ -58,6 +68,18 @@ class Report:
                 write_text(self.run.teachers_file, json.dumps(known, indent=2) + "\n")
                 miou = percent(known[name]["miou"])
                 say(f"{self.recipe.name}: {name} has {miou} % mIoU on {self.recipe.data.val_split}")
+
+    def score(self, stop: StopSignal) -> tuple[Evaluation | None, dict[str, Evaluation]]:
+        """The evaluation of the student, and those of what `evaluate.also` names; none where a signal came first."""
+        shared = self.val_set, self.recipe, self.accelerator
+        try:
+            with stop.waiting(at_once=False):
+                result = evaluate(self.state.student, *shared, "scoring the student", stop.noted)
+                others = evaluate_also(self.state.graph, *shared, stop.noted)
+        except Stopped:
+            return None, {}
+        self.state.note_scores(scores_of(result, others))
+        return result, others
 
     def add_evaluation(self, result: Evaluation, others: dict[str, Evaluation]) -> None:
         """The evaluation's line on the console, its panels on the disk and in wandb, its per-class table in wandb."""

@@ -14,7 +14,7 @@ from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 from segkd.runner.run_folder.metrics_file import plain
 from segkd.runner.scoring.evaluation import Evaluation
 
-PROGRESS = ("iteration", "best_miou", "best_iteration", "best_scores", "wandb_id")
+PROGRESS = ("iteration", "best_miou", "best_iteration", "best_scores", "unscored", "wandb_id")
 
 
 @dataclass
@@ -28,7 +28,7 @@ class TrainingState:
             `student`, and networks with `ema_of` under their own.
         scaler: of fp16 gradients, None in other precisions.
         iteration: how many are finished. best_miou, best_iteration, best_scores: of the best evaluation so
-            far, as the log has them.
+            far, as the log has them. unscored: the last iteration was to be scored and was not, since a signal came.
         wandb_id: the run a resume goes on with.
     """
 
@@ -41,6 +41,7 @@ class TrainingState:
     best_miou: float = -1.0
     best_iteration: int = 0
     best_scores: dict | None = None
+    unscored: bool = False
     wandb_id: str | None = None
 
     @classmethod

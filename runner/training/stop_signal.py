@@ -1,40 +1,90 @@
-"""A training that is asked to stop finishes its step and saves."""
+"""A training that is asked to stop finishes its step and saves; one that waits for images does not wait for them."""
 
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
 
+from segkd.runner.console import say
+from segkd.runner.scoring.evaluation import Stopped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 15.0  # seconds that a stop waits for images which may still come
+
 
 class StopSignal:
-    """Ctrl-C and SIGTERM: the first lets the loop finish its step and save, the second ends at once."""
+    """Ctrl-C and SIGTERM: the first lets the loop finish its step and save, the second ends at once.
+
+    Until `end`: what comes before and after, such as building a network, is ended by the first one.
+    """
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.received: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+        self.gave_up = False
+        self._waits = self._leaves = False
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, signal.SIG_DFL)
+        for one in SIGNALS:
+            signal.signal(one, signal.SIG_DFL)
+        if self._leaves:
+            raise Stopped
+        signal.signal(signal.SIGALRM, self._give_up)
+        signal.setitimer(signal.ITIMER_REAL, GRACE, 1.0)  # and each second after it
+
+    def _give_up(self, number: int, frame: FrameType | None) -> None:
+        if self._waits:
+            self.gave_up = True
+            raise Stopped
+
+    @contextmanager
+    def waiting(self, *, at_once: bool) -> Iterator[None]:
+        """What may take long and may never end: a signal ends it with Stopped, at once or after a moment of grace."""
+        self._waits, self._leaves = True, at_once
+        try:
+            if self.received is not None and at_once:
+                raise Stopped
+            yield
+        finally:
+            self._waits = self._leaves = False
+
+    def noted(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self.received is not None
 
     def asked(self, at: bool) -> bool:
         """Whether to stop after this step. Several processes agree on it, at the steps where `at` is true."""
         if self.accelerator.num_processes == 1:
-            return self.received is not None
+            return self.noted()
         if not at:  # agreeing waits for every device, so not at each step
             return False
+        return self.agree()
+
+    def agree(self) -> bool:
+        """Whether any process was asked to stop; then all are."""
         flag = torch.tensor([self.received or 0], device=self.accelerator.device)
         self.received = int(self.accelerator.gather(flag).max()) or None
-        return self.received is not None
+        return self.noted()
 
-    def leave(self, message: str) -> NoReturn:
-        """Ends the process with the exit code of the signal."""
+    def leave(self, message: str, *, together: bool) -> NoReturn:
+        """Ends the process with the exit code of the signal; `together`: after the main process has said so."""
         if self.accelerator.is_main_process:
-            print(message, flush=True)
-        self.accelerator.wait_for_everyone()
+            launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
+            say(message + ("; a traceback of its launcher's around this is none of the run's" if launched else ""))
+        if together:  # a launcher ends the others as soon as one has ended
+            self.accelerator.wait_for_everyone()
         sys.exit(128 + self.received)
+
+    def end(self) -> None:
+        """Puts back what the signals did before."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

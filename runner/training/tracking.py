@@ -14,7 +14,7 @@ from segkd.runner.console import clock, one_line, progress_bar, say
 from segkd.runner.loading.sampler import samples_of_step
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
-from segkd.runner.run_folder.metrics_file import append_rows, keep_rows
+from segkd.runner.run_folder.metrics_file import append_rows, complete_last_row, keep_rows
 from segkd.runner.training.wandb_run import Dashboard
 
 
@@ -104,6 +104,12 @@ class Tracking:
             append_rows(self.run.metrics_file, rows)
             self._show(rows)
         self._stop_on_nan(rows)
+
+    def add_scores(self, scores: dict) -> None:
+        """Puts the scores of the last iteration into the row that was written without them."""
+        if self.accelerator.is_main_process:
+            complete_last_row(self.run.metrics_file, scores)
+            self.dashboard.log({key: value for key, value in scores.items() if not isinstance(value, list)})
 
     def restart_clock(self) -> None:
         """Leaves the time since the last flush (an evaluation, a save) out of the speed."""

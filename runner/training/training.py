@@ -21,6 +21,7 @@ from segkd.runner.console import say
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import open_run_folder
+from segkd.runner.scoring.evaluation import Evaluation
 from segkd.runner.training.report import Report
 from segkd.runner.training.state import TrainingState
 from segkd.runner.training.tracking import Tracking
@@ -33,7 +34,7 @@ class Training:
 
     Attributes:
         wrapped: the graph as Accelerate wraps it. lock: of the run folder, on the main process.
-        norm: of the last step's gradient, None where it was not asked for. failure: why it has ended early.
+        saved: how many iterations the last checkpoint has. norm: of the last step's gradient, None where it was not asked for. failure: why it has ended early.
     """
 
     recipe: Recipe
@@ -45,6 +46,7 @@ class Training:
     dashboard: Dashboard = field(init=False)
     tracking: Tracking = field(init=False)
     report: Report = field(init=False)
+    saved: int = 0
     norm: Tensor | None = None
     failure: str | None = None
 
@@ -78,6 +80,7 @@ class Training:
         self.lock, last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
         if last is not None:
             state.restore(last)
+            self.saved = state.iteration
             if accelerator.is_main_process:
                 say(f"{recipe.name}: going on from iteration {state.iteration}")
         for line in random_starts(recipe) if last is None and accelerator.is_main_process else ():
@@ -88,6 +91,12 @@ class Training:
             recipe, accelerator, len(train_set), self.graph.stopwatch, state.iteration, self.dashboard
         )
         self.report = Report(recipe, state, val_set, accelerator, self.dashboard)
+
+    def save(self, accelerator: Accelerator, result: Evaluation | None = None) -> None:
+        """A checkpoint of the finished iterations, with the evaluation of the last one if it was scored."""
+        if accelerator.is_main_process:
+            self.state.save(self.run, self.recipe.loop.keep_last, result)
+        self.saved = self.state.iteration
 
     def close(self) -> None:
         """Lets go of the run folder and the dashboard."""

@@ -40,6 +40,17 @@ def test_two_processes_stop_together_and_resume_exactly(trained, server, folder)
     assert trained("tiny", *settings, "--resume", processes=2).ends() == whole.ends()
 
 
+def test_the_process_that_is_left_ends_with_a_sentence(server, folder, assert_refused):
+    settings = ["schedule.iterations=400", "evaluate.every=400", "loop.save_every=1", "tracking.every=1"]
+    server.start(folder, "distill", "tiny.yaml", *settings, processes=2)
+    server.wait_for("runs/tiny/checkpoints/step-*")
+    server.signal(signal.SIGKILL, rank=1)
+    ended = server.wait()
+    assert ended.codes == [2, -signal.SIGKILL]
+    assert "segkd: another process of this run ended or does not answer" in ended.err and "Traceback" not in ended.err
+    assert ended.err.count("go on with --resume") == 1 and "gloo" not in ended.err
+
+
 def test_a_batch_that_two_processes_cannot_share_is_one_sentence(distill, assert_refused):
     result = distill("tiny.yaml", "data.batch_size=5", processes=2)
     assert_refused(result, "data.batch_size is 5 images in total")

@@ -46,7 +46,7 @@ TERMS = [
     term("fit", "student", "peer", 0.5),
     term("weak", "student", "peer", 3.0, on="unlabelled"),
     term("pseudo", "student", "peer", 1.0, on="strong"),
-    term("all", "student", "peer", -1.0, on="both"),
+    term("all", "student", "peer", 1.0, on="both"),
     term("back", "peer", "student", 1.0, on="unlabelled"),
     term("late", "student", "peer", 1.0, after=9),
 ]
