@@ -1,8 +1,12 @@
-"""wandb, where it is wanted: it never asks, and when it fails the training goes on without it."""
+"""wandb, where it is wanted: it never asks, and when it fails the training goes on without it.
+
+A server that cannot be reached means files to be uploaded later.
+"""
 
 import functools
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +19,10 @@ from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.replacing import write_text
 
 
+PATIENCE = 20.0  # seconds for the server to answer as a run starts
+LAST_PATIENCE = 60.0  # seconds for it to take what is left as a run ends
+
+
 def optional(method: Callable) -> Callable:
     """A method of Dashboard: does nothing without a wandb run, and where it fails there is none from then on."""
 
@@ -25,11 +33,14 @@ def optional(method: Callable) -> Callable:
         try:
             method(board, *given)
         except Exception as error:  # whatever is wrong with a dashboard, it must not cost a training
-            reason = (str(error).splitlines() or [repr(error)])[0][:200]
-            say(f"wandb is left out from here on: {reason}; metrics.jsonl has everything")
+            say(f"wandb is left out from here on: {_reason(error)}; metrics.jsonl has everything")
             board.run, board.wanted = None, False
 
     return attempt
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0][:200]
 
 
 class Dashboard:
@@ -56,7 +67,11 @@ class Dashboard:
         # a run that was killed before its first checkpoint has left its id here
         known = RunFolder(recipe.folder).wandb_id_file
         run_id = run_id or (read_text(known).strip() if known.is_file() else None)
-        self.run = wandb.init(
+        bounded = {"finish_timeout": LAST_PATIENCE, "finish_timeout_raises": True}
+        if not bounded.keys() <= getattr(wandb.Settings, "model_fields", {}).keys():  # as younger ones have it
+            bounded = {}
+        init = functools.partial(
+            wandb.init,
             project=recipe.tracking.project,
             group=group_of(recipe),
             job_type="distillation" if any(term.source for term in recipe.losses) else "training",
@@ -64,11 +79,17 @@ class Dashboard:
             name=recipe.name,
             id=run_id,
             resume="allow",
-            mode=mode,
             dir=recipe.folder,
             config=recipe.model_dump(mode="json", by_alias=True) | {"method": recipe.method_name},
-            settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=PATIENCE, **bounded),
         )
+        try:
+            self.run = init(mode=mode)
+        except Exception as error:  # no network, a server that does not answer, a key that it does not know
+            if mode != "online":
+                raise
+            self.run = init(mode="offline")
+            say(f"wandb: {_reason(error)}; this run is kept here, and uploaded later by: {self._sync}")
         write_text(known, self.run.id)
         # our own step: wandb's must rise, and points behind it would be lost after a resume from an older checkpoint
         self.run.define_metric("iteration")
@@ -77,6 +98,11 @@ class Dashboard:
         copy = Path(self.run.dir) / "recipe.yaml"
         copy.write_text(recipe.dump())
         self.run.save(str(copy), base_path=self.run.dir, policy="now")
+
+    @property
+    def _sync(self) -> str:
+        """The command that uploads what is kept here."""
+        return f"wandb sync {shlex.quote(str(Path(self.run.dir).parent))}"
 
     @property
     def run_id(self) -> str | None:
@@ -110,8 +136,12 @@ class Dashboard:
 
     @optional
     def close(self) -> None:
-        """Ends the wandb run."""
-        self.run.finish()
+        """Ends the wandb run; what its server does not take in time stays here."""
+        try:
+            self.run.finish()
+        except Exception as error:
+            say(f"wandb: {_reason(error)}; what its server has not got is uploaded by: {self._sync}")
+        self.run, self.wanted = None, False
 
 
 def group_of(recipe: Recipe) -> str:

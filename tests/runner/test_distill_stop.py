@@ -24,6 +24,7 @@ def take_long(*given):
         time.sleep(0.05)
 
 if trouble == "images":
+    waiting.POLL = 0.5
     load, count = Synthetic.__getitem__, itertools.count()
     Synthetic.__getitem__ = lambda *given: take_long() if next(count) == 9 else load(*given)
 if trouble == "scoring":

@@ -46,6 +46,8 @@ def fake(monkeypatch, folder):
 
     def init(**options):
         run.init()
+        if f"{options['mode']} init" in module.broken:
+            raise ConnectionError("context deadline exceeded\nConsider increasing the init_timeout setting")
         module.started.append(options)
         return run
 
@@ -154,8 +156,23 @@ def test_a_failure_is_said_once_and_costs_nothing(fake, said, folder, broken):
     board.log_student(student, "tracked")
     board.close()
     board.close()
-    assert said == [f"wandb is left out from here on: {broken} failed; metrics.jsonl has everything"]
+    told = f"wandb is left out from here on: {broken} failed; metrics.jsonl has everything"
+    sync = f"wandb: finish failed; what its server has not got is uploaded by: wandb sync {folder.parent}"
+    assert said == [sync if broken == "finish" else told]
     assert board.run_id is None
+
+
+def test_a_server_that_cannot_be_reached_means_files_to_be_uploaded_later(fake, said, monkeypatch, folder):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    fake.broken.add("online init")
+    board = Dashboard(recipe(folder, "tracking.wandb=online"), "known")
+    (options,) = fake.started
+    assert (options["mode"], options["id"], options["settings"]["init_timeout"]) == ("offline", "known", 20.0)
+    words = "context deadline exceeded; this run is kept here, and uploaded later by"
+    assert said == [f"wandb: {words}: wandb sync {folder.parent}"] and board.run_id == "abc"
+    fake.broken.add("offline init")
+    assert Dashboard(recipe(folder, "tracking.wandb=online"), None).run_id is None
+    assert "wandb is left out from here on" in said[-1]
 
 
 @pytest.mark.parametrize("asked, told", [("offline", 1), ("disabled", 0)])
