@@ -131,7 +131,8 @@ class Runs:
         code = process.wait()
         self.processes.remove(process)
         unfinished = [run.recipe.folder for run in job.runs if run.state() != "done"]
-        if code == 0 and not unfinished:
+        # a signal may come as it ends
+        if (code == 0 or self.received is not None) and not unfinished:
             return None
         if self.received is not None:
             return STOPPED

@@ -63,7 +63,9 @@ class Network(Section):
     normalize: Literal["imagenet", "cirkd", "sam", "unit", "none"] | Constants | None = Field(
         None, description="its constants, by a published name or {mean, std, order}; default: those of its weights"
     )
-    lr_scale: Annotated[float, Interval(ge=0, le=1e6)] = Field(1.0, description="factor on the learning rate of this network")
+    lr_scale: Annotated[float, Interval(ge=0, le=1e6)] = Field(
+        1.0, description="factor on the learning rate of this network"
+    )
     checkpointing: bool = Field(False, description="compute its blocks again in backward, which takes less memory")
     optimizer: Optimizer | None = Field(None, description="its own, in place of the recipe's")
     schedule: Curve | None = Field(None, description="the curve of its learning rate, in place of the recipe's")

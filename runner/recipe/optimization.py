@@ -29,7 +29,9 @@ class Curve(Section):
     power: Annotated[float, Interval(gt=0, le=100)] = Field(0.9, description="poly only")
     min_lr: Rate = Field(0.0, description="the rate poly and cosine end at")
     drop_every: Iterations | None = Field(None, description="step only: iterations between two drops")
-    drop_factor: Annotated[float, Interval(gt=0, le=1)] = Field(0.1, description="step only: what the rate is multiplied by at a drop")
+    drop_factor: Annotated[float, Interval(gt=0, le=1)] = Field(
+        0.1, description="step only: what the rate is multiplied by at a drop"
+    )
     lag: Iteration = Field(0, description="iterations the rate stays behind (1 in TriKD's released code)")
     warmup: Iteration = Field(0, description="iterations the rate rises over, from 0 at iteration 0")
     end: Iterations | None = Field(None, description="iteration poly and cosine end at; default: the last one")

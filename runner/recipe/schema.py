@@ -31,9 +31,7 @@ class Data(Section):
     args: dict = Field({}, description="the data set's own arguments")
     train_split: str = "train"
     val_split: str = "val"
-    resize: tuple[Side, Side] | None = Field(
-        None, description="height, width images are first brought to"
-    )
+    resize: tuple[Side, Side] | None = Field(None, description="height, width images are first brought to")
     crop_size: tuple[Side, Side] = Field(description="height, width in pixels of a training crop")
     transform: dict = Field({}, description="arguments of datasets/_transforms.py:Transform")
     batch_size: Images = Field(16, description="images a step, TOTAL over all processes and accumulated parts")
@@ -45,8 +43,12 @@ class Data(Section):
     )
     unlabelled: Unlabelled | None = Field(None, description="a second stream, of images without labels")
     allow_overlap: bool = Field(False, description="score images that are trained on, too; default: an error")
-    max_pixels: Annotated[int, Interval(ge=1, le=10**12)] = Field(180_000_000, description="height times width of the largest image that is read")
-    workers: Annotated[int, Interval(ge=0, le=256)] = Field(2, description="loading processes per training process; 0: that one loads")
+    max_pixels: Annotated[int, Interval(ge=1, le=10**12)] = Field(
+        180_000_000, description="height times width of the largest image that is read"
+    )
+    workers: Annotated[int, Interval(ge=0, le=256)] = Field(
+        2, description="loading processes per training process; 0: that one loads"
+    )
 
 
 class Schedule(Curve):
@@ -65,7 +67,9 @@ class Loop(Section):
     )
     save_every: Iterations | None = Field(None, description="iterations between checkpoints; default: evaluate.every")
     keep_last: Iterations = Field(2, description="checkpoints kept, besides the best")
-    timeout: Annotated[int, Interval(ge=1, le=10**7)] = Field(1800, description="seconds a process waits for the others, or for its images")
+    timeout: Annotated[int, Interval(ge=1, le=10**7)] = Field(
+        1800, description="seconds a process waits for the others, or for its images"
+    )
 
 
 class Evaluate(Section):
@@ -78,7 +82,9 @@ class Evaluate(Section):
     stride: tuple[Side, Side] | None = Field(None, description="slide only; default: 2/3 of the window")
     smaller: Literal["pad", "shrink"] = Field("pad", description="slide: pad images below the window, or shrink that")
     average: Literal["logits", "softmax"] = Field("logits", description="what windows and views are averaged in")
-    scales: list[Annotated[float, Interval(ge=0.05, le=16)]] = Field([1.0], min_length=1, description="image sizes the scores are averaged over")
+    scales: list[Annotated[float, Interval(ge=0.05, le=16)]] = Field(
+        [1.0], min_length=1, description="image sizes the scores are averaged over"
+    )
     flip: bool = Field(False, description="also average with the mirrored image")
     fit: tuple[Side, Side] | None = Field(
         None, description="height, width images just fit into, whichever way round they lie; labels keep their size"
@@ -112,7 +118,9 @@ class Tracking(Section):
     )
     project: str = "segkd"
     group: str | None = None
-    images: Annotated[int, Interval(ge=0, le=10**4)] = Field(4, description="validation images shown at each evaluation")
+    images: Annotated[int, Interval(ge=0, le=10**4)] = Field(
+        4, description="validation images shown at each evaluation"
+    )
     every: Iterations = Field(20, description="iterations between two writes of the log; every iteration is in it")
     gradients: Iterations | None = Field(
         200,

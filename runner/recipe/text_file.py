@@ -46,5 +46,7 @@ def read_json(file: Path, fields: Mapping[str, type | tuple[type, ...]] = {}) ->
         key for key, kind in fields.items() if not isinstance(given.get(key), kind) or isinstance(given[key], bool)
     ]
     if wrong or not isinstance(values, dict):
-        raise ValueError(f"{file} was not written by segkd: {', '.join(wrong) or 'all of it'} missing or of another type")
+        raise ValueError(
+            f"{file} was not written by segkd: {', '.join(wrong) or 'all of it'} missing or of another type"
+        )
     return values

@@ -66,7 +66,9 @@ def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None
     others = "; give this run another name (name=...) or folder (tracking.folder=...)"
     around = RunFolder.enclosing(recipe.folder)
     if around is not None:
-        raise ValueError(f"{recipe.folder} lies inside of the run {around.path}, whose files it could overwrite{others}")
+        raise ValueError(
+            f"{recipe.folder} lies inside of the run {around.path}, whose files it could overwrite{others}"
+        )
     if not RunFolder(recipe.folder).is_begun:
         inside = [path for path in recipe.folder.glob("*/") if RunFolder.enclosing(path / "_") is not None]
         if inside:

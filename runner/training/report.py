@@ -33,7 +33,7 @@ from segkd.runner.scoring.evaluation import (
 )
 from segkd.runner.scoring.pictures import curves, panels
 from segkd.runner.training.state import TrainingState
-from segkd.runner.training.stop_signal import StopSignal
+from segkd.runner.training.stop_signal import GRACE, StopSignal
 from segkd.runner.training.wandb_run import Dashboard
 
 
@@ -73,7 +73,7 @@ class Report:
         """The evaluation of the student, and those of what `evaluate.also` names; none where a signal came first."""
         shared = self.val_set, self.recipe, self.accelerator
         try:
-            with stop.waiting(at_once=False):
+            with stop.waiting(GRACE):
                 result = evaluate(self.state.student, *shared, "scoring the student", stop.noted)
                 others = evaluate_also(self.state.graph, *shared, stop.noted)
         except Stopped:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,7 +16,9 @@ from segkd.runner.console import say
 from segkd.runner.scoring.evaluation import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GRACE = 15.0  # seconds that a stop waits for images which may still come
+AT_ONCE = 0.0  # grace, in seconds: how long a stop waits for what may still come
+MOMENT = 1.0  # batches on their way arrive
+GRACE = 15.0
 
 
 class StopSignal:
@@ -28,33 +31,35 @@ class StopSignal:
         self.accelerator = accelerator
         self.received: int | None = None
         self.gave_up = False
-        self._waits = self._leaves = False
+        self._grace: float | None = None  # of what is waited for now
+        self._since = 0.0  # when that began, or the signal came
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         for one in SIGNALS:
             signal.signal(one, signal.SIG_DFL)
-        if self._leaves:
+        if self._grace == AT_ONCE:
             raise Stopped
+        self._since = time.monotonic()
         signal.signal(signal.SIGALRM, self._give_up)
-        signal.setitimer(signal.ITIMER_REAL, GRACE, 1.0)  # and each second after it
+        signal.setitimer(signal.ITIMER_REAL, MOMENT, MOMENT)  # again and again
 
     def _give_up(self, number: int, frame: FrameType | None) -> None:
-        if self._waits:
+        if self._grace is not None and time.monotonic() - self._since >= self._grace:
             self.gave_up = True
             raise Stopped
 
     @contextmanager
-    def waiting(self, *, at_once: bool) -> Iterator[None]:
-        """What may take long and may never end: a signal ends it with Stopped, at once or after a moment of grace."""
-        self._waits, self._leaves = True, at_once
+    def waiting(self, grace: float) -> Iterator[None]:
+        """What may take long and may never end: after a signal and seconds of grace it ends with Stopped."""
+        if grace == AT_ONCE and self.noted():
+            raise Stopped
+        self._grace, self._since = grace, time.monotonic()
         try:
-            if self.received is not None and at_once:
-                raise Stopped
             yield
         finally:
-            self._waits = self._leaves = False
+            self._grace = None
 
     def noted(self) -> bool:
         """Whether this process was asked to stop."""

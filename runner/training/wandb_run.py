@@ -18,7 +18,6 @@ from segkd.runner.recipe.text_file import read_text
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.replacing import write_text
 
-
 PATIENCE = 20.0  # seconds for the server to answer as a run starts
 LAST_PATIENCE = 60.0  # seconds for it to take what is left as a run ends
 

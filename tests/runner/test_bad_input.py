@@ -127,7 +127,8 @@ def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folde
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(distill, folder, assert_refused):
     steps = ["schedule={iterations: 6, name: constant}", "loop.save_every=1", "evaluate.every=6", "tracking.every=1"]
-    result = distill("tiny.yaml", *steps, "optimizer.lr=1.0e+30", "data.workers=2")
+    steps += ["optimizer.lr=1000.0", "optimizer.weight_decay=1000.0"]
+    result = distill("tiny.yaml", *steps, "data.workers=2")
     assert_refused(result, "the loss of iteration", "cross_entropy = nan", "lower optimizer.lr", "nan.json")
     assert (folder / "runs/tiny/checkpoints/step-00000001/training_state/state.pt").is_file()
     assert (folder / "runs/tiny/nan.json").is_file() and "NaN" not in (folder / "runs/tiny/metrics.jsonl").read_text()

@@ -8,7 +8,6 @@ import pytest
 
 from segkd.runner.comparing.sweep_plan import Sweep
 from segkd.runner.recipe import parts
-from segkd.runner.recipe.mistakes import found_by
 from segkd.runner.recipe.schema import Recipe
 
 ROOMS = ("datasets", "losses", "models", parts.METRICS)
