@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from ._pair import Pair
@@ -57,7 +57,7 @@ class PhiS(nn.Module):
         update_period: Count = 100,
         projection: Literal["linear", "mlp"] = "linear",
         hidden: Count = 1024,
-        blocks: Annotated[int, Ge(0)] = 0,
+        blocks: Annotated[int, Interval(ge=0, le=64)] = 0,
         mask_ignored: bool = False,
     ):
         super().__init__()

@@ -153,7 +153,7 @@ def test_what_cannot_be_trained_on_is_one_sentence_and_leaves_no_run(distill, se
     ("data.unlabelled.strong={cutmx: 1}", "data.unlabelled.strong.cutmx", "unknown key, did you mean 'cutmix'?"),
     ("data.unlabelled.transform={flp: 1}", "data.unlabelled.transform.flp", "unknown key, did you mean 'flip'?"),
     ("data.mix={kind: cutmix}", "data.mix.kind", "must be 'half_cutmix' or 'class_paste'; got 'cutmix'"),
-    ("data.unlabelled.batch_size=0", "data.unlabelled.batch_size", "must be greater than 0"),
+    ("data.unlabelled.batch_size=0", "data.unlabelled.batch_size", "must be greater than or equal to 1"),
     ("networks.average.ema_of=studnet", "networks.average.ema_of",
      "there is no other network 'studnet', did you mean 'student'?; there are: student, peer"),
     ("networks.average.ema_of=average", "networks.average.ema_of", "there is no other network 'average'"),

@@ -74,7 +74,10 @@ def test_what_cannot_be_scored_is_one_sentence(trained, server, folder, assert_r
         (("runs/tiny", "--confusion", "no/such.png"), "there is no folder no"),
         (("runs/tiny", "--layout", "mmseg"), "name the file with --weights"),
         (("runs/tiny", "--metrics", "boundry"), "no runner/scoring/metrics/boundry.py, did you mean 'boundary'?"),
-        (("runs/tiny", "evaluate.metrics.boundary.width=0"), "evaluate.metrics.boundary.width: must be greater than or equal to 1"),
+        (
+            ("runs/tiny", "evaluate.metrics.boundary.width=0"),
+            "evaluate.metrics.boundary.width: must be greater than or equal to 1",
+        ),
         (("runs/tiny", "evaluate.protocol=cirkd", "evaluate.mode=slide"), "the protocol cirkd has whole on synthetic"),
     ):
         assert_refused(server(folder, "score", *arguments), words)

@@ -122,7 +122,7 @@ def test_a_recipe_names_metrics_in_a_list_or_with_arguments(folder):
     for words, told in (
         ("[boundry]", "evaluate.metrics.boundry: no runner/scoring/metrics/boundry.py, did you mean 'boundary'?"),
         ("[_metric]", "evaluate.metrics._metric: no runner/scoring/metrics/_metric.py"),
-        ("{boundary: {width: 0}}", "evaluate.metrics.boundary.width: must be greater than 0; got 0"),
+        ("{boundary: {width: 0}}", "evaluate.metrics.boundary.width: must be greater than or equal to 1; got 0"),
         (
             "{worst_images: {share: 1.5}}",
             "evaluate.metrics.worst_images.share: must be less than or equal to 1; got 1.5",
