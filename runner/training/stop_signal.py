@@ -39,6 +39,8 @@ class StopSignal:
         self.received = number
         for one in SIGNALS:
             signal.signal(one, signal.SIG_DFL)
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun passes on the signal that a scheduler has sent to all, too
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if self._grace == AT_ONCE:
             raise Stopped
         self._since = time.monotonic()

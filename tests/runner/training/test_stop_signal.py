@@ -1,0 +1,60 @@
+"""What signals do to a training, one after another; tests/runner/test_distill_stop.py stops whole runs."""
+
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from segkd.runner.scoring.evaluation import Stopped
+from segkd.runner.training import stop_signal
+from segkd.runner.training.stop_signal import AT_ONCE, GRACE, SIGNALS, StopSignal
+
+ALONE = SimpleNamespace(num_processes=1, is_main_process=True)
+
+
+@pytest.fixture
+def stop():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    found = StopSignal(ALONE)
+    yield found
+    found.end()
+    assert [signal.getsignal(number) for number in SIGNALS] == before, "an end leaves no trace"
+
+
+def handlers():
+    return [signal.getsignal(number) for number in SIGNALS]
+
+
+def test_the_first_is_noted_and_a_second_of_either_kind_ends_at_once(stop):
+    assert not stop.asked(at=True)
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.asked(at=False) and handlers() == [signal.SIG_DFL, signal.SIG_DFL]
+
+
+def test_under_torchrun_a_repeated_sigterm_is_the_first_one_passed_on(stop, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    signal.raise_signal(signal.SIGTERM)
+    assert handlers() == [signal.SIG_DFL, signal.SIG_IGN]
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_what_may_end_at_once_does(stop):
+    with pytest.raises(Stopped), stop.waiting(AT_ONCE):
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it went on")
+    with pytest.raises(Stopped), stop.waiting(AT_ONCE):
+        pytest.fail("a signal that came before was forgotten")
+
+
+def test_what_does_not_come_is_given_up_after_its_grace(stop, monkeypatch):
+    monkeypatch.setattr(stop_signal, "MOMENT", 0.05)
+    signal.raise_signal(signal.SIGINT)
+    with stop.waiting(GRACE):
+        time.sleep(0.2)
+    time.sleep(0.1)  # in a step nothing is given up
+    assert not stop.gave_up
+    since = time.monotonic()
+    with pytest.raises(Stopped), stop.waiting(0.3):
+        time.sleep(20)
+    assert stop.gave_up and 0.3 <= time.monotonic() - since < 5
