@@ -38,7 +38,7 @@ from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import common_folder, find_runs
 from segkd.runner.comparing.sweep_plan import Job, Plan, Sweep, read_plan, side_by_side
 from segkd.runner.comparing.tables import write_comparison
-from segkd.runner.console import clock, percent, say
+from segkd.runner.console import clock, message, percent, say
 from segkd.runner.run_folder.folder import RunFolder
 
 SHOWN = 8  # last lines of a log that are shown when its run fails
@@ -84,7 +84,7 @@ class Runs:
                 since = time.monotonic()
                 problem = self._train_one(job, f"[{number}/{len(jobs)}]", slot, at_once)
                 if problem is not None:
-                    say(f"{job.name} {problem}")
+                    say(message(f"{job.name} {problem}"))
                     continue
                 seconds.append(time.monotonic() - since)
                 # if the others take as long as those that have ended; those going on are taken half done
