@@ -196,7 +196,7 @@ def score_late(training: Training, trainings: list[Training], accelerator: Accel
 
 def leave(trainings: list[Training], accelerator: Accelerator, stop: StopSignal) -> NoReturn:
     """Ends trainings that were asked to stop, between two steps: what is not saved yet is saved first."""
-    done = trainings[0].state.iteration
+    done = max(training.state.iteration for training in trainings)
     # who gave up waiting, or is done, does not know where the others are
     together = not stop.gave_up and done < trainings[0].recipe.schedule.iterations
     for training in going(trainings):

@@ -11,14 +11,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from segkd.models._class_map import ClassMapped
 from segkd.models._prediction import Prediction
 from segkd.runner.building.graph import Graph, Places, joined
 from segkd.runner.building.networks import blaming
 from segkd.runner.building.stored_maps import Full, Largest, divergence
-from segkd.runner.console import say
+from segkd.runner.console import progress_bar, say
 from segkd.runner.loading.batch import TrainingViews
 from segkd.runner.loading.sampler import batches_of
 from segkd.runner.recipe.cache import Cache
@@ -263,8 +262,8 @@ def fill(cached: CachedNetwork, views: TrainingViews, recipe: Recipe, accelerato
         if batch:
             yield batch
 
-    shown = None if accelerator.is_main_process else True  # None: on terminals only
-    with tqdm(total=int(missing[rank::world].sum()), desc=cached.title, unit="view", disable=shown) as bar:
+    total, shown = int(missing[rank::world].sum()), accelerator.is_main_process
+    with progress_bar(total=total, title=cached.title, unit="view", shown=shown) as bar:
         on_gpu = accelerator.device.type == "cuda"
         options = {"workers": recipe.data.workers, "pin_memory": on_gpu, "timeout": recipe.loop.timeout}
         for batch in batches_of(views, samples(), **options):

@@ -1,26 +1,31 @@
 """The section of a recipe on what is kept of a frozen network's predictions."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from annotated_types import Interval
+from pydantic import Field
 
 from segkd.runner.recipe.mistakes import Mistake
-from segkd.runner.recipe.section import Section
+from segkd.runner.recipe.section import Section, Seed
 
 if TYPE_CHECKING:
     from segkd.runner.recipe.schema import Recipe
 
 
 class Cache(Section):
-    views: PositiveInt = Field(16, description="random views of each image; an epoch shows one, drawn with the seed")
-    logits: Literal["full"] | PositiveInt = Field(
+    views: Annotated[int, Interval(ge=1, le=4096)] = Field(
+        16, description="random views of each image; an epoch shows one, drawn with the seed"
+    )
+    logits: Literal["full"] | Annotated[int, Interval(ge=1, le=2**16)] = Field(
         "full", description="full, or so many of the largest classes of each pixel and the mass of the rest"
     )
     bits: Literal[8, 16] = Field(16, description="of each number on the disk (runner/building/stored_maps.py)")
-    seed: NonNegativeInt = Field(0, description="of the views; runs of any seed share those of one cache seed")
+    seed: Seed = Field(0, description="of the views; runs of any seed share those of one cache seed")
     folder: str | None = Field(None, description="where it lies; default: <tracking.folder>/teacher_cache")
-    max_gib: PositiveFloat = Field(20.0, description="size on the disk, when full, above which it is refused")
+    max_gib: Annotated[float, Interval(gt=0, le=1e6)] = Field(
+        20.0, description="size on the disk, when full, above which it is refused"
+    )
 
     def wrong(self, name: str, recipe: "Recipe") -> Iterator[Mistake]:
         """Why the predictions of the network `name` cannot be kept: they change, or the images do."""

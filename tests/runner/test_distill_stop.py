@@ -15,6 +15,7 @@ from segkd.runner.command import run_command
 from segkd.runner.loading import waiting
 from segkd.datasets.synthetic import Synthetic
 from segkd.runner.scoring import evaluation
+from segkd.runner.training import training
 
 trouble, asked = os.environ["TROUBLE"], itertools.count()
 
@@ -31,10 +32,10 @@ if trouble == "scoring":
     score = evaluation.class_scores
     evaluation.class_scores = lambda *given: (pathlib.Path("here").touch(), time.sleep(1.0), score(*given))[-1]
 if trouble == "delivery":
-    distill.Report.text = take_long
+    training.Report.text = take_long
 if trouble == "building":
-    build = distill.build_optimizers
-    distill.build_optimizers = lambda recipe, graph: take_long() if recipe.name == "tiny" else build(recipe, graph)
+    build = training.build_optimizers
+    training.build_optimizers = lambda recipe, graph: take_long() if recipe.name == "tiny" else build(recipe, graph)
 run_command(distill.main)
 """
 STEPS = ("schedule.iterations=6", "evaluate.every=3")
