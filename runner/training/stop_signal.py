@@ -87,7 +87,7 @@ class StopSignal:
             launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
             say(message + ("; a traceback of its launcher's around this is none of the run's" if launched else ""))
         if together:  # a launcher ends the others as soon as one has ended
-            self.accelerator.wait_for_everyone()
+            self.agree()
         sys.exit(128 + self.received)
 
     def end(self) -> None:

@@ -81,6 +81,16 @@ def test_after_an_inner_run_a_signal_ends_what_is_built_next(server, folder):
     assert "first is done" in result.out and seconds < 5
 
 
+def test_two_processes_leave_an_evaluation_that_one_was_asked_to_stop(server, folder):
+    (folder / "slow.py").write_text(SLOW)
+    server.start(folder, "slow.py", "tiny.yaml", *STEPS, environment={"TROUBLE": "scoring"}, processes=2)
+    server.wait_for("here")
+    server.signal(signal.SIGTERM, rank=1)
+    stopped = server.wait()
+    assert stopped.code == 143 and stopped.err == "", stopped.err
+    assert stopped.out.count("tiny: stopped after iteration 3 and saved; go on with --resume") == 1
+
+
 def test_a_launcher_s_traceback_is_explained(server, folder, trained):
     environment = {"TROUBLE": "scoring", "ACCELERATE_MIXED_PRECISION": "no"}
     (folder / "slow.py").write_text(SLOW)

@@ -55,7 +55,7 @@ def test_its_folder_is_a_path_of_this_machine(changed, monkeypatch):
     (["networks.second.cache={seed: 4}"], "networks.second.cache", "give it the views and the seed of teacher's cache"),
     (["networks.teacher.cache.bits=4"], "networks.teacher.cache.bits", "must be 8 or 16; got 4"),
     (["networks.teacher.cache.logits=top"], "networks.teacher.cache.logits", "must be 'full' or a valid integer"),
-    (["networks.teacher.cache.views=0"], "networks.teacher.cache.views", "must be greater than 0"),
+    (["networks.teacher.cache.views=0"], "networks.teacher.cache.views", "must be greater than or equal to 1"),
     (["networks.teacher.cache.view=3"], "networks.teacher.cache.view", "did you mean 'views'?"),
 ])  # fmt: skip
 def test_mistakes(changed, assignments, place, told):
