@@ -151,9 +151,13 @@ def _case(situation: str, name: str, text: str | bytes | Callable[[Path], None],
 def write_teacher(folder: Path) -> None:
     """The weights of the teacher of BASES."""
     torch.manual_seed(0)
+    write_tensors(folder / "teacher.safetensors", flat_network().state_dict())
+
+
+def flat_network() -> torch.nn.Module:
+    """The network of FLAT for the eight classes of the scenes."""
     file, arguments = parts.network_part("timm", "test_resnet", yaml.safe_load(FLAT)["args"])
-    teacher = parts.build("models", file, parts.completed_arguments("models", file, arguments), 8)
-    write_tensors(folder / "teacher.safetensors", teacher.state_dict())
+    return parts.build("models", file, parts.completed_arguments("models", file, arguments), 8)
 
 
 def judged(folder: Path, tree: dict | None = None) -> Finding:
