@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
+
 from segkd.runner.command import run_command
 
 MEMORY = 4 * 2**30  # bytes a case may take beyond what its process has when it begins
@@ -34,11 +36,12 @@ class Finding:
             be: `hang`: no end in its time; `traceback`: an error nobody caught, a crash, or a message of pages;
             `nonsense`: went on as if all were right; `lost`: a checkpoint or row that was there is gone; `code`: a
             file has started a program or made the canary.
-        text: what was seen.
+        text: what was seen. times: how many such things were tried in the case.
     """
 
     kind: str
     text: str = ""
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class Ending:
             return Finding("traceback", f"exit code {self.code}\n{self.err[-2500:]}")
         if self.code == 2 and not 0 < len(lines) <= SCREEN:
             return Finding("traceback", f"a message of {len(lines)} lines\n{self.err[:1000]}")
-        if any(not letter.isprintable() and letter not in "\n\t\r" for letter in self.err + self.out):
+        # torch itself ends some of its messages with a NUL
+        if any(not letter.isprintable() and letter not in "\n\t\r\0" for letter in self.err + self.out):
             return Finding("nonsense", f"control characters on the console: {self.err[:500]!r}")
         return None
 
@@ -82,39 +86,87 @@ class Ending:
         return self.trouble or (Finding("refused", self.err.strip()) if self.code == 2 else Finding("fine"))
 
 
+class Running:
+    """A command at work in a forked process, which leads a process group of its own."""
+
+    def __init__(self, folder: Path, action: Callable[[], Any], *, memory: int | None = MEMORY):
+        self.files = [tempfile.TemporaryFile() for _ in range(3)]  # stdout, stderr, what the action returned
+        self.process = os.fork()
+        if self.process == 0:
+            _become(folder, action, *(file.fileno() for file in self.files), memory)
+        self.handle = os.pidfd_open(self.process)
+
+    def ends_in(self, seconds: float) -> bool:
+        """Waits so long at most for the end of the process."""
+        ended = select.poll()
+        ended.register(self.handle, select.POLLIN)
+        return bool(ended.poll(seconds * 1000))
+
+    def until(self, condition: Callable[[], bool], seconds: float = 60) -> bool:
+        """Waits until a condition holds, at most until the process ends; whether it came to that."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if self.ends_in(0.005) or time.monotonic() > deadline:
+                return condition()
+        return True
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the process alone; one that has ended stays as it is."""
+        if not self.ends_in(0):
+            os.kill(self.process, number)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes it has started and that have not ended."""
+        try:
+            return [child for child in psutil.Process(self.process).children() if child.status() != "zombie"]
+        except psutil.NoSuchProcess:
+            return []
+
+    def left_over(self) -> list[int]:
+        """What is still at work of its process group."""
+        found = []
+        for process in psutil.process_iter(["status"]):
+            try:
+                if os.getpgid(process.pid) == self.process and process.info["status"] != "zombie":
+                    found.append(process.pid)
+            except ProcessLookupError:
+                continue
+        return found
+
+    def wait(self, seconds: float, *, clear: bool = True) -> Ending:
+        """How it ended; it is killed when its time is over.
+
+        Args:
+            clear: kill what it leaves behind, too.
+        """
+        in_time = self.ends_in(seconds)
+        if not in_time:
+            os.kill(self.process, signal.SIGKILL)
+        if clear:
+            try:
+                os.killpg(self.process, signal.SIGKILL)
+            except ProcessLookupError:  # it had not come to make itself a group
+                pass
+        code = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        os.close(self.handle)
+        texts = []
+        for file in self.files:
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+            file.close()
+        answer = json.loads(texts[2]) if texts[2] else {"told": None, "started": []}
+        return Ending(code if in_time else None, texts[0], texts[1], **answer)
+
+
 def attempt(folder: Path, action: Callable[[], Any], *, seconds: float = 30, memory: int | None = MEMORY) -> Ending:
     """Runs `action` as a command in a forked process; it and all it has started are gone afterwards.
 
     Args:
         action: ends as the commands of runner/ do, with `run_command`; what it returns must be JSON.
         folder: the working directory.
+        memory: bytes it may take; None: as many as there are.
     """
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as told:
-        child = os.fork()
-        if child == 0:
-            _become(folder, action, out.fileno(), err.fileno(), told.fileno(), memory)
-        code = _wait(child, seconds)
-        texts = []
-        for file in (out, err, told):
-            file.seek(0)
-            texts.append(file.read().decode(errors="replace"))
-        answer = json.loads(texts[2]) if texts[2] else {"told": None, "started": []}
-        return Ending(code, texts[0], texts[1], **answer)
-
-
-def _wait(child: int, seconds: float) -> int | None:
-    """The exit code of a child, None if it had to be killed; its process group ends with it."""
-    handle = os.pidfd_open(child)
-    ended = select.poll()
-    ended.register(handle, select.POLLIN)
-    in_time = bool(ended.poll(seconds * 1000))
-    os.close(handle)
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:  # it has not come to make itself a group
-        os.kill(child, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return code if in_time else None
+    return Running(folder, action, memory=memory).wait(seconds)
 
 
 def _become(folder: Path, action: Callable[[], Any], out: int, err: int, told: int, memory: int | None) -> NoReturn:
@@ -171,13 +223,3 @@ def _limit_processes() -> None:
         start(process)
 
     BaseProcess.start = limited
-
-
-def until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Waits until a condition holds, and says whether it came to that."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True

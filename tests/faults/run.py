@@ -22,14 +22,14 @@ sys.modules["faults"] = types.ModuleType("faults")  # these files call each othe
 sys.modules["faults"].__path__ = [str(HERE)]
 
 import torch
-from faults import checkpoints, images, recipes, weights
+from faults import checkpoints, disks, images, kills, recipes, weights
 from faults.attempts import Case, Finding
 
 COLUMNS = {"fine": "fine", "refused": "refused with a sentence", "hang": "hangs", "traceback": "tracebacks",
            "nonsense": "silent nonsense", "lost": "lost checkpoints", "code": "code run"}  # fmt: skip
 BAD = tuple(COLUMNS)[2:]
 SUBJECTS = {"recipes": (recipes, 300), "images": (images, 250), "weights": (weights, 150),
-            "checkpoints": (checkpoints, 120)}  # fmt: skip
+            "checkpoints": (checkpoints, 120), "kills": (kills, 16), "disks": (disks, 24)}  # fmt: skip
 
 
 def try_all(cases: Iterable[Case], folder: Path) -> tuple[dict[str, Counter], list[tuple[Case, Finding]]]:
@@ -43,7 +43,7 @@ def try_all(cases: Iterable[Case], folder: Path) -> tuple[dict[str, Counter], li
             finding = case.run(place)
         except Exception:  # of the judge, not of what is judged; it must not pass for anything
             finding = Finding("traceback", f"the case itself failed\n{traceback.format_exc()}")
-        counts.setdefault(case.situation, Counter())[finding.kind] += 1
+        counts.setdefault(case.situation, Counter())[finding.kind] += finding.times
         if finding.kind in BAD:
             bad.append((case, finding))
             print(f"\n{finding.kind}: {case.situation}, number {number} ({place}): {case.name}\n{finding.text}", flush=True)

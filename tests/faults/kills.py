@@ -1,0 +1,222 @@
+"""Runs that are killed at any moment, and loading processes that die, stop, or have no shared memory.
+
+What is judged: the killed run goes on with --resume, and after any number of kills its weights, its last checkpoint,
+its log and the names of its files are those of the run that nobody disturbed, bit for bit; a killed run leaves no
+process behind. A run whose loading process is killed, stopped or short of shared memory ends in bounded time with a
+sentence, or goes on, and comes to that same end with --resume.
+"""
+
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from faults.attempts import Case, Finding, Running, attempt
+from faults.checkpoints import unlike
+from faults.disks import in_own_mounts, may_mount, mount_memory
+from faults.recipes import FLAT, FROZEN, HEAD, train, write_teacher
+
+from segkd.runner.loading import waiting
+
+SECONDS = 60  # a run without disturbance takes about three
+# all that has a state: two streams, accumulation, moving averages, a memory, losses with parameters
+RECIPE = f"""{HEAD.replace("workers: 0", "workers: 1").replace("length: 4", "length: 12")}  labelled: 1/2
+  unlabelled: {{strong: {{}}}}
+networks:
+  student: {FLAT}
+  teacher: {FROZEN}
+  average: {{ema_of: student, train: false, ema_decay: 0.8}}
+losses:
+  - {{loss: cross_entropy}}
+  - {{loss: cross_pseudo, from: average, 'on': strong}}
+  - loss: cirkd_memory
+    from: teacher
+    args: {{pixel_memory: 40, region_memory: 8, pixel_contrast: 64, region_contrast: 32}}
+  - {{loss: mgd, from: teacher, weight: 0.001}}
+optimizer: {{lr: 0.02}}
+schedule: {{iterations: 12, name: cosine}}
+loop: {{accumulate: 2, ema: 0.9, clip_norm: 1.0, save_every: 1, timeout: 5}}
+evaluate: {{every: 4, batch_size: 4}}
+tracking: {{wandb: disabled, images: 1, every: 2, gradients: 5}}
+""".replace("batch_size: 2", "batch_size: 4")
+RUN = Path("runs/tried")
+POLL = 0.3  # seconds between two looks at loading processes, in place of the product's five
+
+
+def cases(seed: int, count: int) -> Iterator[Case]:
+    """So many kills, a few to a run, and half as many troubles of loading processes."""
+    left, number = count, 0
+    while left > 0:
+        draw = random.Random(f"kills {seed} {number}")
+        kills = min(left, draw.choice((2, 3, 4)))
+        yield killed(draw, kills)
+        left, number = left - kills, number + 1
+    troubles = list(TROUBLES)
+    for number in range(max(count // 2, 1)):
+        draw = random.Random(f"workers {seed} {number}")
+        yield troubled(troubles[number % len(troubles)], draw)
+
+
+def train_here(*arguments: str) -> None:
+    """distill.py, which looks at its loading processes often."""
+    waiting.POLL = POLL
+    train("tried.yaml", *arguments)
+
+
+_whole: dict[str, tuple[Path, float]] = {}
+
+
+def whole(recipe: str = RECIPE, run: Callable[[Path], object] | None = None) -> tuple[Path, float]:
+    """A folder with the run of a recipe to its end, and the seconds that took."""
+    if recipe not in _whole:
+        folder, since = Path(tempfile.mkdtemp(prefix="whole")), time.monotonic()
+        prepare(folder, recipe)
+        ending = attempt(folder, train_here, seconds=SECONDS)
+        assert ending.code == 0, ending.err
+        _whole[recipe] = folder, time.monotonic() - since
+    return _whole[recipe]
+
+
+def prepare(folder: Path, recipe: str = RECIPE) -> None:
+    """The recipe and the weights it names."""
+    write_teacher(folder)
+    (folder / "tried.yaml").write_text(recipe)
+
+
+def killed(draw: random.Random, kills: int) -> Case:
+    """A run killed so many times."""
+
+    def run(folder: Path) -> Finding:
+        undisturbed, seconds = whole()
+        prepare(folder)
+        done: list[str] = []
+        while len(done) < kills:
+            running = Running(folder, lambda: train_here("--resume"))
+            done.append(_moment(running, folder, draw, seconds))
+            running.signal(signal.SIGKILL)
+            ending = running.wait(SECONDS, clear=False)
+            if ending.code == 0:  # the moment came too late
+                break
+            if ending.code != -signal.SIGKILL:
+                return ending.trouble or Finding("lost", f"{done}: {ending.err}")
+            if not _gone(running):
+                return Finding("hang", f"processes {running.left_over()} outlive the killed run, after {done}")
+        finding = goes_on(folder, undisturbed)
+        return Finding(finding.kind, f"killed {', '.join(done)}\n{finding.text}", len(done) if finding.kind == "fine" else 1)
+
+    return Case("kills (SIGKILL) at random moments", f"{kills} kills", run)
+
+
+def _moment(running: Running, folder: Path, draw: random.Random, seconds: float) -> str:
+    """Waits for a moment to kill at."""
+    kind, delay = draw.choice(("any", "any", "save", "save", "log", "start", "end")), draw.uniform(0, 0.05)
+    if kind == "any":
+        delay = draw.uniform(0, seconds)
+        running.ends_in(delay)
+    elif kind == "start":
+        running.ends_in(delay * 10)
+    elif kind == "save":  # a partial checkpoint is there
+        start = draw.randint(0, 2)
+        for _ in range(start + 1):
+            running.until(lambda: any((folder / RUN).glob("checkpoints/.*")), seconds)
+            running.until(lambda: not any((folder / RUN).glob("checkpoints/.*")), 0.0 if _ == start else seconds)
+        running.ends_in(delay / 5)
+    elif kind == "log":
+        log, size = folder / RUN / "metrics.jsonl", [0]
+        size[0] = log.stat().st_size if log.exists() else 0
+        running.until(lambda: log.exists() and log.stat().st_size != size[0], seconds)
+    else:  # while it delivers
+        running.until(lambda: (folder / RUN / "curves.png").exists() or (folder / RUN / "student").exists(), 2 * seconds)
+        running.ends_in(delay)
+    return f"{kind} + {delay:.3f} s"
+
+
+def _gone(running: Running, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while running.left_over():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def goes_on(folder: Path, undisturbed: Path, times: int = 1) -> Finding:
+    """Resumes the run of a folder to its end and compares it with the undisturbed one."""
+    ending = attempt(folder, lambda: train_here("--resume"), seconds=SECONDS)
+    if ending.trouble or ending.code:
+        return ending.trouble or Finding("lost", f"it does not go on: {ending.err}")
+    wrong = unlike(folder, undisturbed, run=RUN) or _other_files(folder, undisturbed)
+    return Finding("lost", wrong) if wrong else Finding("fine", times=times)
+
+
+def _other_files(folder: Path, undisturbed: Path) -> str:
+    here, there = (
+        {str(path.relative_to(place / RUN)) for path in (place / RUN).rglob("*")} for place in (folder, undisturbed)
+    )
+    changed = sorted(here ^ there)
+    return f"files more or less: {', '.join(changed[:5])}" if changed else ""
+
+
+# ---- loading processes
+
+def troubled(name: str, draw: random.Random) -> Case:
+    """A run whose loading processes get into a trouble of TROUBLES."""
+
+    def run(folder: Path) -> Finding:
+        undisturbed, seconds = whole()
+        prepare(folder)
+        ending = TROUBLES[name](folder, draw)
+        if ending is None:
+            return Finding("fine", "not tried: this machine lets nobody mount a small /dev/shm", 0)
+        if ending.trouble:
+            return ending.trouble
+        finding = goes_on(folder, undisturbed)
+        if finding.kind != "fine":
+            return finding
+        return Finding("refused", ending.err.strip()) if ending.code == 2 else Finding("fine")
+
+    return Case("loading processes", name, run)
+
+
+def _signalled(number: int) -> Callable[[Path, random.Random], object]:
+    def act(folder: Path, draw: random.Random) -> object:
+        running = Running(folder, lambda: train_here("data.workers=2"))
+        step = draw.randint(0, 8)
+        running.until(lambda: step == 0 or (folder / RUN / f"checkpoints/step-{step:08d}").exists())
+        running.until(lambda: bool(running.workers()))
+        running.ends_in(draw.uniform(0, 0.2))
+        for worker in running.workers()[: draw.choice((1, 1, 9))]:
+            try:
+                worker.send_signal(number)
+            except Exception:  # it has ended in the meantime
+                continue
+        return running.wait(SECONDS)
+
+    return act
+
+
+def _shared_memory(size: int, read_only: bool = False) -> Callable[[Path, random.Random], object]:
+    def act(folder: Path, draw: random.Random) -> object:
+        if not may_mount():
+            return None
+
+        def run() -> None:
+            in_own_mounts()
+            mount_memory("/dev/shm", size, read_only=read_only)
+            train_here("data.workers=2")
+
+        return attempt(folder, run, seconds=SECONDS)
+
+    return act
+
+
+TROUBLES: dict[str, Callable[[Path, random.Random], object]] = {
+    "killed": _signalled(signal.SIGKILL), "stopped": _signalled(signal.SIGSTOP),
+    "asked to end (SIGTERM)": _signalled(signal.SIGTERM), "out of order (SIGSEGV)": _signalled(signal.SIGSEGV),
+    "shared memory of 8 KiB": _shared_memory(8192), "shared memory of 32 KiB": _shared_memory(2**15),
+    "shared memory of 128 KiB": _shared_memory(2**17), "shared memory that is read-only": _shared_memory(2**20, True),
+}  # fmt: skip
