@@ -22,14 +22,15 @@ sys.modules["faults"] = types.ModuleType("faults")  # these files call each othe
 sys.modules["faults"].__path__ = [str(HERE)]
 
 import torch
-from faults import checkpoints, disks, images, kills, recipes, weights
+from faults import checkpoints, disks, images, kills, processes, recipes, weights
 from faults.attempts import Case, Finding
 
 COLUMNS = {"fine": "fine", "refused": "refused with a sentence", "hang": "hangs", "traceback": "tracebacks",
            "nonsense": "silent nonsense", "lost": "lost checkpoints", "code": "code run"}  # fmt: skip
 BAD = tuple(COLUMNS)[2:]
 SUBJECTS = {"recipes": (recipes, 300), "images": (images, 250), "weights": (weights, 150),
-            "checkpoints": (checkpoints, 120), "kills": (kills, 16), "disks": (disks, 24)}  # fmt: skip
+            "checkpoints": (checkpoints, 120), "kills": (kills, 16), "disks": (disks, 24),
+            "processes": (processes, 20)}  # fmt: skip
 
 
 def try_all(cases: Iterable[Case], folder: Path) -> tuple[dict[str, Counter], list[tuple[Case, Finding]]]:
