@@ -11,10 +11,11 @@ import torch
 torch.set_num_threads(1)
 
 TESTS = Path(__file__).parent
-# tests/recorded is imported as `recorded`; tests/ itself stays off sys.path, where its folders datasets and models
-# would be taken for packages of these names
-sys.modules["recorded"] = types.ModuleType("recorded")
-sys.modules["recorded"].__path__ = [str(TESTS / "recorded")]
+# tests/recorded is imported as `recorded`, tests/faults as `faults`; tests/ itself stays off sys.path, where its folders
+# datasets and models would be taken for packages of these names
+for name in ("recorded", "faults"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [str(TESTS / name)]
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,11 @@
 """One thing tried: in a process of its own, in bounded time and memory, and what is to be thought of how it ended."""
 
+import atexit
 import json
 import os
 import resource
 import select
+import shutil
 import signal
 import sys
 import tempfile
@@ -167,6 +169,13 @@ def attempt(folder: Path, action: Callable[[], Any], *, seconds: float = 30, mem
         memory: bytes it may take; None: as many as there are.
     """
     return Running(folder, action, memory=memory).wait(seconds)
+
+
+def new_folder(name: str) -> Path:
+    """A folder that is gone with this process, for what several cases share."""
+    folder = Path(tempfile.mkdtemp(prefix=name))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _become(folder: Path, action: Callable[[], Any], out: int, err: int, told: int, memory: int | None) -> NoReturn:

@@ -11,28 +11,29 @@ Whatever comes, rows of the log that were good stay in it, and no file starts co
 is compared, scored and used as a teacher; each refuses with a sentence, or gives what the whole run gives.
 """
 
+import functools
 import json
 import os
 import pickle
 import random
+import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from faults.attempts import STOPPED, Case, Ending, Finding, attempt
+from faults.attempts import STOPPED, Case, Ending, Finding, attempt, new_folder
 from faults.images import a_hole, cut, doubled, flipped_bits, noise, zeros
 from faults.recipes import BASES, train, write_teacher
 from faults.weights import Explosive, as_torch
 
 from segkd.runner import compare, score
-from segkd.runner.run_folder.folder import RunFolder
 
 SECONDS = 30
-RECIPE = BASES["taught"]  # accumulation, a moving average, losses with parameters, a teacher
+# accumulation, a moving average, a loss with parameters, a teacher
+RECIPE = "".join(line for line in BASES["taught"].splitlines(keepends=True) if not re.search("kl|cwd|dist}", line))
 RUN = Path("runs/tried")
 LAST, BEFORE = RUN / "checkpoints/step-00000003", RUN / "checkpoints/step-00000002"
 DAMAGES = (cut, flipped_bits, zeros, a_hole, noise, doubled)
@@ -91,21 +92,16 @@ def _finished(draw: random.Random) -> Case:
     return Case("finished runs: damaged, used", f"{file}: {damage.__name__}, {use}", run)
 
 
-_template: list[Path] = []
-
-
+@functools.cache
 def template() -> Path:
     """A folder with the run that is going to be damaged and, in whole/, the same run undisturbed to its end."""
-    if _template:
-        return _template[0]
-    folder = Path(tempfile.mkdtemp(prefix="template"))
+    folder = new_folder("template")
     (folder / "whole").mkdir()
     for place, steps in ((folder, 3), (folder / "whole", None)):
         write_teacher(place)
         (place / "tried.yaml").write_text(RECIPE)
         ending = attempt(place, lambda: train("tried.yaml", steps=steps), seconds=120)
         assert ending.code == (0 if steps is None else STOPPED[1]), ending.err
-    _template.append(folder)
     return folder
 
 
@@ -209,6 +205,7 @@ def _bits(value: object) -> object:
 
 # ---- uses of a finished run, in a folder that holds it as whole/runs/tried
 
+
 def _compare(folder: Path) -> object:
     sys.argv = ["compare.py", "whole/runs/tried", "--output", "tables"]
     compare.main()
@@ -222,7 +219,9 @@ def _score(folder: Path) -> object:
 
 
 def _teach(folder: Path) -> object:
-    text = RECIPE.replace("weights: teacher.safetensors", "weights: whole/runs/tried").replace("name: tried", "name: taught")
+    text = RECIPE.replace("weights: teacher.safetensors", "weights: whole/runs/tried").replace(
+        "name: tried", "name: taught"
+    )
     Path("taught.yaml").write_text(text)
     train("taught.yaml", "seed=5", "loop.save_every=2", steps=2)
 
@@ -243,6 +242,7 @@ def _used(folder: Path, use: str, told: bool) -> Finding:
 
 
 # ---- changes that no accident makes, or only one
+
 
 def _text(text: str | bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(text if isinstance(text, bytes) else text.encode())

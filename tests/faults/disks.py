@@ -1,15 +1,14 @@
-"""Disks that are full or read-only, at the start of a run, in its midst, and when it goes on.
+"""Disks that are full or read-only, at the start of a run and when it goes on, and files that lie in the way.
 
 What is judged: the run ends with a sentence (or does not mind); nothing that was saved is lost: with room again it
 goes on with --resume to the weights, the checkpoint and the log of the undisturbed run.
 
 A full disk is a small one in memory, mounted where only the process of the case sees it, which root may do; and, for
-everybody, a limit on the size of a file, at which a write ends half-way. A read-only disk is the folder mounted so.
+everybody, a limit on the size of a file, at which a write ends half-way. A read-only disk is the folder mounted so:
+root minds no permissions.
 """
 
-import ctypes
 import functools
-import os
 import random
 import resource
 import shutil
@@ -17,48 +16,9 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faults.attempts import Case, Finding, Running, attempt
-
-NEW_MOUNTS = 0x20000  # CLONE_NEWNS
-READ_ONLY, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 32, 4096, 16384, 1 << 18
-
-
-def _call(name: str, *arguments: object) -> None:
-    library = ctypes.CDLL(None, use_errno=True)
-    if getattr(library, name)(*arguments) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"{name}: {os.strerror(error)}")
-
-
-def in_own_mounts() -> None:
-    """What this process mounts from now on, only it and its children see."""
-    _call("unshare", NEW_MOUNTS)
-    _call("mount", b"none", b"/", None, ctypes.c_ulong(RECURSIVE | PRIVATE), None)
-
-
-def mount_memory(place: str | Path, size: int, *, read_only: bool = False) -> None:
-    """A disk in memory of so many bytes (rounded up to pages)."""
-    flags, options = ctypes.c_ulong(READ_ONLY if read_only else 0), f"size={size}".encode()
-    _call("mount", b"tmpfs", os.fsencode(place), b"tmpfs", flags, options)
-
-
-def make_read_only(place: Path) -> None:
-    """Nobody writes below this folder any more."""
-    _call("mount", os.fsencode(place), os.fsencode(place), None, ctypes.c_ulong(BIND), None)
-    _call("mount", None, os.fsencode(place), None, ctypes.c_ulong(BIND | REMOUNT | READ_ONLY), None)
-
-
-@functools.cache
-def may_mount() -> bool:
-    """Whether this user may mount at all."""
-    child = os.fork()
-    if child == 0:
-        try:
-            in_own_mounts()
-            os._exit(0)
-        except OSError:
-            os._exit(1)
-    return os.waitpid(child, 0)[1] == 0
+from faults import kills
+from faults.attempts import Case, Ending, Finding, Running, attempt
+from faults.mounts import in_own_mounts, make_read_only, may_mount, mount_memory
 
 
 def cases(seed: int, count: int) -> Iterator[Case]:
@@ -66,44 +26,40 @@ def cases(seed: int, count: int) -> Iterator[Case]:
     kinds = [kind for kind in KINDS if may_mount() or kind not in MOUNTED]
     for number in range(count):
         name = kinds[number % len(kinds)]
-        draw = random.Random(f"disks {seed} {number}")
-        yield Case("full and read-only disks", name, functools.partial(_run, KINDS[name], draw))
+        yield case(name, random.Random(f"disks {seed} {number}"))
 
 
-def _run(kind: Callable[[Path, random.Random], object], draw: random.Random, folder: Path) -> Finding:
-    from faults import kills  # which reads this file for its small /dev/shm
+def case(name: str, draw: random.Random) -> Case:
+    """A disk of KINDS."""
+    return Case("full and read-only disks", name, functools.partial(_run, KINDS[name], draw))
 
+
+def _run(kind: Callable[[Path, random.Random], Ending], draw: random.Random, folder: Path) -> Finding:
     undisturbed, _ = kills.whole()
     kills.prepare(folder)
-    before = {}
+    before: list[str] = []
     if draw.random() < 0.5:  # a run that has come some way
         first = attempt(folder, lambda: kills.train("tried.yaml", steps=draw.randint(1, 6)), seconds=kills.SECONDS)
         assert first.trouble is None, first
-        before = _content(folder / kills.RUN)
+        before = _states(folder)
     ending = kind(folder, draw)
     if ending.trouble:
         return ending.trouble
-    kept = _content(folder / kills.RUN)
-    if ending.code == 2 and any(path not in kept for path in before if before and "state.pt" in path):
-        gone = [path for path in before if path not in kept and "state.pt" in path]
-        newest = max(before)
-        if newest in gone and not any(path > newest for path in kept if "state.pt" in path):
-            return Finding("lost", f"{newest} is gone: {ending.err}")
+    if before and ending.code == 2 and max(_states(folder), default="") < before[-1]:
+        return Finding("lost", f"{before[-1]} is gone: {ending.err}")
     finding = kills.goes_on(folder, undisturbed)
     if finding.kind != "fine":
         return Finding(finding.kind, f"{ending.err}\nand then {finding.text}")
     return Finding("refused", ending.err.strip()) if ending.code == 2 else Finding("fine")
 
 
-def _content(run: Path) -> dict[str, int]:
-    """Training states of complete checkpoints."""
-    return {str(path.relative_to(run)): path.stat().st_size for path in run.glob("checkpoints/step-*/training_state/*")}
+def _states(folder: Path) -> list[str]:
+    """Training states of the complete checkpoints of the run, oldest first."""
+    return sorted(str(path) for path in (folder / kills.RUN).glob("checkpoints/step-*/training_state/state.pt"))
 
 
-def _small_disk(folder: Path, draw: random.Random) -> object:
+def _small_disk(folder: Path, draw: random.Random) -> Ending:
     """runs/ on a disk that is too small for the whole run; afterwards it is moved to one with room."""
-    from faults import kills
-
     files = [path for path in (folder / "runs").rglob("*") if path.is_file() and not path.is_symlink()]
     used = sum(-(-path.stat().st_size // 4096) * 4096 for path in files)  # in whole pages
     size = used + draw.choice((4096, draw.randint(1, 2**21), draw.randint(1, 2**23)))
@@ -128,11 +84,11 @@ def _small_disk(folder: Path, draw: random.Random) -> object:
     return outer
 
 
-def _small_files(folder: Path, draw: random.Random) -> object:
+def _small_files(folder: Path, draw: random.Random) -> Ending:
     """No file may grow beyond a size, so that a write ends half-way."""
-    from faults import kills
-
-    limit = draw.choice((draw.randint(1000, 50_000), draw.randint(50_000, 1_500_000), draw.randint(1_000_000, 5_000_000)))
+    limit = draw.choice(
+        (draw.randint(1000, 50_000), draw.randint(50_000, 1_500_000), draw.randint(1_000_000, 5_000_000))
+    )
 
     def run() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -142,10 +98,8 @@ def _small_files(folder: Path, draw: random.Random) -> object:
     return attempt(folder, run, seconds=kills.SECONDS)
 
 
-def _read_only(where: str) -> Callable[[Path, random.Random], object]:
-    def act(folder: Path, draw: random.Random) -> object:
-        from faults import kills
-
+def _read_only(where: str) -> Callable[[Path, random.Random], Ending]:
+    def act(folder: Path, draw: random.Random) -> Ending:
         (folder / where).mkdir(exist_ok=True, parents=True)
 
         def run() -> None:
@@ -158,12 +112,10 @@ def _read_only(where: str) -> Callable[[Path, random.Random], object]:
     return act
 
 
-def _in_the_way(name: str) -> Callable[[Path, random.Random], object]:
+def _in_the_way(name: str) -> Callable[[Path, random.Random], Ending]:
     """A file lies where the run wants a folder, or the other way round; afterwards it is taken away."""
 
-    def act(folder: Path, draw: random.Random) -> object:
-        from faults import kills
-
+    def act(folder: Path, draw: random.Random) -> Ending:
         path, aside = folder / kills.RUN / name, folder / "aside"
         if name == "checkpoints":  # without them a run begins again, and its log with it
             shutil.rmtree(folder / kills.RUN, ignore_errors=True)
@@ -184,10 +136,8 @@ def _in_the_way(name: str) -> Callable[[Path, random.Random], object]:
     return act
 
 
-def _vanishing(folder: Path, draw: random.Random) -> object:
+def _vanishing(folder: Path, draw: random.Random) -> Ending:
     """Another process deletes the run while it trains; nothing is there to be lost afterwards."""
-    from faults import kills
-
     running = Running(folder, lambda: kills.train_here("--resume"))
     running.until(lambda: any((folder / kills.RUN).glob("checkpoints/step-*")))
     running.ends_in(draw.uniform(0, 0.3))
@@ -197,7 +147,7 @@ def _vanishing(folder: Path, draw: random.Random) -> object:
     return ending
 
 
-KINDS: dict[str, Callable[[Path, random.Random], object]] = {
+KINDS: dict[str, Callable[[Path, random.Random], Ending]] = {
     "a small disk": _small_disk, "a limit on the size of files": _small_files,
     "runs/ is read-only": _read_only("runs"), "the run folder is read-only": _read_only("runs/tried"),
     "checkpoints/ is read-only": _read_only("runs/tried/checkpoints"), "all is read-only": _read_only("."),

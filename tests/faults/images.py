@@ -165,6 +165,7 @@ def save(image: Image.Image, path: Path, **settings: object) -> None:
 
 # ---- damages: bytes of a whole file -> bytes
 
+
 def cut(content: bytes, draw: random.Random) -> bytes:
     return content[: draw.randrange(len(content) - 20)]  # the last bytes of some formats mean nothing
 
@@ -210,6 +211,7 @@ DAMAGES = {"cut": cut, "flipped bits": flipped_bits, "zeros": zeros, "a hole": a
 
 # ---- strange files: written to a path; the pixels they should be read as, where these are others, and how far off
 
+
 def _mode(mode: str, wanted: np.ndarray = PIXELS, off: int = ROUNDING, **settings: object) -> Callable[[Path], tuple]:
     def write(path: Path) -> tuple:
         save(Image.fromarray(PIXELS).convert(mode), path, **settings)
@@ -218,7 +220,9 @@ def _mode(mode: str, wanted: np.ndarray = PIXELS, off: int = ROUNDING, **setting
     return write
 
 
-def _array(array: np.ndarray, wanted: np.ndarray, mode: str | None = None, off: int = ROUNDING) -> Callable[[Path], tuple]:
+def _array(
+    array: np.ndarray, wanted: np.ndarray, mode: str | None = None, off: int = ROUNDING
+) -> Callable[[Path], tuple]:
     def write(path: Path) -> tuple:
         save(Image.fromarray(array), path)
         return wanted, off

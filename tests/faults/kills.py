@@ -6,25 +6,24 @@ process behind. A run whose loading process is killed, stopped or short of share
 sentence, or goes on, and comes to that same end with --resume.
 """
 
-import os
+import functools
 import random
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faults.attempts import Case, Finding, Running, attempt
+from faults.attempts import Case, Ending, Finding, Running, attempt, new_folder
 from faults.checkpoints import unlike
-from faults.disks import in_own_mounts, may_mount, mount_memory
+from faults.mounts import in_own_mounts, may_mount, mount_memory
 from faults.recipes import FLAT, FROZEN, HEAD, train, write_teacher
 
 from segkd.runner.loading import waiting
+from segkd.runner.training import report
 
 SECONDS = 60  # a run without disturbance takes about three
 # all that has a state: two streams, accumulation, moving averages, a memory, losses with parameters
-RECIPE = f"""{HEAD.replace("workers: 0", "workers: 1").replace("length: 4", "length: 12")}  labelled: 1/2
+RECIPE = f"""{HEAD.replace("workers: 0", "workers: 1").replace("length: 4", "length: 6")}  labelled: 1/2
   unlabelled: {{strong: {{}}}}
 networks:
   student: {FLAT}
@@ -38,10 +37,10 @@ losses:
     args: {{pixel_memory: 40, region_memory: 8, pixel_contrast: 64, region_contrast: 32}}
   - {{loss: mgd, from: teacher, weight: 0.001}}
 optimizer: {{lr: 0.02}}
-schedule: {{iterations: 12, name: cosine}}
+schedule: {{iterations: 8, name: cosine}}
 loop: {{accumulate: 2, ema: 0.9, clip_norm: 1.0, save_every: 1, timeout: 5}}
 evaluate: {{every: 4, batch_size: 4}}
-tracking: {{wandb: disabled, images: 1, every: 2, gradients: 5}}
+tracking: {{wandb: disabled, images: 0, every: 2, gradients: null}}
 """.replace("batch_size: 2", "batch_size: 4")
 RUN = Path("runs/tried")
 POLL = 0.3  # seconds between two looks at loading processes, in place of the product's five
@@ -62,23 +61,20 @@ def cases(seed: int, count: int) -> Iterator[Case]:
 
 
 def train_here(*arguments: str) -> None:
-    """distill.py, which looks at its loading processes often."""
+    """distill.py, which looks at its loading processes often, and draws no curves, which takes as long as its steps."""
     waiting.POLL = POLL
+    report.curves = lambda rows, file: file.touch()
     train("tried.yaml", *arguments)
 
 
-_whole: dict[str, tuple[Path, float]] = {}
-
-
-def whole(recipe: str = RECIPE, run: Callable[[Path], object] | None = None) -> tuple[Path, float]:
-    """A folder with the run of a recipe to its end, and the seconds that took."""
-    if recipe not in _whole:
-        folder, since = Path(tempfile.mkdtemp(prefix="whole")), time.monotonic()
-        prepare(folder, recipe)
-        ending = attempt(folder, train_here, seconds=SECONDS)
-        assert ending.code == 0, ending.err
-        _whole[recipe] = folder, time.monotonic() - since
-    return _whole[recipe]
+@functools.cache
+def whole() -> tuple[Path, float]:
+    """A folder with the undisturbed run, and the seconds it took."""
+    folder, since = new_folder("whole"), time.monotonic()
+    prepare(folder)
+    ending = attempt(folder, train_here, seconds=SECONDS)
+    assert ending.code == 0, ending.err
+    return folder, time.monotonic() - since
 
 
 def prepare(folder: Path, recipe: str = RECIPE) -> None:
@@ -106,7 +102,9 @@ def killed(draw: random.Random, kills: int) -> Case:
             if not _gone(running):
                 return Finding("hang", f"processes {running.left_over()} outlive the killed run, after {done}")
         finding = goes_on(folder, undisturbed)
-        return Finding(finding.kind, f"killed {', '.join(done)}\n{finding.text}", len(done) if finding.kind == "fine" else 1)
+        return Finding(
+            finding.kind, f"killed {', '.join(done)}\n{finding.text}", len(done) if finding.kind == "fine" else 1
+        )
 
     return Case("kills (SIGKILL) at random moments", f"{kills} kills", run)
 
@@ -120,19 +118,25 @@ def _moment(running: Running, folder: Path, draw: random.Random, seconds: float)
     elif kind == "start":
         running.ends_in(delay * 10)
     elif kind == "save":  # a partial checkpoint is there
-        start = draw.randint(0, 2)
-        for _ in range(start + 1):
-            running.until(lambda: any((folder / RUN).glob("checkpoints/.*")), seconds)
-            running.until(lambda: not any((folder / RUN).glob("checkpoints/.*")), 0.0 if _ == start else seconds)
+        for save in range(draw.randint(1, 3)):
+            if save:
+                running.until(lambda: not _saves(folder), seconds)
+            running.until(lambda: _saves(folder), seconds)
         running.ends_in(delay / 5)
     elif kind == "log":
-        log, size = folder / RUN / "metrics.jsonl", [0]
-        size[0] = log.stat().st_size if log.exists() else 0
-        running.until(lambda: log.exists() and log.stat().st_size != size[0], seconds)
+        log = folder / RUN / "metrics.jsonl"
+        size = log.stat().st_size if log.exists() else 0
+        running.until(lambda: log.exists() and log.stat().st_size != size, seconds)
     else:  # while it delivers
-        running.until(lambda: (folder / RUN / "curves.png").exists() or (folder / RUN / "student").exists(), 2 * seconds)
+        running.until(
+            lambda: (folder / RUN / "curves.png").exists() or (folder / RUN / "student").exists(), 2 * seconds
+        )
         running.ends_in(delay)
     return f"{kind} + {delay:.3f} s"
+
+
+def _saves(folder: Path) -> bool:
+    return any((folder / RUN).glob("checkpoints/.*"))
 
 
 def _gone(running: Running, seconds: float = 10) -> bool:
@@ -163,6 +167,7 @@ def _other_files(folder: Path, undisturbed: Path) -> str:
 
 # ---- loading processes
 
+
 def troubled(name: str, draw: random.Random) -> Case:
     """A run whose loading processes get into a trouble of TROUBLES."""
 
@@ -182,10 +187,10 @@ def troubled(name: str, draw: random.Random) -> Case:
     return Case("loading processes", name, run)
 
 
-def _signalled(number: int) -> Callable[[Path, random.Random], object]:
-    def act(folder: Path, draw: random.Random) -> object:
+def _signalled(number: int) -> Callable[[Path, random.Random], Ending | None]:
+    def act(folder: Path, draw: random.Random) -> Ending | None:
         running = Running(folder, lambda: train_here("data.workers=2"))
-        step = draw.randint(0, 8)
+        step = draw.randint(0, 6)
         running.until(lambda: step == 0 or (folder / RUN / f"checkpoints/step-{step:08d}").exists())
         running.until(lambda: bool(running.workers()))
         running.ends_in(draw.uniform(0, 0.2))
@@ -199,8 +204,8 @@ def _signalled(number: int) -> Callable[[Path, random.Random], object]:
     return act
 
 
-def _shared_memory(size: int, read_only: bool = False) -> Callable[[Path, random.Random], object]:
-    def act(folder: Path, draw: random.Random) -> object:
+def _shared_memory(size: int, read_only: bool = False) -> Callable[[Path, random.Random], Ending | None]:
+    def act(folder: Path, draw: random.Random) -> Ending | None:
         if not may_mount():
             return None
 
@@ -214,7 +219,7 @@ def _shared_memory(size: int, read_only: bool = False) -> Callable[[Path, random
     return act
 
 
-TROUBLES: dict[str, Callable[[Path, random.Random], object]] = {
+TROUBLES: dict[str, Callable[[Path, random.Random], Ending | None]] = {
     "killed": _signalled(signal.SIGKILL), "stopped": _signalled(signal.SIGSTOP),
     "asked to end (SIGTERM)": _signalled(signal.SIGTERM), "out of order (SIGSEGV)": _signalled(signal.SIGSEGV),
     "shared memory of 8 KiB": _shared_memory(8192), "shared memory of 32 KiB": _shared_memory(2**15),

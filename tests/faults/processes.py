@@ -9,20 +9,20 @@ The processes of a case are forks that find each other as those of torchrun do; 
 long form, where what the processes say is told apart from what the launcher says.
 """
 
+import functools
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 from faults import kills
-from faults.attempts import Case, Ending, Finding, Running
+from faults.attempts import Case, Ending, Finding, Running, new_folder
 from faults.checkpoints import unlike
 from faults.recipes import train
 
@@ -51,7 +51,9 @@ class Pair:
 
     @staticmethod
     def _train(rank: int, port: str, arguments: tuple[str, ...]) -> None:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        os.environ.update(
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+        )
         kills.train_here(*arguments)
 
     def wait(self) -> list[Ending]:
@@ -59,18 +61,14 @@ class Pair:
         return [running.wait(SECONDS) for running in self.both]
 
 
-_whole: list[Path] = []
-
-
+@functools.cache
 def whole() -> Path:
     """A folder with the undisturbed run of two processes."""
-    if not _whole:
-        place = Path(tempfile.mkdtemp(prefix="whole-of-two"))
-        kills.prepare(place, RECIPE)
-        endings = Pair(place).wait()
-        assert [ending.code for ending in endings] == [0, 0], endings
-        _whole.append(place)
-    return _whole[0]
+    folder = new_folder("whole-of-two")
+    kills.prepare(folder, RECIPE)
+    endings = Pair(folder).wait()
+    assert [ending.code for ending in endings] == [0, 0], endings
+    return folder
 
 
 def rank_lost(number: int) -> Callable[[str, random.Random], Case]:
@@ -80,7 +78,7 @@ def rank_lost(number: int) -> Callable[[str, random.Random], Case]:
         def run(folder: Path) -> Finding:
             undisturbed = whole()
             kills.prepare(folder, RECIPE)
-            rank, step = draw.randrange(2), draw.randint(0, 9)
+            rank, step = draw.randrange(2), draw.randint(0, 6)
             pair = Pair(folder)
             pair.both[0].until(lambda: step == 0 or (folder / kills.RUN / f"checkpoints/step-{step:08d}").exists())
             pair.both[rank].ends_in(draw.uniform(0, 0.3))
@@ -111,7 +109,7 @@ def asked_to_end(name: str, draw: random.Random) -> Case:
         undisturbed = whole()
         kills.prepare(folder, RECIPE)
         pair = Pair(folder)
-        step = draw.randint(1, 8)
+        step = draw.randint(1, 6)
         pair.both[0].until(lambda: (folder / kills.RUN / f"checkpoints/step-{step:08d}").exists())
         for one in pair.both:
             one.signal(signal.SIGTERM)
@@ -203,7 +201,7 @@ def by_torchrun(number: int | None, *flags: str, restarts: int = 0) -> Callable[
         def run(folder: Path) -> Finding:
             undisturbed = whole()
             kills.prepare(folder, RECIPE)
-            step, rank = draw.randint(1, 8), draw.randrange(2)
+            step, rank = draw.randint(1, 6), draw.randrange(2)
             code, said = _torchrun(folder, number, rank, step, flags, restarts)
             finding = Ending(code if code in (0, None) else 2, "", said, None, []).trouble
             if finding and not (finding.kind == "traceback" and not said.strip()):

@@ -8,6 +8,7 @@ What is judged: check.py --no-data and distill.py either refuse the recipe with 
 """
 
 import copy
+import functools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import random
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -268,19 +270,16 @@ def _tree(base: str, in_full: bool) -> dict:
     return copy.deepcopy(_resolved(base)) if in_full else tree
 
 
-_in_full: dict[str, dict] = {}
-
-
+@functools.cache
 def _resolved(base: str) -> dict:
-    if base not in _in_full:
-        file = Path(os.path.abspath(f"/tmp/{base}-{os.getpid()}.yaml"))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{base}.yaml"
         file.write_text(BASES[base])
-        _in_full[base] = read(file).model_dump(mode="json", by_alias=True)
-        file.unlink()
-    return _in_full[base]
+        return read(file).model_dump(mode="json", by_alias=True)
 
 
 # ---- changes of the values: each returns what it did
+
 
 def _places(values: object, kinds: tuple[type, ...]) -> list[tuple[object, object]]:
     """(container, key) of everything of these kinds in nested values."""
@@ -320,7 +319,9 @@ def renamed_key(tree: dict, draw: random.Random) -> str:
     if not places:
         return "nothing to rename"
     place, key = draw.choice(places)
-    new = draw.choice((str(key)[:-1] or "x", f"{key}s", str(key).upper(), f"_{key}", str(key)[::-1], f"{key} ", "a.b", ""))
+    new = draw.choice(
+        (str(key)[:-1] or "x", f"{key}s", str(key).upper(), f"_{key}", str(key)[::-1], f"{key} ", "a.b", "")
+    )
     place[new] = place.pop(key)
     return f"{key} renamed {new!r}"
 
@@ -379,6 +380,7 @@ CHANGES = (other_value, other_value, other_value, another_number, another_number
 
 # ---- changes of the text
 
+
 def cut(text: bytes, draw: random.Random) -> bytes:
     return text[: draw.randrange(len(text) + 1)]
 
@@ -425,6 +427,7 @@ TEXT_CHANGES = (cut, flipped_bits, inserted_bytes, inserted_marks, a_line_less, 
 
 
 # ---- files that are no recipes, and circles of files
+
 
 def _write(name: str, text: str | bytes) -> Callable[[Path], None]:
     content = text.encode() if isinstance(text, str) else text

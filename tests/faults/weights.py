@@ -7,6 +7,7 @@ folder that unpickling would make, must not appear, and no program may be starte
 """
 
 import collections
+import functools
 import io
 import json
 import os
@@ -99,18 +100,16 @@ def _differs(sets: tuple[State, ...]) -> str:
     return f"{len(fewest)} tensors differ from the file's, such as {fewest[0]}" if fewest else ""
 
 
-_original: State = {}
+@functools.cache
+def _original() -> State:
+    torch.manual_seed(1)
+    state = flat_network().state_dict()
+    return {key: torch.rand(value.shape) + 0.5 if value.is_floating_point() else value for key, value in state.items()}
 
 
 def original() -> State:
     """The weights that are put into the files: other ones than a network begins with."""
-    if not _original:
-        torch.manual_seed(1)
-        _original.update((key, made.clone()) for key, made in flat_network().state_dict().items())
-        for key, value in _original.items():
-            if value.is_floating_point():
-                value.copy_(torch.rand(value.shape) + 0.5)
-    return dict(_original)
+    return dict(_original())
 
 
 def shifted(state: State) -> State:
@@ -271,7 +270,9 @@ STRANGE: dict[str, Callable[[State], object]] = {
     "half of the keys": lambda state: dict(list(state.items())[::2]),
     "a key more": lambda state: state | {"extra.weight": torch.ones(3)},
     "another shape": lambda state: _with(state, lambda tensor: tensor[:1]),
-    "a transposed tensor": lambda state: _with(state, lambda tensor: tensor.transpose(0, 1)),
+    "a transposed tensor": lambda state: state | {key: state[key].transpose(0, 1) for key in list(state)[:1]},
+    "strides of another order": lambda state: {
+        key: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value for key, value in state.items()},
     "no dimensions": lambda state: _with(state, lambda tensor: tensor.sum()),
     "no elements": lambda state: _with(state, lambda tensor: tensor[:0]),
     "a dimension more": lambda state: _with(state, lambda tensor: tensor[None]),

@@ -1,0 +1,45 @@
+"""The short form of tests/faults/run.py: a few cases of each subject, the same ones every time."""
+
+import itertools
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from faults import checkpoints, disks, images, kills, processes, recipes, weights
+from faults.attempts import Case
+from faults.tally import try_all
+
+SEED = 0
+
+
+def assert_all_right(cases: Iterable[Case], folder: Path) -> None:
+    """Every case of it ends well or with a sentence."""
+    counts, bad = try_all(cases, folder)
+    assert counts and not bad, "\n".join(f"{finding.kind}: {case.name}\n{finding.text}" for case, finding in bad)
+
+
+@pytest.mark.parametrize("subject, count", [(recipes, 60), (images, 40), (weights, 24), (checkpoints, 5)])
+def test_damaged_files_are_refused_or_read_right(subject, count, tmp_path):
+    assert_all_right(itertools.islice(subject.cases(SEED, count), count), tmp_path)
+
+
+def test_a_run_killed_three_times_ends_as_if_undisturbed(tmp_path):
+    assert_all_right([kills.killed(random.Random(SEED), 3)], tmp_path)
+
+
+@pytest.mark.parametrize("trouble", ["killed", "stopped"])
+def test_loading_processes(trouble, tmp_path):
+    assert_all_right([kills.troubled(trouble, random.Random(SEED))], tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["a process killed", "a second start with --overwrite", "two starts at one moment"])
+def test_processes(kind, tmp_path):
+    assert_all_right([processes.KINDS[kind](kind, random.Random(SEED))], tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["a limit on the size of files", "a small disk", "the run folder is read-only"])
+def test_disks(kind, tmp_path):
+    if kind in disks.MOUNTED and not disks.may_mount():
+        pytest.skip("only root may mount")
+    assert_all_right([disks.case(kind, random.Random(SEED))], tmp_path)
