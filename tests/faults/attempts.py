@@ -1,6 +1,7 @@
 """One thing tried: in a process of its own, in bounded time and memory, and what is to be thought of how it ended."""
 
 import atexit
+import gc
 import json
 import os
 import resource
@@ -93,9 +94,11 @@ class Running:
 
     def __init__(self, folder: Path, action: Callable[[], Any], *, memory: int | None = MEMORY):
         self.files = [tempfile.TemporaryFile() for _ in range(3)]  # stdout, stderr, what the action returned
+        gc.freeze()  # collections in the child leave alone what is there, whose pages it would have to copy
         self.process = os.fork()
         if self.process == 0:
             _become(folder, action, *(file.fileno() for file in self.files), memory)
+        gc.unfreeze()
         self.handle = os.pidfd_open(self.process)
 
     def ends_in(self, seconds: float) -> bool:

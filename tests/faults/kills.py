@@ -8,6 +8,7 @@ sentence, or goes on, and comes to that same end with --resume.
 
 import functools
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -37,9 +38,9 @@ losses:
     args: {{pixel_memory: 40, region_memory: 8, pixel_contrast: 64, region_contrast: 32}}
   - {{loss: mgd, from: teacher, weight: 0.001}}
 optimizer: {{lr: 0.02}}
-schedule: {{iterations: 8, name: cosine}}
+schedule: {{iterations: 6, name: cosine}}
 loop: {{accumulate: 2, ema: 0.9, clip_norm: 1.0, save_every: 1, timeout: 5}}
-evaluate: {{every: 4, batch_size: 4}}
+evaluate: {{every: 3, batch_size: 4}}
 tracking: {{wandb: disabled, images: 0, every: 2, gradients: null}}
 """.replace("batch_size: 2", "batch_size: 4")
 RUN = Path("runs/tried")
@@ -96,7 +97,12 @@ def killed(draw: random.Random, kills: int) -> Case:
             running.signal(signal.SIGKILL)
             ending = running.wait(SECONDS, clear=False)
             if ending.code == 0:  # the moment came too late
-                break
+                wrong = unlike(folder, undisturbed)
+                if wrong:
+                    return Finding("lost", wrong)
+                done.pop()
+                shutil.rmtree(folder / RUN)
+                continue
             if ending.code != -signal.SIGKILL:
                 return ending.trouble or Finding("lost", f"{done}: {ending.err}")
             if not _gone(running):
@@ -113,7 +119,7 @@ def _moment(running: Running, folder: Path, draw: random.Random, seconds: float)
     """Waits for a moment to kill at."""
     kind, delay = draw.choice(("any", "any", "save", "save", "log", "start", "end")), draw.uniform(0, 0.05)
     if kind == "any":
-        delay = draw.uniform(0, seconds)
+        delay = draw.uniform(0, 0.8 * seconds)
         running.ends_in(delay)
     elif kind == "start":
         running.ends_in(delay * 10)
@@ -190,7 +196,7 @@ def troubled(name: str, draw: random.Random) -> Case:
 def _signalled(number: int) -> Callable[[Path, random.Random], Ending | None]:
     def act(folder: Path, draw: random.Random) -> Ending | None:
         running = Running(folder, lambda: train_here("data.workers=2"))
-        step = draw.randint(0, 6)
+        step = draw.randint(0, 4)
         running.until(lambda: step == 0 or (folder / RUN / f"checkpoints/step-{step:08d}").exists())
         running.until(lambda: bool(running.workers()))
         running.ends_in(draw.uniform(0, 0.2))

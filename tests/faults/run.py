@@ -5,7 +5,6 @@ tests/faults/attempts.py:Finding says what the columns mean, the head of each su
 """
 
 import argparse
-import gc
 import itertools
 import sys
 import tempfile
@@ -36,7 +35,6 @@ def main() -> None:
     parser.add_argument("--number", type=int, help="one case of each subject alone, by its number")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    gc.freeze()  # collections in the forks leave alone what was imported here
     counts: dict[str, Counter] = {}
     failed = 0
     for subject in options.only.split(","):

@@ -33,12 +33,12 @@ def test_loading_processes(trouble, tmp_path):
     assert_all_right([kills.troubled(trouble, random.Random(SEED))], tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["a process killed", "a second start with --overwrite", "two starts at one moment"])
+@pytest.mark.parametrize("kind", ["a process killed", "a second start with --overwrite"])
 def test_processes(kind, tmp_path):
     assert_all_right([processes.KINDS[kind](kind, random.Random(SEED))], tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["a limit on the size of files", "a small disk", "the run folder is read-only"])
+@pytest.mark.parametrize("kind", ["a small disk", "the run folder is read-only"])
 def test_disks(kind, tmp_path):
     if kind in disks.MOUNTED and not disks.may_mount():
         pytest.skip("only root may mount")
