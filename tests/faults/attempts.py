@@ -26,8 +26,8 @@ MEMORY = 4 * 2**30  # bytes a case may take beyond what its process has when it 
 SCREEN = 40  # lines of a message that people still read
 PROCESSES = 32  # loading processes a case may start; a machine has an end to them too
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-# what a run asks about the machine and the code it is made with
-OURS = {"git", "uname"}
+# what a run starts: questions about the machine and the code it is made with, and its dashboard, kept here
+OURS = {"git", "uname", "wandb-core"}
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,7 @@ def _become(folder: Path, action: Callable[[], Any], out: int, err: int, told: i
         os.dup2(out, 1)
         os.dup2(err, 2)
         os.chdir(folder)
+        os.environ["WANDB_MODE"] = "offline"
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         if memory is not None:

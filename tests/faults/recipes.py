@@ -94,7 +94,7 @@ RANGES = {
     r".*\.scales\.\d+": (0.01, 100),
     r".*\.scale_range\.\d+": (0.01, 100),
 }
-SECONDS = 20  # a case ends within two
+SECONDS = 60  # a case ends within two, on an idle machine
 LARGEST = 2**63  # no count, seed or size is above it
 VALUES = [
     "word", "", " ", "5", "a" * 3000, "../../x", "\x1b[31mred", "$HOME", "~", "no", "1_000", "nan", "\u2603", "{a", "a\nb",
@@ -115,7 +115,8 @@ def by_tree(draw: random.Random, number: int) -> Case:
     """One to three changes of keys and values, in the file or on the command line."""
     base = draw.choice(list(BASES))
     tree = _tree(base, in_full=draw.random() < 0.5)
-    changes = [draw.choice(CHANGES) for _ in range(draw.choice((1, 1, 1, 2, 3)))]
+    changes = {draw.choice(CHANGES): None for _ in range(draw.choice((1, 1, 1, 2, 3)))}
+    # no other change finds its way through a circle
     done = [change(tree, draw) for change in sorted(changes, key=lambda change: change is in_a_circle)]
     return _case("recipes: keys and values", f"{base}: {'; '.join(done)}", yaml.safe_dump(tree, sort_keys=False), tree)
 
@@ -308,6 +309,25 @@ def another_number(tree: dict, draw: random.Random) -> str:
     return f"number {key} = {value!r}"
 
 
+def nearby_number(tree: dict, draw: random.Random) -> str:
+    """A number that may well be meant: what is computed with it must be able to."""
+    places = [(place, key) for place, key in _places(tree, (int, float)) if not isinstance(place[key], bool)]
+    if not places:
+        return "no number"
+    place, key = draw.choice(places)
+    factor = draw.choice((-1, 0, 0.5, 2, 10))
+    place[key] = type(place[key])(place[key] * factor) if draw.random() < 0.9 else place[key] + 0.5
+    return f"{key} = {place[key]!r}"
+
+
+def value_of_another(tree: dict, draw: random.Random) -> str:
+    """A value of the same kind from somewhere else."""
+    place, key = draw.choice(_places(tree, (int, float, str, list)))
+    other, name = draw.choice(_places(tree, (type(place[key]),)))
+    place[key] = copy.deepcopy(other[name])
+    return f"{key} = that of {name}, {place[key]!r:.60}"
+
+
 def missing_key(tree: dict, draw: random.Random) -> str:
     place, key = draw.choice(_places(tree, ANY))
     del place[key]
@@ -374,7 +394,7 @@ def longer(tree: dict, draw: random.Random) -> str:
     return f"{key} has {len(place[key])} entries"
 
 
-CHANGES = (other_value, other_value, other_value, another_number, another_number, missing_key, renamed_key, swapped,
+CHANGES = (nearby_number, nearby_number, nearby_number, value_of_another, value_of_another, other_value, other_value, another_number, another_number, missing_key, renamed_key, swapped,
            of_another_part, nested, in_a_circle, another_key, longer)  # fmt: skip
 
 
@@ -404,6 +424,24 @@ def inserted_marks(text: bytes, draw: random.Random) -> bytes:
     return text[:at] + mark + text[at:]
 
 
+def another_digit(text: bytes, draw: random.Random) -> bytes:
+    return _another(text, draw, b"0123456789", b"0123456789.-e_x")
+
+
+def another_letter(text: bytes, draw: random.Random) -> bytes:
+    letters = b"abcdefghijklmnopqrstuvwxyz"
+    return _another(text, draw, letters, letters)
+
+
+def _another(text: bytes, draw: random.Random, of: bytes, by: bytes) -> bytes:
+    """One byte of some kind replaced by another."""
+    places = [at for at, byte in enumerate(text) if byte in of]
+    if not places:
+        return text
+    at = draw.choice(places)
+    return text[:at] + bytes([draw.choice(by)]) + text[at + 1 :]
+
+
 def a_line_less(text: bytes, draw: random.Random) -> bytes:
     lines = text.splitlines(keepends=True) or [b""]
     lines.pop(draw.randrange(len(lines)))
@@ -423,7 +461,8 @@ def lines_moved(text: bytes, draw: random.Random) -> bytes:
     return b"".join(lines)
 
 
-TEXT_CHANGES = (cut, flipped_bits, inserted_bytes, inserted_marks, a_line_less, a_line_twice, lines_moved)
+TEXT_CHANGES = (cut, flipped_bits, inserted_bytes, inserted_marks, a_line_less, a_line_less, a_line_twice, lines_moved,
+                another_digit, another_digit, another_digit, another_letter)  # fmt: skip
 
 
 # ---- files that are no recipes, and circles of files
