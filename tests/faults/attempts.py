@@ -121,9 +121,11 @@ class Running:
             os.kill(self.process, number)
 
     def workers(self) -> list[psutil.Process]:
-        """The processes it has started and that have not ended."""
+        """Its loading processes that have not ended; other programs it asks something are none."""
         try:
-            return [child for child in psutil.Process(self.process).children() if child.status() != "zombie"]
+            here = psutil.Process(self.process)
+            found = [child for child in here.children() if child.status() != "zombie"]
+            return [child for child in found if child.cmdline() == here.cmdline()]
         except psutil.NoSuchProcess:
             return []
 
