@@ -193,9 +193,24 @@ def troubled(name: str, draw: random.Random) -> Case:
     return Case("loading processes", name, run)
 
 
+def in_turn(acts: dict[str, Callable[[Path, random.Random], Ending | None]], draw: random.Random) -> Case:
+    """One run that gets into one trouble after the other, and goes on after each."""
+
+    def run(folder: Path) -> Finding:
+        undisturbed, _ = whole()
+        prepare(folder)
+        for name, act in acts.items():
+            ending = act(folder, draw)
+            if ending is not None and ending.trouble:
+                return Finding(ending.trouble.kind, f"{name}: {ending.trouble.text}")
+        return goes_on(folder, undisturbed)
+
+    return Case("one trouble after the other", ", ".join(acts), run)
+
+
 def _signalled(number: int) -> Callable[[Path, random.Random], Ending | None]:
     def act(folder: Path, draw: random.Random) -> Ending | None:
-        running = Running(folder, lambda: train_here("data.workers=2"))
+        running = Running(folder, lambda: train_here("data.workers=2", "--resume"))
         step = draw.randint(0, 4)
         running.until(lambda: step == 0 or (folder / RUN / f"checkpoints/step-{step:08d}").exists())
         running.until(lambda: bool(running.workers()))
@@ -218,7 +233,7 @@ def _shared_memory(size: int, read_only: bool = False) -> Callable[[Path, random
         def run() -> None:
             in_own_mounts()
             mount_memory("/dev/shm", size, read_only=read_only)
-            train_here("data.workers=2")
+            train_here("data.workers=2", "--resume")
 
         return attempt(folder, run, seconds=SECONDS)
 

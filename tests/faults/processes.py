@@ -29,7 +29,9 @@ from faults.recipes import train
 DISTILL = Path(__file__).parents[2] / "runner/distill.py"
 # each process computes whole batches: half of an accumulated part is too small; time for a machine with other work
 RECIPE = kills.RECIPE.replace("accumulate: 2", "accumulate: 1").replace("timeout: 5", "timeout: 20")
-RECIPE = RECIPE.replace("workers: 1", "workers: 0")
+RECIPE = (
+    RECIPE.replace("workers: 1", "workers: 0").replace("iterations: 6", "iterations: 4").replace("every: 3", "every: 2")
+)
 SECONDS = 120
 
 
@@ -79,7 +81,7 @@ def rank_lost(number: int) -> Callable[[str, random.Random], Case]:
         def run(folder: Path) -> Finding:
             undisturbed = whole()
             kills.prepare(folder, RECIPE)
-            rank, step = draw.randrange(2), draw.randint(0, 4)
+            rank, step = draw.randrange(2), draw.randint(0, 3)
             pair = Pair(folder)
             pair.both[0].until(lambda: step == 0 or (folder / kills.RUN / f"checkpoints/step-{step:08d}").exists())
             pair.both[rank].ends_in(draw.uniform(0, 0.3))
@@ -110,7 +112,7 @@ def asked_to_end(name: str, draw: random.Random) -> Case:
         undisturbed = whole()
         kills.prepare(folder, RECIPE)
         pair = Pair(folder)
-        step = draw.randint(1, 4)
+        step = draw.randint(1, 3)
         pair.both[0].until(lambda: (folder / kills.RUN / f"checkpoints/step-{step:08d}").exists())
         for one in pair.both:
             one.signal(signal.SIGTERM)
@@ -202,7 +204,7 @@ def by_torchrun(number: int | None, *flags: str, restarts: int = 0) -> Callable[
         def run(folder: Path) -> Finding:
             undisturbed = whole()
             kills.prepare(folder, RECIPE)
-            step, rank = draw.randint(1, 4), draw.randrange(2)
+            step, rank = draw.randint(1, 3), draw.randrange(2)
             code, said = _torchrun(folder, number, rank, step, flags, restarts)
             finding = Ending(code if code in (0, None) else 2, "", said, None, []).trouble
             if finding and not (finding.kind == "traceback" and not said.strip()):

@@ -165,15 +165,22 @@ def flat_network() -> torch.nn.Module:
 
 def judged(folder: Path, tree: dict | None = None) -> Finding:
     """check.py --no-data, then two steps of distill.py. `tree`: what the recipe says, where that is known."""
-    ending = attempt(folder, lambda: check_and_train("tried.yaml"), seconds=SECONDS)
+    ending = attempt(folder, lambda: _accepted(tree), seconds=SECONDS)
     if (folder / "exploded").exists():
         return Finding("code", "the canary is dead")
     if ending.trouble or ending.code == 2:
         return ending.finding
-    assert ending.code in (0, *STOPPED)
-    answer = attempt(folder, lambda: _complaints(folder, tree))
-    complaints = answer.told if answer.code == 0 else [answer.err]
-    return Finding("nonsense", "; ".join(complaints[:5])) if complaints else Finding("fine")
+    return Finding("nonsense", "; ".join(ending.told[:5])) if ending.told else Finding("fine")
+
+
+def _accepted(tree: dict | None) -> list[str]:
+    """Checks and trains the recipe; what is wrong with what came of it."""
+    try:
+        check_and_train("tried.yaml")
+    except SystemExit as end:
+        if end.code not in STOPPED:
+            raise
+    return _complaints(tree)
 
 
 def check_and_train(*arguments: str, steps: int = 2) -> None:
@@ -203,7 +210,7 @@ def train(*arguments: str, steps: int | None = None) -> None:
     distill.main()
 
 
-def _complaints(folder: Path, tree: dict | None) -> list[str]:
+def _complaints(tree: dict | None) -> list[str]:
     """What is wrong with a recipe that was accepted and a run that was begun; run in the folder."""
     recipe = read("tried.yaml")
     resolved = recipe.model_dump(mode="json", by_alias=True)
