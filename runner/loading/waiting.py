@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch.utils.data import DataLoader
 
 from segkd.runner.loading.batch import Batch
@@ -28,6 +29,7 @@ def wait_for_batches(loader: DataLoader, limit: float) -> Iterator[Batch]:
     Raises:
         LoadingError: a loading process died or hangs, or the shared memory is full.
     """
+    refuse_lack_of_memory(loader.num_workers)
     batches = iter(loader)
     watch = _Watch(getattr(batches, "_workers", []), limit)
     try:
@@ -46,6 +48,22 @@ def wait_for_batches(loader: DataLoader, limit: float) -> Iterator[Batch]:
     finally:
         watch.is_over.set()
         del batches  # its processes end with it, and the traceback of an error would keep this frame
+
+
+def refuse_lack_of_memory(workers: int) -> None:
+    """LoadingError where there is no room for what a process and its loading processes speak through.
+
+    torch would fail half way through, with tracebacks of what it cannot tidy up.
+    """
+    try:
+        for queue in [torch.multiprocessing.Queue() for _ in range(workers + 1 if workers else 0)]:
+            queue.close()
+    except OSError as error:
+        raise LoadingError(
+            f"loading processes cannot start: {SHARED_MEMORY} has no room for them or cannot be written to "
+            f"({error.strerror or error}). Give it more (docker run --shm-size=8g), or load in the training process "
+            f"(data.workers=0)"
+        ) from error
 
 
 class _Watch:

@@ -36,6 +36,7 @@ for tag, pattern, first in (
 
 _PLAIN = {"scalar": {"null", "bool", "int", "float", "str"}, "sequence": {"seq"}, "mapping": {"map"}}
 _LARGEST_FILE = 2**20  # bytes
+_DEEPEST = 100  # recipes that extend each other
 _LARGEST = 10_000  # values in one file; aliases of aliases could ask for more than the memory holds
 _UNDERSCORED = re.compile(r"\d+(_\d+)+")
 _AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words in YAML 1.2
@@ -75,8 +76,11 @@ def read_with_traps(
         RecipeError: the file cannot be read as YAML at all. FileNotFoundError: it, or what it extends, is not there.
     """
     path = Path(path)
-    if path.resolve() in above:
+    real = Path(os.path.realpath(path))  # which says nothing of links that lead to themselves; reading them does
+    if real in above:
         raise RecipeError([f"{above[-1]}: `extends` goes round in a circle through {path}"])
+    if len(above) > _DEEPEST:
+        raise RecipeError([f"{above[-1]}: more than {_DEEPEST} recipes extend each other, down to this one"])
     try:
         text = read_text(path, _LARGEST_FILE)
     except FileNotFoundError:
@@ -97,7 +101,7 @@ def read_with_traps(
     elif not lies_inside(root, path.parent / base):
         text = f"extends: {base} does not lie beside this recipe, where one from elsewhere must stay"
         raise RecipeError([f"{at}: {text}"])
-    below, below_origins, below_traps = read_with_traps(path.parent / base, root, (*above, path.resolve()))
+    below, below_origins, below_traps = read_with_traps(path.parent / base, root, (*above, real))
     for replaced in {key[:-1] for key in origins if key and isinstance(key[-1], int)}:
         below_origins.forget_inside(replaced)
     below_origins.update({_numbered(key, below): at for key, at in origins.items()})

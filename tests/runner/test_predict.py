@@ -183,6 +183,8 @@ def test_the_legend_has_a_line_for_each_class():
 
 def test_more_classes_than_a_byte_holds_are_refused(command, student, images):
     config = json.loads((student / "config.json").read_text())
-    (student / "config.json").write_text(json.dumps(config | {"num_classes": 300, "class_names": None, "palette": None}))
+    (student / "config.json").write_text(
+        json.dumps(config | {"num_classes": 300, "class_names": None, "palette": None})
+    )
     with pytest.raises(ValueError, match="300 classes do not fit into 8-bit files"):
         command(student, images)

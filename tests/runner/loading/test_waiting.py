@@ -1,5 +1,6 @@
 """Loading processes that die, hang or have no shared memory: each ends in bounded time, in a sentence."""
 
+import errno
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from segkd.runner.loading import sampler, waiting
@@ -63,3 +65,14 @@ def test_shared_memory_that_is_full_is_told_at_once(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     with pytest.raises(LoadingError, match="has 1.0 MiB left. Give it more .docker run --shm-size=8g., or load in the"):
         load(lambda: time.sleep(3.0), timeout=30.0)
+
+
+def test_shared_memory_without_room_for_the_processes_themselves(monkeypatch):
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch.multiprocessing, "Queue", full)
+    with pytest.raises(
+        LoadingError, match="cannot start: /dev/shm has no room for them.*No space left on device.*--shm"
+    ):
+        load(lambda: None, timeout=30.0)

@@ -140,6 +140,16 @@ def test_extends_that_leads_nowhere(tmp_path):
     assert mistake.startswith(f"{tmp_path}/recipe.yaml:2: extends must be the path")
 
 
+def test_extends_without_end(tmp_path):
+    for number in range(200):
+        written(tmp_path, f"extends: {number + 1}.yaml\n", f"{number}.yaml")
+    with pytest.raises(RecipeError, match=r"more than 100 recipes extend each other, down to this one"):
+        read_file(tmp_path / "0.yaml")
+    (tmp_path / "itself.yaml").symlink_to("itself.yaml")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        read_file(tmp_path / "itself.yaml")
+
+
 def test_merged_leaves_its_inputs_alone():
     base, over = {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": None}
     assert merged(base, over) == {"a": {"b": 3, "c": 2}, "d": None}
