@@ -184,9 +184,17 @@ class Graph(nn.Module):
             self._frozen[0][name] = theirs
 
     def predict(self, names: list[str], images: Tensor) -> list[Prediction]:
-        """What some networks make of images, prompted as in training."""
+        """What some networks make of images that are scored, prompted as in training.
+
+        It is no part of a step: its time is not a phase's, and nothing is shared, since images that come later may lie
+        in memory where these have lain.
+        """
         found: dict[tuple[str, str], Prediction] = {}
-        return [self._predict(name, "labelled", {"labelled": (images, None)}, found) for name in names]
+        kept, (self.shared, self.stopwatch) = (self.shared, self.stopwatch), (None, Stopwatch())
+        try:
+            return [self._predict(name, "labelled", {"labelled": (images, None)}, found) for name in names]
+        finally:
+            self.shared, self.stopwatch = kept
 
     def seen_by(
         self, term: Term, predictions: dict[tuple[str, str], Prediction], target: Tensor, unlabelled: Batch | None

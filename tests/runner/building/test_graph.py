@@ -111,6 +111,16 @@ def test_frozen_networks_are_no_part_of_the_module():
     assert frozen.weight.grad is None and graph.network("student").weight.grad == 5
 
 
+def test_scoring_is_no_part_of_a_step():
+    graph = graph_of(term("b", source="frozen"), student=Toy(2), frozen=Toy(5))
+    graph.shared = {}
+    for _ in range(2):  # other images may stand in memory where the last ones stood
+        graph.predict(["student", "frozen"], IMAGES)
+    assert graph.network("frozen").forwards == 2 and graph.shared == {} and graph.stopwatch.read() == {}
+    graph(IMAGES, TARGET, 0)
+    assert len(graph.shared) == 1 and list(graph.stopwatch.read()) == ["teacher", "student", "losses"]
+
+
 @pytest.mark.parametrize("detach, by_source", [(True, None), (False, 2)])
 def test_a_detached_source_trains_by_its_own_terms_alone(detach, by_source):
     graph = graph_of(term("a", source="other", detach=detach), term("b", of="other"), student=Toy(2), other=Toy(3))
