@@ -6,8 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-# in the order of a step; the backward pass is of students and losses together
-PHASES = ("data", "teacher", "student", "losses", "backward", "optimizer", "scoring")
+from segkd.runner.run_folder.metrics_file import PHASES
 
 Instant = float | torch.Event
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from segkd.runner.run_folder.replacing import replacing
 
+# what the time of a step goes into, in its order; the backward pass is of students and losses together
+PHASES = ("data", "teacher", "student", "losses", "backward", "optimizer", "scoring")
+
 logger = logging.getLogger(__name__)
 
 
@@ -52,14 +55,44 @@ def _is_a_row(row: object) -> bool:
     return all(value is None or isinstance(value, (int, float, list)) for value in row.values())
 
 
-def training_seconds(rows: list[dict], batch_size: int) -> float:
-    """Seconds the iterations took, from the speeds noted at each write: evaluations and saves are not in them."""
-    total, last = 0.0, 0
+def training_times(rows: list[dict], batch_size: int) -> dict[int, float]:
+    """Iteration -> seconds that the iterations until then took, from the speeds noted at each write.
+
+    Evaluations and saves are not in them.
+    """
+    times, total, last = {}, 0.0, 0
     for row in rows:
         if row.get("images_per_second"):
             total += (row["iteration"] - last) * batch_size / row["images_per_second"]
             last = row["iteration"]
-    return total
+            times[last] = total
+    return times
+
+
+def training_seconds(rows: list[dict], batch_size: int) -> float:
+    """Seconds that all iterations took."""
+    return max(training_times(rows, batch_size).values(), default=0.0)
+
+
+def phase_seconds(rows: list[dict]) -> dict[str, float]:
+    """Phase -> its mean seconds in an iteration, `scoring` -> the mean of an evaluation.
+
+    Empty for a log without them. A phase that is missing at some writes, such as a teacher that is read later only,
+    took no time in their iterations.
+    """
+    sums: dict[str, float] = {}
+    steps, evaluations, last = 0, 0, 0
+    for row in rows:
+        if "images_per_second" not in row:
+            continue
+        found = {key.removeprefix("seconds/"): value for key, value in row.items() if key.startswith("seconds/")}
+        length, last = row["iteration"] - last, row["iteration"]
+        steps += length if found else 0
+        evaluations += "scoring" in found
+        for phase, seconds in found.items():
+            sums[phase] = sums.get(phase, 0.0) + seconds * (1 if phase == "scoring" else length)
+    counts = {phase: evaluations if phase == "scoring" else steps for phase in PHASES}
+    return {phase: sums[phase] / count for phase, count in counts.items() if phase in sums}
 
 
 def complete_last_row(file: Path, values: dict) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from segkd.models._weights import read_weights
-from segkd.runner.console import markdown, markdown_text, number, percent, say
+from segkd.runner.console import clock, markdown, markdown_text, number, percent, say
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.protocols import protocol_words
@@ -17,7 +17,7 @@ from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.checkpoint import export_student
 from segkd.runner.run_folder.folder import RunFolder
-from segkd.runner.run_folder.metrics_file import plain, training_seconds
+from segkd.runner.run_folder.metrics_file import phase_seconds, plain, training_seconds
 from segkd.runner.run_folder.pretrained import description, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.cost import flops, latency
@@ -186,6 +186,7 @@ class Report:
             f"`{split}` ({percent(state.best_miou)} %); the last one has {percent(evaluations[-1]['miou'])} %. "
             f"Made by `{run.recipe_file.name}` in `{run.environment_file.name}`.",
             f"![curves]({run.curves_file.name})",
+            *time_paragraphs(history, self.recipe),
             text_of(build_metrics(self.recipe, self.val_set), scored),
             *(f"![{markdown_text(name)}]({quote(file)})" for name, file in pictures),
         ]
@@ -211,6 +212,19 @@ def closing_table(rows: list[dict]) -> str:
         for r in rows
     ]
     return markdown(["network", "model", "mIoU (%)", "parameters", "ms per image"], lines)
+
+
+def time_paragraphs(history: list[dict], recipe: Recipe) -> list[str]:
+    """What the time of a step went into, as Markdown; nothing for a log that does not tell."""
+    seconds = phase_seconds(history)
+    scoring = seconds.pop("scoring", None)
+    if not seconds:
+        return []
+    step = training_seconds(history, recipe.data.batch_size) / recipe.schedule.iterations
+    lines = [[phase, f"{1000 * took:.1f}", f"{100 * took / step:.1f}"] for phase, took in seconds.items()]
+    told = f"{recipe.schedule.iterations} iterations took {clock(step * recipe.schedule.iterations)}"
+    told += f", and each evaluation {scoring:.2f} s more." if scoring is not None else "."
+    return [markdown(["where a step's time goes", "ms", "%"], [*lines, ["step", f"{1000 * step:.1f}", "100"]]), told]
 
 
 def in_its_unit(value: float, title: str) -> str:

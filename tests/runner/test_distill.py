@@ -58,7 +58,9 @@ def test_the_run_folder_holds_what_the_design_says(trained):
     assert len(list((run.path / "panels/step-00000004").glob("*.png"))) == 3
     best = json.loads((run.path / "student/config.json").read_text())
     assert best["miou"] == max(row["miou"] for row in run.rows() if "miou" in row)
-    for picture in re.findall(r"\]\((.*?)\)", (run.path / "report.md").read_text()):
+    report = (run.path / "report.md").read_text()
+    assert "| where a step's time goes | ms | % |" in report and "4 iterations took 0:0" in report
+    for picture in re.findall(r"\]\((.*?)\)", report):
         assert (run.path / picture).is_file()
 
 

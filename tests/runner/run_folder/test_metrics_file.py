@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from segkd.runner.run_folder.metrics_file import append_rows, keep_rows, plain, read_rows
+from segkd.runner.run_folder.metrics_file import (
+    append_rows,
+    keep_rows,
+    phase_seconds,
+    plain,
+    read_rows,
+    training_seconds,
+    training_times,
+)
 
 
 def test_rows_come_back_in_order(tmp_path):
@@ -67,3 +75,22 @@ def test_keep_rows_drops_what_is_computed_again(tmp_path):
     keep_rows(file, 3)
     assert [row["iteration"] for row in read_rows(file)] == [1, 2, 3]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_seconds_are_added_up_over_the_writes():
+    rows = [{"iteration": iteration} for iteration in range(1, 11)]
+    rows[3] |= {"images_per_second": 8.0, "seconds/student": 0.1, "seconds/scoring": 3.0}  # 0.5 s an iteration
+    rows[5] |= {"images_per_second": 4.0, "seconds/teacher": 0.4, "seconds/student": 0.3}
+    rows[9] |= {"images_per_second": 2.0, "seconds/student": 0.2, "seconds/scoring": 5.0}
+    assert training_times(rows, 4) == {4: 2.0, 6: 4.0, 10: 12.0} and training_seconds(rows, 4) == 12.0
+    found = phase_seconds(rows)
+    assert list(found) == ["teacher", "student", "scoring"]
+    assert found == pytest.approx({"teacher": 0.4 * 2 / 10, "student": (0.4 + 0.6 + 0.8) / 10, "scoring": 4.0})
+
+
+def test_an_older_log_tells_no_phases():
+    rows = [{"iteration": 5, "images_per_second": 10.0}, {"iteration": 6}]
+    assert phase_seconds(rows) == {} == phase_seconds([]) and training_seconds([], 4) == 0.0
+    # resumed by newer code: the mean is over the iterations that were measured
+    rows += [{"iteration": 10, "images_per_second": 10.0, "seconds/student": 0.5}]
+    assert phase_seconds(rows) == {"student": 0.5} and training_times(rows, 2) == {5: 1.0, 10: 2.0}

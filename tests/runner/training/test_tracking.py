@@ -1,0 +1,38 @@
+"""The record of a run: what time is counted as training."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from segkd.runner.building.stopwatch import Stopwatch
+from segkd.runner.recipe.read import read
+from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.metrics_file import phase_seconds, training_times
+from segkd.runner.training import tracking
+from segkd.runner.training.tracking import Tracking
+from segkd.runner.training.wandb_run import Dashboard
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_scoring_and_saving_are_no_training(folder, monkeypatch, alone):
+    now = 100.0
+    monkeypatch.setattr(tracking.time, "perf_counter", lambda: now)
+    recipe = read(folder / "tiny.yaml", [f"tracking.folder={folder}"])
+    recipe.folder.mkdir()
+    watch = Stopwatch()
+    record = Tracking(recipe, Accelerator(cpu=True), 15, watch, 0, Dashboard(recipe, None))
+    record.alone = alone
+    for iteration in range(1, 5):
+        watch.marks += [("student", now, now + 0.75), ("backward", now + 0.75, now + 1.0)]
+        now += 1.0 if alone else 5.0  # others beside it are none of its time
+        record.add({"cross_entropy": torch.tensor(1.0)})
+        record.end_step(iteration, 0.1, {"cross_entropy": 1.0})
+        if iteration % 2 == 0:
+            watch.marks.append(("scoring", now, now + 7.0))
+            now += 7.0
+            record.flush(scores={"miou": 0.5})
+            now += 3.0  # panels, and the checkpoint
+            record.restart_clock()
+    rows = RunFolder(recipe.folder).read_rows()
+    assert training_times(rows, recipe.data.batch_size) == {2: 2.0, 4: 4.0}
+    assert phase_seconds(rows) == {"student": 0.75, "backward": 0.25, "scoring": 7.0}
