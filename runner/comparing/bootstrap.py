@@ -1,10 +1,10 @@
-"""How much of a gain is chance: mIoU from counts of single images, and what it is on other draws of the images."""
+"""How much of a gain is chance: mIoU from counts of single images, and what it is on other draws of seeds and images."""
 
 from typing import Literal
 
 import numpy as np
 
-DRAWS = 2000  # resamples of the images behind an interval
+DRAWS = 2000  # resamples behind an interval
 
 
 def iou(counts: np.ndarray) -> np.ndarray:
@@ -20,33 +20,40 @@ def mean_iou(counts: np.ndarray, absent: Literal["skip", "zero"]) -> np.ndarray:
     return np.nansum(values, -1) / classes
 
 
-def image_draws(images: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """(R, N): how often each of N images is in each of R resamples of N images with replacement."""
-    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
+def resamples(count: int, seed: int, draws: int = DRAWS) -> np.ndarray:
+    """(R, M): how often each of M things is in each of R resamples of M things with replacement."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
 
 
 def resampled_gains(
-    counts: np.ndarray, baseline: np.ndarray, absent: Literal["skip", "zero"], draws: np.ndarray
+    counts: np.ndarray,
+    baseline: np.ndarray,
+    absent: Literal["skip", "zero"],
+    images: np.ndarray,
+    seeds: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """The gain in each resample of the images: the paired bootstrap (Efron and Tibshirani 1993, chapter 8).
+    """The gain in each resample of the seeds and of the images (Owen 2007, "The pigeonhole bootstrap").
 
-    With w[r, n] the times image n is in resample r, and i, l, p of an image, a class and a run s,
+    With v[r, s] the times seed s is in resample r, w[r, n] the times image n is, and i, l, p of an image, a class and
+    a run,
 
         mIoU[r, s] = mean over classes of  sum_n w i / (sum_n w l + sum_n w p - sum_n w i)
-        gain[r] = mean over s of mIoU[r, s]  -  the same of the baseline, with the same w
+        gain[r] = sum_s v mIoU[r, s] / S  -  the same of the baseline, with the same w
 
-    Quantiles of the gains tell how the gain depends on which images are in the split, not on the seeds.
+    All runs are scored on the same images, so that a resample has the same images for each of its runs. Its seeds are
+    the same for both, too, if both are given the same v. Quantiles of the gains make an interval that is too narrow where seeds
+    are few, since S seeds cannot spread further than those S (tests/runner/comparing/test_bootstrap.py measures it).
 
     Args:
-        counts, baseline: (S, N, K, 3), the two's runs; their S may differ. draws: (R, N).
+        counts, baseline: (S, N, K, 3), the two's runs; their S may differ. images: (R, N). seeds: (R, S) of each.
 
     Returns:
         (R,) gains as shares.
     """
     means = []
-    for given in (counts, baseline):
-        runs, images, classes, _ = given.shape
-        flat = given.transpose(1, 0, 2, 3).reshape(images, -1)  # (N, S K 3)
-        sums = (draws.astype(float) @ flat).reshape(len(draws), runs, classes, 3)
-        means.append(mean_iou(sums, absent).mean(1))  # (R,)
+    for given, drawn in zip((counts, baseline), seeds, strict=True):
+        runs, count, classes, _ = given.shape
+        flat = given.transpose(1, 0, 2, 3).reshape(count, -1)  # (N, S K 3)
+        sums = (images.astype(float) @ flat).reshape(len(images), runs, classes, 3)
+        means.append((drawn * mean_iou(sums, absent)).sum(1) / runs)  # (R,)
     return means[0] - means[1]

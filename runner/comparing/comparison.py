@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segkd.runner.comparing.bootstrap import image_draws, iou, mean_iou, resampled_gains
+from segkd.runner.comparing.bootstrap import iou, mean_iou, resampled_gains, resamples
 from segkd.runner.comparing.finished_runs import FinishedRun
 from segkd.runner.console import percent
 from segkd.runner.recipe import parts
@@ -25,7 +25,8 @@ LEARNING_ONLY = {"distill_heads", "projection_dropout"}
 class Gain:
     """What a row has over its baseline: in mIoU with its 95 % interval, and in the IoU of each class (NaN: absent).
 
-    Both are taken over the seeds that the two share, or over all seeds if they share none.
+    Both are taken over the seeds that the two share, or over all seeds if they share none. Of one seed nobody knows
+    how far the next one is away: `low` and `high` are NaN.
     """
 
     over: "Row"
@@ -56,6 +57,13 @@ class Row:
     def learns_alone(self) -> bool:
         """Whether its student learns from labels only."""
         return all(term.source is None for term in self.recipe.losses)
+
+    @property
+    def learner(self) -> tuple:
+        """What student it is: source, model and arguments, less those that only some losses need."""
+        network = self.recipe.networks["student"]
+        kept = {name: value for name, value in network.args.items() if name not in LEARNING_ONLY}
+        return network.source, network.model, kept
 
     def measured(self, key: str) -> np.ndarray:
         """A number in the summaries, one for each run; NaN where it is not there."""
@@ -95,11 +103,10 @@ def compare(runs: list[FinishedRun], *, baseline: str | None = None, sort: bool 
     rows = _distinguish([_row(group) for group in groups.values()])
     rows.sort(key=lambda row: (-row.miou.mean() if sort else 0, not row.learns_alone))
     baselines = _baselines(rows, baseline)
-    draws = image_draws(len(runs[0].names))
     for index, row in enumerate(rows):
         base = None if row in baselines else _baseline_of(row, baselines, only=baseline is not None)
         if base is not None:
-            rows[index] = replace(row, gain=_gain(row, base, draws))
+            rows[index] = replace(row, gain=_gain(row, base))
     one = runs[0]
     return Comparison(rows, one.protocol, one.class_names, len(one.names), _shared_headline(runs))
 
@@ -200,15 +207,10 @@ def _baseline_of(row: Row, baselines: list[Row], *, only: bool) -> Row | None:
     if only and len(baselines) == 1:
         return baselines[0]
 
-    def student(one: Row) -> tuple:
-        network = one.recipe.networks["student"]
-        kept = {name: value for name, value in network.args.items() if name not in LEARNING_ONLY}
-        return network.source, network.model, kept
-
     def settings(one: Row) -> dict:
         return one.recipe.model_dump(mode="json", include={"data", "optimizer", "schedule", "loop"})
 
-    unlike = {base: len(changes(settings(base), settings(row))) for base in baselines if student(base) == student(row)}
+    unlike = {base: len(changes(settings(base), settings(row))) for base in baselines if base.learner == row.learner}
     least = [base for base, count in unlike.items() if count == min(unlike.values())]
     if len(least) > 1:
         which = " or ".join(str(base.runs[0].folder) for base in least)
@@ -216,13 +218,24 @@ def _baseline_of(row: Row, baselines: list[Row], *, only: bool) -> Row | None:
     return least[0] if least else None
 
 
-def _gain(row: Row, base: Row, draws: np.ndarray) -> Gain:
-    # an unlucky seed that one of the two alone has would be no gain of the other
+def at_shared_seeds(row: Row, base: Row) -> tuple[list[FinishedRun], list[FinishedRun]]:
+    """The runs of the two whose seeds both have; all runs if they share none.
+
+    An unlucky seed that one of the two alone has would be no gain of the other.
+    """
     seeds = {run.recipe.seed for run in row.runs} & {run.recipe.seed for run in base.runs}
-    ours, theirs = (
-        np.stack([run.counts for run in one.runs if not seeds or run.recipe.seed in seeds]) for one in (row, base)
-    )  # (S, N, K, 3)
-    absent = row.runs[0].absent
-    low, high = np.quantile(resampled_gains(ours, theirs, absent, draws), [0.025, 0.975])
+    ours, theirs = ([run for run in one.runs if not seeds or run.recipe.seed in seeds] for one in (row, base))
+    return ours, theirs
+
+
+def _gain(row: Row, base: Row) -> Gain:
+    runs = at_shared_seeds(row, base)
+    ours, theirs = (np.stack([run.counts for run in one]) for one in runs)  # (S, N, K, 3)
+    absent, low, high = row.runs[0].absent, np.nan, np.nan
+    if min(map(len, runs)) > 1:
+        same = [run.recipe.seed for run in runs[0]] == [run.recipe.seed for run in runs[1]]
+        seeds = resamples(len(ours), seed=1), resamples(len(theirs), seed=1 if same else 2)
+        gains = resampled_gains(ours, theirs, absent, resamples(ours.shape[1], seed=0), seeds)
+        low, high = np.quantile(gains, [0.025, 0.975])
     mean = mean_iou(ours.sum(1), absent).mean() - mean_iou(theirs.sum(1), absent).mean()
     return Gain(base, float(mean), low, high, iou(ours.sum(1)).mean(0) - iou(theirs.sum(1)).mean(0))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from segkd.runner.comparing.bootstrap import DRAWS
-from segkd.runner.comparing.comparison import Comparison, Row
+from segkd.runner.comparing.comparison import Comparison, Gain, Row
 from segkd.runner.comparing.pictures import draw_curves, draw_examples, draw_table
 from segkd.runner.console import clock, markdown, markdown_text, number, percent
 from segkd.runner.run_folder.replacing import write_text
@@ -61,13 +61,18 @@ def cells(row: Row, headline: dict[str, str]) -> dict[str, str]:
         "seeds": str(len(row.runs)),
         "mIoU (%)": spread(row.miou, "(%)"),
         "gain": "-" if gain is None else percent(gain.mean, SIGNED),
-        "95 % interval": "-" if gain is None else f"{percent(gain.low, SIGNED)} to {percent(gain.high, SIGNED)}",
+        "95 % interval": "-" if gain is None else interval(gain),
         **{title: spread(row.measured(key), title) for key, title in headline.items()},
         "parameters": number(row.measured("parameters").mean() / 1e6, "{:.2f} M"),
         "GFLOPs": number(row.measured("flops").mean() / 1e9),
         "images/s": number(1000 / row.measured("milliseconds").mean(), "{:.1f}"),
         "training": clock(row.measured("seconds").mean()),
     }
+
+
+def interval(gain: Gain) -> str:
+    """`+0.11 to +0.63`, or why there is none."""
+    return "one seed" if np.isnan(gain.low) else f"{percent(gain.low, SIGNED)} to {percent(gain.high, SIGNED)}"
 
 
 def spread(values: np.ndarray, title: str) -> str:
@@ -87,8 +92,10 @@ def notes(comparison: Comparison) -> list[str]:
     data = rows[0].recipe.data
     lines = [
         f"mIoU of the best checkpoint on {comparison.images} images of {data.dataset} {data.val_split}, mean +- "
-        f"standard deviation over the seeds; {comparison.protocol}. Interval: of the gain, over {DRAWS} paired "
-        f"resamples of the images; it does not tell how much the seeds change. A gain is over the seeds both have."
+        f"standard deviation over the seeds; {comparison.protocol}. A gain is over the seeds both have. Interval: of "
+        f"the gain, over {DRAWS} resamples of the seeds and of the images, the same ones for both; of few seeds it is "
+        f"too narrow (where all depends on the seed, intervals of 2, 3, 5 and 10 hold the true gain in 50, 76, 83 and "
+        f"91 of 100 comparisons), of one there is none.",
     ]
     over = methods_by_word((row.gain.over.method, row) for row in rows if row.gain is not None)
     if len(over) == 1:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from segkd.runner.comparing.bootstrap import image_draws, mean_iou, resampled_gains
+from segkd.runner.comparing.bootstrap import mean_iou, resampled_gains, resamples
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import find_runs
 from segkd.runner.comparing.tables import deviation
@@ -40,10 +40,31 @@ def test_runs_that_differ_in_their_seed_are_one_row(fabricate):
     assert np.isnan(deviation(dist.miou)) and none.gain is None
     assert kl.gain.mean == pytest.approx(np.mean(mious) - none.miou.mean())
     ours, theirs = (np.stack([given[method, seed] for seed in range(3)]) for method in ("kl", "none"))
-    expected = sorted(resampled_gains(ours, theirs, "skip", image_draws(6)))
+    # 2000 resamples of the three seeds and the six images, the same for both
+    expected = sorted(resampled_gains(ours, theirs, "skip", resamples(6, seed=0), 2 * [resamples(3, seed=1)]))
     assert kl.gain.low == pytest.approx(expected[50], abs=1e-3) and expected[49] <= kl.gain.low <= expected[50]
     assert expected[1949] <= kl.gain.high <= expected[1950]
     assert np.isnan(kl.gain.per_class[2]) and kl.gain.per_class[:2].mean() == pytest.approx(kl.gain.mean)
+
+
+def test_one_seed_has_a_gain_and_no_interval(fabricate):
+    for name, settings in {"none": (), "kl": KL}.items():
+        for seed in (0, 1) if name == "none" else (1, 2):
+            fabricate(f"{name}-s{seed}", counts(0.5 + 0.1 * seed, seed), f"seed={seed}", *settings)
+    none, kl = compare(find_runs(["runs"])).rows
+    assert kl.gain.mean == 0 and np.isnan([kl.gain.low, kl.gain.high]).all()  # seed 1 is all they share
+    none, kl = compare(find_runs(["runs/none-s0", "runs/kl-*"])).rows
+    assert kl.gain.mean > 0 and np.isnan([kl.gain.low, kl.gain.high]).all()
+
+
+def test_seeds_that_are_not_shared_are_resampled_apart(fabricate):
+    given = [counts(0.5, seed) for seed in range(4)]
+    for seed in range(4):
+        fabricate(f"{'kl' if seed > 1 else 'none'}-s{seed}", given[seed], f"seed={seed}", *(KL if seed > 1 else ()))
+    gain = compare(find_runs(["runs"])).rows[1].gain
+    images, seeds = resamples(6, seed=0), [resamples(2, seed=1), resamples(2, seed=2)]
+    expected = resampled_gains(np.stack(given[2:]), np.stack(given[:2]), "skip", images, seeds)
+    assert [gain.low, gain.high] == pytest.approx(np.quantile(expected, [0.025, 0.975]))
 
 
 def test_networks_are_called_as_everywhere(fabricate):
