@@ -1,6 +1,7 @@
 """Reads run folders that came to their end: recipe, scores, and what was counted on each image."""
 
 import glob
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from segkd.runner.comparing.bootstrap import mean_iou
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.metrics_file import phase_seconds, training_times
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,10 @@ class FinishedRun:
         protocol: how the score was made, in words. absent: what a class counts that never occurs. Both are written
             with the score: a run may be resumed with another `evaluate` section than its recipe.yaml has.
         counts: (N, K, 3) intersection, label pixels, predicted pixels of each of the N images named in `names`, for
-            the best checkpoint. teachers: mIoU of the frozen networks. curve: (iteration, mIoU) of each evaluation.
+            the best checkpoint. teachers: mIoU of the frozen networks.
+        curve: (iteration, seconds of training until then, mIoU) of each evaluation; the seconds are NaN where the log
+            does not tell.
+        phases: mean seconds of an iteration, and of an evaluation, by what they went into; empty in older runs.
     """
 
     folder: Path
@@ -35,7 +40,8 @@ class FinishedRun:
     names: list[str]
     counts: np.ndarray
     teachers: dict[str, float]
-    curve: list[tuple[int, float]]
+    curve: list[tuple[int, float, float]]
+    phases: dict[str, float]
 
 
 def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[FinishedRun]:
@@ -67,6 +73,7 @@ def _runs_below(folder: Path) -> list[RunFolder]:
 
 def _read_run(run: RunFolder) -> FinishedRun:
     recipe, rows = run.read_recipe(), run.read_rows()
+    times = training_times(rows, recipe.data.batch_size)
     try:
         summary, (names, counts) = run.read_summary(), run.read_images()
         absent = summary.get("absent", recipe.evaluate.absent)
@@ -81,7 +88,12 @@ def _read_run(run: RunFolder) -> FinishedRun:
             names,
             counts,
             {name: scores["miou"] for name, scores in run.read_teachers().items() if scores["miou"] is not None},
-            [(row["iteration"], row["miou"]) for row in rows if row.get("miou") is not None],
+            [
+                (row["iteration"], times.get(row["iteration"], math.nan), row["miou"])
+                for row in rows
+                if row.get("miou") is not None
+            ],
+            phase_seconds(rows),
         )
         counted, miou = float(mean_iou(counts.sum(0), absent)), float(summary["miou"])
     except FileNotFoundError as error:

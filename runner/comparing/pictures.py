@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ NAME = 110  # pixels: width of a method's name beside its examples
 
 
 def draw_table(comparison: Comparison, columns: Sequence[str], lines: list[list[str]], file: Path) -> Path:
-    """The table's words, and right of each line its gain with the 95 % interval."""
+    """The table's words, and right of each line its gain with the 95 % interval, of one seed without."""
     widths = [LETTER * (max(map(len, column)) + 2) for column in zip(columns, *lines)]
     figure = Figure(figsize=(sum(widths) + GAINS, LINE * (len(lines) + 1)), dpi=110)
     borders = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0}
@@ -41,21 +42,25 @@ def draw_table(comparison: Comparison, columns: Sequence[str], lines: list[list[
     return file
 
 
-def draw_curves(comparison: Comparison, file: Path) -> Path:
-    """Validation mIoU over the iterations: the mean of a method's seeds, in a band from the lowest to the highest."""
+def draw_curves(comparison: Comparison, file: Path, over: Literal["iteration", "training time"]) -> Path:
+    """Validation mIoU over the iterations or the minutes they took: the mean of a method's seeds, in a band from the
+    lowest to the highest. Scoring is not in the minutes; a method whose log tells none has no curve over them.
+    """
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     axes = figure.subplots()
     for number, row in enumerate(comparison.rows):
-        curves = [dict(run.curve) for run in row.runs]
+        curves = [{iteration: (seconds, miou) for iteration, seconds, miou in run.curve} for run in row.runs]
         shared = sorted(set(curves[0]).intersection(*curves[1:]))
-        values = 100 * np.array([[curve[iteration] for iteration in shared] for curve in curves])  # (S, T)
+        points = np.array([[curve[iteration] for iteration in shared] for curve in curves])  # (S, T, 2)
+        seconds, values = points[..., 0].mean(0), 100 * points[..., 1]
+        places = shared if over == "iteration" else seconds / 60
         alike = sum(row.method == other.method for other in comparison.rows) > 1
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":", "-.")[number // 10 % 4]}
         label = label_text(f"{row.method}, {row.student}" if alike else row.method)
-        axes.plot(shared, values.mean(0), label=label, linewidth=1.5, **style)
+        axes.plot(places, values.mean(0), label=label, linewidth=1.5, **style)
         if len(curves) > 1:
-            axes.fill_between(shared, values.min(0), values.max(0), color=style["color"], alpha=0.15, linewidth=0)
-    axes.set(xlabel="iteration", ylabel="validation mIoU (%)")
+            axes.fill_between(places, values.min(0), values.max(0), color=style["color"], alpha=0.15, linewidth=0)
+    axes.set(xlabel=over if over == "iteration" else f"{over} (minutes)", ylabel="validation mIoU (%)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.savefig(file)

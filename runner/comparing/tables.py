@@ -9,11 +9,14 @@ import numpy as np
 
 from segkd.runner.comparing.bootstrap import DRAWS
 from segkd.runner.comparing.comparison import Comparison, Gain, Row
+from segkd.runner.comparing.equal_time import plain_at_same_time, relative_step, step_seconds
 from segkd.runner.comparing.pictures import draw_curves, draw_examples, draw_table
 from segkd.runner.console import clock, markdown, markdown_text, number, percent
+from segkd.runner.run_folder.metrics_file import PHASES
 from segkd.runner.run_folder.replacing import write_text
 
 SIGNED = "{:+.2f}"
+SAME_TIME = "none, same time"
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> str:
@@ -24,18 +27,22 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = report(comparison)
-    pictures = ["table", "curves"] + (["examples"] if draw_examples(comparison, folder / "examples.png") else [])
+    pictures = ["table", "curves", "curves_over_time"]
+    pictures += ["examples"] if draw_examples(comparison, folder / "examples.png") else []
     shown = "\n\n".join(f"![{name}]({name}.png)" for name in pictures)
     write_text(folder / "table.md", f"{text}\n\n{shown}\n")
     write_text(folder / "table.csv", table_csv(comparison))
     draw_table(comparison, *main_table(comparison), folder / "table.png")
-    draw_curves(comparison, folder / "curves.png")
+    draw_curves(comparison, folder / "curves.png", over="iteration")
+    draw_curves(comparison, folder / "curves_over_time.png", over="training time")
     return text
 
 
 def report(comparison: Comparison) -> str:
-    """The table, what its numbers are, and the gains of each class, as Markdown."""
+    """The table, what its numbers are, where the time goes, and the gains of each class, as Markdown."""
     parts = [markdown(*main_table(comparison)), *notes(comparison)]
+    if any(phases(row) for row in comparison.rows):
+        parts += ["Where a step's time goes (ms):", time_table(comparison.rows)]
     for base in comparison.rows:
         above = [row for row in comparison.rows if row.gain is not None and row.gain.over is base]
         if above:
@@ -46,11 +53,11 @@ def report(comparison: Comparison) -> str:
 
 def main_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """The table's columns, and its lines."""
-    lines = [cells(row, comparison.headline) for row in comparison.rows]
+    lines = [cells(row, comparison) for row in comparison.rows]
     return list(lines[0]), [list(line.values()) for line in lines]
 
 
-def cells(row: Row, headline: dict[str, str]) -> dict[str, str]:
+def cells(row: Row, comparison: Comparison) -> dict[str, str]:
     """One line of the table, by the titles of its columns."""
     data, gain = row.recipe.data, row.gain
     return {
@@ -62,10 +69,12 @@ def cells(row: Row, headline: dict[str, str]) -> dict[str, str]:
         "mIoU (%)": spread(row.miou, "(%)"),
         "gain": "-" if gain is None else percent(gain.mean, SIGNED),
         "95 % interval": "-" if gain is None else interval(gain),
-        **{title: spread(row.measured(key), title) for key, title in headline.items()},
+        SAME_TIME: percent(plain_at_same_time(row, comparison.rows)),
+        **{title: spread(row.measured(key), title) for key, title in comparison.headline.items()},
         "parameters": number(row.measured("parameters").mean() / 1e6, "{:.2f} M"),
         "GFLOPs": number(row.measured("flops").mean() / 1e9),
         "images/s": number(1000 / row.measured("milliseconds").mean(), "{:.1f}"),
+        "step": number(relative_step(row), "{:.2f}x"),
         "training": clock(row.measured("seconds").mean()),
     }
 
@@ -96,6 +105,9 @@ def notes(comparison: Comparison) -> list[str]:
         f"the gain, over {DRAWS} resamples of the seeds and of the images, the same ones for both; of few seeds it is "
         f"too narrow (where all depends on the seed, intervals of 2, 3, 5 and 10 hold the true gain in 50, 76, 83 and "
         f"91 of 100 comparisons), of one there is none.",
+        f"step: time of an iteration beside plain training of the same student. training: time of all iterations; "
+        f"scoring and saving are not in it. {SAME_TIME}: the best mIoU (%) that plain training of the same student "
+        f"has come to in the row's training time, whatever its own schedule; - where it was never given that much.",
     ]
     over = methods_by_word((row.gain.over.method, row) for row in rows if row.gain is not None)
     if len(over) == 1:
@@ -110,6 +122,25 @@ def notes(comparison: Comparison) -> list[str]:
         words = "; ".join(f"{who}: {device}" for device, who in devices.items())
         lines.append(f"Made on different devices, so that images/s and training times do not compare: {words}.")
     return [markdown_text(line) for line in lines]
+
+
+def phases(row: Row) -> dict[str, float]:
+    """What a row's time went into, in seconds, the mean of its runs; empty where one of them does not tell."""
+    told = [run.phases for run in row.runs]
+    found = [phase for phase in PHASES if all(told) and any(phase in one for one in told)]
+    return {phase: float(np.mean([one.get(phase, 0.0) for one in told])) for phase in found}
+
+
+def time_table(rows: list[Row]) -> str:
+    """A line for each row: milliseconds of an iteration, and those of each phase; seconds of an evaluation."""
+    shown = [phase for phase in PHASES if phase != "scoring" and any(phase in phases(row) for row in rows)]
+    lines = []
+    for row in rows:
+        found = phases(row)
+        milliseconds = [1000 * step_seconds(row), *(1000 * found.get(phase, np.nan) for phase in shown)]
+        cells = [*(number(one, "{:.1f}") for one in milliseconds), number(found.get("scoring"))]
+        lines.append([row.student, row.method, *cells])
+    return markdown(["student", "method", "step", *shown, "an evaluation (s)"], lines)
 
 
 def methods_by_word(pairs: Iterable[tuple[str, Row]]) -> dict[str, str]:
@@ -140,7 +171,9 @@ def table_csv(comparison: Comparison) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["dataset", "split", "protocol", "teacher", "student", "method", "seeds", "runs", "miou", "miou_std"]
-        + ["baseline", "gain", "gain_low", "gain_high", "parameters", "flops", "images_per_second", "training_seconds"]
+        + ["baseline", "gain", "gain_low", "gain_high", "none_same_time", "parameters", "flops", "images_per_second"]
+        + ["training_seconds", "step_seconds", "step_relative"]
+        + [f"seconds/{phase}" for phase in PHASES]
         + [f"iou/{name}" for name in classes]
         + [f"gain/{name}" for name in classes]
         + [column for key in comparison.headline for column in (key, f"{key}_std")]
@@ -153,8 +186,12 @@ def table_csv(comparison: Comparison) -> str:
             " ".join(str(run.folder) for run in row.runs),
             *(row.miou.mean(), deviation(row.miou)),
             *([""] * 4 if gain is None else (gain.over.method, gain.mean, gain.low, gain.high)),
+            plain_at_same_time(row, comparison.rows),
             *(row.measured(key).mean() for key in ("parameters", "flops")),
-            *(1000 / row.measured("milliseconds").mean(), row.measured("seconds").mean(), *row.per_class),
+            *(1000 / row.measured("milliseconds").mean(), row.measured("seconds").mean()),
+            *(step_seconds(row), relative_step(row)),
+            *(phases(row).get(phase, "") for phase in PHASES),
+            *row.per_class,
             *([""] * len(classes) if gain is None else gain.per_class),
         ]
         for found in map(row.measured, comparison.headline):

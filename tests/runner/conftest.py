@@ -354,7 +354,7 @@ def spied(server: Commands, folder: Path) -> Callable[..., tuple[Result, list[di
 def fabricate(folder: Path) -> Callable[..., Path]:
     """fabricate("kd-s0", counts, "seed=0", ...) leaves the folder of a finished run with these (N, K, 3) counts.
 
-    `taught`: by a teacher, with the loss kl.
+    `taught`: by a teacher, with the loss kl. `phases`: seconds of an iteration, and of an evaluation as `scoring`.
     """
 
     def made(
@@ -366,6 +366,7 @@ def fabricate(folder: Path) -> Callable[..., Path]:
         device: str = "cpu, 1 threads",
         seconds: float = 90.0,
         taught: bool = False,
+        phases: dict[str, float] | None = None,
     ) -> Path:
         teacher = "networks.teacher={model: deeplabv3, args: {backbone: resnet18}, weights: t, train: false}"
         kl = [teacher, "losses=[{loss: cross_entropy}, {loss: kl}]"] if taught else []
@@ -383,7 +384,9 @@ def fabricate(folder: Path) -> Callable[..., Path]:
         run.summary_file.write_text(json.dumps({"miou": miou, "iteration": curve[-1][0], **protocol, **cost}))
         if teachers:
             run.teachers_file.write_text(json.dumps({name: {"miou": miou} for name, miou in teachers.items()}))
-        append_rows(run.metrics_file, [{"iteration": iteration, "miou": miou} for iteration, miou in curve])
+        told = {"images_per_second": recipe.data.batch_size * curve[-1][0] / seconds}
+        told |= {f"seconds/{phase}": took for phase, took in (phases or {}).items()}
+        append_rows(run.metrics_file, [{"iteration": iteration, "miou": miou, **told} for iteration, miou in curve])
         names = [f"{index}.png" for index in range(len(counts))]
         np.savez(run.images_file, names=np.array(names), counts=counts)
         return run.path

@@ -11,7 +11,7 @@ def test_the_tables_lie_beside_the_runs_or_where_asked(server, folder, fabricate
     (fabricate("begun", COUNTS, "seed=1", taught=True) / "student/config.json").unlink()
     result = server(folder, "compare", "runs", "--skip-unfinished", "--baseline", "kl")
     assert result.code == 0, result.err
-    assert "| none | 1 | 46.90 | +0.00 | one seed |" in result.out
+    assert "| none | 1 | 46.90 | +0.00 | one seed | - |" in result.out
     assert "2 runs: runs/comparison/table.md" in result.out
     assert server(folder, "compare", "runs/none", "runs/k*", "--output", "elsewhere", "--sort").code == 0
     assert {path.name for path in (folder / "elsewhere").iterdir()} == {

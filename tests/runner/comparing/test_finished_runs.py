@@ -10,7 +10,8 @@ COUNTS = np.array([[[3, 5, 6], [2, 4, 2]], [[1, 1, 1], [0, 2, 0]]])  # two image
 
 def test_runs_are_found_by_folder_from_above_and_by_pattern(fabricate):
     for name in ("a-s0", "a-s1", "b-s0"):
-        fabricate(name, COUNTS, "tracking.folder=runs/deep", teachers={"teacher": 0.5})
+        phases = {"student": 0.2, "scoring": 1.5}
+        fabricate(name, COUNTS, "tracking.folder=runs/deep", teachers={"teacher": 0.5}, phases=phases)
     found = [[str(run.folder) for run in find_runs(paths)] for paths in (
         ["runs"], ["runs/deep/a-*", "runs/deep/b-s0"], ["runs/deep/b-s0", "runs", "runs/deep"],
     )]  # fmt: skip
@@ -21,7 +22,8 @@ def test_runs_are_found_by_folder_from_above_and_by_pattern(fabricate):
     assert (
         run.names == ["0.png", "1.png"] and (run.counts == COUNTS).all() and run.class_names == ["class 0", "class 1"]
     )
-    assert run.curve == [(2, 0.1), (4, 0.2)] and run.teachers == {"teacher": 0.5}
+    assert run.curve == [(2, 45.0, 0.1), (4, 90.0, 0.2)] and run.teachers == {"teacher": 0.5}
+    assert run.phases == phases
 
 
 def test_unfinished_runs_are_refused_or_left_out(fabricate):

@@ -13,7 +13,7 @@ from segkd.runner.comparing.pictures import NAME, draw_curves, draw_examples, dr
 def comparison(fabricate):
     """A baseline, and a method that is better on some images and worse on others."""
     counts = np.array([[[5, 10, 5]], [[9, 10, 9]], [[2, 10, 2]]])
-    fabricate("none", counts, curve=((2, 0.2), (4, 0.3), (6, 0.5)))
+    fabricate("none", counts, curve=((2, 0.2), (4, 0.3), (6, 0.5)), seconds=30.0)
     fabricate("kl-s0", counts + [[[3, 0, 3]], [[-1, 0, -1]], [[2, 0, 2]]], taught=True, curve=((2, 0.1), (4, 0.4)))
     fabricate("kl-s1", counts, "seed=1", taught=True, curve=((2, 0.3), (4, 0.2), (6, 0.5)))
     return compare(find_runs(["runs"]))
@@ -28,11 +28,23 @@ def test_the_table_widens_with_its_words_and_grows_with_its_lines(comparison, tm
     assert 11 + 2 * 33 <= blue.min() and blue.max() <= 11 + 3 * 33
 
 
+def ends(comparison, file, over):
+    """Where the blue and the orange curve end, in pixels from the left."""
+    picture = np.asarray(Image.open(draw_curves(comparison, file, over)).convert("RGB")).astype(int)
+    plot = picture[:, :750]  # left of the legend
+    lines = (np.abs(plot - color).sum(-1) < 30 for color in ((31, 119, 180), (255, 127, 14)))
+    return [line.any(0).nonzero()[0].max() for line in lines]
+
+
 def test_curves_are_drawn_where_all_seeds_were_scored(comparison, tmp_path):
-    picture = np.asarray(Image.open(draw_curves(comparison, tmp_path / "curves.png")).convert("RGB")).astype(int)
-    blue, orange = (np.abs(picture - color).sum(-1) < 30 for color in ((31, 119, 180), (255, 127, 14)))
-    plot = slice(0, 750)  # left of the legend
-    assert blue[:, plot].any(0).nonzero()[0].max() > orange[:, plot].any(0).nonzero()[0].max() + 100
+    blue, orange = ends(comparison, tmp_path / "curves.png", "iteration")
+    assert blue > orange + 100
+
+
+def test_curves_over_the_time_show_who_took_longer(comparison, tmp_path):
+    # the plain run took 30 s for its six iterations, kl 90 s for four and for six
+    blue, orange = ends(comparison, tmp_path / "curves.png", "training time")
+    assert orange > blue + 100
 
 
 def test_examples_are_the_panels_of_the_best_checkpoints(comparison, tmp_path):

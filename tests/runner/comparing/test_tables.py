@@ -16,8 +16,10 @@ from segkd.runner.comparing.tables import report, table_csv, write_comparison
 def runs(fabricate):
     """Two plain runs and two distilled ones of four images and three classes, the last one absent."""
     for seed, (plain, taught) in enumerate([(50, 60), (40, 80)]):
-        fabricate(f"none-s{seed}", counts(plain), f"seed={seed}", seconds=60 + 2 * seed)
-        fabricate(f"kl-s{seed}", counts(taught), f"seed={seed}", taught=True, teachers={"teacher": 0.9}, device="a GPU")
+        phases = {"data": 0.001, "student": 0.2 + 0.1 * seed, "scoring": 3.0}
+        fabricate(f"none-s{seed}", counts(plain), f"seed={seed}", seconds=60 + 2 * seed, phases=phases)
+        settings = {"taught": True, "teachers": {"teacher": 0.9}, "device": "a GPU"}
+        fabricate(f"kl-s{seed}", counts(taught), f"seed={seed}", phases=phases | {"teacher": 0.5}, **settings)
     fabricate(
         "long", counts(70), "method=long", "schedule.iterations=9", "data.labelled=1/4", taught=True, seconds=3700.0
     )
@@ -34,12 +36,12 @@ def test_the_table_says_what_the_counts_say(runs):
     rows = [[word.strip() for word in line.strip("|").split("|")] for line in lines if line.startswith("| synthetic")]
     # mIoU of one run: (found / 100 + 1) / 2; the last row is compared with the first plain run, which has its seed
     assert rows == [
-        ["synthetic", "-", "pspnet mobilenetv2_035", "none", "2", "72.50 +- 3.54", "-", "-",
-         "2.50 M", "3.00", "125.0", "1:01"],
+        ["synthetic", "-", "pspnet mobilenetv2_035", "none", "2", "72.50 +- 3.54", "-", "-", "-",
+         "2.50 M", "3.00", "125.0", "1.00x", "1:01"],
         ["synthetic", "deeplabv3 resnet18 (90.00)", "pspnet mobilenetv2_035", "kl", "2", "85.00 +- 7.07", "+12.50",
-         "+5.00 to +20.00", "2.50 M", "3.00", "125.0", "1:30"],
+         "+5.00 to +20.00", "-", "2.50 M", "3.00", "125.0", "-", "1:30"],
         ["synthetic, 1/4 labelled", "deeplabv3 resnet18", "pspnet mobilenetv2_035", "long", "1", "85.00", "+10.00",
-         "one seed", "2.50 M", "3.00", "125.0", "1:01:40"],
+         "one seed", "-", "2.50 M", "3.00", "125.0", "26.96x", "1:01:40"],
     ]  # fmt: skip
     assert "| class 0 | 45.00 | +25.00 | +20.00 |" in lines and "| class 1 | 100.00 | +0.00 | +0.00 |" in lines
     assert "| class 2 | - | - | - |" in lines
@@ -57,6 +59,30 @@ def test_notes_say_what_must_be_known_before_comparing(runs):
     assert "differently" not in alike and "devices" not in alike and "Gains are" not in alike
 
 
+def test_a_table_says_where_the_time_goes(runs):
+    lines = report(compare(runs)).splitlines()
+    first = lines.index("Where a step's time goes (ms):") + 2
+    assert [[word.strip() for word in line.strip("|").split("|")] for line in lines[first : first + 5]] == [
+        ["student", "method", "step", "data", "teacher", "student", "an evaluation (s)"],
+        ["---"] * 7,
+        # the step of 61 s in 4 iterations, the mean of both seeds' phases
+        ["pspnet mobilenetv2_035", "none", "15250.0", "1.0", "-", "250.0", "3.00"],
+        ["pspnet mobilenetv2_035", "kl", "22500.0", "1.0", "500.0", "250.0", "3.00"],
+        ["pspnet mobilenetv2_035", "long", "411111.1", "-", "-", "-", "-"],
+    ]
+    assert "time goes" not in report(compare([run for run in runs if run.recipe.method_name == "long"]))
+
+
+def test_a_table_can_show_that_plain_training_has_more_of_the_same_time(fabricate):
+    fabricate("none", counts(50), seconds=60.0)
+    fabricate("kl", counts(60), taught=True, seconds=90.0)
+    fabricate("long", counts(70), "method=long", "schedule.iterations=6", seconds=90.0, curve=((3, 0.6), (6, 0.85)))
+    comparison = compare(find_runs(["runs"]))
+    (line,) = [line for line in report(comparison).splitlines() if "| kl | 1 |" in line]
+    assert "| 80.00 | +5.00 | one seed | 85.00 |" in line and "| 1.50x | 1:30 |" in line
+    assert [row["none_same_time"] for row in csv.DictReader(io.StringIO(table_csv(comparison)))] == ["", "", "0.85"]
+
+
 def test_names_from_recipes_and_data_are_text(fabricate, folder):
     for name, found, method in (("plain", 50, r"<b>a|$\b$"), ("kl", 60, "_")):
         run = fabricate(name, counts(found), f"method={method}", taught=name == "kl")
@@ -68,7 +94,7 @@ def test_names_from_recipes_and_data_are_text(fabricate, folder):
 
 
 def test_the_csv_has_the_same_numbers_with_all_digits(runs):
-    none, kl, _ = csv.DictReader(io.StringIO(table_csv(compare(runs))))
+    none, kl, long = csv.DictReader(io.StringIO(table_csv(compare(runs))))
     assert float(none["miou"]) == pytest.approx((0.75 + 0.7) / 2) and float(kl["miou"]) == pytest.approx(0.85)
     assert float(kl["miou_std"]) == pytest.approx(0.1 / 2**0.5)
     assert (kl["baseline"], kl["method"], kl["seeds"], kl["runs"]) == ("none", "kl", "0 1", "runs/kl-s0 runs/kl-s1")
@@ -76,11 +102,16 @@ def test_the_csv_has_the_same_numbers_with_all_digits(runs):
         assert float(kl[key]) == pytest.approx(expected) and none[key] == ""
     assert float(kl["iou/class 0"]) == pytest.approx(0.7) and kl["iou/class 2"] == kl["gain/class 2"] == ""
     assert (float(kl["flops"]), float(kl["images_per_second"]), float(kl["training_seconds"])) == (3e9, 125, 90)
+    assert (float(kl["step_seconds"]), kl["step_relative"], kl["none_same_time"]) == (22.5, "", "")
+    assert (float(none["step_relative"]), float(long["step_relative"])) == pytest.approx((1, 3700 / 9 / (61 / 4)))
+    assert float(kl["seconds/student"]) == pytest.approx(0.25) and float(kl["seconds/teacher"]) == 0.5
+    assert none["seconds/teacher"] == long["seconds/student"] == long["gain_low"] == ""
     assert kl["split"] == "val" and kl["protocol"].startswith("whole images")
 
 
 def test_a_comparison_is_written_over_an_earlier_one(runs, folder):
     write_comparison(compare(runs[:2]), folder / "out")
     text = write_comparison(compare(runs), folder / "out")
-    assert {path.name for path in (folder / "out").iterdir()} == {"table.md", "table.csv", "table.png", "curves.png"}
+    assert {path.name for path in (folder / "out").iterdir()} == {"table.md", "table.csv", "table.png", "curves.png",
+                                                               "curves_over_time.png"}  # fmt: skip
     assert (folder / "out/table.md").read_text().startswith(text)

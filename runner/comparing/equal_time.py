@@ -1,0 +1,70 @@
+"""What a method costs in training, and what plain training makes of the same time."""
+
+import numpy as np
+
+from segkd.runner.comparing.comparison import IRRELEVANT_TO_RESULTS, Row, at_shared_seeds
+from segkd.runner.comparing.finished_runs import FinishedRun
+from segkd.runner.recipe.differences import without
+
+# a plain row was trained for as long as a method if it has this share of its time: clocks are no more exact
+AS_LONG = 0.98
+
+
+def plain_of(row: Row) -> Row | None:
+    """The plain training of the same student: the row itself, or what its gain is over; None where it is no such."""
+    if row.learns_alone:
+        return row
+    base = row.gain and row.gain.over
+    return base if base and base.learns_alone and base.learner == row.learner else None
+
+
+def step_seconds(row: Row) -> float:
+    """Mean seconds of an iteration; scoring and saving are not in them."""
+    return row.measured("seconds").mean() / row.recipe.schedule.iterations
+
+
+def relative_step(row: Row) -> float:
+    """Its iterations' time beside those of plain training; NaN where there is none, or on another device."""
+    plain = plain_of(row)
+    return step_seconds(row) / step_seconds(plain) if plain and _devices(plain) == _devices(row) else np.nan
+
+
+def plain_at_same_time(row: Row, rows: list[Row]) -> float:
+    """The mIoU that plain training of the same student had after the time this row was trained for.
+
+    Asked are all rows that differ from the row's plain training in nothing but their schedule. Each gives the best of
+    its evaluations until then, straight lines between them; one that was shorter has ended with its best. The highest
+    counts: a longer one is read in the middle of its schedule, where its learning rate is still high, so that a
+    shorter one may be better. NaN where none of them was trained for as long: nobody knows what it would have had.
+    Rows of other devices are not asked.
+    """
+    plain = plain_of(row)
+    if plain is None or plain is row:
+        return np.nan
+    found, reached = [], False
+    for other in rows:
+        if other.learns_alone and _unscheduled(other) == _unscheduled(plain) and _devices(other) == _devices(row):
+            ours, theirs = at_shared_seeds(row, other)
+            seconds = _mean_seconds(ours)
+            found.append(np.mean([best_until(run, seconds) for run in theirs]))
+            reached |= _mean_seconds(theirs) >= AS_LONG * seconds
+    return max((one for one in found if one == one), default=np.nan) if reached else np.nan
+
+
+def best_until(run: FinishedRun, seconds: float) -> float:
+    """The best mIoU of a run until a time; NaN before its first evaluation and where the log tells no times."""
+    _, times, mious = np.array(run.curve).T
+    return float(np.interp(seconds, times, np.maximum.accumulate(mious), left=np.nan))
+
+
+def _mean_seconds(runs: list[FinishedRun]) -> float:
+    return float(np.mean([run.summary.get("seconds", np.nan) for run in runs]))
+
+
+def _devices(row: Row) -> set[str]:
+    return {run.device for run in row.runs}
+
+
+def _unscheduled(row: Row) -> dict:
+    """The settings that a longer training of the same kind has, too."""
+    return without(row.recipe.model_dump(mode="json", by_alias=True), IRRELEVANT_TO_RESULTS | {"schedule"})

@@ -1,0 +1,89 @@
+"""What a method costs beside plain training, and what plain training makes of the same time."""
+
+import numpy as np
+import pytest
+
+from segkd.runner.comparing.comparison import compare
+from segkd.runner.comparing.equal_time import plain_at_same_time, plain_of, relative_step
+from segkd.runner.comparing.finished_runs import find_runs
+
+AS_LONG = ("method=none, as long", "schedule.iterations=8")
+
+
+def counts(best: float) -> np.ndarray:
+    """(1, 1, 3): one class with this IoU."""
+    return np.array([[[round(1000 * best), 1000, round(1000 * best)]]])
+
+
+@pytest.fixture
+def trained(fabricate):
+    """trained("kl", seconds, mious, ...): mIoU every second iteration in that time; the rows by their methods."""
+
+    def add(name, seconds, mious, *assignments, **settings):
+        curve = tuple((2 * number, miou) for number, miou in enumerate(mious, start=1))
+        fabricate(name, counts(max(mious)), *assignments, curve=curve, seconds=seconds, **settings)
+        rows = compare(find_runs(["runs"])).rows
+        return {row.method: plain_at_same_time(row, rows) for row in rows}, {row.method: row for row in rows}
+
+    return add
+
+
+def test_a_method_can_lose_to_plain_training_of_its_time(trained):
+    trained("none", 100.0, [0.3, 0.4])
+    found, rows = trained("kl", 160.0, [0.3, 0.42], taught=True)
+    assert rows["kl"].gain.mean == pytest.approx(0.02)
+    assert np.isnan(list(found.values())).all(), "no plain run was trained for 160 s"
+    # evaluated at 50, 100, 150 and 200 s; 160 s are a fifth of the way from its third to its fourth
+    found, rows = trained("long", 200.0, [0.2, 0.45, 0.45, 0.5], *AS_LONG)
+    assert found["kl"] == pytest.approx(0.46) and np.isnan([found["none"], found["none, as long"]]).all()
+    assert [rows[name].gain and rows[name].gain.over.method for name in rows] == [None, None, "none"]
+    assert [relative_step(rows[name]) for name in ("none", "none, as long", "kl")] == pytest.approx([1, 1, 1.6])
+
+
+def test_the_best_until_then_counts_and_of_a_shorter_training_its_end(trained):
+    trained("none", 100.0, [0.3, 0.4])
+    trained("long", 200.0, [0.35, 0.2, 0.3, 0.5], *AS_LONG)
+    found, _ = trained("kl", 120.0, [0.3, 0.42], taught=True)
+    assert found["kl"] == pytest.approx(0.4), "0.35 of the long one at 120 s, 0.4 of the one that was over by then"
+    found, _ = trained("cheap", 60.0, [0.3, 0.42], "method=cheap", "losses.kl.weight=2", taught=True)
+    assert found["cheap"] == pytest.approx(0.35), "of the long one, 0.32 of the short one at 60 s"
+    found, _ = trained("quick", 40.0, [0.3, 0.42], "method=quick", "losses.kl.weight=3", taught=True)
+    assert np.isnan(found["quick"]), "nothing was scored by then"
+
+
+def test_clocks_are_not_exact(trained):
+    trained("none", 100.0, [0.3, 0.4])
+    found, _ = trained("kl", 101.0, [0.3, 0.42], taught=True)
+    assert found["kl"] == pytest.approx(0.4)
+
+
+def test_seeds_that_both_have_are_asked(trained):
+    for seed, end in enumerate((0.4, 0.6, 0.1)):
+        trained(f"none-s{seed}", 100.0, [0.05, end], f"seed={seed}")
+    for seed, seconds in enumerate((60.0, 90.0)):  # 75 s on average, half of the way between the evaluations
+        found, _ = trained(f"kl-s{seed}", seconds, [0.3, 0.42], f"seed={seed}", taught=True)
+    assert found["kl"] == pytest.approx((0.05 + 0.5) / 2)
+
+
+@pytest.mark.parametrize("other", [
+    ("networks.student.args.width=16",), ("optimizer.lr=0.5",), ("data.labelled=1/4",), ("loop.ema=0.9",),
+])  # fmt: skip
+def test_only_the_schedule_may_differ(trained, other):
+    trained("none", 50.0, [0.3, 0.4])
+    trained("other", 200.0, [0.5, 0.6], "method=other", *other)
+    found, rows = trained("kl", 80.0, [0.3, 0.42], taught=True)
+    assert np.isnan(found["kl"]) and plain_of(rows["kl"]).method == "none"
+
+
+def test_times_of_different_devices_do_not_compare(trained):
+    trained("none", 100.0, [0.3, 0.4], device="a GPU")
+    found, rows = trained("kl", 50.0, [0.3, 0.42], taught=True)
+    assert np.isnan(found["kl"]) and np.isnan(relative_step(rows["kl"]))
+
+
+def test_another_baseline_is_no_plain_training(trained):
+    trained("none", 100.0, [0.3, 0.4])
+    trained("kl", 80.0, [0.3, 0.42], taught=True)
+    runs = find_runs(["runs"])
+    none, kl = compare(runs, baseline="kl").rows
+    assert plain_of(none) is none and plain_of(kl) is None and np.isnan(relative_step(kl))
