@@ -181,7 +181,7 @@ def label_maps(network: nn.Module, batch: list[Picture], options: argparse.Names
     # (B, H, W, 3) -> (B, 3, H, W): a view in channels_last order, nothing is copied
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-        scores = predict(
+        classes = predict(
             network,
             images,
             batch[0].pixels.shape[:2],
@@ -190,8 +190,9 @@ def label_maps(network: nn.Module, batch: list[Picture], options: argparse.Names
             stride=options.stride and tuple(options.stride),
             scales=tuple(options.scales),
             flip=options.flip,
+            classes=True,
         )
-    return scores.argmax(1).to(torch.uint8)
+    return classes.to(torch.uint8)
 
 
 def write(picture: Picture, labels: np.ndarray, palette: Palette, options: argparse.Namespace) -> None:

@@ -107,13 +107,15 @@ def evaluate(
     metrics = build_metrics(recipe, dataset)
     counts = {name: _nothing_counted(metric, len(dataset), accelerator.device) for name, metric in metrics.items()}
     mine = range(accelerator.process_index, len(dataset), accelerator.num_processes)
+    reads_scores = any(metric.reads_scores for metric in metrics.values())
     steps = -(-len(mine) // recipe.evaluate.batch_size)
     for batch in progress_bar(batches, total=steps, title=title, shown=accelerator.is_main_process):
         batch = batch.to(accelerator.device)
-        scores = class_scores(network, batch, recipe)
-        prediction = scores.argmax(1)
+        scores = class_scores(network, batch, recipe) if reads_scores else None
+        prediction = label_map(network, batch, recipe) if scores is None else scores.argmax(1)
         for name, metric in metrics.items():
-            for key, found in metric.count(scores, prediction, batch.target).items():
+            seen = scores if metric.reads_scores else None
+            for key, found in metric.count(seen, prediction, batch.target).items():
                 if key in metric.per_image:
                     counts[name][key][batch.indices] = found
                 else:
@@ -195,13 +197,17 @@ def scores_of(result: Evaluation, others: dict[str, Evaluation]) -> dict:
 
 def label_map(network: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
     """(B, H, W) predicted classes at the labels' size, by the recipe's `evaluate` section."""
-    return class_scores(network, batch, recipe).argmax(1)
+    return _predict(network, batch, recipe, classes=True)
+
+
+def class_scores(network: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
+    """(B, K, H, W) scores at the labels' size by the recipe's `evaluate` section, averaged as it says."""
+    return _predict(network, batch, recipe, classes=False)
 
 
 @torch.no_grad()
 @torch.compiler.set_stance("force_eager")  # else loop.compile compiles anew for every image size
-def class_scores(network: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
-    """(B, K, H, W) scores at the labels' size by the recipe's `evaluate` section, averaged as it says."""
+def _predict(network: nn.Module, batch: Batch, recipe: Recipe, *, classes: bool) -> Tensor:
     settings = recipe.evaluate
     return predict(
         network,
@@ -216,4 +222,5 @@ def class_scores(network: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
         average=settings.average,
         resizes=settings.resizes,
         align_corners=settings.align_corners,
+        classes=classes,
     )

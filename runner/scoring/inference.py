@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segkd.models._prediction import resize
 
 Size = tuple[int, int]  # height and width in pixels
+AT_ONCE = 2**21  # scores resized together where only the largest one of each pixel is kept
 
 
 @torch.no_grad()
@@ -30,8 +31,9 @@ def predict(
     average: Literal["logits", "softmax"] = "logits",
     resizes: Literal[1, 2] = 1,
     align_corners: bool | None = None,
+    classes: bool = False,
 ) -> Tensor:
-    """Scores of a batch of equally sized images.
+    """Scores of a batch of equally sized images, or the classes they choose.
 
     `whole` runs the network once per view and resizes its logits to `size`. `halves` runs it on the left and the
     right half and puts their logits side by side before the resize, as CIRKD does with SegFormer. `slide` lays
@@ -53,15 +55,21 @@ def predict(
         average: what windows and views are averaged as: raw logits, or probabilities.
         resizes: of the logits of whole images: to `size` at once, or to the view's size and then to `size`.
         align_corners: of every resize of scores; None takes the network family's own.
+        classes: ask for the class of the largest score of each pixel. Logits of a single view of whole images are then
+            resized a few classes at a time: the scores of all classes at `size` would take most of the memory.
 
     Returns:
-        (B, K, *size) float32.
+        (B, K, *size) float32 scores, or with `classes` their argmax, (B, *size) int64.
 
     Raises:
         ValueError: `slide` without a window, or a stride that is not in 1..window (gaps).
     """
     if mode == "slide":
         window, stride = _window_and_stride(window, stride)
+    if classes and mode != "slide" and average == "logits" and len(scales) == 1 and not flip:
+        view = _scaled(images, scales[0])
+        logits, aligned = _logits(network, align_corners, mode == "halves", view)
+        return _largest(logits, _sizes(view, size, resizes), aligned)
     views = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
     total = None
     score = functools.partial(_scores, network, average, align_corners, mode == "halves")
@@ -72,20 +80,32 @@ def predict(
             inside = tuple(map(min, window, view.shape[-2:])) if smaller == "shrink" else window
             result = _slide(score, network, view, size, inside, stride)
         else:
-            sizes = [tuple(view.shape[-2:]), size] if resizes == 2 else [size]
-            result = score(view, sizes)[0]
+            result = score(view, _sizes(view, size, resizes))[0]
         result = result.flip(-1) if mirrored else result
         if len(views) == 1:
-            return result
+            return result.argmax(1) if classes else result
         # in place: at 150 classes one score map of a large image takes gigabytes
         total = result.clone() if total is None else total.add_(result)
-    return total.div_(len(views))
+    total.div_(len(views))
+    return total.argmax(1) if classes else total
+
+
+def _sizes(view: Tensor, size: Size, resizes: int) -> list[Size]:
+    """The sizes that logits of a view of whole images are brought to in turn."""
+    return [tuple(view.shape[-2:]), tuple(size)] if resizes == 2 else [tuple(size)]
 
 
 def _scores(
     network: nn.Module, average: str, align_corners: bool | None, halves: bool, images: Tensor, sizes: list[Size]
 ) -> tuple[Tensor, bool]:
-    """(B, K, *sizes[-1]) float32 scores of one forward pass, resized to each size in turn, and how they were resized.
+    """(B, K, *sizes[-1]) float32 scores of one forward pass, and how they were resized."""
+    logits, aligned = _logits(network, align_corners, halves, images)
+    scores = _resized(logits, sizes, aligned)
+    return (scores.softmax(1) if average == "softmax" else scores), aligned
+
+
+def _logits(network: nn.Module, align_corners: bool | None, halves: bool, images: Tensor) -> tuple[Tensor, bool]:
+    """(B, K, h, w) float32 logits of one forward pass, and how they are to be resized.
 
     `halves` makes two passes of it, one for each half of the image.
     """
@@ -93,10 +113,34 @@ def _scores(
     parts = (images[..., :middle], images[..., middle:]) if halves else (images,)
     predictions = [network(part) for part in parts]
     aligned = predictions[0].align_corners if align_corners is None else align_corners
-    scores = torch.cat([prediction.logits.float() for prediction in predictions], dim=-1)  # (B, K, h, w)
+    return torch.cat([prediction.logits.float() for prediction in predictions], dim=-1), aligned
+
+
+def _resized(scores: Tensor, sizes: list[Size], aligned: bool) -> Tensor:
+    """Scores resized to each size in turn."""
     for size in sizes:
-        scores = resize(scores, size, aligned)
-    return (scores.softmax(1) if average == "softmax" else scores), aligned
+        if tuple(scores.shape[-2:]) != size:
+            # torch rounds otherwise in channels_last, which single classes do not have
+            scores = resize(scores.contiguous(), size, aligned)
+    return scores
+
+
+def _largest(logits: Tensor, sizes: list[Size], aligned: bool) -> Tensor:
+    """(B, *sizes[-1]) int64, the argmax of the logits resized to each size in turn."""
+    if all(tuple(logits.shape[-2:]) == size for size in sizes):
+        return logits.argmax(1)
+    at_once = max(1, AT_ONCE // (len(logits) * max(map(math.prod, sizes))))  # classes
+    batch_and_size = len(logits), *sizes[-1]
+    best = logits.new_full(batch_and_size, -torch.inf)
+    chosen = torch.zeros(batch_and_size, dtype=torch.int16, device=logits.device)  # a quarter of int64's memory
+    for first, some in zip(itertools.count(0, at_once), logits.split(at_once, dim=1)):
+        scores = _resized(some, sizes, aligned)
+        values, classes = scores.max(1) if at_once > 1 else (scores[:, 0], 0)
+        # of equal scores the first class's wins, as in argmax
+        chosen = torch.where(values > best, classes + first, chosen).to(torch.int16)
+        torch.maximum(best, values, out=best)
+        del scores, values, classes  # before the next ones need their room
+    return chosen.long()
 
 
 def _slide(

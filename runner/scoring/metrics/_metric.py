@@ -43,24 +43,28 @@ class Metric(abc.ABC):
     Attributes:
         per_image: the names of counts that have one row for each image of the batch. They are not added up but kept
             for each image of the split.
+        reads_scores: whether `count` reads the scores of all classes. Where no metric does, they are never made at the
+            size of the label, which saves most of the memory.
         headline: the values that are shown at each evaluation and as columns of comparisons, with their titles. A
             title that ends in (%) belongs to a share, which is shown in percent.
     """
 
     per_image: ClassVar[tuple[str, ...]] = ()
+    reads_scores: ClassVar[bool] = True  # to forget it costs memory and nothing else
     headline: ClassVar[dict[str, str]] = {}
 
     def __init__(self, split: Split):
         self.split = split
 
     @abc.abstractmethod
-    def count(self, scores: Tensor, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def count(self, scores: Tensor | None, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Counts a batch. The counts of batches and processes are added, so a batch without an image gives zeros.
 
         Shapes:
-            scores: (B, K, H, W) logits or probabilities, see `Split.average`. prediction: (B, H, W) their argmax.
+            scores: (B, K, H, W) logits or probabilities, see `Split.average`; None unless the metric `reads_scores`.
+            prediction: (B, H, W) their argmax.
             target: (B, H, W) classes; pixels that are ignore_index or outside 0..K-1 have no label.
-            returns: tensors of any shape by name, on the device of the scores; those in `per_image` are (B, ...).
+            returns: tensors of any shape by name, on the device of the target; those in `per_image` are (B, ...).
         """
 
     @abc.abstractmethod

@@ -34,13 +34,14 @@ class Boundary(Metric):
         areas: (K, 2) int64, |G_d and P_d| and |G_d or P_d|. widths: the sum of the images' d, and how many images.
     """
 
+    reads_scores = False
     headline = {"boundary_miou": "boundary mIoU (%)"}
 
     def __init__(self, split: Split, *, width: Annotated[int, Interval(ge=1, le=1024)] | None = None):
         super().__init__(split)
         self.width = width
 
-    def count(self, scores: Tensor, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def count(self, scores: Tensor | None, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         width, void = self.width or default_width(target.shape[-2:]), self.split.num_classes
         ignored = ~self.split.is_labelled(target)
         # void is one class more, which both maps have at the same pixels

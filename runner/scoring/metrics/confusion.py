@@ -25,11 +25,12 @@ class Confusion(Metric):
             comparisons of runs can resample the images.
     """
 
+    reads_scores = False
     per_image = ("images",)
     names = ("miou", "class_accuracy", "pixel_accuracy", "fwiou", "dice")
     names_per_class = ("iou_per_class", "accuracy_per_class", "dice_per_class")
 
-    def count(self, scores: Tensor, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def count(self, scores: Tensor | None, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         matrices = confusion_matrices(prediction, target, self.split.num_classes, self.split.ignore_index)
         return {"matrix": matrices.sum(0), "images": areas(matrices)}
 
@@ -70,7 +71,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
     target = target.long()
     counted = (target != ignore_index) & (target >= 0) & (target < num_classes)
     # pixels not counted fall into one bin behind the matrix: cheaper than gathering the others
-    cell = torch.where(counted, target * num_classes + prediction.long(), num_classes**2)
+    cell = (target * num_classes).add_(prediction).masked_fill_(~counted, num_classes**2)
     counts = torch.bincount(cell.flatten(), minlength=num_classes**2 + 1)
     return counts[: num_classes**2].view(num_classes, num_classes)
 

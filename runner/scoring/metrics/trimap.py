@@ -32,13 +32,14 @@ class Trimap(Metric):
         areas: (K, 3) int64, see `confusion.areas`.
     """
 
+    reads_scores = False
     headline = {"trimap_miou": "trimap mIoU (%)"}
 
     def __init__(self, split: Split, *, width: Annotated[int, Interval(ge=1, le=1024)] = 5):
         super().__init__(split)
         self.width = width
 
-    def count(self, scores: Tensor, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def count(self, scores: Tensor | None, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         num_classes, ignore_index = self.split.num_classes, self.split.ignore_index
         labels = target.masked_fill(~self.split.is_labelled(target), num_classes)
         near = target.masked_fill(~band(labels, self.width, border=False), ignore_index)

@@ -34,6 +34,7 @@ class WorstImages(Metric):
         mious: (N,) float64.
     """
 
+    reads_scores = False
     per_image = ("mious",)
     headline = {"worst_images_miou": "mIoU of the worst images (%)"}
 
@@ -41,7 +42,7 @@ class WorstImages(Metric):
         super().__init__(split)
         self.share = share
 
-    def count(self, scores: Tensor, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def count(self, scores: Tensor | None, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         matrices = confusion_matrices(prediction, target, self.split.num_classes, self.split.ignore_index)
         correct, labelled, predicted = areas(matrices).double().unbind(-1)  # (B, K)
         iou = (correct / (labelled + predicted - correct)).where(labelled > 0, torch.nan)

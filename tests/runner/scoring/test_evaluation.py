@@ -14,6 +14,7 @@ from segkd.models._prediction import Normalize, Prediction
 from segkd.runner.loading.data_sets import build_dataset, fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.read import read
+from segkd.runner.scoring import evaluation
 from segkd.runner.scoring.evaluation import class_scores, evaluate, text_of, values_in
 from segkd.runner.scoring.metrics.confusion import confusion_matrix, scores
 
@@ -103,6 +104,19 @@ def test_every_metric_of_the_recipe_sees_every_image_once(scored):
         assert counts.tolist() == torch.stack([matrix.diagonal(), matrix.sum(1), matrix.sum(0)], dim=1).tolist()
     assert list(result.metrics) == ["confusion", "worst_images", "boundary"]
     assert list(result.headline) == ["worst_images_miou", "boundary_miou"]
+
+
+def test_the_scores_of_all_classes_are_made_only_for_metrics_that_read_them(scored, monkeypatch):
+    matrices, made = [], []
+    whole = evaluation.class_scores
+    monkeypatch.setattr(evaluation, "class_scores", lambda *given: made.append(1) or whole(*given))
+    for metrics in ("[boundary, trimap, worst_images]", "[boundary, calibration]"):
+        recipe, dataset = scored(f"evaluate.metrics={metrics}")
+        matrices.append(
+            evaluate(Convolution(), dataset, recipe, Accelerator(cpu=True), "").counts["confusion"]["matrix"]
+        )
+        assert len(made) == (3 if "calibration" in metrics else 0)
+    assert torch.equal(*matrices)
 
 
 def test_values_are_found_in_a_row_of_the_log_and_metrics_without_any_are_silent(scored):

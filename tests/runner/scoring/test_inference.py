@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from segkd.models._prediction import Normalize, Prediction
+from segkd.runner.scoring import inference
 from segkd.runner.scoring.inference import predict
 
 
@@ -149,6 +150,40 @@ def test_windows_shrink_to_a_small_image():
     slide = {"mode": "slide", "window": (16, 12), "stride": (16, 8), "smaller": "shrink"}
     wanted = slide_by_loop(network, images, (9, 12), (16, 8)).detach()
     torch.testing.assert_close(predict(network, images, (9, 20), **slide), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("at_once", [1, 2 * 2 * 61 * 90, 2**21], ids=["one class", "two classes", "all"])
+def test_classes_are_the_argmax_of_resized_logits_to_the_pixel(monkeypatch, at_once, align_corners):
+    monkeypatch.setattr(inference, "AT_ONCE", at_once)
+    network, images = Strided(align_corners), photo(17, 25)
+    logits = torch.randn(2, 5, 5, 7, generator=torch.Generator().manual_seed(0))
+    logits[:, 3] = logits[:, 1]  # a tie is the first one's
+    given = logits.to(memory_format=torch.channels_last)
+    monkeypatch.setattr(network, "forward", lambda images: Prediction(given, align_corners))
+    found = predict(network, images, (61, 90), classes=True)
+    assert found.dtype == torch.int64 and found.unique().tolist() == [0, 1, 2, 4]
+    assert torch.equal(found, resized(logits, (61, 90), align_corners).argmax(1))
+    twice = resized(resized(logits, (17, 25), align_corners), (61, 90), align_corners)
+    assert torch.equal(predict(network, images, (61, 90), resizes=2, classes=True), twice.argmax(1))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mode": "halves"},
+        {"mode": "slide", "window": (16, 12)},
+        {"scales": (1.5,)},
+        {"scales": (0.5, 1.0), "flip": True},
+        {"average": "softmax"},
+    ],
+    ids=str,
+)
+def test_classes_are_those_of_the_scores_however_they_are_made(monkeypatch, settings):
+    monkeypatch.setattr(inference, "AT_ONCE", 1)
+    network, images = Strided(), photo(17, 25).contiguous(memory_format=torch.channels_last)
+    scores = predict(network.to(memory_format=torch.channels_last), images, (34, 50), **settings)
+    assert torch.equal(predict(network, images, (34, 50), classes=True, **settings), scores.argmax(1))
 
 
 def test_errors():

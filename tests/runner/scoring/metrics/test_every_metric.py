@@ -56,6 +56,13 @@ def test_pixels_without_a_label_change_nothing(metric):
     torch.testing.assert_close(counts, others, equal_nan=True)
 
 
+def test_a_metric_that_reads_no_scores_does_without_them(metric):
+    scores, prediction, target = batch()
+    if not metric.reads_scores:
+        counts = metric.count(scores, prediction, target)
+        torch.testing.assert_close(metric.count(None, prediction, target), counts, equal_nan=True)
+
+
 def test_values_are_named_after_their_metric_and_go_through_json(metric):
     values = metric.values(metric.count(*batch()))
     name = type(metric).__module__.rpartition(".")[2]
