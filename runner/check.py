@@ -56,7 +56,7 @@ from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.recipe.network import RANDOM
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.term import Ramp
-from segkd.runner.scoring.cost import flops, wait_for_gpu
+from segkd.runner.scoring.cost import flops, told_gain, wait_for_gpu
 from segkd.runner.training.gradients import gradient_report
 
 SAMPLED = 32  # images whose labels are counted
@@ -131,6 +131,8 @@ def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator)
         say(described(name, graph, recipe, image))
     for name, network in networks.items():
         say(f"images    of {name} are normalised with {network.normalize.words}")
+        if recipe.networks[name].cheaper_by:
+            say(f"speed     {told_gain(name, network, recipe, accelerator)}")
     return graph
 
 
@@ -146,9 +148,10 @@ def trained_first(recipe: Recipe) -> list[str]:
 def described(name: str, graph: Graph, recipe: Recipe, image: Tensor) -> str:
     """A line on a network: parameters, FLOPs for the image, features."""
     network = graph.network(name).eval()
+    kind = ["trained"] if name in graph.networks else ["frozen", *recipe.networks[name].cheaper_by]
     size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     return (
-        f"network   {name}: {recipe.networks[name].title}, {'trained' if name in graph.networks else 'frozen'}, "
+        f"network   {name}: {recipe.networks[name].title}, {', '.join(kind)}, "
         f"{size:.2f} M parameters, {flops(network, image) / 1e9:.2f} GFLOP for one "
         f"{'x'.join(map(str, recipe.data.crop_size))} crop (1 multiply-add = 2), "
         f"features {', '.join(network.channels)}"

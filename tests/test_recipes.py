@@ -132,7 +132,7 @@ def test_names_are_told_apart():
 ADDED_SINCE = {
     "evaluate": ("metrics", "fit_corners"),
     "data": ("allow_overlap", "max_pixels"),
-    "networks.*": ("cache",),
+    "networks.*": ("cache", "precision", "compile", "input_scale"),
 }
 # and arguments of losses
 ADDED_TO_LOSSES = {"kl": ("standardize", "eps")}

@@ -80,6 +80,8 @@ def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -
         network = graph.network(name)
         if loop.compile and name in graph.networks:
             network.compile(dynamic=False)
+        if recipe.networks[name].compile:
+            network.compile(dynamic=False, fullgraph=True)  # all of it, or an error
         network.to(device=accelerator.device, memory_format=memory_format)
 
 

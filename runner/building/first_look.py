@@ -10,6 +10,7 @@ from segkd.runner.building.graph import Graph
 from segkd.runner.recipe.schema import Recipe
 
 
+@torch.compiler.set_stance("force_eager")  # else a compiled network is compiled for two images, too
 def refuse_broken_teachers(graph: Graph, recipe: Recipe, train_set: Dataset, accelerator: Accelerator) -> None:
     """Runs every frozen network that a term reads on the first training image, at the size of a crop.
 
@@ -33,7 +34,9 @@ def refuse_broken_teachers(graph: Graph, recipe: Recipe, train_set: Dataset, acc
         maps = {"scores": prediction.logits, "auxiliary scores": prediction.aux, **prediction.features}
         broken = [what for what, values in maps.items() if values is not None and not values.isfinite().all()]
         if broken:
+            own = recipe.networks[name].precision
+            precision = f"loop.precision ({recipe.loop.precision})" if own is None else f"its precision ({own})"
             raise ValueError(
                 f"networks.{name}: on the first training image its {', '.join(broken[:3])} are NaN or infinite; check "
-                f"its weights, its normalize and loop.precision ({recipe.loop.precision})"
+                f"its weights, its normalize and {precision}"
             )

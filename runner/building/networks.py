@@ -12,6 +12,7 @@ from segkd.models._checkpointing import checkpoint_blocks
 from segkd.models._class_map import ClassMapped, read_class_map
 from segkd.models._prediction import Normalize
 from segkd.models._state_dicts import shown
+from segkd.runner.building.frozen import cheaper
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.network import RANDOM, Network
 from segkd.runner.recipe.read import read
@@ -37,9 +38,10 @@ def build_networks(recipe: Recipe, dataset: Dataset, *, untrained: bool = False)
             continue
         if untrained and isinstance(network.weights, OtherRecipe) and not weights_are_there(network):
             network = network.model_copy(update={"weights": RANDOM})
-        built[name] = build_network(
+        whole = build_network(
             name, network, dataset.num_classes, recipe.seed, dataset.class_names, trust=recipe.trust_checkpoint
         )
+        built[name] = cheaper(whole, network)
     return built
 
 

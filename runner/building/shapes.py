@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segkd.models._prediction import Prediction
+from segkd.runner.building.frozen import cheaper
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import blaming
@@ -37,7 +38,8 @@ def shape_graph(recipe: Recipe) -> Graph:
         model, arguments = parts.network_part(network.source, network.model, network.args)
         arguments = arguments | {key: WITHOUT_DOWNLOADS[key] for key in WITHOUT_DOWNLOADS.keys() & arguments.keys()}
         with blaming(f"networks.{name}: "):
-            networks[name] = copy.deepcopy(_network(model, json.dumps(arguments, sort_keys=True), num_classes))
+            built = copy.deepcopy(_network(model, json.dumps(arguments, sort_keys=True), num_classes))
+        networks[name] = cheaper(built, network)
     with torch.device("meta"):
         return build_graph(recipe, networks, IGNORE_INDEX)
 
@@ -57,8 +59,8 @@ def shape_predictions(graph: Graph, recipe: Recipe, images: int = 2) -> dict[tup
 
 
 def crops(recipe: Recipe, count: int, device: torch.device | str = "meta") -> Tensor:
-    """Black images of the size that is trained on, (count, 3, H, W) uint8."""
-    return torch.zeros(count, 3, *recipe.data.crop_size, dtype=torch.uint8, device=device)
+    """Black images of the size that is trained on, (count, 3, H, W) uint8, which lie in memory as batches do."""
+    return torch.zeros(count, *recipe.data.crop_size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
 
 
 @contextmanager

@@ -63,6 +63,13 @@ class Network(Section):
     normalize: Literal["imagenet", "cirkd", "sam", "unit", "none"] | Constants | None = Field(
         None, description="its constants, by a published name or {mean, std, order}; default: those of its weights"
     )
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None, description="of a frozen network, whose maps the losses then read in float32; default: loop.precision"
+    )
+    compile: bool = Field(False, description="torch.compile of a frozen network, for the fixed crop size")
+    input_scale: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="factor on the size of a frozen network's images; its scores and features come out smaller"
+    )
     lr_scale: Annotated[float, Interval(ge=0, le=1e6)] = Field(
         1.0, description="factor on the learning rate of this network"
     )
@@ -99,6 +106,12 @@ class Network(Section):
     def weights_words(self) -> str:
         """What messages call its weights: their path, or that of the recipe that makes them."""
         return self.weights.recipe if isinstance(self.weights, OtherRecipe) else str(self.weights)
+
+    @property
+    def cheaper_by(self) -> list[str]:
+        """What makes the forward of a frozen network cheaper, in words."""
+        sized = f"images of {self.input_scale:g} of their size" if self.input_scale != 1 else None
+        return list(filter(None, [self.precision, "compiled" if self.compile else None, sized]))
 
     @property
     def title(self) -> str:
@@ -143,6 +156,15 @@ class Network(Section):
             yield ("checkpointing",), f"{name} is not trained, so it keeps nothing for backward; leave it out"
         if self.checkpointing and recipe.loop.compile:
             yield ("checkpointing",), "does not go with loop.compile; leave one of them out"
+        asked = {"precision": self.precision, "compile": self.compile, "input_scale": self.input_scale != 1}
+        for key in [key for key, asks in asked.items() if asks]:
+            if self.ema_of is not None:
+                yield (key,), f"a moving average is computed as {self.ema_of} is; leave it out"
+            elif self.train:
+                hint = "leave it out" if key == "input_scale" else f"loop.{key} is for those that are trained"
+                yield (key,), f"{name} is trained, and this is for frozen networks (train: false); {hint}"
+        if self.input_scale != 1 and self.prompted_by is not None:
+            yield ("input_scale",), "a prompt has the size of the images; leave input_scale or prompted_by out"
         if self.train == "lora" and self.model != "sam":
             yield ("train",), "lora is for model: sam; other networks are trained whole (true) or frozen (false)"
         if self.cache is not None:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from segkd.runner.building import delivered
+from segkd.runner.building.frozen import cheaper
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.networks import build_network, mapped, weights_path
 from segkd.runner.recipe.mistakes import did_you_mean
@@ -63,7 +64,7 @@ def _network(name: str, recipe: Recipe, dataset: Dataset, run: Path, weights: Gi
     entry, owner, path = recipe.networks[name], f"networks.{name}", weights.path
     described = None if path is None or weights.layout or weights.part else StudentFolder.around(Path(path))
     if described is not None:
-        network, origin = from_pretrained(described.path), path
+        network, origin = cheaper(from_pretrained(described.path), entry), path
     elif path is None and name != "student" and (entry.train or entry.ema_of):
         network, origin = delivered.find(str(run), name).network, str(run)
     else:
@@ -77,7 +78,7 @@ def _network(name: str, recipe: Recipe, dataset: Dataset, run: Path, weights: Gi
         network = build_network(
             name, entry, dataset.num_classes, recipe.seed, dataset.class_names, trust=recipe.trust_checkpoint
         )
-        return network, origin
+        return cheaper(network, entry), origin
     if entry.class_map and network.num_classes != dataset.num_classes:
         network = mapped(network, entry, None, dataset.class_names, owner)
     if network.num_classes != dataset.num_classes:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from segkd.models._weights import read_weights
+from segkd.runner.building.frozen import as_it_is
 from segkd.runner.console import clock, markdown, markdown_text, number, percent, say
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
@@ -20,7 +21,7 @@ from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import phase_seconds, plain, training_seconds
 from segkd.runner.run_folder.pretrained import description, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
-from segkd.runner.scoring.cost import flops, latency
+from segkd.runner.scoring.cost import flops, latency, told_gain
 from segkd.runner.scoring.evaluation import (
     Evaluation,
     Stopped,
@@ -53,21 +54,36 @@ class Report:
     def score_teachers(self, scored: dict[nn.Module, dict]) -> None:
         """Scores each frozen network once, as a run starts: a wrong file or normalisation shows now, not after days.
 
+        What is made cheaper is scored as it is, too, and told with its speed.
+
         Args:
             scored: the scores of networks that are known already; those found here join them.
         """
-        known = self.run.read_teachers()
-        self.accelerator.wait_for_everyone()  # all have read before the main process writes
+        recipe, accelerator, known = self.recipe, self.accelerator, self.run.read_teachers()
+        accelerator.wait_for_everyone()  # all have read before the main process writes
+        for name in [name for name, entry in recipe.networks.items() if entry.cheaper_by]:
+            network = self.state.graph.network(name)
+            if network not in scored:
+                text = told_gain(name, network, recipe, accelerator)
+                if accelerator.is_main_process:
+                    say(f"{recipe.name}: {text}")
         for name in [name for name in self.teachers if name not in known]:
             network = self.teachers[name]
             if network not in scored:
-                result = evaluate(network, self.val_set, self.recipe, self.accelerator, title=f"scoring {name}")
+                result = evaluate(network, self.val_set, recipe, accelerator, title=f"scoring {name}")
                 scored[network] = plain(result.values)
+                if as_it_is(network) is not network:
+                    title = f"scoring {name} as it is"
+                    result = evaluate(as_it_is(network), self.val_set, recipe, accelerator, title=title)
+                    scored[network]["miou_as_it_is"] = result.values["miou"]
             known[name] = scored[network]
-            if self.accelerator.is_main_process:
+            if accelerator.is_main_process:
                 write_text(self.run.teachers_file, json.dumps(known, indent=2) + "\n")
-                miou = percent(known[name]["miou"])
-                say(f"{self.recipe.name}: {name} has {miou} % mIoU on {self.recipe.data.val_split}")
+                text = f"{name} has {percent(known[name]['miou'])} % mIoU on {recipe.data.val_split}"
+                if "miou_as_it_is" in known[name]:
+                    without = " and ".join(word for word in recipe.networks[name].cheaper_by if word != "compiled")
+                    text = f"{text}, {percent(known[name]['miou_as_it_is'])} % without {without}"
+                say(f"{recipe.name}: {text}")
 
     def score(self, stop: StopSignal) -> tuple[Evaluation | None, dict[str, Evaluation]]:
         """The evaluation of the student, and those of what `evaluate.also` names; none where a signal came first."""

@@ -128,6 +128,19 @@ def test_bf16_and_memory_format_stay_close_to_the_plain_run(trained):
     assert {value.dtype for value in runs["bf16"].student().values()} == {torch.float32, torch.int64}
 
 
+def test_a_cheaper_teacher_is_told_with_its_speed_and_its_score_as_it_is(trained):
+    cheaper = ["networks.teacher.precision=bf16", "networks.teacher.input_scale=0.75"]
+    words = [TEACHER, "losses=[{loss: cross_entropy}, {loss: kl}, {loss: fitnet}]", "schedule.iterations=1"]
+    run, plain = trained("cheaper", *words, *cheaper), trained("as-it-is", *words)
+    speed = r"teacher \(bf16, images of 0\.75 of their size\): a forward of 4 images takes [\d.]+ ms, [\d.]+ ms without"
+    scores = r"teacher has ([\d.]+) % mIoU on val, ([\d.]+) % without bf16 and images of 0\.75 of their size"
+    assert re.search(speed, run.out) and "without" not in plain.out
+    told = [float(value) for value in re.search(scores, run.out).groups()]
+    mious = [json.loads((one.path / "teachers.json").read_text())["teacher"]["miou"] for one in (run, plain)]
+    assert told == [pytest.approx(100 * miou, abs=0.006) for miou in mious] and told[0] != told[1]
+    assert {value.dtype for value in run.student().values()} == {torch.float32, torch.int64}
+
+
 def test_evaluation_options_reach_the_score(trained):
     options = "{mode: slide, window: [32, 32], stride: [16, 16], flip: true, scales: [0.75, 1.0], short_side: 40, "
     run = trained("tiny", "schedule.iterations=2", f"evaluate={options}absent: zero, average: softmax, every: 2}}")
