@@ -1,9 +1,15 @@
 """Finding, reading and checking the files of a dataset: one sentence for everything that can be wrong with them."""
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import posixpath
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Interval
 from PIL import Image
 
 from ._images import (
@@ -24,6 +30,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 LARGEST_LIST = 100_000_000  # bytes
 
+Share = Annotated[float, Interval(gt=0, lt=1)]
+
 
 def require_folder(path: str | Path, layout: str) -> Path:
     """`path` if it is a folder, else FileNotFoundError with the layout the dataset expects."""
@@ -41,11 +49,34 @@ def require_split(split: str, splits: Iterable[str]) -> str:
     return split
 
 
+def drawn_split(names: Sequence[str], split: str, val: float | None) -> list[int]:
+    """Which images of a data set without splits belong to `train` or `val`; all of them where `val` is None.
+
+    The SHA-256 of an image's name decides, so that it stays where it is when others come or go.
+
+    Args:
+        val: share of the images that are scored, on average.
+
+    Raises:
+        ValueError: another split, or one that gets no image.
+    """
+    if val is None:
+        return list(range(len(names)))
+    is_val = require_split(split, ("train", "val")) == "val"
+    digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    shares = [int.from_bytes(digest[:8], "big") / 2**64 for digest in digests]
+    kept = [index for index, share in enumerate(shares) if (share < val) == is_val]
+    if not kept:
+        told = f"val: {val:g} leaves none of the {len(names)} images for {split}, as their names are drawn"
+        raise ValueError(f"{told}; take another share, or divide them into folders")
+    return kept
+
+
 def find_images(folder: Path, suffix: str = "") -> dict[str, str]:
     """Every image at any depth below `folder`: key -> path, sorted by key.
 
-    The key is the path relative to `folder` without `suffix` and the file ending; files whose stem does not end in
-    `suffix` are left out. Two files with one key (`a.png` beside `a.jpg`) are a ValueError.
+    The key is the path relative to `folder`, as `written_alike` gives it, without `suffix` and the file ending; files
+    whose stem does not end in `suffix` are left out. Two files with one key (`a.png` beside `a.jpg`) are a ValueError.
     """
     found: dict[str, str] = {}
     for parent, name in files_below(folder):
@@ -53,11 +84,26 @@ def find_images(folder: Path, suffix: str = "") -> dict[str, str]:
         if ending.lower() not in IMAGE_SUFFIXES or not stem.endswith(suffix) or name.startswith("."):
             continue
         path = os.path.join(parent, name)
-        key = os.path.relpath(os.path.join(parent, stem.removesuffix(suffix)), folder).replace(os.sep, "/")
+        key = written_alike(os.path.relpath(os.path.join(parent, stem.removesuffix(suffix)), folder))
         if key in found:
             raise ValueError(f"{path} and {found[key]}: two images of one name; keep one of them")
         found[key] = path
     return dict(sorted(found.items()))
+
+
+def written_alike(path: str) -> str:
+    """One way to write a relative path: slashes, no detours, and an accent one character with its letter (NFC).
+
+    A file that was packed on a Mac has them as two, and a list of names from elsewhere has not; Windows writes
+    backslashes.
+    """
+    return unicodedata.normalize("NFC", posixpath.normpath(path.replace("\\", "/")))
+
+
+def paths_below(folder: str | Path, endings: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, str]:
+    """Every file at any depth below `folder` with such an ending: relative path, as `written_alike` -> path."""
+    found = (os.path.join(parent, name) for parent, name in files_below(folder) if name.lower().endswith(endings))
+    return {written_alike(os.path.relpath(path, folder)): path for path in found}
 
 
 def files_below(folder: str | Path) -> Iterator[tuple[str, str]]:
@@ -95,26 +141,55 @@ def pair_labels(images: Mapping[str, str], folder: str | Path, layout: str, suff
     return [(image, labels[key]) for key, image in images.items()]
 
 
+def read_text(path: str | Path, largest: int | None = LARGEST_LIST) -> str:
+    """The content of a text file of at most so many bytes. ValueError where it is none."""
+    try:
+        with open_regular(path) as file:
+            content = file.read() if largest is None else file.read(largest + 1)
+    except RefusedFile as error:
+        raise ValueError(f"{path}: {error}") from None
+    if largest is not None and len(content) > largest:
+        raise ValueError(f"{path}: is too large for a list, which has up to {largest:,} bytes")
+    try:
+        return content.decode("utf-8-sig")  # Windows' editors begin a text with a mark of its encoding
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is no list: it holds other bytes than text (UTF-8)") from None
+
+
 def read_list(path: str | Path, layout: str) -> list[str]:
     """The non-empty lines of a text file, stripped, in its own order; a missing or empty file is an error."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such list. Expected layout: {layout}")
-    try:
-        with open_regular(path) as file:
-            content = file.read(LARGEST_LIST + 1)
-    except RefusedFile as error:
-        raise ValueError(f"{path}: {error}") from None
-    if len(content) > LARGEST_LIST:
-        raise ValueError(f"{path}: is too large for a list, which has up to {LARGEST_LIST:,} bytes")
-    try:
-        lines = [line.strip() for line in content.decode("utf-8").splitlines()]
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is no list: it holds other bytes than text (UTF-8)") from None
+    lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line]
     if not lines:
         raise ValueError(f"{path}: the list is empty")
     return lines
+
+
+def read_json(path: str | Path, layout: str) -> dict:
+    """What a JSON file holds, which must be one object: {...}."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file. Expected layout: {layout}")
+    try:
+        found = json.loads(read_text(path, largest=None))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: is no JSON (cut off?): {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected an object, {{...}}, and it is a {type(found).__name__}")
+    return found
+
+
+def entry(found: object, name: str, kind: type | tuple[type, ...], where: str) -> object:
+    """`found[name]`, an entry of what a file says. ValueError where it is missing or of another kind."""
+    value = found.get(name) if isinstance(found, dict) else None
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        words = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
+        wanted = " or ".join(words[one] for one in kinds)
+        raise ValueError(f"{where}: {name!r} must be {wanted}, and is {excerpt(json.dumps(value, default=str))}")
+    return value
 
 
 def excerpt(text: str) -> str:
@@ -140,26 +215,38 @@ def lookup_table(mapping: Mapping[int, int], ignore: Iterable[int] = (IGNORE_IND
     return tuple(table)
 
 
-def read_image(path: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The image in mode RGB, see `as_rgb`."""
-    return _read(path, as_rgb, max_pixels)
+def read_image(path: str, max_pixels: int = MAX_PIXELS, content: bytes | None = None) -> Image.Image:
+    """The image in mode RGB, see `as_rgb`.
+
+    Args:
+        content: the file's bytes, where they lie in another file and `path` says in which.
+    """
+    return _read(path, as_rgb, max_pixels, content)
 
 
-def read_label(path: str, table: tuple[int, ...], rule: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_label(
+    path: str, table: tuple[int, ...], rule: str, max_pixels: int = MAX_PIXELS, content: bytes | None = None
+) -> Image.Image:
     """The label file as train ids, mode L.
 
     Args:
-        path: an image with one channel of ids, see `as_ids`.
+        path: an image with one channel of ids, see `as_ids`. content: as of `read_image`.
         table: what `lookup_table` returns.
         rule: which ids are allowed, in words, for the error.
     """
-    label = _read(path, as_ids, max_pixels)
+    return as_train_ids(_read(path, as_ids, max_pixels, content), path, table, rule)
+
+
+def as_train_ids(label: Image.Image, path: str, table: tuple[int, ...], rule: str) -> Image.Image:
+    """A label map of ids, mode L or P, as train ids; the arguments are those of `read_label`."""
     # one pass over the raw ids finds every mistake; a histogram costs 1 ms at 1024x2048
     histogram = label.histogram()
     wrong = [raw for raw, count in enumerate(histogram) if count and table[raw] < 0]
     if wrong:
         shown = ", ".join(map(str, wrong[:10])) + (", ..." if len(wrong) > 10 else "")
-        raise ValueError(f"{path}: label ids {shown} are not allowed; {rule}")
+        binary = "; masks of 0 and 255 are read with lookup: {0: 0, 255: 1}" if wrong == [255] else ""
+        altered = "; JPEG alters ids, so save labels as PNG" if path.lower().endswith((".jpg", ".jpeg")) else ""
+        raise ValueError(f"{path}: label ids {shown} are not allowed; {rule}{binary}{altered}")
     if label.mode == "L" and all(table[raw] == raw for raw, count in enumerate(histogram) if count):
         return label
     return label.point([max(train_id, 0) for train_id in table], "L")
@@ -191,9 +278,7 @@ class LabelledFiles:
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
         image_path, label_path = self.files[index]
         image = read_image(image_path, self.max_pixels)
-        if label_path is None:
-            return image, Image.new("L", image.size, IGNORE_INDEX)
-        target = self.read_target(label_path)
+        target = self.target(index, image.size)
         if image.size != target.size:
             raise ValueError(
                 f"{image_path} is {image.height}x{image.width} but its label {label_path} is "
@@ -201,6 +286,15 @@ class LabelledFiles:
                 f"{_told_by_exif(image_path, label_path)}"
             )
         return image, target
+
+    def target(self, index: int, size: tuple[int, int]) -> Image.Image:
+        """The labels of an image as train ids, mode L: 255 everywhere where they are not public.
+
+        Args:
+            size: width and height of the image, for labels that are drawn.
+        """
+        path = self.files[index][1]
+        return Image.new("L", size, IGNORE_INDEX) if path is None else self.read_target(path)
 
     def stamp(self, index: int) -> tuple[str | int, ...]:
         """What tells an image and its label from other ones of that name: sizes and times of their files."""
@@ -216,10 +310,12 @@ class LabelledFiles:
         return self.names[index]
 
 
-def _read(path: str, pixels: Callable[[Image.Image], Image.Image], max_pixels: int) -> Image.Image:
+def _read(
+    path: str, pixels: Callable[[Image.Image], Image.Image], max_pixels: int, content: bytes | None = None
+) -> Image.Image:
     """What `pixels` makes of an image file that holds one image."""
     try:
-        with open_image(path, max_pixels) as image:
+        with open_image(path, max_pixels, content) as image:
             count = len(pages(image))
             if count > 1:
                 raise RefusedFile(f"holds {count} pages or frames, an image and its label one each; save them apart")
@@ -234,7 +330,7 @@ def _read(path: str, pixels: Callable[[Image.Image], Image.Image], max_pixels: i
 
 def exif_orientation(path: str) -> int:
     """The EXIF orientation by which an image or a label file is turned upright, 0 for not at all."""
-    if path.endswith(".mat"):  # SBD's masks
+    if path.lower().endswith((".mat", ".json", ".txt")):  # SBD's masks, and shapes in text files
         return 0
     with open_image(path, None) as image:
         turned = orientation(image)

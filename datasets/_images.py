@@ -4,6 +4,7 @@ Training, scoring and prediction read every image and label through these functi
 all of them.
 """
 
+import io
 import os
 import stat
 import struct
@@ -51,13 +52,16 @@ def open_regular(path: str | Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def open_image(path: str | Path, max_pixels: int | None = MAX_PIXELS) -> Iterator[Image.Image]:
+def open_image(
+    path: str | Path, max_pixels: int | None = MAX_PIXELS, content: bytes | None = None
+) -> Iterator[Image.Image]:
     """An image file of one of FORMATS, its header read and none of its pixels.
 
     Args:
         max_pixels: height times width that is still read; None: whoever opens it looks at the size.
+        content: the file's bytes, where it lies inside of another one.
     """
-    with open_regular(path) as file:
+    with open_regular(path) if content is None else io.BytesIO(content) as file:
         try:
             image = Image.open(file, formats=FORMATS)
         except Image.UnidentifiedImageError:
@@ -226,7 +230,8 @@ def _single_channel(label: Image.Image) -> Image.Image:
     if ids.ndim != 2 or not (ids.dtype == bool or np.issubdtype(ids.dtype, np.integer)):
         raise RefusedFile(
             f"a label holds one id a pixel (mode L or P), this file has mode {label.mode}; "
-            "labels made of colours are read by the folder dataset with colors: true"
+            "labels made of colours are read by the data sets folder and huggingface with a table of them, such as "
+            "colors: {background: [0, 0, 0], building: [255, 255, 255]}"
         )
     if ids.size and (ids.min() < 0 or ids.max() > 255):
         raise RefusedFile(f"label ids reach from {ids.min()} to {ids.max()}; they must lie in 0..255")

@@ -1,26 +1,28 @@
 """Any folder of images with label images beside it: your own data."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-from annotated_types import Interval, Len
+from annotated_types import Len
 from PIL import Image
 
+from ._classes import Classes
 from ._files import (
-    IGNORE_INDEX,
     LabelledFiles,
+    Share,
+    drawn_split,
     excerpt,
-    lookup_table,
+    files_below,
     pair_labels,
-    read_image,
     read_list,
+    require_folder,
     require_images,
+    written_alike,
 )
-from ._palettes import Color, bit_palette
-
-LabelId = Annotated[int, Interval(ge=0, le=255)]
+from ._label_images import LabelId, label_images
+from ._palettes import Color
 
 
 class Folder(LabelledFiles):
@@ -29,20 +31,27 @@ class Folder(LabelledFiles):
     Args:
         root: every path below is relative to it.
         split: any word; it replaces `{split}` in images, labels and list_file.
+        class_names: one name per class that label files hold; their number is the number of classes. None: they are
+            those of `colors`.
+        classes: which of them are trained on, merged or ignored: `{road: [road, parking], void: ignore, "*": keep}`.
         images, labels: folders, searched at any depth. An image and its label have the same path below their folder
             once image_suffix, label_suffix and the file endings are taken off (`a_image.jpg` and `a_mask.png` pair
-            with image_suffix `_image` and label_suffix `_mask`).
+            with image_suffix `_image` and label_suffix `_mask`). Or templates of whole paths, such as
+            `images/{split}/{name}.jpg` and `masks/{split}/{name}_mask.png`: what stands for `{name}` is the same in
+            both, also across folders, and `*` stands for anything within one part of a path.
         list_file: instead of the folders, a text file with one "image label" a line, relative to root; a tab between
             the two where a path holds blanks, else a tab or blanks.
-        class_names: one name per class; their number is the number of classes.
+        val: divides images that lie in no splits: this share of them is split `val`, the others are `train`. The name
+            of an image alone decides, so that it stays where it is when others are added.
         palette: one RGB colour per class; None takes VOC's colour map.
-        colors: the labels are RGB images painted in the palette's colours.
+        colors: the labels are RGB images painted in the palette's colours; or a table of the names and colours,
+            `{road: [128, 64, 128], water: [0, 0, 255]}`, in place of class_names and palette.
         void_colors: further colours that labels may hold; their pixels are ignored (255).
         lookup: raw id in the label files -> train id; None: files hold 0..K-1. Masks of 0 and 255 have {0: 0, 255: 1}.
         ignore: raw ids whose pixels are ignored (255); None: 255, unless `lookup` says what that is.
 
     Items: (image, target): RGB image and mode L target with train ids 0..K-1 and 255. An image's name is its path below
-    its folder without suffix and ending, folders joined by underscores.
+    its folder without suffix and ending, or what stands for {name}, folders joined by underscores.
 
     Raises:
         ValueError: besides, arguments that contradict each other, and on access an unknown colour.
@@ -53,76 +62,84 @@ class Folder(LabelledFiles):
         root: str,
         split: str,
         *,
-        class_names: Annotated[tuple[str, ...], Len(1, 255)],
+        class_names: Annotated[tuple[str, ...], Len(1, 255)] | None = None,
+        classes: Classes | None = None,
         images: str = "{split}/images",
         labels: str = "{split}/labels",
         image_suffix: str = "",
         label_suffix: str = "",
         list_file: str | None = None,
+        val: Share | None = None,
         palette: tuple[Color, ...] | None = None,
-        colors: bool = False,
+        colors: bool | dict[str, Color] = False,
         void_colors: tuple[Color, ...] = (),
         lookup: dict[LabelId, LabelId] | None = None,
         ignore: tuple[LabelId, ...] | None = None,
     ):
-        self.class_names = tuple(class_names)
-        self.num_classes = len(self.class_names)
-        self.palette = bit_palette(self.num_classes) if palette is None else tuple(map(tuple, palette))
-        if len(self.palette) != self.num_classes:
-            raise ValueError(f"palette: one colour per class, got {len(self.palette)} for {self.num_classes} classes")
-        if colors and (palette is None or lookup is not None):
-            raise ValueError("colors: labels made of colours need a palette and take no lookup of ids")
-        if void_colors and not colors:
-            raise ValueError("void_colors: only labels made of colours (colors: true) have them")
-        if colors and set(ignore or ()) - {IGNORE_INDEX}:
-            raise ValueError("ignore: labels made of colours have no ids to ignore; void_colors names their colours")
-        self.codes = _color_codes(self.palette, void_colors) if colors else None
-        self.table, self.rule = _id_table(lookup, ignore, self.num_classes)
-        if list_file is None:
-            self.names, self.files = _find_pairs(root, split, images, labels, image_suffix, label_suffix)
+        self.labels = label_images(class_names, classes, palette, colors, void_colors, lookup, ignore)
+        self.class_names, self.palette = self.labels.class_names, self.labels.palette
+        self.num_classes, self.table, self.rule = len(self.class_names), self.labels.table, self.labels.rule
+        if list_file is not None:
+            names, files = _read_pairs(root, list_file.replace("{split}", split))
+        elif "{name}" in images or "{name}" in labels:
+            names, files = _find_by_template(root, split, images, labels)
         else:
-            self.names, self.files = _read_pairs(root, list_file.replace("{split}", split))
+            names, files = _find_pairs(root, split, images, labels, image_suffix, label_suffix)
+        kept = drawn_split(names, split, val)
+        self.names, self.files = [names[index] for index in kept], [files[index] for index in kept]
 
     def read_target(self, path: str) -> Image.Image:
         """The label file as train ids, mode L."""
-        return super().read_target(path) if self.codes is None else _read_colors(path, *self.codes, self.max_pixels)
-
-
-def _id_table(
-    lookup: dict[int, int] | None, ignore: tuple[int, ...] | None, num_classes: int
-) -> tuple[tuple[int, ...], str]:
-    mapping = {index: index for index in range(num_classes)} if lookup is None else lookup
-    for raw, train_id in mapping.items():
-        if not (0 <= train_id < num_classes or train_id == IGNORE_INDEX):
-            raise ValueError(f"lookup: {raw} -> {train_id}; train ids are 0..{num_classes - 1} and 255 (ignored)")
-    ids = f"0..{num_classes - 1}" if lookup is None else "those of lookup"
-    if ignore is None:
-        ignore = () if IGNORE_INDEX in mapping else (IGNORE_INDEX,)
-    for raw in ignore if lookup else ():
-        if lookup.get(raw, IGNORE_INDEX) != IGNORE_INDEX:
-            raise ValueError(f"lookup: id {raw} is class {lookup[raw]} there, and `ignore` ignores it; change one")
-    mapping = {raw: train_id for raw, train_id in mapping.items() if raw not in ignore}
-    return lookup_table(mapping, ignore), f"allowed are {ids} and, ignored, {_ranges(ignore) or 'none'}"
-
-
-def _ranges(ids: tuple[int, ...]) -> str:
-    """`3, 7..255`: sorted ids in few words."""
-    words: list[list[int]] = []
-    for number in sorted(set(ids)):
-        if words and words[-1][1] == number - 1:
-            words[-1][1] = number
-        else:
-            words.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}..{last}" for first, last in words)
+        return self.labels.read(path, self.max_pixels)
 
 
 def _find_pairs(
     root: str, split: str, images: str, labels: str, image_suffix: str, label_suffix: str
 ) -> tuple[list[str], list[tuple[str, str]]]:
     layout = f"<root>/{images}/<name>{image_suffix}.png|jpg and <root>/{labels}/<name>{label_suffix}.png"
+    if "{split}" in images:
+        layout += " (folders without {split} in their names are divided by val: 0.1)"
     found = require_images(Path(root) / images.replace("{split}", split), layout, image_suffix)
     pairs = pair_labels(found, Path(root) / labels.replace("{split}", split), layout, label_suffix)
     return [key.replace("/", "_") for key in found], pairs
+
+
+def _find_by_template(root: str, split: str, images: str, labels: str) -> tuple[list[str], list[tuple[str, str]]]:
+    label_of = _matching(root, split, "labels", labels)
+    names, files, taken = [], [], set(label_of.values())
+    for name, image in _matching(root, split, "images", images).items():
+        if image in taken:  # {name}.png also fits the label files {name}_mask.png beside it
+            continue
+        if name not in label_of:
+            label = os.path.join(root, labels.replace("{split}", split).replace("{name}", name))
+            raise FileNotFoundError(f"{image}: its label {label} does not exist")
+        names.append(name.replace("/", "_"))
+        files.append((image, label_of[name]))
+    if not files:
+        raise ValueError(f"{root}: no images like {images.replace('{split}', split)} that are no labels themselves")
+    return names, files
+
+
+def _matching(root: str, split: str, argument: str, template: str) -> dict[str, str]:
+    """What stands for {name} -> path, in order, for every file like the template."""
+    unknown = set(re.findall(r"\{.*?\}", template)) - {"{split}", "{name}"}
+    if unknown or "{name}" not in template:
+        told = f"{sorted(unknown)[0]} is unknown" if unknown else "{name} stands in the other one and not here"
+        raise ValueError(f"{argument}: {template}: {told}; a template of paths is like images/{{split}}/{{name}}.jpg")
+    whole = template.replace("{split}", split)
+    folder = require_folder(Path(root, re.split(r"\{name\}|\*", whole)[0] + ".").parent, f"<root>/{template}")
+    pattern = re.escape(written_alike(whole)).replace(r"\*", "[^/]*")
+    pattern = pattern.replace(r"\{name\}", "(?P<name>.+)", 1).replace(r"\{name\}", "(?P=name)")
+    found: dict[str, str] = {}
+    for parent, file in files_below(folder):
+        path = os.path.join(parent, file)
+        match = re.fullmatch(pattern, written_alike(os.path.relpath(path, root)))
+        if match is None or file.startswith("."):
+            continue
+        if match["name"] in found:
+            raise ValueError(f"{path} and {found[match['name']]}: two {argument} of one name; keep one of them")
+        found[match["name"]] = path
+    return dict(sorted(found.items()))
 
 
 def _read_pairs(root: str, list_file: str) -> tuple[list[str], list[tuple[str, str]]]:
@@ -142,30 +159,3 @@ def _read_pairs(root: str, list_file: str) -> tuple[list[str], list[tuple[str, s
         files.append((image, label))
         names.append(os.path.splitext(parts[0].strip())[0].replace("/", "_"))
     return names, files
-
-
-def _color_codes(palette: tuple[Color, ...], void_colors: tuple[Color, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted 24-bit codes of all allowed colours, and the train id of each."""
-    ids: dict[int, int] = {}
-    for place, (red, green, blue) in enumerate([*palette, *void_colors]):
-        code = red << 16 | green << 8 | blue
-        if code in ids:
-            raise ValueError(f"palette: colour {(red, green, blue)} occurs twice")
-        ids[code] = place if place < len(palette) else IGNORE_INDEX
-    return np.array(sorted(ids), dtype=np.int32), np.array([ids[code] for code in sorted(ids)], dtype=np.uint8)
-
-
-def _read_colors(path: str, codes: np.ndarray, ids: np.ndarray, max_pixels: int) -> Image.Image:
-    pixels = np.asarray(read_image(path, max_pixels)).astype(np.int32)
-    found = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]  # (H, W)
-    # neighbours mostly share a colour: each run is looked up once
-    flat = found.reshape(-1)
-    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
-    runs = flat[starts]
-    places = np.minimum(np.searchsorted(codes, runs), len(codes) - 1)
-    unknown = np.unique(runs[codes[places] != runs])
-    if len(unknown):
-        shown = ", ".join(str((int(code) >> 16, int(code) >> 8 & 255, int(code) & 255)) for code in unknown[:5])
-        raise ValueError(f"{path}: colour {shown} is neither in the palette nor in void_colors (JPEG alters colours)")
-    target = np.repeat(ids[places], np.diff(np.append(starts, flat.size)))
-    return Image.fromarray(target.reshape(found.shape))  # (H, W)

@@ -127,3 +127,103 @@ def test_lines_of_a_list_are_not_repeated_at_length(root: Path) -> None:
         with pytest.raises(error) as caught:
             Folder(str(root), "train", class_names=NAMES, list_file="{split}.txt")
         assert len(str(caught.value)) < 800
+
+
+def write(path: Path, pixels: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.array(pixels, np.uint8)).save(path)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Twelve images without splits, whose names have blanks and accents, each beside its mask."""
+    for number in range(12):
+        write(tmp_path / f"fotos/jardín {number}.png", np.zeros((1, 3, 3)))
+        write(tmp_path / f"fotos/jardín {number}_mask.png", [[0, 1, 2]])
+    return tmp_path
+
+
+def test_templates_of_paths(tmp_path: Path) -> None:
+    for split, name in (("train", "north/a"), ("train", "south/a"), ("val", "c")):
+        write(tmp_path / f"images/{split}/{name}.png", np.zeros((1, 3, 3)))
+        write(tmp_path / f"masks/x/{name}/{split}_mask.png", [[0, 1, 2]])
+    options = {"images": "images/{split}/{name}.png", "labels": "masks/*/{name}/{split}_mask.png"}
+    dataset = Folder(str(tmp_path), "train", class_names=NAMES, **options)
+    assert dataset.names == ["north_a", "south_a"] and np.asarray(dataset[1][1]).tolist() == [[0, 1, 2]]
+    assert Folder(str(tmp_path), "val", class_names=NAMES, **options).names == ["c"]
+    (tmp_path / "masks/x/south/a/train_mask.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"south/a\.png: its label .*masks/\*/south/a/train_mask.png does not"):
+        Folder(str(tmp_path), "train", class_names=NAMES, **options)
+    for wrong, told in (
+        ({"images": "images/{split}/{stem}.png"}, "images: .*: {stem} is unknown; a template of paths is like"),
+        ({"labels": "masks/{split}"}, "labels: masks/{split}: {name} stands in the other one and not here"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Folder(str(tmp_path), "train", class_names=NAMES, **options | wrong)
+    write(tmp_path / "masks/y/north/a/train_mask.png", [[0, 1, 2]])
+    with pytest.raises(ValueError, match="two labels of one name"):
+        Folder(str(tmp_path), "train", class_names=NAMES, **options)
+
+
+def test_one_folder_is_divided_by_name_and_stays_divided(photographs: Path) -> None:
+    options = {"class_names": NAMES, "images": "fotos/{name}.png", "labels": "fotos/{name}_mask.png", "val": 0.3}
+    before = {split: Folder(str(photographs), split, **options).names for split in ("train", "val")}
+    assert sorted(before["train"] + before["val"]) == sorted(f"jardín {number}" for number in range(12))
+    assert before["val"] == ["jardín 0", "jardín 4", "jardín 5"]  # for ever
+    for number in range(12, 40):
+        write(photographs / f"fotos/jardín {number}.png", np.zeros((1, 3, 3)))
+        write(photographs / f"fotos/jardín {number}_mask.png", [[0, 1, 2]])
+    after = {split: Folder(str(photographs), split, **options).names for split in ("train", "val")}
+    assert all(set(before[split]) < set(after[split]) for split in after) and 5 < len(after["val"]) < 20
+    with pytest.raises(ValueError, match="no split called 'test'; there are: train, val"):
+        Folder(str(photographs), "test", **options)
+    with pytest.raises(ValueError, match="val: 1e-06 leaves none of the 40 images for val.*take another share"):
+        Folder(str(photographs), "val", **options | {"val": 1e-6})
+    with pytest.raises(FileNotFoundError, match="train/images: no such folder.*are divided by val: 0.1"):
+        Folder(str(photographs), "train", class_names=NAMES)
+
+
+def test_names_that_were_packed_on_a_mac(tmp_path: Path) -> None:
+    write(tmp_path / "train/images/cafe\u0301.png", np.zeros((1, 3, 3)))  # the accent is a character of its own
+    write(tmp_path / "train/labels/caf\u00e9.png", [[0, 1, 2]])
+    dataset = Folder(str(tmp_path), "train", class_names=NAMES)
+    assert dataset.names == ["caf\u00e9"] and np.asarray(dataset[0][1]).tolist() == [[0, 1, 2]]
+
+
+def test_classes_are_merged_and_ignored_by_name(root: Path) -> None:
+    rename(root, "labels", "")
+    dataset = Folder(
+        str(root), "train", class_names=NAMES, classes={"built": ["roof"], "ground": "ignore", "*": "soft"}
+    )
+    assert dataset.class_names == ("built", "soft") and dataset.num_classes == 2
+    assert np.asarray(dataset[1][1]).tolist() == [[255, 1, 0], [255, 1, 255]]
+    rename(root, "painted", "p")
+    painted = {"labels": "{split}/painted", "label_suffix": "p", "void_colors": ((0, 0, 0),)}
+    merged = {"open": ["ground", "water"], "*": "keep"}
+    dataset = Folder(str(root), "train", colors=dict(zip(NAMES, COLORS)), classes=merged, **painted)
+    assert dataset.class_names == ("open", "roof") and dataset.palette == (COLORS[0], COLORS[2])
+    assert np.asarray(dataset[1][1]).tolist() == [[0, 0, 1], [255, 0, 0]]
+
+
+def test_a_table_of_colours_takes_the_place_of_names_and_palette(root: Path) -> None:
+    table = dict(zip(NAMES, COLORS))
+    with pytest.raises(ValueError, match="colors: a table of names and colours takes the place of class_names"):
+        Folder(str(root), "train", class_names=NAMES, colors=table)
+    with pytest.raises(ValueError, match="class_names: is missing; name the class of each id, or give a table"):
+        Folder(str(root), "train")
+
+
+def test_masks_that_no_id_fits_are_explained(root: Path) -> None:
+    rename(root, "labels", "")
+    for pixels, told in (
+        ([[0, 255, 0], [0, 0, 0]], r"label ids 255 are not allowed; .*; masks of 0 and 255 are read with lookup"),
+        (np.zeros((2, 3, 3)), r"this file has mode RGB; .* such as colors: \{background: \[0, 0, 0\], building"),
+    ):
+        write(root / "train/labels/south/tile_1.png", pixels)
+        with pytest.raises(ValueError, match=told):
+            Folder(str(root), "train", class_names=("background", "building"), ignore=(7,))[1]
+    for folder in ("images", "labels"):
+        place = root / "train" / folder / "south"
+        Image.fromarray(np.full((2, 3), 130, np.uint8)).save(place / "tile_2.jpg")
+    with pytest.raises(ValueError, match="label ids .*; JPEG alters ids, so save labels as PNG"):
+        Folder(str(root), "train", class_names=NAMES)[2]
