@@ -279,12 +279,7 @@ class LabelledFiles:
         image_path, label_path = self.files[index]
         image = read_image(image_path, self.max_pixels)
         target = self.target(index, image.size)
-        if image.size != target.size:
-            raise ValueError(
-                f"{image_path} is {image.height}x{image.width} but its label {label_path} is "
-                f"{target.height}x{target.width} (height x width); they must be of one size"
-                f"{_told_by_exif(image_path, label_path)}"
-            )
+        require_one_size(image_path, image.size, label_path, target.size)
         return image, target
 
     def target(self, index: int, size: tuple[int, int]) -> Image.Image:
@@ -335,6 +330,15 @@ def exif_orientation(path: str) -> int:
     with open_image(path, None) as image:
         turned = orientation(image)
     return turned if turned in TURNS else 0
+
+
+def require_one_size(image: str, size: tuple[int, int], label: str, label_size: tuple[int, int]) -> None:
+    """ValueError where the width and height of an image are not those of its label, or those it was drawn for."""
+    if size != label_size:
+        raise ValueError(
+            f"{image} is {size[1]}x{size[0]} but its label {label} is {label_size[1]}x{label_size[0]} (height x width); "
+            f"they must be of one size{_told_by_exif(image, label)}"
+        )
 
 
 def _told_by_exif(image: str, label: str) -> str:

@@ -33,20 +33,21 @@ class Region:
 NOTHING = Region(0, 0, np.zeros((0, 0), bool))
 
 
-def draw(
-    shapes: list[tuple[int, Region]], size: tuple[int, int], outside: int, overlap: Overlap = "order"
-) -> Image.Image:
-    """The label map of shapes, mode L.
+Shapes = list[tuple[int, Region]]  # train id and pixels of each
+
+
+def stacked(shapes: Shapes, overlap: Overlap) -> Shapes:
+    """Shapes in the order in which they are drawn: with `area` those with more pixels first, of equal ones the earlier."""
+    return sorted(shapes, key=lambda shape: -shape[1].area) if overlap == "area" else shapes
+
+
+def draw(shapes: Shapes, size: tuple[int, int], outside: int) -> Image.Image:
+    """The label map of shapes, each on top of those before it, mode L.
 
     Args:
-        shapes: train id and pixels of each, in order. size: width and height of the image.
-        outside: train id of pixels in no shape.
-        overlap: `area`: a shape lies on those with more pixels; of equal ones, and with `order` always, the later one
-            lies on the earlier.
+        size: width and height of the image. outside: train id of pixels in no shape.
     """
     target = np.full(size[::-1], outside, np.uint8)  # (H, W)
-    if overlap == "area":
-        shapes = sorted(shapes, key=lambda shape: -shape[1].area)
     for train_id, region in shapes:
         height, width = region.mask.shape
         target[region.top : region.top + height, region.left : region.left + width][region.mask] = train_id

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segkd.datasets._shapes import NOTHING, Region, circle, draw, polygon, run_lengths, union
+from segkd.datasets._shapes import NOTHING, Region, circle, draw, polygon, run_lengths, stacked, union
 
 SIZE = (16, 12)  # width, height
 # polygon in an image of 16x12 -> its run lengths as maskApi.c of cocoapi writes them
@@ -95,10 +95,12 @@ def test_what_is_no_shape(call, told):
 
 def test_smaller_shapes_lie_on_larger_ones_or_later_on_earlier():
     large, small = Region(0, 0, np.ones((2, 3), bool)), Region(0, 1, np.ones((1, 2), bool))
-    drawn = {overlap: draw([(1, small), (2, large)], (4, 2), 9, overlap) for overlap in ("area", "order")}
+    shapes = [(1, small), (2, large)]
+    drawn = {overlap: draw(stacked(shapes, overlap), (4, 2), 9) for overlap in ("area", "order")}
     assert np.asarray(drawn["area"]).tolist() == [[2, 1, 1, 9], [2, 2, 2, 9]] and drawn["area"].mode == "L"
     assert np.asarray(drawn["order"]).tolist() == [[2, 2, 2, 9], [2, 2, 2, 9]]
-    assert np.asarray(draw([(1, small), (2, small), (3, NOTHING)], (4, 1), 0, "area")).tolist() == [[0, 2, 2, 0]]
+    equal = stacked([(1, small), (2, small), (3, NOTHING)], "area")
+    assert np.asarray(draw(equal, (4, 1), 0)).tolist() == [[0, 2, 2, 0]]
 
 
 def test_parts_make_one_shape():
