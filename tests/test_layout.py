@@ -24,7 +24,7 @@ LARGEST = 400  # lines; a longer file wants a seam
 
 # what a room may use besides the standard library and its own files
 FRIENDS = {"torch", "torchvision", "numpy", "PIL", "timm", "transformers", "segment_anything", "safetensors",
-           "huggingface_hub", "scipy", "annotated_types"}  # fmt: skip
+           "huggingface_hub", "scipy", "annotated_types", "yaml"}  # fmt: skip
 
 
 @functools.cache
