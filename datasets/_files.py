@@ -234,17 +234,14 @@ def read_label(
         table: what `lookup_table` returns.
         rule: which ids are allowed, in words, for the error.
     """
-    return as_train_ids(_read(path, as_ids, max_pixels, content), path, table, rule)
-
-
-def as_train_ids(label: Image.Image, path: str, table: tuple[int, ...], rule: str) -> Image.Image:
-    """A label map of ids, mode L or P, as train ids; the arguments are those of `read_label`."""
+    label = _read(path, as_ids, max_pixels, content)
     # one pass over the raw ids finds every mistake; a histogram costs 1 ms at 1024x2048
     histogram = label.histogram()
     wrong = [raw for raw, count in enumerate(histogram) if count and table[raw] < 0]
     if wrong:
         shown = ", ".join(map(str, wrong[:10])) + (", ..." if len(wrong) > 10 else "")
-        binary = "; masks of 0 and 255 are read with lookup: {0: 0, 255: 1}" if wrong == [255] else ""
+        is_binary = [raw for raw, count in enumerate(histogram) if count] == [0, 255]
+        binary = "; masks of 0 and 255 are read by dataset folder with lookup: {0: 0, 255: 1}" if is_binary else ""
         altered = "; JPEG alters ids, so save labels as PNG" if path.lower().endswith((".jpg", ".jpeg")) else ""
         raise ValueError(f"{path}: label ids {shown} are not allowed; {rule}{binary}{altered}")
     if label.mode == "L" and all(table[raw] == raw for raw, count in enumerate(histogram) if count):

@@ -216,7 +216,10 @@ def test_a_table_of_colours_takes_the_place_of_names_and_palette(root: Path) -> 
 def test_masks_that_no_id_fits_are_explained(root: Path) -> None:
     rename(root, "labels", "")
     for pixels, told in (
-        ([[0, 255, 0], [0, 0, 0]], r"label ids 255 are not allowed; .*; masks of 0 and 255 are read with lookup"),
+        (
+            [[0, 255, 0], [0, 0, 0]],
+            r"label ids 255 are not allowed; .*; masks of 0 and 255 are read by dataset folder with",
+        ),
         (np.zeros((2, 3, 3)), r"this file has mode RGB; .* such as colors: \{background: \[0, 0, 0\], building"),
     ):
         write(root / "train/labels/south/tile_1.png", pixels)
