@@ -234,7 +234,11 @@ def read_label(
         table: what `lookup_table` returns.
         rule: which ids are allowed, in words, for the error.
     """
-    label = _read(path, as_ids, max_pixels, content)
+    return as_train_ids(_read(path, as_ids, max_pixels, content), path, table, rule)
+
+
+def as_train_ids(label: Image.Image, path: str, table: tuple[int, ...], rule: str) -> Image.Image:
+    """A map of ids, mode L or P, as train ids; the other arguments are those of `read_label`."""
     # one pass over the raw ids finds every mistake; a histogram costs 1 ms at 1024x2048
     histogram = label.histogram()
     wrong = [raw for raw, count in enumerate(histogram) if count and table[raw] < 0]
@@ -340,7 +344,7 @@ def require_one_size(image: str, size: tuple[int, int], label: str, label_size: 
 
 def _told_by_exif(image: str, label: str) -> str:
     """Why sizes may differ: of two files, one is turned by its EXIF orientation and the other is not."""
-    turned = [path for path in (image, label) if exif_orientation(path) > 4]
+    turned = [path for path in (image, label) if os.path.isfile(path) and exif_orientation(path) > 4]
     if len(turned) != 1:
         return ""
     return (
