@@ -45,7 +45,7 @@ class LabelMe(LabelledFiles):
         split: any word; it replaces `{split}` in `labels`.
         labels: the folder of the JSON files, searched at any depth. An image without one is no part of the data set,
             as LabelMe writes none before something is marked; one that holds no shape makes all of it background.
-        class_names: the labels that shapes may have, in the order of the classes. None: the lines of labels.txt in
+        label_names: the labels that shapes may have, in the order of the classes. None: the lines of labels.txt in
             root, else all labels of all JSON files below root, sorted, for which each of them is read.
         classes: which of them are trained on, merged or ignored: `{road: [road, parking], "*": background}`. Pixels in
             no shape are called `background`, the first class. None: all of them.
@@ -63,7 +63,7 @@ class LabelMe(LabelledFiles):
         split: str,
         *,
         labels: str = "{split}",
-        class_names: Annotated[tuple[str, ...], Len(1)] | None = None,
+        label_names: Annotated[tuple[str, ...], Len(1)] | None = None,
         classes: Classes | None = None,
         overlap: Overlap = "order",
         val: Share | None = None,
@@ -73,7 +73,7 @@ class LabelMe(LabelledFiles):
         found = {name.removesuffix(".json"): path for name, path in sorted(paths_below(folder, (".json",)).items())}
         if not found:
             raise ValueError(f"{folder}: no JSON files. Expected layout: {LAYOUT}")
-        names = [name for name in class_names or _labels(Path(root)) if name not in (BACKGROUND, IGNORED, "background")]
+        names = [name for name in label_names or _labels(Path(root)) if name not in (BACKGROUND, IGNORED, "background")]
         self.class_names, ids = choose_classes(["background", *names], classes)
         self.num_classes, self.palette = len(self.class_names), bit_palette(len(self.class_names))
         self.outside, self.train_ids = ids[0], dict(zip(("background", *names), ids))

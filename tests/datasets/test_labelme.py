@@ -71,7 +71,7 @@ def test_larger_shapes_lie_below_where_that_is_said(root: Path) -> None:
 
 
 def test_names_come_from_the_recipe_or_labels_txt(root: Path) -> None:
-    options = {"class_names": ("tree", "car", "straße")}
+    options = {"label_names": ("tree", "car", "straße")}
     assert LabelMe(str(root), "train", **options).class_names == ("background", "tree", "car", "straße")
     (root / "labels.txt").write_text("__ignore__\n_background_\nstraße\ncar\n", encoding="utf-8")
     dataset = LabelMe(str(root), "train")
