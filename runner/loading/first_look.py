@@ -34,8 +34,10 @@ def look_at_data(
         whole: look further than at each start, as check.py does.
 
     Raises:
-        ValueError: a single class, or images that are both trained on and scored.
+        ValueError: other classes to train on than to score, a single class, or images that are both trained on and
+            scored.
     """
+    _refuse_other_classes(recipe, train_set, val_set)
     if not recipe.data.allow_overlap:
         _refuse_overlap(recipe, [train_set, *([] if unlabelled_set is None else [unlabelled_set])], val_set, whole)
     _refuse_one_class(train_set, LABELS_OF_CHECK if whole else LABELS)
@@ -50,6 +52,19 @@ def _warn(text: str) -> None:
 def _spread(dataset: Dataset, most: int) -> list[int]:
     """Up to so many places in a data set, evenly spaced."""
     return np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int).tolist()
+
+
+def _refuse_other_classes(recipe: Recipe, train_set: Dataset, val_set: Dataset) -> None:
+    """ValueError where files that tell their classes themselves tell others for the two splits."""
+    trained, scored = list(train_set.class_names), list(val_set.class_names)
+    if trained != scored:
+        both = (
+            f"{recipe.data.train_split}: {', '.join(trained[:10])}; {recipe.data.val_split}: {', '.join(scored[:10])}"
+        )
+        raise ValueError(
+            f"data: the files name other classes to train on than to score, or in another order ({both}); say with "
+            f"data.args.classes which there are, in their order"
+        )
 
 
 def _refuse_one_class(train_set: Dataset, most: int) -> None:
@@ -92,7 +107,10 @@ def _doubt_turned_images(train_set: Dataset) -> None:
 def _refuse_overlap(recipe: Recipe, training: list[Dataset], val_set: Dataset, whole: bool) -> None:
     """ValueError where images to score are trained on; a warning where they are few copies in a published data set."""
     data = recipe.data
-    cure = "give them to one of the two (data.train_split, data.val_split and data.args say which they are)"
+    cure = (
+        "give them to one of the two (data.train_split, data.val_split and data.args say which they are; images that "
+        "lie in no splits are divided by data.args.val=0.1)"
+    )
     if not hasattr(val_set, "files"):  # drawn as they are asked for
         if data.train_split == data.val_split:
             raise ValueError(

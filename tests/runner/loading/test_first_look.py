@@ -80,6 +80,16 @@ def test_a_single_class_is_refused(look, folder):
         look(SPLIT.replace("[a, b]", "[a]"))
 
 
+def test_files_of_other_classes_to_score_are_refused(look, folder):
+    recipe = read("tiny.yaml", [SPLIT])
+    train_set, val_set = (build_dataset(recipe, split) for split in ("train", "val"))
+    val_set.class_names = ("b", "a")
+    with pytest.raises(
+        ValueError, match=r"name other classes to train on than to score, .*train: a, b; val: b, a\); say"
+    ):
+        look_at_data(recipe, train_set, None, val_set)
+
+
 def test_images_that_are_trained_on_are_not_scored(look, folder):
     told = r"data: 4 of the 4 images to score \(val\) are also trained on, such as data/train/images/0\.png, so .*"
     with pytest.raises(ValueError, match=rf"{told} or say data\.allow_overlap=true"):
