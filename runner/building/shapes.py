@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from segkd.datasets._classes import choose_classes
 from segkd.models._prediction import Prediction
 from segkd.runner.building.frozen import cheaper
 from segkd.runner.building.graph import Graph
@@ -74,6 +75,12 @@ def without_autocast() -> Iterator[None]:
 
 
 def classes_of(data: Data) -> int:
-    """How many classes a data set has, as its class or its arguments tell; its folder is not looked at."""
+    """How many classes a data set has, as its class or its arguments tell; where neither does, its files are read."""
     known = getattr(parts.find("datasets", data.dataset), "num_classes", None)
-    return data.args.get("classes") or known or len(data.args["class_names"])
+    classes, colors = data.args.get("classes"), data.args.get("colors")
+    if known is not None:
+        return classes or known
+    names = data.args.get("class_names") or (list(colors) if isinstance(colors, dict) else None)
+    if names is None:
+        return parts.build("datasets", data.dataset, data.args, data.root, data.train_split).num_classes
+    return len(choose_classes(names, classes)[0])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import build_networks
@@ -67,10 +68,23 @@ def test_what_does_not_fit_is_told(recipe):
 
 @pytest.mark.parametrize("dataset, args, classes", [
     ("camvid", {}, 11), ("folder", {"class_names": ["a", "b"]}, 2), ("coco_stuff", {"classes": 171}, 171),
-    ("coco_stuff", {}, 182),
+    ("coco_stuff", {}, 182), ("folder", {"class_names": ["a", "b", "c"], "classes": {"a": "ignore", "*": "d"}}, 1),
+    ("huggingface", {"colors": {"a": [0, 0, 0], "b": [1, 1, 1]}}, 2),
 ])  # fmt: skip
 def test_how_many_classes(dataset, args, classes):
     assert classes_of(Data(dataset=dataset, args=args, crop_size=(32, 32))) == classes
+
+
+def test_classes_that_files_alone_tell(tmp_path):
+    data = Data(dataset="yolo", root=str(tmp_path), crop_size=(32, 32))
+    with pytest.raises(FileNotFoundError, match=r"data\.yaml: no such file"):
+        classes_of(data)
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat, dog]\n")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (2, 2)).save(tmp_path / "images/a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").touch()
+    assert classes_of(data) == 3  # with the background
 
 
 def test_autocast_comes_back_after_an_error():
