@@ -12,6 +12,8 @@ MAY_CHANGE_ON_RESUME = {
     *("networks.*.cache.folder", "networks.*.cache.max_gib"),
 }
 
+ORDERED = {"data.args.classes", "data.args.colors"}  # tables whose order says which id a class has
+
 
 def changes(before: dict, now: dict) -> list[str]:
     """`optimizer.lr: 0.02 there, 0.01 here` for each value that differs and that weights depend on."""
@@ -39,7 +41,11 @@ def differences(before: dict, now: dict, path: str = "") -> list[Difference]:
     for key in dict.fromkeys([*before, *now]):
         here = f"{path}.{key}" if path else str(key)
         old, new = before.get(key), now.get(key)
-        if old == new:
+        inside = isinstance(old, dict) and isinstance(new, dict)
+        if inside and here in ORDERED and list(old) != list(new):
+            found.append((here, old, new))
+            continue
+        if old == new and not inside:
             continue
         if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
             old, new = dict(enumerate(old)), dict(enumerate(new))

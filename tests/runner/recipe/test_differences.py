@@ -2,7 +2,7 @@
 
 import yaml
 
-from segkd.runner.recipe.differences import MAY_CHANGE_ON_RESUME, changes, without
+from segkd.runner.recipe.differences import MAY_CHANGE_ON_RESUME, changes, differences, without
 from segkd.runner.recipe.read import read
 
 
@@ -34,3 +34,9 @@ def test_changes():
     assert changes(*caches) == []
     caches[1]["networks"]["big"]["cache"]["views"] = 2
     assert changes(*caches) == ["networks.big.cache.views: 1 there, 2 here"]
+
+
+def test_the_order_of_classes_is_told():
+    one, other = ({"data": {"args": {"classes": dict.fromkeys(names, "a"), "b": 1}}} for names in ("xy", "yx"))
+    assert differences(one, one) == [] and [key for key, _, _ in differences(one, other)] == ["data.args.classes"]
+    assert changes(one, other) == ["data.args.classes: {'x': 'a', 'y': 'a'} there, {'y': 'a', 'x': 'a'} here"]
