@@ -4,8 +4,8 @@ Sources: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; Kir
 CVPR 2019, arXiv 1801.00868.
 """
 
-import json
 import os
+import pickle
 from typing import Literal
 
 import numpy as np
@@ -101,15 +101,15 @@ class COCO(LabelledFiles):
         order = [order[place] for place in drawn_split([called[key] for key in order], split, val)]
         self.names, self.files = [called[key] for key in order], [(found[key], labels[key]) for key in order]
         self.sizes = [(records[key].get("width"), records[key].get("height")) for key in order]
-        # as text: each loading process would come to own millions of small objects that it only reads
-        self.shapes = [json.dumps(shapes[key]).encode() for key in order]
+        # as bytes: each loading process would come to own millions of small objects that it only reads
+        self.shapes = [pickle.dumps(shapes[key]) for key in order]
 
     def target(self, index: int, size: tuple[int, int]) -> Image.Image:
         """The label map that an image's annotations draw."""
         image, label = self.files[index]
         if None not in self.sizes[index]:
             require_one_size(image, size, self.path, self.sizes[index])
-        shapes = json.loads(self.shapes[index])
+        shapes = pickle.loads(self.shapes[index])
         if self.is_panoptic:
             ids = {(0, 0, 0): self.outside} | {_color(number): train_id for number, train_id in shapes}
             return read_painted(label, ids, f"is no segment that {self.path} lists for it", self.max_pixels)
