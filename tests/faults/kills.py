@@ -137,7 +137,7 @@ def _moment(running: Running, folder: Path, draw: random.Random, seconds: float)
         running.until(
             lambda: (folder / RUN / "curves.png").exists() or (folder / RUN / "student").exists(), 2 * seconds
         )
-        running.ends_in(delay)
+        running.ends_in(delay / 5)
     return f"{kind} + {delay:.3f} s"
 
 

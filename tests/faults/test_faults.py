@@ -25,7 +25,8 @@ def test_damaged_files_are_refused_or_read_right(subject, count, tmp_path):
 
 
 def test_a_run_killed_three_times_ends_as_if_undisturbed(tmp_path):
-    assert_all_right([kills.killed(random.Random(SEED), 3)], tmp_path)
+    # a seed whose kills all come in time: in a log's write, in a save, and at the start
+    assert_all_right([kills.killed(random.Random(5), 3)], tmp_path)
 
 
 def test_a_run_with_one_trouble_after_the_other_ends_as_if_undisturbed(tmp_path):
