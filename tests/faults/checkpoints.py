@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from faults.attempts import STOPPED, Case, Ending, Finding, attempt, new_folder
-from faults.images import a_hole, cut, doubled, flipped_bits, noise, zeros
+from faults.damages import a_hole, cut, doubled, flipped_bits, noise, zeros
 from faults.recipes import BASES, train, write_teacher
 from faults.weights import Explosive, as_torch
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from faults.attempts import Case, Finding, attempt
-from faults.images import a_hole, cut, doubled, flipped_bits, noise, zeros
+from faults.damages import a_hole, cut, doubled, flipped_bits, noise, zeros
 from faults.recipes import BASES, FLAT, NET, flat_network
 from torch import Tensor
 
