@@ -84,15 +84,15 @@ def prepare(folder: Path, recipe: str = RECIPE) -> None:
     (folder / "tried.yaml").write_text(recipe)
 
 
-def killed(draw: random.Random, kills: int) -> Case:
-    """A run killed so many times."""
+def killed(draw: random.Random, kills: int, *flags: str) -> Case:
+    """A run killed so many times, started with these further words."""
 
     def run(folder: Path) -> Finding:
         undisturbed, seconds = whole()
         prepare(folder)
         done: list[str] = []
         while len(done) < kills:
-            running = Running(folder, lambda: train_here("--resume"))
+            running = Running(folder, lambda: train_here("--resume", *flags))
             done.append(_moment(running, folder, draw, seconds))
             running.signal(signal.SIGKILL)
             ending = running.wait(SECONDS, clear=False)
