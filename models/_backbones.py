@@ -13,20 +13,21 @@ from ._xception import Xception, XceptionName
 BackboneName = Literal[ResNetName, MobileNetV2Name, MobileNetV3Name, MobileViTName, XceptionName, MiTName]
 
 
-class TimmName(str):
-    """`timm/` and the name of a timm network: a plain string, told from a misspelt name when a recipe is checked."""
+class ForeignName(str):
+    """`timm/` or `hf/` and a name there: a plain string, told from a misspelt name when a recipe is checked."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> dict:
         return {
             "type": "custom-error",
-            "schema": {"type": "str", "pattern": "^timm/."},
-            "custom_error_type": "timm_name",
-            "custom_error_message": "must be timm/<name of a timm network>",
+            "schema": {"type": "str", "pattern": "^(timm|hf)/."},
+            "custom_error_type": "foreign_name",
+            "custom_error_message": "must be timm/<name of a timm network> or hf/<id or folder of a network of transformers>",
         }
 
 
-Backbone = BackboneName | TimmName
+# a dict is the configuration of a network of transformers, as its config.json has it
+Backbone = BackboneName | ForeignName | dict
 
 # ResNet and MobileNetV2 have every rule, these some, the others timm's alone
 RULES = dict.fromkeys(get_args(MobileNetV3Name), ("timm", "cirkd", "mmseg"))
@@ -34,17 +35,44 @@ RULES |= dict.fromkeys(get_args(MobileViTName), ("timm", "cirkd"))
 
 
 def build_backbone(
-    name: Backbone, output_stride: Stride, stem: Stem = "plain", dilation_rule: DilationRule = "timm"
+    name: Backbone,
+    output_stride: Stride | None,
+    stem: Stem = "plain",
+    dilation_rule: DilationRule = "timm",
+    *,
+    alone: bool = False,
+    last_norm: bool = False,
 ) -> Encoder:
     """An encoder with random weights; models/_network.py describes the arguments.
 
+    Args:
+        output_stride: None: the encoder's own.
+        alone, last_norm: see models/_timm.py and models/_hf_backbone.py.
+
     Raises:
-        ValueError: a stride, stem or rule this encoder does not have, or a network that timm does not have.
+        ValueError: a stride, stem, rule or last norm this encoder does not have, or a network that timm or transformers
+            does not have.
+        FileNotFoundError: no such network of transformers.
     """
+    title = f"backbone {name['model_type'] if isinstance(name, dict) and 'model_type' in name else name}"
+    is_foreign = isinstance(name, dict) or name.startswith(("timm/", "hf/"))
+    if stem != "plain" and (is_foreign or name not in get_args(ResNetName)):
+        raise ValueError(f"{title} has the plain stem only, got stem {stem!r}")
+    if dilation_rule != "timm" and is_foreign:
+        raise ValueError(f"{title} has no dilation rule {dilation_rule!r}; it has: timm")
+    if isinstance(name, dict) or name.startswith("hf/"):
+        from ._hf_backbone import HuggingFaceBackbone  # transformers takes seconds, for those who name one of its own
+
+        source = name if isinstance(name, dict) else name.removeprefix("hf/")
+        return HuggingFaceBackbone(source, output_stride, alone=alone, last_norm=last_norm)
+    if is_foreign:
+        return TimmBackbone(name.removeprefix("timm/"), output_stride, alone=alone, last_norm=last_norm)
+    output_stride = output_stride or 32
+    if output_stride == 14 or last_norm:
+        told = "output stride 14" if output_stride == 14 else "last norm"
+        raise ValueError(f"backbone {name} has no {told}; timm's and transformers' plain transformers have")
     if name in get_args(ResNetName):
         return ResNet(name, output_stride, stem, dilation_rule)
-    if stem != "plain":
-        raise ValueError(f"backbone {name} has the plain stem only, got stem {stem!r}")
     if name in get_args(MobileNetV2Name):
         return MobileNetV2(name, output_stride, dilation_rule)
     rules = RULES.get(name, ("timm",))
@@ -56,8 +84,6 @@ def build_backbone(
         return MobileViT(name, output_stride, dilation_rule)
     if name in get_args(XceptionName):
         return Xception(name, output_stride)
-    if name.startswith("timm/"):
-        return TimmBackbone(name.removeprefix("timm/"), output_stride)
     assert name in get_args(MiTName), name
     if output_stride != 32:
         raise ValueError(f"backbone {name} has the output stride 32 and takes no other, got {output_stride!r}")

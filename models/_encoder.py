@@ -4,7 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-Stride = Literal[8, 16, 32]
+Stride = Literal[8, 14, 16, 32]
+STAGES = ("stage1", "stage2", "stage3", "stage4")
 # timm: also torchvision's and UniMatch's; each family of encoders has a table of what the rules mean for it
 DilationRule = Literal["timm", "mmseg", "cirkd", "aicsd"]
 
@@ -25,8 +26,20 @@ class Encoder(nn.Module):
     # where its published weights are: timm's name of them, or else repository and file on the Hugging Face hub
     imagenet: str | None = None
     hub_file: tuple[str, str] | None = None
+    # or else the id or folder of the network of transformers that it is
+    hub_network: str | None = None
+    # what builds it again in place of its name, where that stands for a folder or the hub
+    config: dict | None = None
     # how the keys of such a file begin that the encoder has no use for
     dropped: tuple[str, ...] = ()
+
+    def published(self) -> dict[str, Tensor]:
+        """The weights of `hub_network`."""
+        raise NotImplementedError
+
+    def constants(self) -> str | dict | None:
+        """Those that the weights of `hub_network` were trained with."""
+        return None
 
     def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A file's entries as this encoder takes them, such as tables of positions resized to its grid."""

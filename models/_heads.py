@@ -19,7 +19,7 @@ Projection = Literal["3x3", "1x1"]
 
 # output stride -> dilations of ASPP's three 3x3: the same reach in the image at 8 and 16. No paper has 32: halved
 # again the rates would be plain 3x3 neighbourhoods of a small map, so those of 16 stay
-ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (6, 12, 18)}
+ASPP_RATES = {8: (12, 24, 36), 14: (6, 12, 18), 16: (6, 12, 18), 32: (6, 12, 18)}
 BINS = (1, 2, 3, 6)  # grids of a pyramid of averages
 
 

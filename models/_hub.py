@@ -1,4 +1,4 @@
-"""Segmentation networks of Hugging Face's transformers from a hub id, a local folder or a configuration alone."""
+"""Networks of Hugging Face's transformers from a hub id, a local folder or a configuration alone."""
 
 import logging
 from pathlib import Path
@@ -13,6 +13,11 @@ from ._state_dicts import shown
 from ._weights import first_line, refuse_impossible
 
 logger = logging.getLogger(__name__)
+
+# encoders whose keys in a file of the whole network begin otherwise, and transformers does not know it
+BEGINNINGS = dict.fromkeys(
+    ("sam2_vision_model", "sam3_vision_model"), {r"^(detector_model\.)?vision_encoder\.": ""}
+)
 
 
 def read_config(name: str, revision: str | None, config: dict | None) -> PretrainedConfig:
@@ -84,6 +89,27 @@ def architecture(config: PretrainedConfig, source: str) -> type[PreTrainedModel]
     )
 
 
+def image_encoder(config: PretrainedConfig, source: str) -> tuple[type[PreTrainedModel], PretrainedConfig]:
+    """The class of transformers that encodes images for such a configuration, and its part of it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for part in ("detector_config", "vision_config"):
+        inner = getattr(config, part, None)
+        config = inner if isinstance(inner, PretrainedConfig) else config
+    if config.model_type in ("timm_wrapper", "timm_backbone"):
+        raise ValueError(f"{source} is a network of timm; write timm/<its name there>")
+    if type(config) in transformers.MODEL_MAPPING:
+        found = transformers.MODEL_MAPPING[type(config)]
+        kind = found[0] if isinstance(found, (tuple, list)) else found
+        if kind.main_input_name == "pixel_values":
+            return kind, config
+    raise ValueError(
+        f"{source}: transformers {transformers.__version__} has no encoder of images of type {config.model_type}"
+    )
+
+
 def own_names(config: PretrainedConfig, source: str) -> list[str]:
     """The names of a published network's classes, in the order of its scores. ValueError: ids without a name."""
     ids, count = sorted(int(index) for index in config.id2label), config.num_labels
@@ -114,7 +140,12 @@ def load(
     """
     try:
         network, report = kind.from_pretrained(
-            name, config=config, revision=revision, ignore_mismatched_sizes=True, output_loading_info=True
+            name,
+            config=config,
+            revision=revision,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **({"key_mapping": BEGINNINGS[config.model_type]} if config.model_type in BEGINNINGS else {}),
         )
     except OSError as error:
         raise _absent(name, error) from error

@@ -2,8 +2,10 @@
 
 Arguments:
     num_classes: K.
-    backbone: the encoder, by a name in models/_backbones.py.
-    output_stride: pixels of the image per pixel of stage4; where it is below 32, convolutions are dilated instead.
+    backbone: the encoder, by a name in models/_backbones.py, timm/<name of a timm network>, hf/<id or local folder of a
+        network of transformers>, or the configuration of one of those as in its config.json.
+    output_stride: pixels of the image per pixel of stage4; where it is below 32, convolutions are dilated instead. What
+        is timm's or transformers' and cannot be dilated has its own alone, plain transformers the side of a patch.
     stem: the ResNet's first layers, one 7x7 (plain) or three 3x3 of 32-32-64 (v1c) or 64-64-128 (v1s) channels.
     dilation_rule: which convolutions of the encoder are dilated.
     aux: with an auxiliary head on stage3, run in training or when `aux_wanted` is set.
@@ -134,7 +136,8 @@ class Network(nn.Module):
 
     def arguments_without_files(self, arguments: dict) -> dict:
         """Arguments that build this network with random weights where those it was built with name a file or a hub."""
-        return arguments
+        config = getattr(self.backbone, "config", None) if "backbone" in arguments else None
+        return arguments if config is None else arguments | {"backbone": config}
 
     def compute(self, x: Tensor, wanted: set[str], prompt: Tensor | None) -> dict[str, Tensor | None]:
         """The maps of one forward by name: `logits`, `aux` if it is wanted, and at least the wanted features.

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._encoder import Encoder
-from ._taps import reached
+from ._encoder import STAGES, Encoder
+from ._taps import Form, as_feature, cropped, form_of, reached
 
 # what makes a network of fixed image size take others; one has at most one of them
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -26,46 +26,60 @@ class TimmBackbone(Encoder):
 
     Args:
         name: timm's name of the network, with or without the tag of its weights.
-        output_stride: stride of stage4. Dilates the network where timm can; must be the network's own otherwise.
+        output_stride: stride of stage4. Dilates the network where timm can; must be the network's own otherwise. None:
+            whichever that is.
+        alone: without a head on it: its last norm stays, and it has more features than stage1..stage4.
+        last_norm: the maps go through timm's last norm, as those of its `forward_intermediates(norm=True)` do.
+
+    Features:
+        see models/bare_encoder.py.
 
     Raises:
         ValueError: a name timm does not have, a stride the network does not have, fewer than four levels,
             or a network made for images of one size.
     """
 
-    def __init__(self, name: str, output_stride: int):
+    def __init__(self, name: str, output_stride: int | None, *, alone: bool = False, last_norm: bool = False):
         super().__init__()
         _check_name(name)
         self.net, levels = _built(name, output_stride)
         if not hasattr(self.net, "forward_intermediates") or len(levels) < 4:
             raise ValueError(f"timm/{name} does not give the four feature levels a backbone needs")
         own = levels[-1]["reduction"]
-        if own != output_stride:
+        if output_stride not in (own, None):
             raise ValueError(f"timm/{name} has the output stride {own} and takes no other, got {output_stride!r}")
 
         count = len(levels)
         is_flat = len({level["reduction"] for level in levels}) == 1
-        self.indices = [count * (i + 1) // 4 - 1 if is_flat else count - 4 + i for i in range(4)]
-        stages = {f"stage{number}": levels[index] for number, index in enumerate(self.indices, start=1)}
-        self.channels = {stage: level["num_chs"] for stage, level in stages.items()}
-        self.strides = {stage: level["reduction"] for stage, level in stages.items()}
+        # feature -> number of timm's level
+        self.levels = {
+            stage: count * (i + 1) // 4 - 1 if is_flat else count - 4 + i for i, stage in enumerate(STAGES)
+        }
+        if alone and is_flat:
+            self.levels |= {f"block{index}": index for index in range(count)}
+        self.channels = {feature: levels[index]["num_chs"] for feature, index in self.levels.items()}
+        self.strides = {feature: levels[index]["reduction"] for feature, index in self.levels.items()}
+        self.patch = own if is_flat else None
+        self.last_norm = last_norm
         self.imagenet = name if timm.models.is_model_pretrained(name) else None
 
         keys = list(self.net.state_dict())
         if hasattr(self.net, "prune_intermediate_layers"):
-            self.indices = self.net.prune_intermediate_layers(self.indices, prune_norm=True)
+            self.net.prune_intermediate_layers(
+                sorted({*self.levels.values()}), prune_norm=not (alone or last_norm)
+            )
         kept = self.net.state_dict().keys()
         self.removed = {key for key in keys if key not in kept}
-        self._check_and_freeze(name)
+        self._check_and_freeze(name, alone)
 
-    def _check_and_freeze(self, name: str) -> None:
+    def _check_and_freeze(self, name: str, alone: bool) -> None:
         """One small forward: are the sizes as promised, and which parameters do the maps depend on?"""
         largest, weight = max(self.strides.values()), next(self.net.parameters())
-        height, width = 2 * largest, 3 * largest
+        size = 2 * largest, 3 * largest
         self.eval()  # batch norms and dropout stay as they are
         try:
             with torch.enable_grad():
-                maps = self(weight.new_zeros(1, 3, height, width), set())
+                last, maps = self._run(weight.new_zeros(1, 3, *size), list(self.levels), alone)
         except (AssertionError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"timm/{name} does not take images of any size ({error}): it cannot be a backbone"
@@ -73,13 +87,16 @@ class TimmBackbone(Encoder):
         self.train()
         for stage, x in maps.items():
             stride = self.strides[stage]
-            promised = (self.channels[stage], height // stride, width // stride)
+            promised = (self.channels[stage], size[0] // stride, size[1] // stride)
             if tuple(x.shape[1:]) != promised:
                 raise ValueError(
                     f"timm/{name} gives a {stage} of {tuple(x.shape[1:])} where timm promises {promised}: "
                     "it cannot be a backbone"
                 )
-        used = reached(list(maps.values()))
+        self.last: Form | None = form_of(last, size, self.patch)
+        if self.last is not None:
+            self.channels["last"], self.strides["last"] = self.last.channels, self.last.stride
+        used = reached([*maps.values(), *([last] if self.last else [])])
         for parameter in self.net.parameters():
             if parameter not in used:
                 parameter.requires_grad = False
@@ -89,16 +106,23 @@ class TimmBackbone(Encoder):
         return {f"net.{key}": value for key, value in state.items() if key not in self.removed}
 
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
-        height, width = x.shape[-2:]
-        multiple = max(self.strides.values())
-        x = F.pad(x, (0, -width % multiple, 0, -height % multiple))
-        maps = self.net.forward_intermediates(
-            x, indices=self.indices, norm=False, output_fmt="NCHW", intermediates_only=True
+        size, multiple = (x.shape[-2], x.shape[-1]), max(self.strides.values())
+        x = F.pad(x, (0, -size[1] % multiple, 0, -size[0] % multiple))
+        names = [name for name in self.levels if name in wanted or name in STAGES]
+        last, maps = self._run(x, names, "last" in wanted)
+        padded = (x.shape[-2], x.shape[-1])
+        found = {name: cropped(level, self.strides[name], padded, size) for name, level in maps.items()}
+        return found if last is None else found | {"last": as_feature(last, self.last, padded, size)}
+
+    def _run(self, x: Tensor, names: list[str], with_last: bool) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What the network as a whole puts out, if asked for, and the named levels' maps."""
+        indices = sorted({self.levels[name] for name in names})
+        found = self.net.forward_intermediates(
+            x, indices=indices, norm=self.last_norm, output_fmt="NCHW", intermediates_only=not with_last
         )
-        return {
-            stage: level[..., : -(-height // stride), : -(-width // stride)]
-            for (stage, stride), level in zip(self.strides.items(), maps)
-        }
+        last, maps = found if with_last else (None, found)
+        by_index = dict(zip(indices, maps))
+        return last, {name: by_index[self.levels[name]] for name in names}
 
 
 def _check_name(name: str) -> None:
@@ -114,16 +138,16 @@ def _check_name(name: str) -> None:
     raise ValueError(f"timm has no network {wrong!r}" + (f"; did you mean {', '.join(close)}?" if close else ""))
 
 
-def _built(name: str, output_stride: int) -> tuple[nn.Module, list[dict]]:
+def _built(name: str, output_stride: int | None) -> tuple[nn.Module, list[dict]]:
     """The network with random weights, dilated where timm can, and its feature levels."""
-    dilated = {"output_stride": output_stride}
+    dilated = {} if output_stride is None else {"output_stride": output_stride}
     for arguments in [size | dilated for size in ANY_SIZE] + list(ANY_SIZE):
         try:
             net = timm.create_model(name, **arguments)
         except (TypeError, AssertionError, NotImplementedError):  # an argument it does not have, or a value
             continue
         levels = [dict(level) for level in net.feature_info]
-        if levels[-1]["reduction"] != output_stride and isinstance(net, timm.models.MobileNetV3):
+        if output_stride not in (levels[-1]["reduction"], None) and isinstance(net, timm.models.MobileNetV3):
             # only timm's feature extractor of this class can be dilated; it differs in nothing else
             extractor = timm.create_model(name, features_only=True, **dilated)
             net.blocks, levels = extractor.blocks, list(extractor.feature_info.info)

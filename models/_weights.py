@@ -251,6 +251,8 @@ def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> str 
         file = published_file(*backbone.hub_file)
     if file is not None:
         state, source = read_weights(file), str(file)
+    elif pretrained and backbone.hub_network is not None:
+        state, source = backbone.published(), backbone.hub_network
     elif pretrained:
         if backbone.imagenet is None:
             raise ValueError(f"timm has no ImageNet weights for this backbone with this stem; {REMEDY}")
@@ -262,7 +264,7 @@ def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> str 
     if not own <= fitted.keys():  # then it is a file of another code, or one of a whole training
         fitted = backbone.fitted(read_backbone(one_network(state)))
     fill(backbone, fitted, source, dropped=backbone.dropped)
-    return published_constants(backbone.imagenet)
+    return backbone.constants() or published_constants(backbone.imagenet)
 
 
 def published_constants(name: str | None) -> str | dict:

@@ -31,12 +31,13 @@ RANDOM = "random"  # the word for weights that come from nowhere
 
 class Network(Section):
     source: Literal["segkd", "hf", "timm"] = Field(
-        "segkd", description="whose network: ours, one of Hugging Face's, or a head of ours on any encoder of timm's"
+        "segkd", description="whose network: ours, Hugging Face's (hf) with its own head or with ours, or timm's"
     )
     model: str | None = Field(
         None,
-        description="file name in models/; with hf a hub id or a local folder; with timm the encoder's name there, "
-        "under the head args.head names (deeplabv3); may be left out where weights tell it, as those of a run do",
+        description="file name in models/; with hf a hub id or a local folder; with timm the encoder's name there. "
+        "args.head names a head of ours on the encoder (with timm deeplabv3), null gives its features alone; may be "
+        "left out where weights tell it, as those of a run do",
     )
     args: dict = Field({}, description="the network's own arguments; those that its weights tell may be left out")
     weights: str | OtherRecipe | None = Field(
@@ -121,8 +122,7 @@ class Network(Section):
         file, arguments = parts.network_part(self.source, self.model, self.args)
         if file == "huggingface" and arguments.get("name"):
             return arguments["name"]
-        kind = (arguments.get("config") or {}).get("model_type")
-        return " ".join(filter(None, [file, arguments.get("backbone") or arguments.get("arch") or kind]))
+        return " ".join(filter(None, [file, parts.encoder_word(arguments)]))
 
     def wrong(self, name: str, recipe: "Recipe") -> Iterator[Mistake]:
         """What this network, called `name`, asks of others that they cannot give, or says twice."""
@@ -137,7 +137,7 @@ class Network(Section):
             text = (
                 "is frozen and nothing gives it weights, so what it teaches is noise; name them (a file, a run folder, "
             )
-            yield (), f"{text}{{recipe: path}}), or write weights: random if that is meant"
+            yield (), f"{text}{{recipe: path}}, args.pretrained: true), or write weights: random if that is meant"
         others = [known for known in recipe.networks if known != name]
         for key, other in (("prompted_by", self.prompted_by), ("ema_of", self.ema_of)):
             if other is not None and other not in others:

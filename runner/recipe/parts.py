@@ -108,17 +108,28 @@ def needs_labels(loss: str) -> bool:
 
 
 def network_part(source: str, model: str, arguments: dict) -> tuple[str, dict]:
-    """(file in models/, arguments) of a network from elsewhere: a head of ours on timm's encoder, Hugging Face's."""
-    if source == "hf":
+    """(file in models/, arguments) of a network from elsewhere: a head of ours, or none, on timm's or transformers'
+    encoder, or transformers' own segmentation network."""
+    if source == "hf" and "head" not in arguments:
         return "huggingface", {"name": model, **arguments}
-    if source == "timm":
+    if source in ("hf", "timm"):
         rest = {key: value for key, value in arguments.items() if key != "head"}
-        return str(arguments.get("head", "deeplabv3")), {"backbone": f"timm/{model}", **rest}
+        head = arguments.get("head", "deeplabv3")
+        return "bare_encoder" if head is None else str(head), {"backbone": f"{source}/{model}", **rest}
     return model, arguments
+
+
+def encoder_word(arguments: dict) -> str | None:
+    """What tables call the encoder in a network's arguments: a name, or the kind of one that is a configuration."""
+    backbone = arguments.get("backbone") or arguments.get("arch") or arguments.get("config")
+    return backbone.get("model_type") if isinstance(backbone, dict) else backbone
 
 
 def arguments_in_recipe(source: str, file: str, arguments: dict) -> dict:
     """The arguments of `network_part` as a recipe says them, which does not repeat what `source` and `model` say."""
-    said = {"hf": "name", "timm": "backbone"}.get(source)
-    head = {"head": file} if source == "timm" else {}
-    return head | {key: value for key, value in arguments.items() if key != said}
+    if source == "segkd":
+        return arguments
+    if source == "hf" and file == "huggingface":
+        return {key: value for key, value in arguments.items() if key != "name"}
+    head = None if file == "bare_encoder" else file
+    return {"head": head} | {key: value for key, value in arguments.items() if key != "backbone"}

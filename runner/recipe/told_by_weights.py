@@ -33,8 +33,7 @@ class Told:
     @property
     def title(self) -> str:
         """`deeplabv3 resnet18`."""
-        kind = (self.args.get("config") or {}).get("model_type")
-        return " ".join(filter(None, [self.model, self.args.get("backbone") or self.args.get("arch") or kind]))
+        return " ".join(filter(None, [self.model, parts.encoder_word(self.args)]))
 
 
 def told_by(path: str, layout: str | None, part: str | None) -> Told | None:
@@ -90,7 +89,8 @@ def fill(entry: dict, told: Told, weights: str) -> tuple[list[Mistake], str]:
     wrong = [
         (("args", key), f"{trained} with {key}: {known[key]}, the recipe says {value}; leave it out")
         for key, value in given.items()
-        if key in known and key not in free and not isinstance(value, (dict, type(None))) and value != known[key]
+        if key in known and key not in free and value not in (None, known[key])
+        if not isinstance(value, dict) and not isinstance(known[key], dict)  # a configuration, or the name of one
     ]
     if file == "huggingface" and given:  # by its name: a configuration beside it would be a second one
         return wrong, ""
