@@ -47,9 +47,7 @@ class HuggingFaceBackbone(Encoder):
             output stride, no last norm, an image too large for it.
     """
 
-    def __init__(
-        self, source: str | dict, output_stride: int | None, *, alone: bool = False, last_norm: bool = False
-    ):
+    def __init__(self, source: str | dict, output_stride: int | None, *, alone: bool = False, last_norm: bool = False):
         super().__init__()
         self.hub_network = source if isinstance(source, str) else None
         self.title = f"hf/{source}" if isinstance(source, str) else f"backbone {source.get('model_type')}"
@@ -180,7 +178,9 @@ class HuggingFaceBackbone(Encoder):
         padded = self._read_size(size)
         x = F.pad(x, (0, padded[1] - size[1], 0, padded[0] - size[0]))
         names = [name for name in self.forms if name in wanted or name in STAGES]
-        seen = self._run(x, {source: tap for source, tap in self.taps.items() if source in map(self.sources.get, names)})
+        seen = self._run(
+            x, {source: tap for source, tap in self.taps.items() if source in map(self.sources.get, names)}
+        )
         return {name: as_feature(self._raw(name, seen), self.forms[name], padded, size) for name in names}
 
     def _read_size(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -15,9 +15,7 @@ from ._weights import first_line, refuse_impossible
 logger = logging.getLogger(__name__)
 
 # encoders whose keys in a file of the whole network begin otherwise, and transformers does not know it
-BEGINNINGS = dict.fromkeys(
-    ("sam2_vision_model", "sam3_vision_model"), {r"^(detector_model\.)?vision_encoder\.": ""}
-)
+BEGINNINGS = dict.fromkeys(("sam2_vision_model", "sam3_vision_model"), {r"^(detector_model\.)?vision_encoder\.": ""})
 
 
 def read_config(name: str, revision: str | None, config: dict | None) -> PretrainedConfig:

@@ -52,9 +52,7 @@ class TimmBackbone(Encoder):
         count = len(levels)
         is_flat = len({level["reduction"] for level in levels}) == 1
         # feature -> number of timm's level
-        self.levels = {
-            stage: count * (i + 1) // 4 - 1 if is_flat else count - 4 + i for i, stage in enumerate(STAGES)
-        }
+        self.levels = {stage: count * (i + 1) // 4 - 1 if is_flat else count - 4 + i for i, stage in enumerate(STAGES)}
         if alone and is_flat:
             self.levels |= {f"block{index}": index for index in range(count)}
         self.channels = {feature: levels[index]["num_chs"] for feature, index in self.levels.items()}
@@ -65,9 +63,7 @@ class TimmBackbone(Encoder):
 
         keys = list(self.net.state_dict())
         if hasattr(self.net, "prune_intermediate_layers"):
-            self.net.prune_intermediate_layers(
-                sorted({*self.levels.values()}), prune_norm=not (alone or last_norm)
-            )
+            self.net.prune_intermediate_layers(sorted({*self.levels.values()}), prune_norm=not (alone or last_norm))
         kept = self.net.state_dict().keys()
         self.removed = {key for key in keys if key not in kept}
         self._check_and_freeze(name, alone)

@@ -34,7 +34,7 @@ class BareEncoder(Network):
         self,
         num_classes: int,
         *,
-        backbone: Backbone,
+        backbone: Backbone = "resnet18",
         output_stride: Stride | None = None,
         stem: Stem = "plain",
         dilation_rule: DilationRule = "timm",

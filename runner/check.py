@@ -53,6 +53,7 @@ from segkd.runner.loading.data_sets import (
     training_views,
 )
 from segkd.runner.loading.first_look import look_at_data
+from segkd.runner.recipe import parts
 from segkd.runner.recipe.network import RANDOM
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.term import Ramp

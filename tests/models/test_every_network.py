@@ -30,6 +30,8 @@ MASK2FORMER = {"model_type": "mask2former", "num_queries": 6, "hidden_dim": 32, 
                "feature_size": 32, "mask_feature_size": 32, "decoder_layers": 2,
                "use_auxiliary_loss": False}  # fmt: skip
 WIDTHS = {"widths": (4, 6, 8, 10)}
+DINOV2 = {"model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "mlp_ratio": 2,
+          "image_size": 56, "patch_size": 14}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -65,6 +67,7 @@ CASES = {
         "deeplabv3",
         {"backbone": "mobilenetv3_small_100", "width": 8, "projection": "1x1", "dilation_rule": "cirkd"},
     ),
+    "deeplabv3-transformers": Case("deeplabv3", {"backbone": DINOV2, "output_stride": 14, "width": 8}),
     "deeplabv3plus": Case("deeplabv3plus", MOBILE),
     "deeplabv3plus-stride32": Case("deeplabv3plus", MOBILE | {"output_stride": 32}),
     "deeplabv3plus-aicsd": Case(
@@ -107,6 +110,13 @@ CASES = {
         padded=16,
         classifier=None,
         takes_one=True,
+    ),
+    "bare_encoder": Case("bare_encoder", {}, reads=("stage4",), classifier=None, takes_one=True),
+    "bare_encoder-timm": Case(
+        "bare_encoder", {"backbone": "timm/test_vit"}, reads=("last",), classifier=None, takes_one=True
+    ),
+    "bare_encoder-transformers": Case(
+        "bare_encoder", {"backbone": DINOV2, "last_norm": True}, reads=("stage4",), classifier=None, takes_one=True
     ),
     "trikd_tinyvit": Case("trikd_tinyvit", WIDTHS | {"variant": "5m"}, classifier="decoder.cls_seg.1"),
     "trikd_tinyvit-heads": Case(

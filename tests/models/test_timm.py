@@ -112,4 +112,4 @@ def test_the_type_names_what_there_is():
             pydantic.ValidationError, match="(?s)'resnet18'.*'mobilevit_s'.*must be timm/<name"
         ) as error:
             check.validate_json(wrong)
-        assert error.value.error_count() == 2
+        assert error.value.error_count() == 3

@@ -1,10 +1,13 @@
-"""Whole runs with other people's networks: transformers' as teacher and as student, timm's encoders, SAM."""
+"""Whole runs with other people's networks: transformers' as teacher and as student, encoders without a head, SAM."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
+from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.pretrained import from_pretrained
 
 SEGFORMER = (
@@ -24,6 +27,28 @@ SAM = (
     "{model: sam, args: {embed_dim: 16, depth: 4, num_heads: 2, global_blocks: [1, 3], taps: [0, 1, 2, 3], "
     "window_size: 2, out_channels: %d, neck_width: 8, head_width: 8, image_size: 32%s}"
 )
+VIT = dict(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=32,
+           patch_size=16)  # fmt: skip
+SAM2 = dict(
+    model_type="sam2_vision_model", backbone_channel_list=[32, 24, 16, 8], fpn_hidden_size=8,
+    backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]], backbone_config=dict(
+        model_type="sam2_hiera_det_model", hidden_size=8, num_attention_heads=1, blocks_per_stage=[1, 2, 1, 1],
+        embed_dim_per_stage=[8, 16, 24, 32], num_attention_heads_per_stage=[1, 1, 2, 2],
+        window_size_per_stage=[4, 4, 4, 4], global_attention_blocks=[2],
+        window_positional_embedding_background_size=[4, 4], image_size=[64, 64],
+    ),
+)  # fmt: skip
+# encoder -> the feature that is taught
+ENCODERS = {
+    "dinov2": (VIT | dict(model_type="dinov2", patch_size=14, image_size=56), "last"),
+    "dinov3": (VIT | dict(model_type="dinov3_vit"), "last"),
+    "siglip2": (VIT | dict(model_type="siglip2_vision_model", num_patches=16), "block2"),
+    "clip": (VIT | dict(model_type="clip_vision_model"), "stage3"),
+    "sam2": (SAM2, "neck1"),
+    "timm_vit": ("test_vit", "last"),
+    "timm_registers": ("test_vit3", "stage4"),
+    "timm_convnext": ("test_convnext", "stage2"),
+}
 TWO_STEPS = ("schedule.iterations=2", "evaluate.every=2", "data.batch_size=2", "evaluate.batch_size=1")
 
 
@@ -52,6 +77,39 @@ def test_a_timm_encoder_under_a_head_of_ours(trained):
     config = json.loads((run.path / "student/config.json").read_text())
     assert config["model"] == "pspnet" and config["args"]["backbone"] == "timm/mobilenetv3_small_050"
     assert "head: pspnet" in (run.path / "recipe.yaml").read_text()
+
+
+def test_encoders_without_a_head_as_teachers_of_one_on_an_encoder_of_transformers(trained, folder):
+    published = AutoModel.from_config(AutoConfig.for_model(**ENCODERS["dinov3"][0]))
+    published.save_pretrained(folder / "published")
+    (folder / "published/preprocessor_config.json").write_text('{"image_mean": 0.5, "image_std": 0.5}')
+    from_hub = {"source": "hf", "model": str(folder / "published")}
+    student = {**from_hub, "args": {"head": "deeplabv3", "output_stride": 16, "width": 8, "pretrained": True}}
+    networks = {
+        "student": student,
+        "published": {**from_hub, "args": {"head": None, "last_norm": True, "pretrained": True}, "train": False},
+    }
+    losses = [{"loss": "cross_entropy"}, {"loss": "fitnet", "from": "published", "args": {"feature": "stage4"}}]
+    for name, (encoder, feature) in ENCODERS.items():
+        frozen = {"train": False, "weights": "random"}
+        if isinstance(encoder, str):
+            networks[name] = {"source": "timm", "model": encoder, "args": {"head": None}, **frozen}
+        else:
+            networks[name] = {"model": "bare_encoder", "args": {"backbone": encoder}, **frozen}
+        args = {"feature": "stage4", "teacher_feature": feature, "over": "batch_space"}
+        losses.append({"loss": "nfd", "from": name, "label": name, "args": args})
+    run = trained("tiny", *TWO_STEPS, f"networks={json.dumps(networks)}", f"losses={json.dumps(losses)}")
+    for row in run.rows():
+        assert all(0 < row[f"loss/{term}"] < 5 for term in [*ENCODERS, "fitnet"])
+    said = (run.path / "recipe.yaml").read_text()
+    assert said.count("head: null") == 4 and "head: deeplabv3" in said and "mean 127.5 127.5 127.5" in run.out
+    shutil.rmtree(folder / "published")  # what is delivered has all that it needs
+    delivered = from_pretrained(run.path)
+    assert delivered(torch.zeros(1, 3, 40, 64, dtype=torch.uint8)).logits.shape[1:] == (8, 3, 4)
+    for said in ("", "model: deeplabv3, args: {backbone: hf/somewhere}, "):
+        student = read(folder / "tiny.yaml", [f"networks.student={{{said}weights: {run.path}}}"]).networks["student"]
+        assert student.args["width"] == 8
+        assert student.title == ("deeplabv3 hf/somewhere" if said else "deeplabv3 dinov3_vit")
 
 
 def test_sam_as_a_teacher_of_features(trained):

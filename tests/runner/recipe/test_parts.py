@@ -67,7 +67,7 @@ def test_wrong_arguments():
     assert parts.wrong_arguments("losses", "kl", {"temperature": 2}) == []
     assert dict(parts.wrong_arguments("losses", "kl", {"task": 3})).keys() == {("task",)}
     ((key, told),) = parts.wrong_arguments("models", "pspnet", {"output_stride": 12})
-    assert (key, told) == (("output_stride",), "must be 8, 16 or 32; got 12")
+    assert (key, told) == (("output_stride",), "must be 8, 14, 16 or 32; got 12")
 
 
 def test_completed_arguments_are_plain_and_build():
@@ -109,3 +109,16 @@ def test_a_file_without_its_class(new_loss):
     new_loss("class Other:\n    pass\n")
     with pytest.raises(ValueError, match=r"losses/my_own.py holds no class of its own name \(such as MyOwn"):
         parts.find("losses", "my_own")
+
+
+@pytest.mark.parametrize("source, args, file, given", [
+    ("hf", {}, "huggingface", {"name": "a/b"}),
+    ("hf", {"head": None, "last_norm": True}, "bare_encoder", {"backbone": "hf/a/b", "last_norm": True}),
+    ("hf", {"head": "upernet"}, "upernet", {"backbone": "hf/a/b"}),
+    ("timm", {"head": None}, "bare_encoder", {"backbone": "timm/a/b"}),
+    ("timm", {"head": "pspnet"}, "pspnet", {"backbone": "timm/a/b"}),
+    ("segkd", {"backbone": "hf/c/d"}, "a/b", {"backbone": "hf/c/d"}),
+])  # fmt: skip
+def test_networks_from_elsewhere_there_and_back(source, args, file, given):
+    assert parts.network_part(source, "a/b", args) == (file, given)
+    assert parts.arguments_in_recipe(source, file, given) == args
