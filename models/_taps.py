@@ -64,13 +64,12 @@ def as_feature(tensor: Tensor, form: Form, padded: tuple[int, int], size: tuple[
     elif form.layout == "tokens":
         # (B, prefix + h * w, C) -> (B, C, h, w)
         tensor = tensor[:, form.prefix :].unflatten(1, grid(padded, form.stride)).permute(0, 3, 1, 2)
-    return cropped(tensor, form.stride, padded, size)
+    return cropped(tensor, form.stride, size)
 
 
-def cropped(maps: Tensor, stride: int, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Maps of a padded image cut to the cells that show the image itself."""
-    if tuple(padded) == tuple(size):
-        return maps
+def cropped(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Maps of a padded image cut to the cells that show the image itself, of `size`."""
+    # others are cut to what they are: a graph traced for any size must not ask whether it is padded
     height, width = grid(size, stride)
     return maps[..., :height, :width]
 

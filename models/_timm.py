@@ -106,9 +106,8 @@ class TimmBackbone(Encoder):
         x = F.pad(x, (0, -size[1] % multiple, 0, -size[0] % multiple))
         names = [name for name in self.levels if name in wanted or name in STAGES]
         last, maps = self._run(x, names, "last" in wanted)
-        padded = (x.shape[-2], x.shape[-1])
-        found = {name: cropped(level, self.strides[name], padded, size) for name, level in maps.items()}
-        return found if last is None else found | {"last": as_feature(last, self.last, padded, size)}
+        found = {name: cropped(level, self.strides[name], size) for name, level in maps.items()}
+        return found if last is None else found | {"last": as_feature(last, self.last, tuple(x.shape[-2:]), size)}
 
     def _run(self, x: Tensor, names: list[str], with_last: bool) -> tuple[Tensor | None, dict[str, Tensor]]:
         """What the network as a whole puts out, if asked for, and the named levels' maps."""

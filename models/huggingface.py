@@ -152,7 +152,7 @@ class HuggingFace(Network):
         logits, aux, seen = self._run(x, features, "aux" in wanted)
         found = {name: as_feature(seen[name], self.forms[name], padded, size) for name in features}
         scores = {"logits": logits} if aux is None else {"logits": logits, "aux": aux}
-        return found | {name: cropped(maps, padded[0] // maps.shape[-2], padded, size) for name, maps in scores.items()}
+        return found | {name: cropped(maps, padded[0] // maps.shape[-2], size) for name, maps in scores.items()}
 
     def _read_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the image the network reads for one of `size`."""
