@@ -22,7 +22,7 @@ class ForeignName(str):
             "type": "custom-error",
             "schema": {"type": "str", "pattern": "^(timm|hf)/."},
             "custom_error_type": "foreign_name",
-            "custom_error_message": "must be timm/<name of a timm network> or hf/<id or folder of a network of transformers>",
+            "custom_error_message": "must be timm/<name of a timm network> or hf/<id or folder of one of transformers>",
         }
 
 
