@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from ._files import IGNORE_INDEX, require_split
 from ._palettes import Color
+from ._photometric import check_rising
 
 SPLITS = {"train": 512, "val": 128}
 SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, PERSON, POLE = range(8)
@@ -23,6 +24,7 @@ COARSE = (4.0, 9.0, 5.0, 10.0, 20.0, 3.0, 8.0, 4.0, 6.0)
 FINE = (1.0, 5.0, 7.0, 3.0, 16.0, 2.0, 5.0, 3.0, 6.0)
 
 Side = Annotated[int, Interval(ge=32, le=8192)]  # in pixels
+Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 class Synthetic:
@@ -33,6 +35,7 @@ class Synthetic:
         split: train or val: other scenes of the same kind.
         size: (height, width) in pixels.
         length: number of scenes; None: 512 for train, 128 for val.
+        near: between where cars, people and poles stand, 0 at the horizon and 1 before the camera: near ones are large.
         seed: another seed is another dataset.
 
     Items: (image, target): RGB image and mode L target with train ids 0..7, 255 on patches and some object borders.
@@ -53,11 +56,14 @@ class Synthetic:
         *,
         size: tuple[Side, Side] = (96, 128),
         length: Annotated[int, Interval(ge=1, le=10**6)] | None = None,
+        near: tuple[Share, Share] = (0.02, 0.75),
         seed: Annotated[int, Interval(ge=0, le=10**18)] = 0,
     ):
         self.split_number = list(SPLITS).index(require_split(split, SPLITS))
         self.split, self.size, self.seed = split, (int(size[0]), int(size[1])), seed
         self.length = SPLITS[split] if length is None else length
+        check_rising("near", near)
+        self.near = tuple(near)
 
     def __len__(self) -> int:
         return self.length
@@ -65,7 +71,7 @@ class Synthetic:
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
         if not -self.length <= index < self.length:
             raise IndexError(f"index {index} of {self.length} scenes")
-        scene = _Scene(np.random.default_rng((self.seed, self.split_number, index % self.length)), self.size)
+        scene = _Scene(np.random.default_rng((self.seed, self.split_number, index % self.length)), self.size, self.near)
         return scene.photograph(), scene.labels
 
     def name(self, index: int) -> str:
@@ -74,13 +80,13 @@ class Synthetic:
 
     def stamp(self, index: int) -> tuple[str | int, ...]:
         """What tells a scene from others, of other data sets too: all that it is drawn from."""
-        return self.name(index), self.seed, *self.size
+        return self.name(index), self.seed, *self.size, *self.near
 
 
 class _Scene:
     """One street, painted from far to near into a picture of colours and a picture of ids."""
 
-    def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int], near: tuple[float, float]):
         self.rng = rng
         self.height, self.width = size
         self.unit = self.height / 96
@@ -93,7 +99,7 @@ class _Scene:
         for _ in range(rng.integers(1, 5)):
             self._tree()
         # far things first, so that near ones cover them
-        things = [(rng.uniform(0.02, 0.75) ** 1.5, kind) for kind in rng.integers(0, 5, size=rng.integers(4, 10))]
+        things = [(rng.uniform(*near) ** 1.5, kind) for kind in rng.integers(0, 5, size=rng.integers(4, 10))]
         for near, kind in sorted(things):
             (self._car, self._car, self._person, self._person, self._pole)[kind](near)
         for _ in range(rng.integers(0, 3)):

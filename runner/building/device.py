@@ -42,6 +42,7 @@ def start_accelerator(*recipes: Recipe) -> Accelerator:
             "accelerate launch sets gradient accumulation; the recipe decides: set loop.accumulate instead"
         )
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # the loop accumulates itself
+    use_all_cores()
     # DDP is told once by Accelerate and once by itself that this option has a new name
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
     comes_and_goes = any(term.comes_and_goes for one in recipes for term in one.losses)
@@ -57,6 +58,14 @@ def start_accelerator(*recipes: Recipe) -> Accelerator:
             InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.loop.timeout)),
         ],
     )
+
+
+def use_all_cores() -> None:
+    """Gives one process on a CPU all its cores, of which `accelerate launch` leaves it a single one."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ  # the launcher's; OMP_NUM_THREADS=1 is, too, unless it was said
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 and not torch.accelerator.is_available()
+    if launched and alone and os.environ.get("OMP_NUM_THREADS") == "1":
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -> None:
