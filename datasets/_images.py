@@ -8,6 +8,7 @@ import io
 import os
 import stat
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +115,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.format == "TIFF":
         _refuse_more_bands(image)
     raw_mode = _raw_mode(image)  # before load(), which forgets it
+    _compare_checksums(image)
     image.load()
     if image.mode == "F":
         rgb = _from_floats(image).convert("RGB")
@@ -137,6 +139,7 @@ def as_ids(image: Image.Image) -> Image.Image:
     raw_mode, decoder = _raw_mode(image), image.tile[0][0] if image.tile else "raw"
     if decoder in ("ppm", "ppm_plain"):
         raise RefusedFile("is a PPM file whose numbers Pillow stretches to 0..255; save labels as PNG")
+    _compare_checksums(image)
     image.load()
     label = image if image.mode in ("L", "P") else _single_channel(image)
     step = {"L;2": 85, "L;4": 17}.get(raw_mode)  # 2 and 4 bits, which Pillow stretches to 0..255
@@ -173,6 +176,20 @@ def _raw_mode(image: Image.Image) -> str:
     """How the values of an opened image, not yet loaded, are stored, in Pillow's words, such as RGB;16B."""
     arguments = image.tile[0][3] if image.tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _compare_checksums(image: Image.Image) -> None:
+    """ValueError where the pixels of a PNG file are not what was written: Pillow compares all checksums but theirs."""
+    if image.format != "PNG":
+        return
+    file, at = image.fp, image.fp.tell()
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        content, checksum = file.read(length), file.read(4)
+        if kind in (b"IDAT", b"fdAT") and zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
+            raise ValueError(f"the checksum of its {kind.decode()} is another one")
+    file.seek(at)
 
 
 def _page_kind(image: Image.Image, index: int) -> int:

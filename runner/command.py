@@ -125,7 +125,10 @@ def _is_the_users(error: Exception) -> bool:
 def _is_of_another_process(error: Exception) -> bool:
     """Whether the processes of a run could not go on together; Gloo and NCCL tell of it in pages of their own."""
     distributed = sys.modules.get("torch.distributed")
-    if not isinstance(error, RuntimeError) or distributed is None or not distributed.is_initialized():
+    if not isinstance(error, RuntimeError) or distributed is None:
+        return False
+    # a group that cannot come together is not initialised yet
+    if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return False
     if isinstance(error, distributed.DistError):
         return True

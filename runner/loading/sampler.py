@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import multiprocessing.queues
 import signal
 from collections.abc import Iterable, Iterator
 
@@ -123,5 +124,7 @@ def evaluation_batches(
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # images that find no shared memory: the training process, which waits for them, tells of it (waiting.py)
+    multiprocessing.queues.Queue._on_queue_feeder_error = lambda *_: None
     for number in (signal.SIGINT, signal.SIGTERM):  # both may reach the whole group; the training process decides, and
         signal.signal(number, signal.SIG_IGN)  # a worker ends by itself when that is gone

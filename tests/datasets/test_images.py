@@ -247,3 +247,17 @@ def test_what_is_no_file_is_never_read(tmp_path: Path) -> None:
             assert predicted(tmp_path / f"{name}.png") == f"is {told} and no file"
     os.mkfifo(tmp_path / "fifo.mp4")
     assert predicted(tmp_path / "fifo.mp4") == "is no file"
+
+
+def test_a_flipped_bit_of_the_pixels_is_told_by_the_checksum_of_a_png(tmp_path):
+    """Pillow compares the checksums of all chunks but of these."""
+    # stored, not compressed: each flipped bit is another grey level and no damage to the decoder
+    pixels = np.zeros((8, 8), np.uint8)
+    file = save(tmp_path / "a.png", pixels, compress_level=0)
+    content = bytearray(file.read_bytes())
+    at = content.index(b"IDAT") + 30
+    content[at] ^= 4
+    file.write_bytes(content)
+    for reader in (read_image, lambda path: read_label(path, TABLE)):
+        with pytest.raises(ValueError, match="checksum of its IDAT is another one"):
+            reader(file)

@@ -114,6 +114,22 @@ class Unknown:
     pass
 
 
+def test_a_flipped_bit_of_a_torch_file_is_told_by_its_checksum(tmp_path):
+    file = tmp_path / "w.pth"
+    torch.save({"weight": torch.ones(4000)}, file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # in the middle of the numbers
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="w.pth cannot be read .*its record w/data/0 is not what was written"):
+        read_weights(file)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"weight": torch.ones(4)}, file)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_weights(file)["weight"].tolist() == [1, 1, 1, 1]  # without checksums there is nothing to compare
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_file_is_not_run(tmp_path, zipped):
     ran = tmp_path / "ran"
