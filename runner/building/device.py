@@ -62,7 +62,9 @@ def start_accelerator(*recipes: Recipe) -> Accelerator:
 
 def use_all_cores() -> None:
     """Gives one process on a CPU all its cores, of which `accelerate launch` leaves it a single one."""
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ  # the launcher's; OMP_NUM_THREADS=1 is, too, unless it was said
+    launched = (
+        "ACCELERATE_MIXED_PRECISION" in os.environ
+    )  # the launcher's; OMP_NUM_THREADS=1 is, too, unless it was said
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 and not torch.accelerator.is_available()
     if launched and alone and os.environ.get("OMP_NUM_THREADS") == "1":
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

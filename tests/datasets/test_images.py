@@ -258,6 +258,6 @@ def test_a_flipped_bit_of_the_pixels_is_told_by_the_checksum_of_a_png(tmp_path):
     at = content.index(b"IDAT") + 30
     content[at] ^= 4
     file.write_bytes(content)
-    for reader in (read_image, lambda path: read_label(path, TABLE)):
+    for reader in (read_image, lambda path: read_label(path, TABLE, "")):
         with pytest.raises(ValueError, match="checksum of its IDAT is another one"):
             reader(file)

@@ -73,7 +73,7 @@ class Study:
     def train(self, title: str, iterations: int) -> float:
         """mIoU in percent at the end."""
         recipe = self.recipe(title, f"schedule.iterations={iterations}", f"evaluate.every={iterations}")
-        distill.train(recipe, start_accelerator(recipe), resume=False)
+        distill.train([recipe], start_accelerator(recipe), resume=False)
         return 100 * json.loads(RunFolder(recipe.folder).summary_file.read_text())["miou"]
 
 

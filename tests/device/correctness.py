@@ -214,11 +214,11 @@ def resume(machine: Machine) -> Iterator[Row]:
 
     for name in ("one", "other"):
         recipe = ready(name)
-        distill.train(recipe, start_accelerator(recipe), resume=False)
+        distill.train([recipe], start_accelerator(recipe), resume=False)
     recipe = ready("killed")
     seen = start_and_kill(recipe, machine)
     killed_at = max((row["iteration"] for row in read_rows(RunFolder(recipe.folder).metrics_file)), default=0)
-    distill.train(recipe, start_accelerator(recipe), resume=True)
+    distill.train([recipe], start_accelerator(recipe), resume=True)
     apart, by_itself = distance(student("killed"), student("one")), distance(student("other"), student("one"))
     iterations = [row["iteration"] for row in read_rows(RunFolder(recipe.folder).metrics_file)]
     yield Row(

@@ -15,6 +15,8 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from segkd.runner.training.state import TrainingState
+
 TESTS = Path(__file__).parents[1]
 FILES = ("run", "machine", "correctness", "speed", "camvid", "measuring")
 
@@ -44,7 +46,7 @@ def test_every_section(files, tmp_path, monkeypatch):
     def stopped_half_way(recipe, machine):
         """In this process: a kill of another one costs that one's start."""
         done = recipe.schedule.iterations // 2
-        save = files.correctness.distill.TrainingState.save
+        save = TrainingState.save
 
         def save_and_stop(state, *given):
             save(state, *given)
@@ -52,8 +54,8 @@ def test_every_section(files, tmp_path, monkeypatch):
                 raise InterruptedError
 
         with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-            patch.setattr(files.correctness.distill.TrainingState, "save", save_and_stop)
-            files.correctness.distill.train(recipe, files.correctness.start_accelerator(recipe), resume=False)
+            patch.setattr(TrainingState, "save", save_and_stop)
+            files.correctness.distill.train([recipe], files.correctness.start_accelerator(recipe), resume=False)
         return True
 
     monkeypatch.setattr(files.correctness, "start_and_kill", stopped_half_way)

@@ -81,7 +81,7 @@ def make_second_size(image: Path, label: Path) -> None:
     (lambda image, label: label.write_bytes(label.read_bytes()[:200]), ["train/labels/3.png", "cannot be decoded"]),
     (lambda image, label: save(label, 7, (40, 48)), ["train/labels/3.png", "label ids 7 are not allowed", "0..2"]),
     (lambda image, label: save(label, 0, (20, 24)), ["train/images/3.png is 40x48", "labels/3.png is 20x24"]),
-    (lambda image, label: save(label, 0, (40, 48, 3)), ["data/train/labels/3.png", "colors: true"]),
+    (lambda image, label: save(label, 0, (40, 48, 3)), ["data/train/labels/3.png", "colors: {background: [0, 0, 0]"]),
     (lambda image, label: label.unlink(), ["labels/3.png does not exist"]),
     (lambda image, label: shutil.rmtree(image.parents[2] / "val/images"), ["data/val/images: no such folder"]),
     (make_second_size, ["evaluate.batch_size"]),

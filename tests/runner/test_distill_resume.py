@@ -1,24 +1,13 @@
 """Runs that are killed, stopped and started again; run folders and recipes that train others first."""
 
 import json
-import random
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
 TEACHER = "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false, weights: random}"
-# everything that has a state: accumulation, a moving average, clipping, a loss with parameters, workers
-LADEN = [
-    TEACHER,
-    "losses=[{loss: cross_entropy}, {loss: fitnet, weight: 0.5, after: 3}]",
-    "loop={accumulate: 2, ema: 0.9, clip_norm: 1.0, save_every: 1}",
-    "data.workers=2",
-    "schedule={iterations: 16, name: cosine}",
-    "evaluate.every=8",
-]
 
 
 def last_step(run: Path) -> int:
@@ -31,24 +20,6 @@ def wait_for(server, run: Path, step: int) -> None:
     deadline = time.monotonic() + 120
     while last_step(run) < step and server.running() and time.monotonic() < deadline:
         time.sleep(0.005)
-
-
-def test_killed_at_any_moment_a_resumed_run_ends_bit_for_bit_the_same(trained, server, folder):
-    whole, run = trained("whole", *LADEN), folder / "runs/killed"
-    moment, kills = random.Random(0), 0
-    while kills < 6 and last_step(run) < 15:
-        server.start(folder, "distill", "tiny.yaml", "name=killed", *LADEN, "--resume")
-        wait_for(server, run, last_step(run) + moment.randint(0, 2))
-        time.sleep(moment.uniform(0, 0.1))  # a step and its save take about this long, so kills hit both
-        server.signal(signal.SIGKILL)
-        kills += server.wait().codes == [-signal.SIGKILL]
-    assert kills >= 4
-    killed = trained("killed", *LADEN, "--resume")
-    assert killed.ends() == whole.ends()
-    # the gradient norm stands wherever a write happened to be
-    assert [row["iteration"] for row in killed.rows()] == list(range(1, 17))
-    assert killed.rows("gradient_norm") == whole.rows("gradient_norm")
-    assert not list((run / "checkpoints").glob(".step*"))
 
 
 REMEMBERING = """[

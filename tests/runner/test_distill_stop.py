@@ -29,8 +29,8 @@ if trouble == "images":
     load, count = Synthetic.__getitem__, itertools.count()
     Synthetic.__getitem__ = lambda *given: take_long() if next(count) == 9 else load(*given)
 if trouble == "scoring":
-    score = evaluation.class_scores
-    evaluation.class_scores = lambda *given: (pathlib.Path("here").touch(), time.sleep(1.0), score(*given))[-1]
+    score = evaluation._predict
+    evaluation._predict = lambda *given, **how: (pathlib.Path("here").touch(), time.sleep(1.0), score(*given, **how))[-1]
 if trouble == "delivery":
     training.Report.text = take_long
 if trouble == "building":

@@ -4,6 +4,8 @@ import signal
 
 import pytest
 
+from segkd.runner.comparing.sweep_plan import read_plan, side_by_side
+
 KL = """
 extends: tiny.yaml
 name: kl
@@ -56,7 +58,9 @@ def test_each_ends_as_if_it_were_trained_alone(recipes, distill, server, ends):
 
 
 def test_one_that_fails_leaves_the_others_alone(recipes, distill, ends, assert_refused):
-    (recipes / "bad.yaml").write_text("extends: kl.yaml\nname: bad\noptimizer: {lr: 1.0e+30}\n")
+    (recipes / "bad.yaml").write_text(
+        "extends: kl.yaml\nname: bad\noptimizer: {lr: 1000}\nlosses: {kl: {weight: 1.0e+6}}\n"
+    )
     (recipes / "two.yaml").write_text("together: [{recipe: bad.yaml}, {recipe: tiny.yaml}]\n")
     result = distill("two.yaml")
     assert_refused(result, "1 of 2 trainings failed", "bad (the loss of iteration")
@@ -75,16 +79,22 @@ def test_several_processes(recipes, distill, ends):
         assert ends("runs", name) == ends("alone", name), name
 
 
-def test_a_sweep_of_methods_side_by_side(recipes, server, ends):
-    methods = "{none: tiny.yaml, KD: kl.yaml, long: {recipe: tiny.yaml, set: [schedule.iterations=6]}}"
-    (recipes / "sweep.yaml").write_text(f"name: s\ntogether: true\nmethods: {methods}\n")
+def test_a_sweep_of_methods_side_by_side(recipes, server):
+    (recipes / "sweep.yaml").write_text(
+        "name: s\nthreads: 1\ntogether: true\nmethods: {none: tiny.yaml, KD: kl.yaml}\n"
+    )
     result = server(recipes, "sweep", "sweep.yaml")
     assert result.code == 0, result.out + result.err
+    assert "[1/1] s-none-s0 + s-KD-s0: started" in result.out and "| KD" in result.out
+
+
+def test_what_cannot_be_trained_side_by_side_is_a_job_of_its_own(recipes, monkeypatch, capsys):
+    monkeypatch.chdir(recipes)
+    methods = "{none: tiny.yaml, long: {recipe: tiny.yaml, set: [schedule.iterations=6]}, KD: kl.yaml}"
+    (recipes / "sweep.yaml").write_text(f"name: s\nseeds: [0, 1]\nmethods: {methods}\n")
+    jobs = side_by_side(read_plan("sweep.yaml").runs)
+    assert [job.name for job in jobs] == ["s-none-s0 + s-KD-s0", "s-long-s0", "s-none-s1 + s-KD-s1", "s-long-s1"]
     assert (
-        "s-long-s0 is not trained beside s-none-s0 + s-KD-s0: schedule.iterations is 4 there and 6 here" in result.out
+        "s-long-s0 is not trained beside s-none-s0: schedule.iterations is 4 there and 6 here"
+        in capsys.readouterr().out
     )
-    assert "[1/2] s-none-s0 + s-KD-s0: started" in result.out and "| KD" in result.out
-    (recipes / "apart.yaml").write_text(f"name: s\nset: [tracking.folder=alone]\nmethods: {methods}\n")
-    assert server(recipes, "sweep", "apart.yaml").code == 0
-    for name in ("s-none-s0", "s-KD-s0", "s-long-s0"):
-        assert ends("runs/s", name) == ends("alone/s", name), name

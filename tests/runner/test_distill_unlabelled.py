@@ -1,8 +1,6 @@
 """Whole runs with images without labels, a peer with an optimizer of its own and a moving average of the student."""
 
 import json
-import signal
-import time
 
 import pytest
 import torch
@@ -95,29 +93,6 @@ def test_the_log_of_gates_ramps_and_everybodys_scores(whole):
     state = whole.state()
     assert list(state["averages"]) == ["average"] and not any("average" in key for key in state["graph"])
     assert any(key.startswith("networks.peer.") for key in state["graph"]) and len(state["optimizers"]) == 2
-
-
-def test_killed_and_resumed_with_both_streams_it_ends_bit_for_bit_the_same(server, whole, run_at):
-    folder, kills = whole.path.parents[1], 0
-    killed = run_at(folder / "runs/killed")
-    command = "semi.yaml", "name=killed", "tracking.gradients=4", *SAVING, "--resume"
-    for goal in (2, 4, 6):
-        server.start(folder, "distill", *command)
-        server.wait_for(f"runs/killed/checkpoints/step-*{goal}")
-        time.sleep(0.02 * goal)  # some way into the step after it
-        server.signal(signal.SIGKILL)
-        kills += server.wait().codes == [-signal.SIGKILL]
-    assert kills == 3
-    result = server(folder, "distill", *command)
-    assert result.code == 0, result.err
-    others = [f"miou/{name}" for name in WORDS]
-    assert killed.rows() == whole.rows(*others)
-    state = whole.state()
-    assert len(state["optimizers"]) == 2 and state["averages"]["average"]["n_averaged"] == 8
-    found, wanted = killed.state_bits(), whole.state_bits()
-    for other in others:  # was scored in the one run only
-        del wanted["progress"]["best_scores"][other]
-    assert found == wanted
 
 
 def test_two_processes_see_what_one_sees_and_end_alike(spied, trained, semi):

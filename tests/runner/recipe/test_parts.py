@@ -72,7 +72,7 @@ def test_wrong_arguments():
 
 def test_completed_arguments_are_plain_and_build():
     full = parts.completed_arguments("datasets", "synthetic", {"size": [32, 40]})
-    assert full == {"size": [32, 40], "length": None, "seed": 0}
+    assert full == {"size": [32, 40], "length": None, "near": [0.02, 0.75], "seed": 0}
     dataset = parts.build("datasets", "synthetic", full | {"length": 3}, "", "val")
     assert (dataset.size, dataset.split, len(dataset)) == ((32, 40), "val", 3)
     transform = parts.build("datasets", "_transforms", {"flip": 0.0}, (8, 8))
