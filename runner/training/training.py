@@ -34,7 +34,8 @@ class Training:
 
     Attributes:
         wrapped: the graph as Accelerate wraps it. lock: of the run folder, on the main process.
-        saved: how many iterations the last checkpoint has. norm: of the last step's gradient, None where it was not asked for. failure: why it has ended early.
+        saved: how many iterations the last checkpoint has. norm: of the last step's gradient, None where it was not
+            asked for. failure: why it has ended early.
     """
 
     recipe: Recipe

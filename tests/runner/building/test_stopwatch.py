@@ -15,3 +15,21 @@ def test_seconds_by_phase_since_the_last_reading():
     assert list(found) == ["data", "teacher", "losses"], "in the order of a step, those alone that were measured"
     assert found["data"] == 0.5 and found["teacher"] >= 0.02 and found["losses"] >= 0.02
     assert watch.read() == {}
+
+
+def test_marks_of_a_gpu_beside_those_of_the_clock():
+    """The last mark before a reading may be of either kind: an evaluation is timed by the clock."""
+
+    class Event:
+        done = False
+
+        def synchronize(self):
+            self.done = True
+
+        def elapsed_time(self, end):
+            assert end.done
+            return 250.0  # milliseconds
+
+    watch = Stopwatch()
+    watch.marks += [("teacher", Event(), Event()), ("scoring", 1.0, 3.0)]
+    assert watch.read() == {"teacher": 0.25, "scoring": 2.0}
