@@ -17,18 +17,13 @@ from segkd.runner.recipe.mistakes import RecipeError, did_you_mean, found_by, lo
 from segkd.runner.recipe.read import read, read_needed, read_other
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import Name, Section, Seed
-from segkd.runner.recipe.together import what_keeps_apart
+from segkd.runner.recipe.together import Entry, what_keeps_apart
 from segkd.runner.recipe.yaml_file import read_with_traps, write
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import is_finished, refuse_used_folder
 from segkd.runner.run_folder.replacing import write_text
 
 GIVEN_BY_THE_SWEEP = {"name", "seed", "baseline", "tracking.group"}  # for each of its runs, so no override may
-
-
-class Method(Section):
-    recipe: str = Field(description="path of a recipe, relative to the sweep's file, or its address")
-    assignments: list[str] = Field([], alias="set", description="key=value, for this method's runs")
 
 
 class Sweep(Section):
@@ -47,7 +42,7 @@ class Sweep(Section):
         None, min_length=1, description="the GPUs the runs take in turn, one each; default: what they find"
     )
     assignments: list[str] = Field([], alias="set", description="key=value, for all runs")
-    methods: dict[Name, str | Method] = Field(min_length=1, description="what tables call it -> recipe")
+    methods: dict[Name, str | Entry] = Field(min_length=1, description="what tables call it -> recipe")
 
     @pydantic.field_validator("seeds")
     @classmethod
@@ -178,7 +173,7 @@ def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[
     said = {f"{origins.of(('set',))}: set": sweep.assignments, "command line": assignments}
     for method in chosen:
         entry = sweep.methods[method]
-        entry = Method(recipe=entry) if isinstance(entry, str) else entry
+        entry = Entry(recipe=entry) if isinstance(entry, str) else entry
         where = f"{origins.of(('methods', method))}: methods.{method}"
         said[where] = entry.assignments
         given = [*sweep.assignments, *entry.assignments, *assignments, "baseline=null"]

@@ -13,7 +13,7 @@ from segkd.runner.recipe.mistakes import RecipeError, found_by, located
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import Section
-from segkd.runner.recipe.yaml_file import read_with_traps
+from segkd.runner.recipe.yaml_file import read_with_traps, value_at
 
 # one loader and one loop serve all: what they do must be the same, and so must the draws of a step
 COMMON = ("seed", "data", "schedule.iterations", "loop.accumulate", "loop.precision", "loop.channels_last",
@@ -67,9 +67,15 @@ def what_keeps_apart(one: Recipe, other: Recipe) -> str | None:
     """Why two recipes cannot be trained side by side, in words; None where they can."""
     if "fp16" in (one.loop.precision, other.loop.precision):
         return "fp16 scales all gradients of a process by one factor"
-    values = ({key: value_of(recipe, key) for key in COMMON} | fixed_views(recipe) for recipe in (one, other))
+    values = (common_values(one), common_values(other))
     found = [f"{key} is {before!r} there and {now!r} here" for key, before, now in differences(*values)]
     return "; ".join(found[:3]) or None
+
+
+def common_values(recipe: Recipe) -> dict[str, object]:
+    """What a recipe says that all beside it must say, too, in plain values."""
+    values = recipe.model_dump(mode="json", by_alias=True)
+    return {key: value_at(values, *key.split(".")) for key in COMMON} | fixed_views(recipe)
 
 
 def fixed_views(recipe: Recipe) -> dict[str, object]:
@@ -79,11 +85,3 @@ def fixed_views(recipe: Recipe) -> dict[str, object]:
         f"the views of {stream} images": next(((cache.views, cache.seed) for cache in caches), None)
         for stream, caches in streams.items()
     }
-
-
-def value_of(recipe: Recipe, key: str) -> object:
-    """What a recipe has at a dotted key, in plain values."""
-    value = recipe.model_dump(mode="json", include={key.partition(".")[0]}, by_alias=True)
-    for word in key.split("."):
-        value = value[word]
-    return value
