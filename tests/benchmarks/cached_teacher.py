@@ -1,8 +1,9 @@
 """What a teacher costs that is read from its cache: `python tests/benchmarks/cached_teacher.py [PAIR ...]`
 
 Arms: `plain` trains the student with cross entropy, `cached` also with kl from a frozen teacher whose predictions lie
-in a full cache, `live` with kl from the teacher itself. Images and labels are random, held in memory; the cached arm
-goes through 8 batches of different views. A step is forward, backward and the optimizer's update.
+in a full cache, `live` with kl from the teacher itself, and `bf16`, `half_size` and `compiled` from the teacher made
+cheaper (`--arms`). Images and labels are random, held in memory; the cached arm goes through 8 batches of different
+views. A step is forward, backward and the optimizer's update.
 
 All arms turn by turn in one process, so that they see the same machine; medians over the turns, of the ratios too.
 Target: cached at most 1.10 of plain.
@@ -21,6 +22,7 @@ from measuring import MIB, random_labels, seconds
 
 from segkd.runner.building.cached import open_caches
 from segkd.runner.building.device import prepare_for_device, start_accelerator
+from segkd.runner.building.frozen import as_it_is
 from segkd.runner.building.graph import Graph, weighted
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import build_networks
@@ -38,6 +40,13 @@ PAIRS = {
     "dv3r18_dv3r101": (R18, R101, (512, 512), 19, 2),
     "v3plus_small_lite2": (SMALL, LITE2, (180, 240), 11, 8),
 }
+# arm -> what it says of the teacher
+LIVE = {
+    "live": {},
+    "bf16": {"precision": "bf16"},
+    "half_size": {"input_scale": 0.5},
+    "compiled": {"compile": True},
+}
 BATCHES = 8
 
 
@@ -46,7 +55,9 @@ def recipe_of(pair: str, arm: str, options: argparse.Namespace, folder: str) -> 
     student, teacher, crop, classes, batch = PAIRS[pair]
     batch = options.batch or batch
     cache = {"views": 1, "logits": options.logits, "bits": options.bits, "folder": folder}
-    teacher = teacher | {"train": False, "weights": "random", "cache": cache if arm == "cached" else None}
+    teacher = (
+        teacher | {"train": False, "weights": "random"} | ({"cache": cache} if arm == "cached" else LIVE.get(arm, {}))
+    )
     data = {"dataset": "synthetic", "args": {"length": BATCHES * batch}, "crop_size": crop, "batch_size": batch}
     taught = [{"loss": "kl", "label": "kl", "from": "teacher"}] if arm != "plain" else []
     return Recipe(
@@ -82,7 +93,7 @@ def arm_of(pair: str, arm: str, options: argparse.Namespace, folder: str) -> tup
     graph = build_graph(recipe, build_networks(recipe, dataset), dataset.ignore_index)
     if arm != "plain":
         with torch.no_grad():  # random weights give scores in the hundred thousands
-            for parameter in graph.network("teacher").classifier.parameters():
+            for parameter in as_it_is(graph.network("teacher")).classifier.parameters():
                 parameter *= 1e-4
     prepare_for_device(graph, recipe, accelerator)
     graph.caches = open_caches(recipe, graph, {"labelled": dataset}, accelerator, tells=False)
@@ -109,7 +120,7 @@ def arm_of(pair: str, arm: str, options: argparse.Namespace, folder: str) -> tup
 def measure(pair: str, options: argparse.Namespace) -> None:
     """Prints one pair's table."""
     with tempfile.TemporaryDirectory() as folder:
-        arms = {arm: arm_of(pair, arm, options, folder) for arm in ("plain", "cached", "live")}
+        arms = {arm: arm_of(pair, arm, options, folder) for arm in ("plain", "cached", *options.arms)}
         graph, step = arms["cached"]
         (cached,) = graph.caches.values()
         since = time.perf_counter()
@@ -130,12 +141,13 @@ def measure(pair: str, options: argparse.Namespace) -> None:
     for arm, values in times.items():
         ratios = np.array(values) / np.array(times["plain"])  # (turns, 2): clock, processor
         clock, processor = np.median(ratios, 0)
-        print(f"  {arm:8}{medians[arm]:9.4f} s a step, {clock:.3f} of plain (processor {processor:.3f})")
+        print(f"  {arm:10}{medians[arm]:9.4f} s a step, {clock:.3f} of plain (processor {processor:.3f})")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A step whose teacher is read from its cache, beside plain training.")
     parser.add_argument("pairs", nargs="*", choices=[*PAIRS, []], default=list(PAIRS))
+    parser.add_argument("--arms", nargs="+", choices=LIVE, default=["live"], help="beside plain and cached")
     parser.add_argument("--repeats", type=int, default=9, help="turns that are counted; two go before them")
     parser.add_argument("--batch", type=int, help="images a step")
     parser.add_argument("--logits", type=lambda word: word if word == "full" else int(word), default="full")
