@@ -1,6 +1,7 @@
 """One thread for torch in all tests: cores are few, and a forked child that misses its threads waits for ever."""
 
 import importlib.util
+import os
 import sys
 import types
 from pathlib import Path
@@ -16,6 +17,11 @@ TESTS = Path(__file__).parent
 for name in ("recorded", "faults"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [str(TESTS / name)]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores for `-n auto`: tests of whole runs wait for processes a good part of their time."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture(scope="session")

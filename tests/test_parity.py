@@ -12,8 +12,6 @@ from recorded.fill import fill_state, fill_tensor
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
-# everything ever recorded, where it lies beside the checkout; golden/ holds one or two cases of each kind
-ALL = TESTS.parents[1] / "shared" / "golden"
 
 
 def changed(tmp_path, folder, loss, change):
@@ -36,17 +34,6 @@ def test_the_script_runs_from_anywhere(tmp_path):
     command = [sys.executable, str(TESTS / "parity.py"), str(GOLDEN / "cirkd"), "--case", "kd"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith(" passed, 0 failed\n"), done.stderr
-
-
-@pytest.mark.skipif(not ALL.is_dir(), reason="the full recordings are not beside this checkout")
-def test_every_recorded_case(parity):
-    # whole networks at their published sizes take a minute: parity.py runs them by hand
-    cases = [found for found in parity.find_cases(ALL, None) if found[1]["loss"] != "network"]
-    wrong = {f"{folder.name}/{case['case']}": parity.run_case(folder, case) for folder, case in cases}
-    assert {name: faults for name, faults in wrong.items() if faults} == {}  # None: segkd does not have the loss
-    assert {case["loss"] for folder, case in cases if wrong[f"{folder.name}/{case['case']}"] == []} == set(
-        parity.RUNNERS
-    )
 
 
 def test_small_selection_covers_every_runner(parity):

@@ -66,10 +66,10 @@ def test_torchrun_beside_a_package_called_datasets(folder):
     (folder / "site/datasets-9.9.dist-info").mkdir()
     described = "Metadata-Version: 2.1\nName: datasets\nVersion: 9.9\n"
     (folder / "site/datasets-9.9.dist-info/METADATA").write_text(described)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
     command = [*torchrun, str(ROOT / "runner/distill.py"), "tiny.yaml", "data.workers=1", "schedule.iterations=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "site")}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert "tiny is done" in ended.stdout
-    assert json.loads((folder / "runs/tiny/environment.json").read_text())["processes"] == 2
+    assert json.loads((folder / "runs/tiny/environment.json").read_text())["processes"] == 1
