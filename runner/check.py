@@ -2,7 +2,8 @@
 
 Reads the recipe and its files, looks at a sample of the data, runs one forward and backward of every term and times
 a few steps. With --no-data it needs neither data nor weights: parts, shapes and sizes are checked without computing,
-and what this machine lacks is listed. Nothing is written but, with --fill-cache, what caches of its networks lack.
+and what this machine lacks is listed. Nothing is written but pixels that data.cache keeps and, with --fill-cache, all
+that they and the caches of its networks lack.
 """
 
 import argparse
@@ -18,7 +19,9 @@ def ask() -> tuple[argparse.Namespace, Recipe]:
     add_recipe(parser)
     work = parser.add_mutually_exclusive_group()
     work.add_argument("--no-data", action="store_true", help="check without data, weights files and computing")
-    work.add_argument("--fill-cache", action="store_true", help="make what its networks' caches lack; may be stopped")
+    work.add_argument(
+        "--fill-cache", "--cache", action="store_true", help="make what its caches lack, of pixels too; may be stopped"
+    )
     options = parser.parse_intermixed_args()
     return options, read(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
 
@@ -53,6 +56,7 @@ from segkd.runner.loading.data_sets import (
     training_views,
 )
 from segkd.runner.loading.first_look import look_at_data
+from segkd.runner.loading.kept_pixels import KeptPixels, fill_pixels, kept_sets
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.network import RANDOM
 from segkd.runner.recipe.section import OtherRecipe
@@ -74,10 +78,17 @@ def main() -> None:
         check_without_data(recipe)
         return
     accelerator = start_accelerator(recipe)
-    train_set, unlabelled_set = check_data(recipe)
+    train_set, unlabelled_set, kept = check_data(recipe)
+    if options.fill_cache:
+        fill_kept(recipe, kept, accelerator)
     graph = check_networks(recipe, train_set, accelerator)
     sets = {"labelled": train_set, "unlabelled": unlabelled_set}
     caches = open_caches(recipe, graph, sets, accelerator, tells=False)
+    if options.fill_cache and not caches and not kept:
+        raise ValueError(
+            "--fill-cache: no term reads a network with a cache, and no pixels are kept; say `cache: {}` under a "
+            "network, or data.cache=disk"
+        )
     if options.fill_cache:
         fill_caches(recipe, caches, sets, accelerator)
         graph.caches = caches  # steps are made as a run with full caches makes them
@@ -92,8 +103,12 @@ def main() -> None:
     accelerator.end_training()
 
 
-def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
-    """Counts the splits, reads a sample of training labels, and shows how the pixels are spread over the classes."""
+def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None, list[KeptPixels]]:
+    """Counts the splits, reads a sample of training labels, and shows how the pixels are spread over the classes.
+
+    Returns:
+        the images to train on, with labels and without, and the data sets whose pixels are kept.
+    """
     train_set, unlabelled_set = build_training_sets(recipe)
     val_set = build_dataset(recipe, recipe.data.val_split)
     others = f"{len(unlabelled_set)} without labels, " if unlabelled_set is not None else ""
@@ -114,7 +129,10 @@ def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     if absent:
         say(f"          not seen in this sample: {', '.join(absent)}")
     look_at_data(recipe, train_set, unlabelled_set, val_set, whole=True)
-    return train_set, unlabelled_set
+    kept = kept_sets(train_set, unlabelled_set, val_set)
+    for one in kept:
+        say(f"pixels    {one.described()}")
+    return train_set, unlabelled_set, kept
 
 
 def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator) -> Graph:
@@ -208,12 +226,23 @@ def missing(recipe: Recipe) -> list[str]:
     return lines
 
 
+def fill_kept(recipe: Recipe, kept: list[KeptPixels], accelerator: Accelerator) -> None:
+    """Decodes what is not kept yet. ValueError where it would be gone with this process."""
+    if kept and recipe.data.cache == "ram":
+        raise ValueError(
+            "--fill-cache: data.cache: ram is given back when the last run that uses it ends, so nothing would be left "
+            "of it; train without filling it, or take data.cache=disk"
+        )
+    for one in kept:
+        fill_pixels(one, recipe, accelerator.process_index, accelerator.num_processes)
+        accelerator.wait_for_everyone()
+        say(f"pixels    {one.described()}")
+
+
 def fill_caches(
     recipe: Recipe, caches: dict[tuple[str, str], CachedNetwork], sets: dict[str, Dataset], accelerator: Accelerator
 ) -> None:
-    """Makes what the caches lack. ValueError where there is none, or a network has to be trained first."""
-    if not caches:
-        raise ValueError("--fill-cache: no term reads a network with a cache; give one `cache: {}` under networks")
+    """Makes what the caches lack. ValueError where a network has to be trained first."""
     for name, stream in caches:
         entry = recipe.networks[name]
         if isinstance(entry.weights, OtherRecipe) and not weights_are_there(entry):

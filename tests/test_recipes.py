@@ -131,7 +131,7 @@ def test_names_are_told_apart():
 # fields of the schema that are younger than tests/golden/recipes.json
 ADDED_SINCE = {
     "evaluate": ("metrics", "fit_corners"),
-    "data": ("allow_overlap", "max_pixels"),
+    "data": ("allow_overlap", "max_pixels", "cache", "cache_folder"),
     "networks.*": ("cache", "precision", "compile", "input_scale"),
 }
 # and arguments of losses

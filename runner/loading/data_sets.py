@@ -11,6 +11,7 @@ from segkd.datasets._parts_of_a_set import Chosen, ImagesBelow, WithoutLabels, l
 from segkd.datasets._resample import fitted_pair, fitted_pair_corners, resize_pair, short_side_pair
 from segkd.runner.loading.batch import Batch, TrainingViews
 from segkd.runner.loading.fixed_views import FixedViews
+from segkd.runner.loading.kept_pixels import keep_pixels
 from segkd.runner.loading.sampler import training_batches
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Recipe
@@ -21,7 +22,7 @@ def build_dataset(recipe: Recipe, split: str) -> Dataset:
     """The recipe's data set, one split. Missing folders and lists are errors that say how the files must lie."""
     dataset = parts.build("datasets", recipe.data.dataset, recipe.data.args, recipe.data.root, split)
     dataset.max_pixels = recipe.data.max_pixels
-    return dataset
+    return keep_pixels(dataset, recipe.data, recipe.tracking.folder, split)
 
 
 def build_training_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
@@ -40,7 +41,7 @@ def build_training_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     if data.unlabelled.images is not None:
         others = ImagesBelow(data.unlabelled.images)
         others.max_pixels = data.max_pixels
-        return labelled, WithoutLabels(others)
+        return labelled, WithoutLabels(keep_pixels(others, data, recipe.tracking.folder, "unlabelled"))
     if not rest:
         raise ValueError(
             "data.unlabelled: every training image is labelled; say which are with data.labelled (such as 1/8), or "

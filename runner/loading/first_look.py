@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from segkd.datasets._files import exif_orientation
 from segkd.datasets._images import RefusedFile, open_regular
 from segkd.runner.console import printable
+from segkd.runner.loading.kept_pixels import require_room
 from segkd.runner.recipe.schema import Recipe
 
 # at each start, in seconds at most; check.py looks further
@@ -34,9 +35,10 @@ def look_at_data(
         whole: look further than at each start, as check.py does.
 
     Raises:
-        ValueError: other classes to train on than to score, a single class, or images that are both trained on and
-            scored.
+        ValueError: no room for pixels that are to be kept, other classes to train on than to score, a single class, or
+            images that are both trained on and scored.
     """
+    require_room(recipe, train_set, unlabelled_set, val_set)
     _refuse_other_classes(recipe, train_set, val_set)
     if not recipe.data.allow_overlap:
         _refuse_overlap(recipe, [train_set, *([] if unlabelled_set is None else [unlabelled_set])], val_set, whole)

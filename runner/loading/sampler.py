@@ -92,7 +92,7 @@ def batches_of(
         num_workers=workers,
         collate_fn=functools.partial(collate, mix=views.mix),
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         # its own: a loader that starts draws a number, from the global one in the middle of a resumed run's first step
         generator=torch.Generator(),
     )
@@ -117,12 +117,13 @@ def evaluation_batches(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
     )
     return wait_for_batches(loader, timeout)
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """What a loading process does first."""
     torch.set_num_threads(1)
     # images that find no shared memory: the training process, which waits for them, tells of it (waiting.py)
     multiprocessing.queues.Queue._on_queue_feeder_error = lambda *_: None

@@ -132,7 +132,8 @@ def wrong_from_elsewhere(recipe: Recipe, source: Source, origins: Origins) -> li
     mistakes: list[Mistake] = []
     caches = {name: network.cache for name, network in recipe.networks.items() if network.cache is not None}
     folders = {("networks", name, "cache", "folder"): cache.folder for name, cache in caches.items()}
-    for key, given in (folders | {("tracking", "folder"): recipe.tracking.folder}).items():
+    folders |= {("data", "cache_folder"): recipe.data.cache_folder, ("tracking", "folder"): recipe.tracking.folder}
+    for key, given in folders.items():
         folder = Path("runs" if given is None else given)
         if (".." in folder.parts or folder.parts[:1] != ("runs",)) and not origins.by_hand(key):
             text = f"a recipe from elsewhere writes below runs/ only, not to {str(folder)!r}; name a folder yourself "

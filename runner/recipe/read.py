@@ -22,6 +22,7 @@ PATHS: tuple[Key, ...] = (
     ("data", "args", "*"),
     ("data", "labelled"),
     ("data", "unlabelled", "images"),
+    ("data", "cache_folder"),
     ("networks", "*", "model"),
     ("networks", "*", "weights"),
     ("networks", "*", "weights", "recipe"),
@@ -32,8 +33,9 @@ PATHS: tuple[Key, ...] = (
 )
 
 # what an assignment says of the place a run is made in, and not of the experiment; data.root, where it is the same data
-OF_THE_PLACE = ("data.workers", "data.max_pixels", "data.allow_overlap", "loop.timeout", "evaluate.batch_size",
-                "tracking.wandb", "tracking.project", "tracking.images", "tracking.every", "tracking.gradients")  # fmt: skip
+OF_THE_PLACE = ("data.workers", "data.max_pixels", "data.allow_overlap", "data.cache", "loop.timeout",
+                "evaluate.batch_size", "tracking.wandb", "tracking.project", "tracking.images", "tracking.every",
+                "tracking.gradients")  # fmt: skip
 
 
 def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint: bool = False) -> Recipe:

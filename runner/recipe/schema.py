@@ -46,6 +46,10 @@ class Data(Section):
     max_pixels: Annotated[int, Interval(ge=1, le=10**12)] = Field(
         180_000_000, description="height times width of the largest image that is read"
     )
+    cache: Literal["ram", "disk"] | None = Field(
+        None, description="where decoded images and labels are kept for all epochs and runs; ram: while a run uses them"
+    )
+    cache_folder: str | None = Field(None, description="of cache: disk; default: <tracking.folder>/pixel_cache")
     workers: Annotated[int, Interval(ge=0, le=256)] = Field(
         2, description="loading processes per training process; 0: that one loads"
     )
@@ -226,6 +230,8 @@ class Recipe(Section):
                     text = f"there is no network {name!r}; there are: {networks} (joined by +)"
                     yield ("evaluate", "also", index), text
         yield from ((("schedule", *key), text) for key, text in self.schedule.wrong())
+        if self.data.cache_folder is not None and self.data.cache != "disk":
+            yield ("data", "cache_folder"), f"says where cache: disk lies, and cache is {self.data.cache or 'not set'}"
         other = self.data.unlabelled
         batches = {"data.batch_size": self.data.batch_size, "data.unlabelled.batch_size": other and other.batch_size}
         for field, batch_size in batches.items():

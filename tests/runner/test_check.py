@@ -24,6 +24,16 @@ def test_check_reports_every_part_and_writes_nothing(check, folder):
     assert not (folder / "runs").exists()
 
 
+def test_check_keeps_pixels(check, folder, assert_refused):
+    result = check("data.cache=disk", "--cache")
+    assert result.code == 0, result.err
+    told = [line for line in result.out.splitlines() if line.startswith("pixels")]
+    assert [line.split(" images")[0] for line in told[2:]] == ["pixels    15 of 15", "pixels    15 of 15"]
+    assert told[-1].endswith("in runs/pixel_cache") and "this recipe will run" in result.out
+    assert len(list((folder / "runs/pixel_cache").glob("synthetic-*-*-*.bin"))) == 4
+    assert_refused(check("data.cache=ram", "--cache"), "is given back when the last run that uses it ends")
+
+
 def test_check_warns_of_parameters_without_a_gradient(check):
     result = check(TEACHER, "losses=[{loss: fitnet}]")
     assert result.code == 0, result.err

@@ -1,7 +1,9 @@
 """One whole run each: what an option promises, read off the weights and the log it leaves."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +32,13 @@ def start(folder):
 )
 def test_weight_zero_is_plain_training_bit_for_bit(trained, losses):
     assert trained("plain").ends() == trained("zero", TEACHER, f"losses={losses}").ends()
+
+
+def test_kept_pixels_train_the_same_bits_and_memory_is_given_back(trained):
+    shared = Path(f"/dev/shm/segkd-{os.getuid()}")
+    before = {*shared.glob("*")}
+    assert trained("plain").ends() == trained("kept", "data.cache=ram", "data.workers=1").ends()
+    assert {*shared.glob("*")} <= before
 
 
 def test_distillation_changes_the_student_and_logs_every_term(trained):

@@ -103,4 +103,4 @@ def test_check_tells_of_a_cache_and_writes_nothing(server, whole, assert_refused
         in server(folder, "check", "tiny.yaml", "--no-data", words).out
     )
     result = server(folder, "check", "tiny.yaml", "--fill-cache", "networks.teacher.cache=null")
-    assert_refused(result, "--fill-cache: no term reads a network with a cache; give one `cache: {}` under networks")
+    assert_refused(result, "--fill-cache: no term reads a network with a cache, and no pixels are kept")
