@@ -20,7 +20,8 @@ from segkd.runner.recipe.schema import Recipe
 # at each start, in seconds at most; check.py looks further
 LABELS, LABELS_OF_CHECK = 64, 1000
 COMPARED = 20_000  # images whose content is compared
-FEW = 0.01  # share of the images to score that may lie among a published data set's training images, too
+# data sets that are as they were published: of their images to score, this share may be copies of training images
+PUBLISHED, FEW = ("ade20k", "camvid", "cityscapes", "coco_stuff", "voc"), 0.01
 CHUNK = 4096  # bytes from the middle of files of one size, which differ for all but equal files
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def _refuse_overlap(recipe: Recipe, training: list[Dataset], val_set: Dataset, w
         f"{len(shared)} of the {len(scored)} images to score ({data.val_split}) are also trained on, such as {first}"
         f"{f', which is a copy of {other}' if is_copy else ''}"
     )
-    if is_copy and data.dataset != "folder" and len(shared) <= FEW * len(scored):
+    if is_copy and data.dataset in PUBLISHED and len(shared) <= FEW * len(scored):
         _warn(text)
         return
     raise ValueError(

@@ -138,6 +138,18 @@ def test_few_copies_in_a_published_data_set_are_told(look, folder, monkeypatch, 
     assert "WARNING: 1 of the 4 images to score (val) are also trained on" in caplog.text
 
 
+def test_few_copies_in_ones_own_data_are_refused_whatever_its_format(look, folder, monkeypatch):
+    (folder / "data/data.yaml").write_text("train: train/images\nval: val/images\nnames: [thing]\n")
+    for split in ("train", "val"):
+        (folder / f"data/{split}/labels/0.txt").write_text("0 0 0 1 0 1 0.5\n")
+    yolo = "data={dataset: yolo, root: data, crop_size: [8, 8]}"
+    look(yolo)
+    shutil.copyfile(folder / "data/train/images/1.png", folder / "data/val/images/2.png")
+    monkeypatch.setattr(first_look, "FEW", 0.25)
+    with pytest.raises(ValueError, match="1 of the 4 images to score .* which is a copy of"):
+        look(yolo)
+
+
 def test_images_whose_turn_their_labels_may_lack_are_told(look, folder, caplog):
     exif, image = Image.Exif(), folder / "data/train/images/2.png"
     exif[0x0112] = 3
