@@ -16,7 +16,7 @@ NONSENSE = {
     **dict.fromkeys(["psd", "csd", "pixel", "region", "minibatch", "memory", "mse", "fitnet", "minibatch_pixel"], [-1]),
     **dict.fromkeys(["fd", "contrast", "l1_weight"], [-1]),
     **dict.fromkeys(["memory_pixel", "memory_region", "minibatch_channel", "memory_channel", "channel_mse"], [-1]),
-    **dict.fromkeys(["adversary_weight", "adversary_lr", "beta", "eps", "power"], [-1, 0]),
+    **dict.fromkeys(["adversary_weight", "adversary_lr", "beta", "eps", "power", "smooth"], [-1, 0]),
     # pixels, vectors
     **dict.fromkeys(["window", "pool", "pixels_per_class", "channels_per_batch"], [-1, 0, 1.5]),
     **dict.fromkeys(["pixel_memory", "region_memory", "channel_memory"], [-1, 0, 1.5]),

@@ -51,6 +51,7 @@ VARIANTS = {
     "cross_pseudo": [{"mask_ignored": True}],
     "cross_similarity": [{"softmax_over": "spatial", "label_resize": "nearest", "feature": "stage3_pre"}],
     "cwd": [{"feature": "head"}],
+    "dice": [{"classes": "all", "per_image": True}],
     "dist": [{"mask_ignored": True}],
     "dkd": [{"segment": True}, {"segment": True, "softmax_over": "batch_class"}],
     "dsd": [{"levels": ["aux", "head", "logits"]}],
@@ -63,6 +64,7 @@ VARIANTS = {
         {"guide": "mean"},
         {"guide": "detached_mean"},
     ],
+    "lovasz": [{"classes": "all", "per_image": True}],
     "mgd": [{"masked": 0.0, "feature": "stage3_pre"}],
     "nfd": [{"over": "batch_space", "distance": "l2_over_area"}, {"over": "channel", "size": "student"}],
     "overhaul": [{"margin": "measured"}, {"margin": "none"}],
@@ -79,7 +81,7 @@ CASES = [(name, arguments) for name in NAMES for arguments in [{}, *VARIANTS.get
 # the teacher's maps get no gradient even where the term does not detach them
 TEACHER_LEARNS_NOTHING = {
     "afdcd", "attention_kl", "attnfd", "cirkd_memory", "cirkd_minibatch", "cross_entropy", "cross_pseudo",
-    "cross_similarity", "holistic", "mgd", "overhaul", "phi_s", "qsd", "region_cosine", "region_distance",
+    "cross_similarity", "dice", "holistic", "lovasz", "mgd", "overhaul", "phi_s", "qsd", "region_cosine", "region_distance",
     "token_queue", "token_relation",
 }  # fmt: skip
 TEACHER_LEARNS_SOME = {"cirkd_channel", "cirkd_v2"}  # by some of their parts
@@ -99,25 +101,16 @@ PARTS = {
 }  # fmt: skip
 # with all pixels ignored these are 0, as is any loss with mask_ignored
 COUNTS_LABELLED_PIXELS = {
-    "cirkd_memory", "cross_entropy", "cross_similarity", "ifvd", "region_cosine", "region_distance",
+    "cirkd_memory", "cross_entropy", "cross_similarity", "dice", "ifvd", "lovasz", "region_cosine", "region_distance",
 }  # fmt: skip
 # ids that are interpolated change with the id that is ignored
 LABEL_RESIZE = [parts.completed_arguments("losses", *case).get("label_resize") for case in CASES]
 WITH_WHOLE_LABELS = [case for case, how in zip(CASES, LABEL_RESIZE) if how != "bilinear_trunc"]
 # these do not resize the student to the teacher, or not before all else
 OTHER_SIZES = {
-    "attention_kl",
-    "channel_mean",
-    "cirkd_v2",
-    "cross_entropy",
-    "cross_pseudo",
-    "dsd",
-    "ics",
-    "kl",
-    "phi_s",
-    "sp",
-    "token_queue",
-}
+    "attention_kl", "channel_mean", "cirkd_v2", "cross_entropy", "cross_pseudo", "dice", "dsd", "ics", "kl", "lovasz",
+    "phi_s", "sp", "token_queue",
+}  # fmt: skip
 
 
 def every_loss(cases):
