@@ -25,7 +25,7 @@ What all losses share is said in this place, and a loss's own docstring adds wha
             of 0 leaves its part out; all of them 0 is an error.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
@@ -99,18 +99,35 @@ class Features:
 
 
 @dataclass(frozen=True)
+class LabelCounts:
+    """How often each class occurs in training labels; pixels that are ignored do not count.
+
+    Attributes:
+        pixels: of each class. images: that show it. pixels_of_images: of all classes, in the images that show it.
+        total_images: of the training set.
+    """
+
+    pixels: Sequence[int]
+    images: Sequence[int]
+    pixels_of_images: Sequence[int]
+    total_images: int
+
+
+@dataclass(frozen=True)
 class Task:
     """Sizes of one run as a loss sees them.
 
     Attributes:
         num_classes: K. ignore_index: the target value no loss counts.
         student: features of the network the term trains. teacher: of the network it learns from, or None.
+        label_counts: gives those of the training labels, which are all read for it; None where nothing is known of them.
     """
 
     num_classes: int
     ignore_index: int
     student: Features
     teacher: Features | None = None
+    label_counts: Callable[[], LabelCounts] | None = None
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -7,13 +7,8 @@ import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor, nn
 
+from ._class_weights import ClassWeights, weights_of
 from ._task import Prediction, Share, Task, Weight, at_least_float32, resize
-
-# the 19 weights TriKD uses under OHEM, handed down from earlier codes
-CITYSCAPES_WEIGHTS = [
-    0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023,
-    0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
-]  # fmt: skip
 
 
 class CrossEntropy(nn.Module):
@@ -32,7 +27,8 @@ class CrossEntropy(nn.Module):
 
     Args:
         aux_weight: factor of the auxiliary head's loss.
-        class_weights: K weights (else a ValueError), or `cityscapes` for the usual 19.
+        class_weights: K weights (else a ValueError), `cityscapes` for the usual 19, or a rule by which they follow from
+            the training labels, `auto` being `median_frequency`, see _class_weights.weights_by.
         divisor: D. `valid`: the sum of the counted pixels' class weights, so the mean over counted pixels without
             weights. `all`: B*H*W, ignored and dropped pixels included. `valid_x_batch`: `valid` times B.
         ohem_min_kept: turns on online hard example mining; the least number of pixels to keep (see ohem_rule).
@@ -53,7 +49,7 @@ class CrossEntropy(nn.Module):
         task: Task,
         *,
         aux_weight: Weight = 0.4,
-        class_weights: list[Weight] | Literal["cityscapes"] | None = None,
+        class_weights: ClassWeights = None,
         divisor: Literal["valid", "all", "valid_x_batch"] = "valid",
         ohem_min_kept: Annotated[int, Interval(ge=0, le=10**9)] | None = None,
         ohem_threshold: Share | None = 0.7,
@@ -62,16 +58,13 @@ class CrossEntropy(nn.Module):
         focal_alpha: Weight = 0.5,
     ):
         super().__init__()
-        weights = CITYSCAPES_WEIGHTS if class_weights == "cityscapes" else class_weights
-        if weights is not None and len(weights) != task.num_classes:
-            raise ValueError(f"cross_entropy: {len(weights)} class_weights given for {task.num_classes} classes")
         self.ignore_index = task.ignore_index
         self.aux_weight = aux_weight
         self.divisor = divisor
         self.ohem_min_kept, self.ohem_threshold, self.ohem_rule = ohem_min_kept, ohem_threshold, ohem_rule
         self.focal_gamma, self.focal_alpha = focal_gamma, focal_alpha
         # part of the recipe, not of the checkpoint
-        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
+        self.register_buffer("class_weights", weights_of(class_weights, task, "cross_entropy"), persistent=False)
 
     def forward(self, student: Prediction, teacher: Prediction | None, target: Tensor) -> Tensor:
         loss = self.of_head(student.logits, target, student.align_corners)

@@ -2,8 +2,8 @@
 
 Reads the recipe and its files, looks at a sample of the data, runs one forward and backward of every term and times
 a few steps. With --no-data it needs neither data nor weights: parts, shapes and sizes are checked without computing,
-and what this machine lacks is listed. Nothing is written but pixels that data.cache keeps and, with --fill-cache, all
-that they and the caches of its networks lack.
+and what this machine lacks is listed. Nothing is written but what data.cache and class_weights by a rule keep for all
+runs and, with --fill-cache, all that its caches lack.
 """
 
 import argparse
@@ -28,6 +28,7 @@ def ask() -> tuple[argparse.Namespace, Recipe]:
 
 ask = ask_early(ask, __name__)  # before the imports that take seconds
 
+import functools
 import statistics
 import time
 from pathlib import Path
@@ -42,7 +43,8 @@ from segkd.runner.building.cached import CachedNetwork, fill, forms_of, open_cac
 from segkd.runner.building.device import peak_memory, prepare_for_device, start_accelerator
 from segkd.runner.building.first_look import refuse_broken_teachers
 from segkd.runner.building.graph import Graph, weighted
-from segkd.runner.building.losses import build_graph
+from segkd.runner.building.label_counts import count_labels
+from segkd.runner.building.losses import build_graph, told_class_weights
 from segkd.runner.building.networks import build_networks, random_starts, weights_are_there, weights_path
 from segkd.runner.building.optimizers import build_optimizers, take_step
 from segkd.runner.building.shapes import crops, shape_graph, shape_predictions, without_autocast
@@ -140,11 +142,14 @@ def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator)
     for line in trained_first(recipe):
         say(line)
     networks = build_networks(recipe, train_set, untrained=True)
-    graph = build_graph(recipe, networks, train_set.ignore_index)
+    counts = functools.partial(count_labels, recipe, train_set, accelerator)
+    graph = build_graph(recipe, networks, train_set.ignore_index, counts)
     prepare_for_device(graph, recipe, accelerator)
     refuse_broken_teachers(graph, recipe, train_set, accelerator)
     for line in random_starts(recipe):
         say(f"start     {line.removeprefix(f'{recipe.name}: ')}")
+    for line in told_class_weights(graph, train_set.class_names):
+        say(f"classes   {line}")
     image = crops(recipe, 1, accelerator.device)
     for name in networks:
         say(described(name, graph, recipe, image))

@@ -1,13 +1,17 @@
 """A recipe's loss terms over its networks, each drawn from its own seed, and the graph they make."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from segkd.losses._task import Features, Task
+from segkd.losses._class_weights import is_rule
+from segkd.losses._task import Features, LabelCounts, Task
 from segkd.runner.building.cached import open_caches
 from segkd.runner.building.graph import Graph, features_of
 from segkd.runner.building.networks import blaming, build_networks
+from segkd.runner.console import printable
 from segkd.runner.loading.data_sets import build_dataset, build_training_sets, build_views
 from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.recipe import parts
@@ -26,7 +30,11 @@ def rehearse(recipe: Recipe, accelerator: Accelerator) -> None:
 
 
 def build_loss(
-    term: Term, networks: dict[str, nn.Module], features: dict[str, Features], ignore_index: int
+    term: Term,
+    networks: dict[str, nn.Module],
+    features: dict[str, Features],
+    ignore_index: int,
+    label_counts: Callable[[], LabelCounts] | None = None,
 ) -> nn.Module:
     """The loss of a term, for the sizes of its networks; notes in `features` what it asks them for.
 
@@ -36,7 +44,7 @@ def build_loss(
     source = networks.get(term.source)
     # a table of its own shows what this loss asks for
     theirs = None if source is None else features_of(term.source, source)
-    task = Task(networks[term.of].num_classes, ignore_index, features[term.of], theirs)
+    task = Task(networks[term.of].num_classes, ignore_index, features[term.of], theirs, label_counts)
     loss = parts.build("losses", term.loss, term.args, task)
     if theirs is None:
         return loss
@@ -54,8 +62,16 @@ def build_loss(
     return loss
 
 
-def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: int) -> Graph:
+def build_graph(
+    recipe: Recipe,
+    networks: dict[str, nn.Module],
+    ignore_index: int,
+    label_counts: Callable[[], LabelCounts] | None = None,
+) -> Graph:
     """The recipe's terms over its networks; terms whose weight is 0 throughout are left out.
+
+    Args:
+        label_counts: gives those of the training labels, for losses that ask; None: what follows from them is 1.
 
     Raises:
         ValueError: two networks of a term differ in their classes, or a loss reads a feature its network lacks.
@@ -74,7 +90,7 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
                 )
             if term.is_ever_active:
                 torch.manual_seed(seed_for(recipe.seed, "loss", term.label))
-                losses[term.label] = build_loss(term, networks, features, ignore_index)
+                losses[term.label] = build_loss(term, networks, features, ignore_index, label_counts)
     terms = [term for term in recipe.losses if term.label in losses]
     trained = {name: network for name, network in networks.items() if recipe.networks[name].train}
     for name, network in trained.items():
@@ -93,3 +109,15 @@ def build_graph(recipe: Recipe, networks: dict[str, nn.Module], ignore_index: in
         graph.network(name).features_wanted = table.wanted - {"aux"}
         graph.network(name).aux_wanted = "aux" in table.wanted
     return graph
+
+
+def told_class_weights(graph: Graph, class_names: Sequence[str]) -> list[str]:
+    """A line for each term whose class weights follow from the training labels."""
+    lines = []
+    for term in graph.terms:
+        rule = term.args.get("class_weights")
+        if is_rule(rule):
+            weights = graph.losses[term.label].class_weights.tolist()
+            shown = ", ".join(f"{printable(name)} {weight:.3g}" for name, weight in zip(class_names, weights))
+            lines.append(f"{term.label}: class weights by {'median_frequency' if rule == 'auto' else rule}: {shown}")
+    return lines

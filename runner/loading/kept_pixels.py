@@ -1,13 +1,10 @@
 """A data set whose images and label maps are decoded once, and read from memory or the disk from then on."""
 
-import dataclasses
-import hashlib
 import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from segkd.runner.console import progress_bar
+from segkd.runner.loading.content import checksum, known_to, stamp_of
 from segkd.runner.loading.pixel_file import KeptImage, PixelFile, hold
 from segkd.runner.loading.sampler import start_worker
 from segkd.runner.loading.waiting import wait_for_batches
@@ -47,14 +45,14 @@ class KeptPixels(Dataset):
 
     def __init__(self, dataset: Dataset, folder: Path, name: str):
         self.dataset = dataset
-        self.stamps = [_stamp(dataset, index) for index in range(len(dataset))]
+        self.stamps = [stamp_of(dataset, index) for index in range(len(dataset))]
         has_labels = any(label is not None for _, label in getattr(dataset, "files", [("", "")]))
         decoder = FORMAT, PIL.__version__
-        images = _checksum(decoder, [stamp[0] for stamp in self.stamps])
+        images = checksum(decoder, [stamp[0] for stamp in self.stamps])
         self.images = PixelFile(folder / f"{name}-images-{images}.bin", len(dataset), 3)
         self.labels: PixelFile | None = None  # an empty map is made faster than it is read
         if has_labels:
-            labels = _checksum(decoder, self.stamps, _known(dataset))
+            labels = checksum(decoder, self.stamps, known_to(dataset))
             self.labels = PixelFile(folder / f"{name}-labels-{labels}.bin", len(dataset), 1)
         self.refusal = ""
 
@@ -121,7 +119,7 @@ class KeptPixels(Dataset):
         """Whether the item's files are those that were listed, and would not look the same after another change."""
         if not hasattr(self.dataset, "files"):
             return True
-        stamp = _stamp(self.dataset, index)
+        stamp = stamp_of(self.dataset, index)
         changed = max(changed for *_, changed in stamp)
         return stamp == self.stamps[index] and changed < (time.time() - SETTLED) * 1e9
 
@@ -208,46 +206,3 @@ def _available_memory() -> int:
     """Bytes that may be used without others being swapped out."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
-
-
-def _stamp(dataset: Dataset, index: int) -> list[tuple]:
-    """What tells the image, and its label, from all others: of a file, its path, size and times of change."""
-    files = getattr(dataset, "files", None)
-    if files is None:
-        return [dataset.stamp(index)] * 2
-    return [_stamp_of_file(path) for path in files[index] if path is not None]
-
-
-def _stamp_of_file(path: str) -> tuple[str, int, int, int]:
-    try:
-        found = os.stat(path)
-    except OSError:  # whoever reads it says what is wrong
-        return os.path.abspath(path), 0, 0, 0
-    return os.path.abspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _known(dataset: Dataset) -> dict:
-    """What a data set knows besides the files of its images: its classes, and how labels are read or drawn."""
-    known = {name: getattr(dataset, name, None) for name in ("class_names", "ignore_index", "table")} | vars(dataset)
-    return {name: value for name, value in known.items() if name not in ("files", "names", "max_pixels")}
-
-
-def _checksum(*values: object) -> str:
-    digest = hashlib.sha256()
-    for part in _flat(values):
-        digest.update(part + b"\n")
-    return digest.hexdigest()[:16]
-
-
-def _flat(value: object) -> Iterator[bytes]:
-    """Plain values, however deep in lists and tables, as bytes."""
-    if dataclasses.is_dataclass(value):
-        value = vars(value)
-    if isinstance(value, dict):
-        value = [*value.items()]
-    if isinstance(value, (list, tuple)):
-        yield b"%d" % len(value)
-        for one in value:
-            yield from _flat(one)
-    else:
-        yield value if isinstance(value, bytes) else repr(value).encode("utf-8", "surrogateescape")

@@ -1,5 +1,6 @@
 """One recipe in training: all that is its own where several are trained side by side on the same batches."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from segkd.runner.building.cached import open_caches
 from segkd.runner.building.device import prepare_for_device
 from segkd.runner.building.first_look import refuse_broken_teachers
 from segkd.runner.building.graph import Graph
-from segkd.runner.building.losses import build_graph
+from segkd.runner.building.label_counts import count_labels
+from segkd.runner.building.losses import build_graph, told_class_weights
 from segkd.runner.building.networks import build_networks, random_starts
 from segkd.runner.building.optimizers import build_optimizers
 from segkd.runner.building.stopwatch import Stopwatch
@@ -62,7 +64,8 @@ class Training:
             beside: those trained on the same batches: their frozen networks of the same description are taken over.
         """
         train_set = sets["labelled"]
-        graph = build_graph(recipe, build_networks(recipe, train_set), train_set.ignore_index)
+        counts = functools.partial(count_labels, recipe, train_set, accelerator)
+        graph = build_graph(recipe, build_networks(recipe, train_set), train_set.ignore_index, counts)
         graph.stopwatch = Stopwatch(accelerator.device)
         for other in beside:
             graph.share_frozen(other.graph, same_frozen(recipe, other.recipe))
@@ -86,6 +89,8 @@ class Training:
                 say(f"{recipe.name}: going on from iteration {state.iteration}")
         for line in random_starts(recipe) if last is None and accelerator.is_main_process else ():
             say(line)
+        for line in told_class_weights(self.graph, train_set.class_names) if accelerator.is_main_process else ():
+            say(f"{recipe.name}: {line}")
         self.dashboard = Dashboard(recipe, state.wandb_id, accelerator.is_main_process)
         state.wandb_id = self.dashboard.run_id
         self.tracking = Tracking(

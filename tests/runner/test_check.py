@@ -34,6 +34,12 @@ def test_check_keeps_pixels(check, folder, assert_refused):
     assert_refused(check("data.cache=ram", "--cache"), "is given back when the last run that uses it ends")
 
 
+def test_check_tells_class_weights_that_follow_from_the_labels(check):
+    result = check("losses=[{loss: cross_entropy, args: {class_weights: auto}}, {loss: lovasz}]")
+    assert result.code == 0, result.err
+    assert "classes   cross_entropy: class weights by median_frequency: sky 0." in result.out
+
+
 def test_check_warns_of_parameters_without_a_gradient(check):
     result = check(TEACHER, "losses=[{loss: fitnet}]")
     assert result.code == 0, result.err

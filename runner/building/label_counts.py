@@ -1,0 +1,71 @@
+"""How often each class occurs in the training labels: counted once, kept beside the runs."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset
+
+from segkd.losses._task import LabelCounts
+from segkd.runner.console import progress_bar
+from segkd.runner.loading.content import checksum, known_to, stamp_of
+from segkd.runner.loading.sampler import start_worker
+from segkd.runner.loading.waiting import wait_for_batches
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.text_file import read_json
+from segkd.runner.run_folder.replacing import write_text
+
+FORMAT = 1
+
+
+def count_labels(recipe: Recipe, train_set: Dataset, accelerator: Accelerator) -> LabelCounts:
+    """The counts of all labels that are trained on, the same in all processes.
+
+    They are kept in <tracking.folder>/label_counts, under a checksum of the labels' files and of what the data set
+    knows of its classes: a resume and other runs read them there.
+
+    Raises:
+        ValueError, OSError: a label cannot be read.
+    """
+    key = checksum(FORMAT, [stamp_of(train_set, index) for index in range(len(train_set))], known_to(train_set))
+    file = Path(recipe.tracking.folder) / "label_counts" / f"{key}.json"
+    with accelerator.main_process_first():
+        if not file.exists():
+            counts = _count(recipe, train_set, shown=accelerator.is_main_process)
+            if not accelerator.is_main_process:  # of a disk that shows others' files late
+                return counts
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(dataclasses.asdict(counts)) + "\n")
+        return LabelCounts(**read_json(file))
+
+
+def _count(recipe: Recipe, train_set: Dataset, shown: bool) -> LabelCounts:
+    loader = DataLoader(
+        _Histograms(train_set), batch_size=None, num_workers=recipe.data.workers, worker_init_fn=start_worker
+    )
+    pixels, images, around = (np.zeros(train_set.num_classes, np.int64) for _ in range(3))
+    found = wait_for_batches(loader, recipe.loop.timeout)
+    for histogram in progress_bar(found, total=len(train_set), title="counting labels", unit="image", shown=shown):
+        histogram = np.asarray(histogram)
+        pixels += histogram
+        images += histogram > 0
+        around += (histogram > 0) * histogram.sum()
+    return LabelCounts(pixels.tolist(), images.tolist(), around.tolist(), len(train_set))
+
+
+class _Histograms(Dataset):
+    """(K,) pixels of each class in each label of a data set."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> np.ndarray | Exception:
+        try:
+            return np.array(self.dataset[index][1].histogram()[: self.dataset.num_classes])
+        except (ValueError, OSError) as error:
+            return error  # travels as a value: torch would wrap it in the worker's traceback
