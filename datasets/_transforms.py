@@ -1,5 +1,6 @@
-"""The training view of an image and its target: scale, crop, flip, colours, padding."""
+"""The training view of an image and its target: turn, scale, crop, flip, colours, padding."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -24,8 +25,10 @@ from ._photometric import (
 from ._resample import fit_size, resample_image, resample_label, short_side_size
 
 Pixels = Annotated[int, Interval(ge=1, le=2**15)]
+Degrees = Annotated[float, Interval(ge=0, le=45)]
 # mmseg tries a crop and up to ten more; the last one is taken as it comes
 CROP_REDRAWS = 10
+QUARTERS = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Draw:
         factor: the exact scale that `size` is the rounding of (OpenCV steps by it), None: size / image size.
         flip: mirror left and right.
         distortion, recolor: see _photometric.py.
+        upside_down: mirror top and bottom. quarters: quarter turns to the left after it. Both come before all else.
+        angle: degrees that the view is rotated by, to the left.
     """
 
     size: tuple[int, int]
@@ -46,13 +51,16 @@ class Draw:
     flip: bool = False
     distortion: Distortion | None = None
     recolor: Recolor = field(default_factory=Recolor)
+    upside_down: bool = False
+    quarters: int = 0
+    angle: float = 0.0
 
 
 class Transform:
     """A random training view: `draw` makes the random choices, `apply` carries them out.
 
-    Order: [flip if flip_first], scale, crop, distort, pad to the crop at the bottom and right, [flip], jitter, grey,
-    blur. The scale r is uniform in `scale_range`; all sizes are (height, width) in pixels.
+    Order: turn upside down, quarter turns, [flip if flip_first], scale, crop, distort, pad to the crop at the bottom and
+    right, rotate, [flip], jitter, grey, blur. The scale r is uniform in `scale_range`; all sizes are (height, width) in pixels.
 
     Args:
         crop_size: the output size; None keeps the whole scaled image.
@@ -66,6 +74,11 @@ class Transform:
         flip: probability of mirroring.
         flip_first: mirror before everything else (AICSD, and mmseg in effect): padding then always lies at the right;
             otherwise it is mirrored with the image (CIRKD, TriKD).
+        flip_vertical: probability of mirroring top and bottom. quarter_turns: turn by 0 to 3 quarters, each as likely. For
+            images without an up and a down, such as aerial and microscopic ones.
+        rotation: largest angle in degrees; one up to it, to either side, is drawn. The view is rotated about its middle:
+            what comes in at its corners is the image around the crop, and padding beyond that; labels are those of the
+            nearest pixel.
         max_class_share: redraw the crop, up to 10 times, until it shows more than one class and none covers this share
             of its counted pixels or more (mmseg's cat_max_ratio, 0.75).
         distort: mmseg's photometric distortion.
@@ -91,6 +104,9 @@ class Transform:
         resample: Literal["pillow", "opencv"] = "pillow",
         flip: Probability = 0.5,
         flip_first: bool = False,
+        flip_vertical: Probability = 0.0,
+        quarter_turns: bool = False,
+        rotation: Degrees = 0.0,
         max_class_share: Annotated[float, Interval(gt=0, le=1)] | None = None,
         distort: bool = False,
         jitter: Probability = 0.0,
@@ -106,6 +122,7 @@ class Transform:
         self.crop_size = None if crop_size is None else tuple(crop_size)
         self.scale, self.scale_range, self.scale_step, self.base_size = scale, scale_range, scale_step, base_size
         self.resample, self.flip, self.flip_first = resample, flip, flip_first
+        self.flip_vertical, self.quarter_turns, self.rotation = flip_vertical, quarter_turns, rotation
         self.max_class_share, self.distort = max_class_share, distort
         self.recolor = RecolorRanges(jitter, tuple(jitter_strength), grey, blur, tuple(blur_radius))
         self.pad_image, self.pad_label = tuple(pad_image), pad_label
@@ -118,7 +135,8 @@ class Transform:
 
     def draw(self, rng: np.random.Generator, image_size: tuple[int, int], target: Image.Image | None = None) -> Draw:
         """The random choices for an image of this (height, width); `target` is needed for max_class_share only."""
-        size, factor = self._draw_size(rng, image_size)
+        upside_down, quarters, angle = self._draw_turn(rng)
+        size, factor = self._draw_size(rng, image_size[::-1] if quarters % 2 else image_size)
         flip = bool(rng.random() < self.flip)
         distortion = draw_distortion(rng) if self.distort else None
         recolor = self.recolor.draw(rng)
@@ -127,27 +145,44 @@ class Transform:
         if self.max_class_share is not None:
             if target is None:
                 raise ValueError("max_class_share: drawing a crop by its classes needs the target")
+            target = _turned(target, upside_down, quarters)
             for _ in range(CROP_REDRAWS):
                 if self._mixed(resample_label(target, size, self._window(size, corner), self.resample, factor)):
                     break
                 corner = self._draw_corner(rng, size)
-        return Draw(size, corner, factor, flip, distortion, recolor)
+        return Draw(size, corner, factor, flip, distortion, recolor, upside_down, quarters, angle)
 
     def apply(self, image: Image.Image, target: Image.Image, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
         """The view that `draw` describes: (H, W, 3) uint8 RGB and (H, W) uint8, owned by the caller."""
+        image, target = (_turned(one, draw.upside_down, draw.quarters) for one in (image, target))
         if draw.flip and self.flip_first:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             target = target.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        window = self._window(draw.size, draw.corner)
+        crop_size = self.crop_size or draw.size
+        margin = _margin(crop_size, draw.angle)
+        window = self._window(draw.size, draw.corner, margin)
         pixels = resample_image(image, draw.size, window, self.resample, draw.factor)
         labels = resample_label(target, draw.size, window, self.resample, draw.factor)
         if draw.distortion is not None:
             pixels = distort(pixels, draw.distortion)
-        crop_size = self.crop_size or draw.size
+        if draw.angle:
+            # where the window begins in the crop and its margin
+            begin = window[0] - draw.corner[0] + margin[0], window[1] - draw.corner[1] + margin[1]
+            bilinear, nearest = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+            pixels = _rotated(pixels, draw.angle, begin, crop_size, margin, self.pad_image, bilinear)
+            labels = _rotated(labels, draw.angle, begin, crop_size, margin, self.pad_label, nearest)
         mirrored = draw.flip and not self.flip_first
         pixels = _place(pixels, (*crop_size, 3), self.pad_image, mirrored)
         labels = _place(labels, crop_size, self.pad_label, mirrored)
         return recolor(pixels, draw.recolor), labels
+
+    def _draw_turn(self, rng: np.random.Generator) -> tuple[bool, int, float]:
+        """Whether upside down, the quarter turns and the angle."""
+        if not (self.flip_vertical or self.quarter_turns or self.rotation):
+            return False, 0, 0.0
+        own = rng.spawn(1)[0]  # a generator of their own: the other draws stay what they are without
+        upside_down, quarters, angle = own.random() < self.flip_vertical, own.integers(4), own.uniform(-1, 1)
+        return bool(upside_down), int(quarters) if self.quarter_turns else 0, float(angle * self.rotation)
 
     def _draw_size(self, rng: np.random.Generator, image_size: tuple[int, int]) -> tuple[tuple[int, int], float | None]:
         if self.scale in ("short_side", "long_side"):
@@ -172,10 +207,16 @@ class Transform:
         left = int(rng.integers(0, max(size[1] - crop_size[1], 0) + 1))
         return top, left
 
-    def _window(self, size: tuple[int, int], corner: tuple[int, int]) -> tuple[int, int, int, int]:
-        """The crop's part that the scaled image covers; the rest is padding."""
-        height, width = self.crop_size or size
-        return *corner, min(height, size[0] - corner[0]), min(width, size[1] - corner[1])
+    def _window(
+        self, size: tuple[int, int], corner: tuple[int, int], margin: tuple[int, int] = (0, 0)
+    ) -> tuple[int, int, int, int]:
+        """The part of the crop, and of a margin around it, that the scaled image covers; the rest is padding."""
+        begin = [max(start - more, 0) for start, more in zip(corner, margin)]
+        end = [
+            min(start + length + more, whole)
+            for start, length, more, whole in zip(corner, self.crop_size or size, margin, size)
+        ]
+        return *begin, end[0] - begin[0], end[1] - begin[1]
 
     def _mixed(self, labels: np.ndarray) -> bool:
         # three times as fast as numpy's bincount, which widens the labels first
@@ -205,6 +246,44 @@ def _check_scale(scale: str, scale_step: float | None, base_size: int | tuple[in
     given = "none" if base_size is None else "one integer" if isinstance(base_size, int) else "[height, width]"
     if given not in wanted:
         raise ValueError(f"base_size: scale {scale} takes {wanted}, got {base_size}")
+
+
+def _turned(image: Image.Image, upside_down: bool, quarters: int) -> Image.Image:
+    """The image mirrored top and bottom, then turned to the left."""
+    if upside_down:
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return image.transpose(QUARTERS[quarters]) if quarters else image
+
+
+def _margin(size: tuple[int, int], angle: float) -> tuple[int, int]:
+    """Rows and columns on each side of a crop that a rotation about its middle turns into it."""
+    if not angle:
+        return 0, 0
+    cos, sin = math.cos(math.radians(angle)), abs(math.sin(math.radians(angle)))
+    height, width = size[0] * cos + size[1] * sin, size[1] * cos + size[0] * sin
+    return max(math.ceil((height - size[0]) / 2), 0), max(math.ceil((width - size[1]) / 2), 0)
+
+
+def _rotated(
+    values: np.ndarray,
+    angle: float,
+    begin: tuple[int, int],
+    size: tuple[int, int],
+    margin: tuple[int, int],
+    padding: int | tuple[int, ...],
+    resample: Image.Resampling,
+) -> np.ndarray:
+    """A crop rotated about its middle, (*size, ...).
+
+    Args:
+        values: what there is of the crop and its margin. begin: where it lies in them. padding: what lies around it.
+    """
+    (top, left), (height, width) = begin, values.shape[:2]
+    whole = np.empty((size[0] + 2 * margin[0], size[1] + 2 * margin[1], *values.shape[2:]), np.uint8)
+    whole[:] = padding
+    whole[top : top + height, left : left + width] = values
+    turned = np.asarray(Image.fromarray(whole).rotate(angle, resample, fillcolor=padding))
+    return turned[margin[0] : margin[0] + size[0], margin[1] : margin[1] + size[1]]
 
 
 def _place(values: np.ndarray, shape: tuple[int, ...], padding: int | tuple[int, ...], mirrored: bool) -> np.ndarray:

@@ -134,7 +134,8 @@ ADDED_SINCE = {
     "data": ("allow_overlap", "max_pixels", "cache", "cache_folder"),
     "networks.*": ("cache", "precision", "compile", "input_scale"),
 }
-# and arguments of losses
+# and arguments of views and losses
+ADDED_TO_TRANSFORM = ("flip_vertical", "quarter_turns", "rotation")
 ADDED_TO_LOSSES = {"kl": ("standardize", "eps")}
 
 
@@ -148,6 +149,9 @@ def test_a_recipe_means_what_it_meant(name, monkeypatch):
         for one in values[section].values() if each else [values[section]]:
             for field in fields:
                 del one[field]
+    for section in filter(None, (values["data"], values["data"]["unlabelled"])):
+        for argument in ADDED_TO_TRANSFORM:
+            del section["transform"][argument]
     for term in values["losses"]:
         for argument in ADDED_TO_LOSSES.get(term["loss"], ()):
             del term["args"][argument]

@@ -18,7 +18,7 @@ REFUSED = {
         "scale": ["width"], "scale_range": [[0.0, 2.0], [0.5, 1.0, 2.0]], "scale_step": [0], "base_size": [0, [512, 0]],
         "flip": [3, -0.1, "often"], "max_class_share": [0, 1.01], "jitter": [1.5], "grey": [-1], "blur": [2],
         "jitter_strength": [[0.5, 0.5, 0.5, 0.6], [-0.5, 0.5, 0.5, 0.5]], "blur_radius": [[-1, 1]],
-        "pad_image": [[0, 0, 256]], "pad_label": [-1],
+        "pad_image": [[0, 0, 256]], "pad_label": [-1], "flip_vertical": [2], "rotation": [-1, 46], "quarter_turns": [1],
     },
     "_strong": {
         "jitter": [1.5], "grey": [-1], "blur": [2], "cutmix": [2.0], "cutmix_area": [[0.5, 1.0], [0, 0.5]],

@@ -42,6 +42,67 @@ def test_padding_lies_at_the_bottom_and_right_and_is_mirrored_unless_the_flip_co
         assert (labels[outside] == 254).all() and (pixels[outside] == (1, 2, 3)).all()
 
 
+def test_turns_are_exact_and_reach_all_eight_orientations() -> None:
+    image, target = pair(10, 14)
+    ids = np.asarray(target)
+    every = [np.rot90(one, quarters) for one in (ids, ids[:, ::-1]) for quarters in range(4)]
+    transform = Transform(None, scale_range=(1, 1), flip=0, flip_vertical=0.5, quarter_turns=True)
+    found = set()
+    for seed in range(60):
+        pixels, labels = transform(image, target, np.random.default_rng(seed))
+        np.testing.assert_array_equal(pixels[:, :, 0], labels)
+        found |= {number for number, one in enumerate(every) if np.array_equal(one, labels)}
+    assert found == set(range(8))
+
+
+def test_turns_do_not_shift_the_other_draws() -> None:
+    plain, turning = Transform((8, 8), jitter=1.0), Transform((8, 8), jitter=1.0, flip_vertical=0.5, rotation=30)
+    for seed in range(5):
+        rngs = [np.random.default_rng(seed) for _ in range(2)]
+        first, second = (transform.draw(rng, (20, 30)) for transform, rng in zip((plain, turning), rngs))
+        assert second.angle and first == replace(second, upside_down=False, angle=0.0)
+        assert rngs[0].random() == rngs[1].random()  # nor those of a strong view, which come after
+    quarters = Transform((8, 8), scale="short_side", base_size=10, quarter_turns=True)
+    draws = [quarters.draw(np.random.default_rng(seed), (20, 40)) for seed in range(30)]
+    assert {draw.quarters for draw in draws} == {0, 1, 2, 3}
+    assert all((draw.size[0] < draw.size[1]) == (draw.quarters % 2 == 0) for draw in draws)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (30, 50), (60, 80)])
+@pytest.mark.parametrize("angle", [20.0, -7.5])
+def test_a_rotated_crop_shows_the_rotated_image_and_padding_beyond_it(corner: tuple[int, int], angle: float) -> None:
+    height, width, crop = 100, 120, (40, 40)
+    rows, columns = np.mgrid[:height, :width].astype(np.uint8)
+    image = Image.fromarray(np.stack([rows, columns, np.zeros_like(rows)], axis=2))
+    target = Image.fromarray(rows // 50 * 2 + columns // 60)  # four quarters
+    transform = Transform(crop, pad_image=(9, 9, 200), pad_label=255)
+    pixels, labels = transform.apply(image, target, Draw((height, width), corner, angle=angle))
+    # where each pixel's middle comes from: back by the angle, about the middle of the crop
+    y, x = np.mgrid[: crop[0], : crop[1]] + 0.5 - 20
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    row, column = corner[0] + 20 + x * sin + y * cos - 0.5, corner[1] + 20 + x * cos - y * sin - 0.5
+    inside = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
+    outside = (row < -1) | (row > height) | (column < -1) | (column > width)
+    assert inside.mean() > 0.7 and outside.any() == (corner != (30, 50))
+    assert np.abs(pixels[..., 0] - row)[inside].max() <= 1 and np.abs(pixels[..., 1] - column)[inside].max() <= 1
+    assert (pixels[outside] == (9, 9, 200)).all() and (labels[outside] == 255).all()
+    sure = inside & (np.abs(row - 49.5) > 1) & (np.abs(column - 59.5) > 1)
+    np.testing.assert_array_equal(labels[sure], ((row > 49.5) * 2 + (column > 59.5))[sure])
+    mirrored = transform.apply(image, target, Draw((height, width), corner, flip=True, angle=angle))
+    for one, other in zip(mirrored, (pixels, labels)):
+        np.testing.assert_array_equal(one, other[:, ::-1])
+
+
+def test_small_images_are_rotated_with_their_padding() -> None:
+    image, target = pair(6, 8)
+    pixels, labels = Transform((30, 20)).apply(image, target, Draw((6, 8), angle=45.0))
+    assert pixels.shape == (30, 20, 3) and labels.shape == (30, 20)
+    padded = Image.new("L", (20, 30), 255)
+    padded.paste(target)
+    np.testing.assert_array_equal(labels, np.asarray(padded.rotate(45, fillcolor=255)))
+    assert Transform(None, rotation=45)(image, target, np.random.default_rng(0))[0].ndim == 3
+
+
 def test_output_is_writable_and_contiguous() -> None:
     image, target = pair(20, 30)
     for crop_size in ((12, 16), None):

@@ -43,6 +43,7 @@ TRANSFORMS = [
     "{scale: long_side, scale_range: [1, 1]}",
     "{scale: fit, base_size: [300, 400], resample: opencv, scale_step: 0.25}",
     "{scale_range: [1, 1], flip: 0}",
+    "{flip_vertical: 0.5, quarter_turns: true, rotation: 20, max_class_share: 0.6}",
 ]
 
 
