@@ -15,7 +15,7 @@ CITYSCAPES_WEIGHTS = [
 ]  # fmt: skip
 
 Rule = Literal["auto", "median_frequency", "inverse_log", "effective_number"]
-ClassWeights = list[Weight] | Literal["cityscapes"] | Rule | None
+ClassWeights = list[Weight] | Literal["cityscapes", Rule] | None
 
 
 def weights_of(given: ClassWeights, task: Task, loss: str) -> Tensor | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from torch.utils.data import Dataset
 
+PLAIN = (str, bytes, int, float, type(None), dict, list, tuple)
+
 
 def stamp_of(dataset: Dataset, index: int) -> list[tuple]:
     """What tells the image, and its label, from all others: of a file, its path, size and times of change."""
@@ -25,11 +27,19 @@ def _stamp_of_file(path: str) -> tuple[str, int, int, int]:
 
 
 def known_to(dataset: Dataset) -> dict:
-    """What a data set knows besides the files of its images: its classes, and how labels are read or drawn."""
+    """What a data set knows besides the files of its images: its classes, and how labels are read or drawn.
+
+    Objects of other libraries are left out: a table of Hugging Face's is told by the stamps of its rows.
+    """
     while hasattr(dataset, "dataset"):  # parts of a set
         dataset = dataset.dataset
     known = {name: getattr(dataset, name, None) for name in ("class_names", "ignore_index", "table")} | vars(dataset)
-    return {name: value for name, value in known.items() if name not in ("files", "names", "max_pixels")}
+    return {
+        name: value
+        for name, value in known.items()
+        if name not in ("files", "names", "max_pixels")
+        and (isinstance(value, PLAIN) or dataclasses.is_dataclass(value))
+    }
 
 
 def checksum(*values: object) -> str:

@@ -81,3 +81,10 @@ def test_a_recipe_from_elsewhere_writes_below_runs_only(hub):
     assert "networks.teacher.cache.folder=... on the command line" in mistake
     by_hand = read("hf://user/repo/kept.yaml", ["networks.teacher.cache.folder=/tmp/mine"])
     assert by_hand.networks["teacher"].cache.folder == "/tmp/mine"
+    with pytest.raises(
+        RecipeError, match="data.cache_folder: a recipe from elsewhere writes below runs/ only, not to '/t"
+    ):
+        (hub / "pixels.yaml").write_text(
+            RECIPE.replace("data: {", "data: {cache: disk, cache_folder: /tmp/elsewhere, ")
+        )
+        read("hf://user/repo/pixels.yaml")
