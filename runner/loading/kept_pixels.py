@@ -133,7 +133,7 @@ def keep_pixels(dataset: Dataset, data: Data, folder: str, split: str) -> Datase
     if data.cache is None:
         return dataset
     where = MEMORY if data.cache == "ram" else Path(data.cache_folder or Path(folder) / "pixel_cache")
-    kept = KeptPixels(dataset, where, re.sub(r"[^\w.-]+", "_", f"{data.dataset}-{split}"))
+    kept = KeptPixels(dataset, where, re.sub(r"[^\w.-]+", "_", f"{data.dataset}-{split}")[:100])
     for file in kept.pixel_files if data.cache == "ram" else ():
         hold(file.path)
     return kept

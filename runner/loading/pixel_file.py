@@ -88,7 +88,7 @@ class PixelFile:
                 if record["mark"] != MARK:
                     return None
                 return np.memmap(file, np.uint8, "r", int(record["place"]), self._shape(record))
-        except (FileNotFoundError, ValueError):  # none yet, or shorter than its table says
+        except (OSError, ValueError):  # none yet, one that cannot be read, or shorter than its table says
             return None
 
     def write(self, index: int, pixels: np.ndarray) -> None:
@@ -115,7 +115,7 @@ class PixelFile:
         try:
             with open(self.path, "rb") as file:
                 return self._table(file)["mark"] == MARK
-        except FileNotFoundError:
+        except OSError:
             return np.zeros(self.images, bool)
 
     def is_whole(self, index: int) -> bool:

@@ -216,15 +216,20 @@ def test_room_is_looked_for_before_anything_is_kept(folder, monkeypatch):
     require_room(found, None, build_dataset(recipe(), "val"))
 
 
-def test_a_full_disk_is_told_once_and_images_are_read_as_without(folder, monkeypatch, caplog):
+@pytest.mark.parametrize("place, told", [("full", "No space left on device"), ("file", "File exists")])
+def test_a_disk_that_takes_nothing_is_told_once_and_images_are_read_as_without(
+    folder, monkeypatch, caplog, place, told
+):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pixel_file.os, "fdatasync", full)
-    dataset = build_dataset(recipe("data.cache=disk"), "train")
+    if place == "full":
+        monkeypatch.setattr(pixel_file.os, "fdatasync", full)
+    (folder / "file").write_text("no folder")
+    dataset = build_dataset(recipe("data.cache=disk", f"data.cache_folder={place}"), "train")
     for index in (0, 1, 0):
         assert not is_kept(dataset[index])
-    assert caplog.text.count("pixels are not kept from now on: No space left on device") == 1
+    assert caplog.text.count(f"pixels are not kept from now on: {told}") == 1 and len(dataset.missing()) == 4
     with pytest.raises(OSError, match="pixels are not kept"):
         fill_pixels(dataset, recipe(), 0, 1)
 
