@@ -109,7 +109,8 @@ class KeptPixels(Dataset):
         if not self.refusal and self._is_settled(index):
             try:
                 for file, pixels in zip(self.pixel_files, item):
-                    file.write(index, np.asarray(pixels))
+                    if file.read(index) is None:  # of other classes, the images are there
+                        file.write(index, np.asarray(pixels))
             except OSError as error:
                 self.refusal = f"{self.images.path.parent}: pixels are not kept from now on: {error.strerror or error}"
                 log.warning("WARNING: %s", self.refusal)
