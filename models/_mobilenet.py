@@ -88,31 +88,42 @@ class MobileNetV3(Encoder):
     convolution that had it keeps the dilation before it under the rule `timm` and has the new one already under
     `cirkd` and `mmseg` (the same here: CIRKD's code and mmsegmentation's convert this network alike). Those two
     also pad the convolutions that keep a stride as TensorFlow does: by the size of the map, the odd pixel at the end;
-    timm's published weights were trained with equal padding on both sides.
+    timm's published weights were trained with equal padding on both sides. `torchvision` dilates like those two and
+    pads like timm.
 
     Features:
         stage1..stage4: 16, 24, 48, 576 channels (Small) or 24, 40, 112, 960 (Large), at strides 4, 8, then at most
-        `output_stride`. The first three end linearly, stage4 with a hard swish: all can be negative.
+        `output_stride`. The first three end linearly, stage4 with a hard swish: all can be negative. stage0: the last
+        map at stride 2, 16 channels; stage2_first: what stage2's first block puts out, which torchvision's LR-ASPP
+        reads in place of the last's.
     """
 
     dropped = ("conv_head.", "norm_head.", "classifier.")
 
-    def __init__(self, name: MobileNetV3Name, output_stride: Stride, dilation_rule: DilationRule):
+    def __init__(
+        self, name: MobileNetV3Name, output_stride: Stride, dilation_rule: DilationRule | Literal["torchvision"]
+    ):
         super().__init__()
-        padding = "" if dilation_rule == "timm" else "same"
+        padding = "same" if dilation_rule in ("cirkd", "mmseg") else ""
         net = timm.create_model(name, features_only=True, output_stride=output_stride, pad_type=padding)
         self.conv_stem, self.bn1, self.act1, self.blocks = net.conv_stem, net.bn1, net.act1, net.blocks
         self.imagenet = IMAGENET[name]
         self.stage_ends: dict[int, str] = {}  # index in `blocks` -> the stage that ends there
         self.channels, self.strides, self.norms = {}, {}, {}
-        for number, info in enumerate(net.feature_info.info[1:], start=1):
-            stage, index = f"stage{number}", int(info["module"].removeprefix("blocks."))
-            self.stage_ends[index] = stage
+        for number, info in enumerate(net.feature_info.info):
+            stage, place = f"stage{number}", info["module"]
             self.channels[stage], self.strides[stage] = info["num_chs"], info["reduction"]
-            if stage != "stage4":
+            if place == "bn1":  # Small has no block at stride 2
+                norm = self.bn1
+            else:
+                index = int(place.removeprefix("blocks."))
+                self.stage_ends[index] = stage
                 last = self.blocks[index][-1]
-                norm = last.bn3 if hasattr(last, "bn3") else last.bn2  # Small's first block does not expand
+                norm = last.bn3 if hasattr(last, "bn3") else getattr(last, "bn2", None)  # a first block does not expand
+            if stage not in ("stage0", "stage4"):
                 self.norms[stage] = (norm.weight, norm.bias)
+        for table in (self.channels, self.strides):
+            table["stage2_first"] = table["stage2"]
 
         if dilation_rule != "timm":
             for group in self.blocks[:-1]:
@@ -121,7 +132,17 @@ class MobileNetV3(Encoder):
                     set_dilation(group[0].conv_dw, dilation)
 
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
-        return stage_maps(self.blocks, self.stage_ends, self.act1(self.bn1(self.conv_stem(x))))
+        x = self.act1(self.bn1(self.conv_stem(x)))
+        found = {"stage0": x}  # of Small; Large has a block at this stride
+        for index, group in enumerate(self.blocks):
+            stage = self.stage_ends.get(index)
+            x = group[0](x)
+            if stage == "stage2":
+                found["stage2_first"] = x
+            x = group[1:](x)
+            if stage is not None:
+                found[stage] = x
+        return found
 
 
 def stage_maps(blocks: nn.Sequential, ends: dict[int, str], x: Tensor) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """What layouts are made of: what a file tells about its network, and a table of names that is read both ways."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -69,6 +69,46 @@ class Renaming:
             more = f" and {len(nameless) - 3} more" if len(nameless) > 3 else ""
             raise ValueError(f"{code} has no name for the entries {', '.join(nameless[:3])}{more} of this network")
         return self.to_theirs(state)
+
+
+@dataclass(frozen=True)
+class NetworkLayout:
+    """How one code saves one network whose entries differ from ours in their names alone; works as a layout, too.
+
+    Attributes:
+        code: what it is called in errors.
+        theirs, ours: an entry that only its files have, and one that only our network has.
+        renaming: from entries, in whose names ever, to the table of names.
+        described: from their entries to the network these fit.
+    """
+
+    code: str
+    theirs: str
+    ours: str
+    renaming: Callable[[dict[str, Tensor]], Renaming]
+    described: Callable[[dict[str, Tensor]], Described]
+
+    def fits(self, state: dict[str, Tensor]) -> bool:
+        """Whether these are the entries of such a file."""
+        return self.theirs in state
+
+    def is_ours(self, state: dict[str, Tensor]) -> bool:
+        """Whether these are the entries of our network."""
+        return self.ours in state
+
+    def describe(self, state: dict[str, Tensor]) -> Described:
+        """The network these entries fit."""
+        return self.described(state)
+
+    def read(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Their entries under our names."""
+        return self.renaming(state).to_ours(state)
+
+    def write(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Our entries under their names. ValueError: another network."""
+        if not self.is_ours(state):
+            raise ValueError(f"{self.code} has no such network")
+        return self.renaming(state).write(state, self.code)
 
 
 def conv_bn(theirs: str, ours: str, conv: str | int = 0, bn: str | int = 1) -> list[tuple[str, str]]:

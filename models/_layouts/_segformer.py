@@ -65,6 +65,10 @@ class SegFormerLayout:
         """Whether these are the entries of a whole SegFormer of this code."""
         return f"{self.fuse}.weight" in state and self._first(self.prefix) in state
 
+    def is_ours(self, state: dict[str, Tensor]) -> bool:
+        """Whether these are the entries of our SegFormer."""
+        return is_ours(state)
+
     def describe(self, state: dict[str, Tensor]) -> Described:
         """The SegFormer these entries fit."""
         ours = self.read(state)

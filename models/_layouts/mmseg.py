@@ -2,11 +2,12 @@
 
 from torch import Tensor
 
-from . import _segformer
+from . import _lraspp, _segformer
 from ._encoders import mobilenetv2_name, mobilenetv2_pairs, resnet_name, resnet_pairs, stem_of
 from ._layout import Described, Renaming, model_of
 
 CODE = "mmsegmentation"
+WHOLE = (_segformer.MMSEG, _lraspp.MMSEG)  # layouts of one network each
 
 ASPP = [
     ("decode_head.image_pool.1.*", "aspp.image_pool.conv.*"),
@@ -63,8 +64,9 @@ def describe(state: dict[str, Tensor]) -> Described:
     Raises:
         ValueError: a head or a backbone this project does not have.
     """
-    if _segformer.MMSEG.fits(state):
-        return _segformer.MMSEG.describe(state)
+    for layout in WHOLE:
+        if layout.fits(state):
+            return layout.describe(state)
     model = _their_model(state)
     args: dict = {"dilation_rule": "mmseg", "output_stride": 8, "align_corners": False}
     if "backbone.conv1.conv.weight" in state:
@@ -83,8 +85,9 @@ def describe(state: dict[str, Tensor]) -> Described:
 
 def read(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Their entries under our names."""
-    if _segformer.MMSEG.fits(state):
-        return _segformer.MMSEG.read(state)
+    for layout in WHOLE:
+        if layout.fits(state):
+            return layout.read(state)
     backbone = "mobilenetv2" if "backbone.conv1.conv.weight" in state else stem_of(state)
     return renaming(_their_model(state), backbone).to_ours(state)
 
@@ -94,8 +97,9 @@ def write(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Dilations and align_corners are no entries: only networks built as `describe` says compute the same there.
     """
-    if _segformer.is_ours(state):
-        return _segformer.MMSEG.write(state)
+    for layout in WHOLE:
+        if layout.is_ours(state):
+            return layout.write(state)
     model = model_of(state, MARKS, "ours", f"{CODE} has no such network")
     backbone = "mobilenetv2" if "backbone.conv_stem.weight" in state else stem_of(state)
     if model == "pspnet":
