@@ -32,6 +32,7 @@ from recorded import (
     losses,
     networks,
     objectives,
+    realtime,
     rmrkd,
     scores,
     similarity,
@@ -41,7 +42,8 @@ from recorded import (
 from recorded.arrays import tensors
 from recorded.compare import NEAR, compare, noise_of
 
-MODULES = (losses, scores, data, similarity, objectives, cirkd, rmrkd, baselines, trikd, interactive, steps, features)
+MODULES = (losses, scores, data, similarity, objectives, cirkd, rmrkd, baselines, trikd, interactive, steps, features,
+           realtime)  # fmt: skip
 RUNNERS = {loss: runner for module in MODULES for loss, runner in module.RUNNERS.items()}
 TOLERANCE = {loss: value for module in MODULES for loss, value in getattr(module, "TOLERANCE", {}).items()}
 

@@ -20,7 +20,7 @@ from torch import Tensor
 TOLERANCE = 1e-4  # of the standard deviation of the expected map, unless a case's note allows more
 TERM_TOLERANCE = 1e-5  # of a scalar of a step in float32
 
-# layout -> expected name -> our features of that name, the first one the network has
+# layout, or file name in models/ -> expected name -> our features of that name, the first one the network has
 FEATURES = {
     "mmseg": {f"feat{i}": [f"stage{i}"] for i in range(1, 5)} | {f"layer{i}": [f"stage{i}"] for i in range(1, 5)},
     "aicsd": {
@@ -73,13 +73,9 @@ def fault(case: dict, name: str, ours: Tensor | list[Tensor], wanted: np.ndarray
 
 def run_network(case: dict, state: dict[str, Tensor], expected: Arrays) -> dict[str, Tensor | list[Tensor]]:
     """Expected name -> our map, or several that it may be, of the whole network in float64."""
-    layout, _ = describe(state)
+    layout, described = describe(state)
     network = network_of(state, **stated(case)).double()
-    names = {
-        name: next(own for own in FEATURES[layout][name] if own in network.channels)
-        for name in expected
-        if name in FEATURES.get(layout, {})
-    }
+    names = {name: own for name in expected if (own := feature_of(name, (layout, described.model), network.channels))}
     network.features_wanted, network.aux_wanted = set(names.values()), network.has_aux
     images = fill_input(case["input_shape"]).double()
     with torch.no_grad():
@@ -88,6 +84,12 @@ def run_network(case: dict, state: dict[str, Tensor], expected: Arrays) -> dict[
     found = {name: prediction.features[own] for name, own in names.items()}
     found |= {"logits": [prediction.logits, at_input_size], "aux": prediction.aux, "aux_logits": prediction.aux}
     return found | {"logits_float64": at_input_size, "logits_input_size": at_input_size}
+
+
+def feature_of(name: str, owners: tuple[str, str], channels: dict[str, int]) -> str | None:
+    """Our feature of an expected name: one that FEATURES names, or it has the name, or the name without `_logits`."""
+    candidates = [own for owner in owners for own in FEATURES.get(owner, {}).get(name, [])]
+    return next((own for own in (*candidates, name, name.removesuffix("_logits")) if own in channels), None)
 
 
 def stated(case: dict) -> dict[str, int]:
