@@ -5,12 +5,25 @@ from types import ModuleType
 
 from torch import Tensor
 
-from ._layouts import _efficientnet, _segformer, aicsd, cirkd, mmseg, sam, segkd, torchvision, trikd, tsic, unimatch
-from ._layouts._layout import Described
+from ._layouts import (
+    _efficientnet,
+    _segformer,
+    _segnext,
+    aicsd,
+    cirkd,
+    mmseg,
+    sam,
+    segkd,
+    torchvision,
+    trikd,
+    tsic,
+    unimatch,
+)
+from ._layouts._layout import Described, NetworkLayout
 from ._layouts._segformer import SegFormerLayout
 from ._state_dicts import bare
 
-Layout = ModuleType | SegFormerLayout  # what has fits, describe, read and write
+Layout = ModuleType | SegFormerLayout | NetworkLayout  # what has fits, describe, read and write
 
 # a file is asked in this order whose it is; our own layout has no marks and comes last
 LAYOUTS = {
@@ -19,6 +32,7 @@ LAYOUTS = {
     "trikd": trikd,
     "huggingface": _segformer.HUGGINGFACE,
     "nvidia": _segformer.NVIDIA,
+    "segnext": _segnext.ORIGINAL,
     "mmseg": mmseg,
     "cirkd": cirkd,
     "aicsd": aicsd,
@@ -27,7 +41,7 @@ LAYOUTS = {
     "segkd": segkd,
 }
 # those that have files of an encoder alone
-ENCODER_FILES = (trikd, _segformer, _efficientnet, mmseg, cirkd, unimatch, torchvision)
+ENCODER_FILES = (trikd, _segformer, _segnext, _efficientnet, mmseg, cirkd, unimatch, torchvision)
 # what training modules call the network they train; what they call the moving averages of one
 WHOLE = ("model", "net", "network")
 AVERAGE = re.compile(r"((model|net|network|student)_)?ema(_(model|net|network|student))?")

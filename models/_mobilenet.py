@@ -6,7 +6,7 @@ import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._encoder import DilationRule, Encoder, Stride, set_dilation
+from ._encoder import STAGES, DilationRule, Encoder, Stride, set_dilation
 
 MobileNetV2Name = Literal["mobilenetv2_035", "mobilenetv2_050", "mobilenetv2_075", "mobilenetv2_100"]
 MobileNetV3Name = Literal["mobilenetv3_small_100", "mobilenetv3_large_100"]
@@ -136,13 +136,13 @@ class MobileNetV3(Encoder):
         found = {"stage0": x}  # of Small; Large has a block at this stride
         for index, group in enumerate(self.blocks):
             stage = self.stage_ends.get(index)
-            x = group[0](x)
-            if stage == "stage2":
-                found["stage2_first"] = x
-            x = group[1:](x)
+            for place, block in enumerate(group):
+                x = block(x)
+                if (stage, place) == ("stage2", 0):
+                    found["stage2_first"] = x
             if stage is not None:
                 found[stage] = x
-        return found
+        return {name: value for name, value in found.items() if name in STAGES or name in wanted}
 
 
 def stage_maps(blocks: nn.Sequential, ends: dict[int, str], x: Tensor) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ class LRASPP(Network):
         self.add_features(("head",), width, 2 if fuses else 8)
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
-        found = self.backbone(x, wanted)
+        found = self.backbone(x, wanted | {"stage0", "stage2_first"})
         high, fuses = found["stage4"], self.low_classifier is None
         if fuses:
             window = [min(POOL, side) for side in high.shape[-2:]]

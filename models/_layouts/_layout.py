@@ -77,20 +77,20 @@ class NetworkLayout:
 
     Attributes:
         code: what it is called in errors.
-        theirs, ours: an entry that only its files have, and one that only our network has.
+        theirs, ours: entries that only its files have all of, and one that only our network has.
         renaming: from entries, in whose names ever, to the table of names.
         described: from their entries to the network these fit.
     """
 
     code: str
-    theirs: str
+    theirs: tuple[str, ...]
     ours: str
     renaming: Callable[[dict[str, Tensor]], Renaming]
     described: Callable[[dict[str, Tensor]], Described]
 
     def fits(self, state: dict[str, Tensor]) -> bool:
         """Whether these are the entries of such a file."""
-        return self.theirs in state
+        return all(key in state for key in self.theirs)
 
     def is_ours(self, state: dict[str, Tensor]) -> bool:
         """Whether these are the entries of our network."""

@@ -41,7 +41,9 @@ def _block(theirs: str, ours: str, code: CODES, expands: bool, weighs: bool) -> 
     for number, (name, conv) in enumerate(zip(names, own, strict=True), start=1):
         pairs += _conv_bn(theirs + name, ours, code, conv, f"bn{number}")
     if weighs:
-        pairs += [(f"{theirs}{name}.*", f"{ours}se.{part}.*") for name, part in zip(weights, ("conv_reduce", "conv_expand"))]
+        pairs += [
+            (f"{theirs}{name}.*", f"{ours}se.{part}.*") for name, part in zip(weights, ("conv_reduce", "conv_expand"))
+        ]
     return pairs
 
 
@@ -92,14 +94,14 @@ MMSEG_HEAD = [
 ]
 TORCHVISION = NetworkLayout(
     "torchvision",
-    PROJECTIONS["torchvision"],
+    (PROJECTIONS["torchvision"],),
     "low_classifier.weight",
     functools.partial(_renaming, "torchvision", TORCHVISION_HEAD),
     functools.partial(_described, "torchvision", "classifier.high_classifier.weight"),
 )
 MMSEG = NetworkLayout(
     "mmsegmentation",
-    PROJECTIONS["mmseg"],
+    (PROJECTIONS["mmseg"],),
     "refine.weight",
     functools.partial(_renaming, "mmseg", MMSEG_HEAD),
     functools.partial(_described, "mmseg", "decode_head.conv_seg.weight"),

@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
-from . import _lraspp, _segformer
+from . import _lraspp, _segformer, _segnext
 from ._encoders import mobilenetv2_name, mobilenetv2_pairs, resnet_name, resnet_pairs, stem_of
 from ._layout import Described, Renaming, model_of
 
 CODE = "mmsegmentation"
-WHOLE = (_segformer.MMSEG, _lraspp.MMSEG)  # layouts of one network each
+WHOLE = (_segformer.MMSEG, _lraspp.MMSEG, _segnext.MMSEG)  # layouts of one network each
+OTHERS = (_segformer.NVIDIA, _segnext.ORIGINAL)  # of codes built on mmsegmentation, which keep some of its names
 
 ASPP = [
     ("decode_head.image_pool.1.*", "aspp.image_pool.conv.*"),
@@ -55,7 +56,7 @@ MARKS = {
 def fits(state: dict[str, Tensor]) -> bool:
     """Whether these are the keys of a segmentor of mmsegmentation."""
     has_keys = "decode_head.conv_seg.weight" in state and any(key.startswith("backbone.") for key in state)
-    return has_keys and not _segformer.NVIDIA.fits(state)
+    return has_keys and not any(layout.fits(state) for layout in OTHERS)
 
 
 def describe(state: dict[str, Tensor]) -> Described:
