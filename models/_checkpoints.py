@@ -6,6 +6,7 @@ from types import ModuleType
 from torch import Tensor
 
 from ._layouts import (
+    _bisenetv2,
     _efficientnet,
     _segformer,
     _segnext,
@@ -33,6 +34,7 @@ LAYOUTS = {
     "huggingface": _segformer.HUGGINGFACE,
     "nvidia": _segformer.NVIDIA,
     "segnext": _segnext.ORIGINAL,
+    "bisenetv2": _bisenetv2.ORIGINAL,
     "mmseg": mmseg,
     "cirkd": cirkd,
     "aicsd": aicsd,
@@ -41,7 +43,7 @@ LAYOUTS = {
     "segkd": segkd,
 }
 # those that have files of an encoder alone
-ENCODER_FILES = (trikd, _segformer, _segnext, _efficientnet, mmseg, cirkd, unimatch, torchvision)
+ENCODER_FILES = (trikd, _segformer, _segnext, _bisenetv2, _efficientnet, mmseg, cirkd, unimatch, torchvision)
 # what training modules call the network they train; what they call the moving averages of one
 WHOLE = ("model", "net", "network")
 AVERAGE = re.compile(r"((model|net|network|student)_)?ema(_(model|net|network|student))?")

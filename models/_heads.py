@@ -26,11 +26,20 @@ BINS = (1, 2, 3, 6)  # grids of a pyramid of averages
 class ConvBNReLU(nn.Module):
     """Convolution without bias, batch norm, ReLU; keeps the size at stride 1: padding = dilation * (kernel - 1) / 2."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1, groups: int = 1):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        dilation: int = 1,
+        groups: int = 1,
+    ):
         super().__init__()
         padding = dilation * (kernel_size - 1) // 2
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, groups=groups, bias=False
+            in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=False
         )
         self.bn = nn.BatchNorm2d(out_channels)
 
