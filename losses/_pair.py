@@ -24,8 +24,8 @@ class Pair:
         assert task.teacher is not None, "reading has refused a term that lacks the network to learn from"
         self.student = feature or "logits"
         self.teacher = teacher_feature or self.student
-        self.student_channels = _channels(task.student, self.student, task.num_classes)
-        self.teacher_channels = _channels(task.teacher, self.teacher, task.num_classes)
+        self.student_channels = channels_of(task.student, self.student, task.num_classes)
+        self.teacher_channels = channels_of(task.teacher, self.teacher, task.num_classes)
 
     def alignment(self, bias: bool = True) -> nn.Conv2d | None:
         """A 1x1 convolution from the student's channels to the teacher's; None where they are equal."""
@@ -56,7 +56,8 @@ def scores_of_both(student: Prediction, teacher: Prediction, target: Tensor, at:
     return scores_at(student, size), scores_at(teacher, size)
 
 
-def _channels(features: Features, name: str, num_classes: int) -> int:
+def channels_of(features: Features, name: str, num_classes: int) -> int:
+    """Channels of the map of that name, as Pair takes it, which its network keeps from now on."""
     if name == "aux" and not features.ask_for_aux():
         raise ValueError(f"{features.owner} has no auxiliary head, so no map called 'aux'")
     return num_classes if name in ("logits", "aux") else features.use(name)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from segkd.models import huggingface
 from segkd.runner.building.optimizers import build_optimizers
 from segkd.runner.building.shapes import shape_graph, shape_predictions
 from segkd.runner.loading.data_sets import build_views
@@ -20,6 +21,10 @@ from segkd.runner.recipes import shipped
 ROOT = Path(__file__).parents[1]
 RECIPES = shipped()
 RECORDED = json.loads((ROOT / "tests/golden/recipes.json").read_text())
+# what the hub would tell of the networks that recipes take from there, but for their depth
+HUB = {"nvidia/segformer-b5-finetuned-cityscapes-1024-1024": {
+    "model_type": "segformer", "num_labels": 19, "depths": [1, 1, 1, 1], "decoder_hidden_size": 256,
+}}  # fmt: skip
 # what the networks of two recipes may differ in and still be one network to whoever loads its weights
 FREE = {"pretrained", "backbone_weights", "dropout", "projection_dropout", "distill_heads"}
 
@@ -31,6 +36,15 @@ def elsewhere(tmp_path_factory):
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
     yield
     os.chdir(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hub():
+    """The configurations of HUB in place of those there."""
+    with pytest.MonkeyPatch.context() as patch:
+        theirs = huggingface.read_config
+        patch.setattr(huggingface, "read_config", lambda name, *rest: theirs("", None, HUB.get(name, *rest[1:])))
+        yield
 
 
 each_recipe = pytest.mark.parametrize("file", [pytest.param(file, id=name) for name, file in RECIPES.items()])
@@ -136,7 +150,7 @@ ADDED_SINCE = {
 }
 # and arguments of views and losses
 ADDED_TO_TRANSFORM = ("flip_vertical", "quarter_turns", "rotation")
-ADDED_TO_LOSSES = {"kl": ("standardize", "eps")}
+ADDED_TO_LOSSES = {"kl": ("standardize", "eps"), "cross_entropy": ("scores", "ohem_min_share")}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -14,20 +14,20 @@ NONSENSE = {
         ["aux_weight", "focal_alpha", "focal_gamma", "inter", "intra", "target_weight", "rest_weight"], [-1]
     ),
     **dict.fromkeys(["psd", "csd", "pixel", "region", "minibatch", "memory", "mse", "fitnet", "minibatch_pixel"], [-1]),
-    **dict.fromkeys(["fd", "contrast", "l1_weight"], [-1]),
+    **dict.fromkeys(["fd", "contrast", "l1_weight", "bce", "dice"], [-1]),
     **dict.fromkeys(["memory_pixel", "memory_region", "minibatch_channel", "memory_channel", "channel_mse"], [-1]),
     **dict.fromkeys(["adversary_weight", "adversary_lr", "beta", "eps", "power", "smooth"], [-1, 0]),
     # pixels, vectors
     **dict.fromkeys(["window", "pool", "pixels_per_class", "channels_per_batch"], [-1, 0, 1.5]),
     **dict.fromkeys(["pixel_memory", "region_memory", "channel_memory"], [-1, 0, 1.5]),
     **dict.fromkeys(["pixel_contrast", "region_contrast", "channel_contrast"], [-1, 0, 1.5]),
-    **dict.fromkeys(["groups", "heads", "hidden", "queue", "reduction", "update_period"], [-1, 0, 1.5]),
+    **dict.fromkeys(["groups", "heads", "hidden", "queue", "reduction", "update_period", "width"], [-1, 0, 1.5]),
     "blocks": [-1, 1.5],
     "patch": [[0, 4], [4, 0], [4]],
     "pool_from": [[0, 8], [8, 0], [8]],
     "ohem_min_kept": [-1, 1.5],
     # shares
-    "ohem_threshold": [-0.1, 1.1],
+    **dict.fromkeys(["ohem_threshold", "ohem_min_share", "boundary_probability"], [-0.1, 1.1]),
     "masked": [-0.1, 1.1, 75],
     "share": [-0.5, 0, 1.5],
     # lists

@@ -30,6 +30,9 @@ def hard_by_loop(logits, target, min_kept, threshold, rule):
     places = [tuple(place) for place in (target != IGNORE).nonzero().tolist()]
     pixels = sorted((probability[b, target[b, y, x], y, x].item(), (b, y, x)) for b, y, x in places)
     budget = min_kept * len(target) if rule == "image" else min_kept
+    if rule == "largest":
+        above = [place for p, place in pixels if threshold is not None and p < threshold]
+        return {place for _, place in pixels[: max(len(above), budget)]}
     if threshold is None:
         return {place for _, place in pixels[:budget]}
     if rule == "batch":
@@ -83,7 +86,7 @@ def test_cityscapes_weights_need_19_classes():
         CrossEntropy(TASK, class_weights="cityscapes")
 
 
-@pytest.mark.parametrize("rule", ["batch", "image"])
+@pytest.mark.parametrize("rule", ["batch", "image", "strict", "largest"])
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 0.7, None])
 @pytest.mark.parametrize("min_kept", [0, 1, 9, 30, 66, 68, 10_000])
 def test_hard_pixels_are_those_of_the_loop(rule, threshold, min_kept):
@@ -92,6 +95,9 @@ def test_hard_pixels_are_those_of_the_loop(rule, threshold, min_kept):
     ce = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none").detach()
     wanted = hard_by_loop(logits, target, min_kept, threshold, rule)
     kept = loss.hard_pixels(ce, target != IGNORE)
+    if rule == "largest":  # ignored ones fill up the rest of it
+        assert kept.sum() == min(max(len(wanted), min_kept), target.numel())
+        kept &= target != IGNORE
     assert {tuple(place) for place in kept.nonzero().tolist()} == wanted
     value = loss(prediction(logits), None, target)
     by_hand = sum(ce[place].item() for place in wanted) / target.numel()
@@ -116,6 +122,35 @@ def test_valid_divisor_under_ohem_is_the_weighted_mean_of_the_kept():
     total = sum(weights[target[place]] * ce[place].item() for place in kept)
     wanted = total / sum(weights[target[place]] for place in kept)
     assert loss(prediction(logits), None, target).item() == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_share_of_the_valid_pixels_is_kept_and_counted():
+    logits, target = make(batch=3)
+    share = CrossEntropy(TASK, ohem_rule="largest", ohem_min_share=0.25, ohem_threshold=1e-6, divisor="count")
+    ce = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
+    kept = ce.flatten().sort(descending=True).values[: int((target != IGNORE).sum()) // 4]
+    torch.testing.assert_close(share(prediction(logits), None, target), kept.mean())
+    weighted = CrossEntropy(TASK, divisor="count", class_weights=[2.0] * CLASSES)
+    torch.testing.assert_close(
+        weighted(prediction(logits), None, target), 2 * F.cross_entropy(logits, target, ignore_index=IGNORE)
+    )
+    for options in ({"ohem_min_kept": 3}, {"ohem_rule": "strict"}):
+        with pytest.raises(ValueError, match="ohem_min_share is for ohem_rule: largest, and in place of"):
+            CrossEntropy(TASK, **{"ohem_rule": "largest", "ohem_min_share": 0.1} | options)
+
+
+def test_one_map_of_scores_alone():
+    logits, target = make()
+    task = Task(CLASSES, IGNORE, Features("student", {"aux16": CLASSES, "head": 8}, {}, has_aux=True))
+    student = prediction(logits, False, logits + 1, aux16=logits.roll(1, 1))
+    for name, scores in (("logits", student.logits), ("aux", student.aux), ("aux16", student.features["aux16"])):
+        loss = CrossEntropy(task, scores=name)(student, None, target)
+        torch.testing.assert_close(loss, F.cross_entropy(scores, target, ignore_index=IGNORE))
+    assert task.student.wanted == {"aux", "aux16"}
+    with pytest.raises(ValueError, match="head has 8 channels and not one for each class"):
+        CrossEntropy(task, scores="head")
+    with pytest.raises(ValueError, match="student has no auxiliary head"):
+        CrossEntropy(TASK, scores="aux")
 
 
 def test_focal_factor_is_on_the_average():

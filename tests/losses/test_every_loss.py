@@ -22,8 +22,10 @@ from segkd.runner.recipe import parts
 
 CLASSES, IGNORE = 4, 255
 CHANNELS = {
-    "student": {"head": 8, "stage4": 3, "attention": 2, "stage1_pre": 2, "stage2_pre": 2, "stage3_pre": 3, "stage4_pre": 3},
-    "teacher": {"head": 6, "stage4": 4, "attention": 3, "stage1_pre": 3, "stage2_pre": 2, "stage3_pre": 3, "stage4_pre": 4},
+    "student": {"head": 8, "stage4": 3, "attention": 2, "stage1_pre": 2, "stage2_pre": 2, "stage3_pre": 3, "stage4_pre": 3,
+                "boundary": 1, "detail": 1},
+    "teacher": {"head": 6, "stage4": 4, "attention": 3, "stage1_pre": 3, "stage2_pre": 2, "stage3_pre": 3, "stage4_pre": 4,
+                "boundary": 1, "detail": 1},
 }  # fmt: skip
 RINGS = {"pixel_memory": 30, "region_memory": 7, "pixel_contrast": 12, "region_contrast": 8}
 RING = {"channel_memory": 30, "channel_contrast": 12}
@@ -37,6 +39,8 @@ VARIANTS = {
     "at": [{"norm": "column"}],
     "attention_kl": [{"stretch": "grid", "reduction": "row"}],
     "attnfd": [{"teacher_gate": "learned", "features": ["stage3_pre"]}],
+    "boundary": [{"edges": "canny", "width": 3}],
+    "boundary_awareness": [{"ohem_min_kept": 4, "class_weights": [1.0, 2.0, 3.0, 4.0], "boundary_probability": 0.5}],
     "cirkd_channel": [{"filled_only": True, "half_memory": True}],
     "cirkd_memory": [{"enqueue": "legacy"}, {"filled_only": True, "half_memory": True}],
     "cirkd_minibatch": [{"pool": 2, "pool_from": [2, 2]}],
@@ -44,13 +48,14 @@ VARIANTS = {
     "cross_entropy": [
         {"divisor": "all", "class_weights": [1.0, 2.0, 3.0, 4.0]},
         {"divisor": "valid_x_batch", "focal_gamma": 0.5},
-        {"ohem_min_kept": 4},
-        {"ohem_min_kept": 4, "ohem_rule": "image"},
-        {"ohem_min_kept": 4, "ohem_threshold": None},
+        *({"ohem_min_kept": 4} | rule for rule in ({}, {"ohem_rule": "image"}, {"ohem_threshold": None})),
+        {"ohem_min_kept": 4, "ohem_rule": "strict", "divisor": "count", "class_weights": [1.0, 2.0, 3.0, 4.0]},
+        {"ohem_min_share": 0.25, "ohem_rule": "largest", "divisor": "count", "scores": "aux"},
     ],
     "cross_pseudo": [{"mask_ignored": True}],
     "cross_similarity": [{"softmax_over": "spatial", "label_resize": "nearest", "feature": "stage3_pre"}],
     "cwd": [{"feature": "head"}],
+    "detail": [{"feature": "stage1_pre"}],
     "dice": [{"classes": "all", "per_image": True}],
     "dist": [{"mask_ignored": True}],
     "dkd": [{"segment": True}, {"segment": True, "softmax_over": "batch_class"}],
@@ -80,9 +85,9 @@ CASES = [(name, arguments) for name in NAMES for arguments in [{}, *VARIANTS.get
 
 # the teacher's maps get no gradient even where the term does not detach them
 TEACHER_LEARNS_NOTHING = {
-    "afdcd", "attention_kl", "attnfd", "cirkd_memory", "cirkd_minibatch", "cross_entropy", "cross_pseudo",
-    "cross_similarity", "dice", "holistic", "lovasz", "mgd", "overhaul", "phi_s", "qsd", "region_cosine", "region_distance",
-    "token_queue", "token_relation",
+    "afdcd", "attention_kl", "attnfd", "boundary", "boundary_awareness", "cirkd_memory", "cirkd_minibatch",
+    "cross_entropy", "cross_pseudo", "cross_similarity", "detail", "dice", "holistic", "lovasz", "mgd", "overhaul",
+    "phi_s", "qsd", "region_cosine", "region_distance", "token_queue", "token_relation",
 }  # fmt: skip
 TEACHER_LEARNS_SOME = {"cirkd_channel", "cirkd_v2"}  # by some of their parts
 # part of the student's gradient is stopped on purpose
@@ -93,23 +98,22 @@ PARTS = {
     "afdcd": ["fd", "contrast"],
     "cirkd_channel": ["minibatch", "memory", "mse"],
     "cirkd_memory": ["pixel", "region"],
-    "cirkd_v2": [
-        "fitnet", "minibatch_pixel", "memory_pixel", "memory_region", "minibatch_channel", "memory_channel",
-        "channel_mse",
-    ],
+    "cirkd_v2": ["fitnet", "minibatch_pixel", "memory_pixel", "memory_region", "minibatch_channel", "memory_channel",
+                 "channel_mse"],
+    "detail": ["bce", "dice"],
     "dsd": ["psd", "csd"],
 }  # fmt: skip
 # with all pixels ignored these are 0, as is any loss with mask_ignored
-COUNTS_LABELLED_PIXELS = {
-    "cirkd_memory", "cross_entropy", "cross_similarity", "dice", "ifvd", "lovasz", "region_cosine", "region_distance",
-}  # fmt: skip
-# ids that are interpolated change with the id that is ignored
+COUNTS_LABELLED_PIXELS = {"boundary", "boundary_awareness", "cirkd_memory", "cross_entropy", "cross_similarity", "dice",
+                          "ifvd", "lovasz", "region_cosine", "region_distance"}  # fmt: skip
+# ids that are read as numbers change with the id that is ignored
+AS_NUMBERS = [case for case in CASES if case[0] == "detail" or case[1].get("edges") == "canny"]
 LABEL_RESIZE = [parts.completed_arguments("losses", *case).get("label_resize") for case in CASES]
-WITH_WHOLE_LABELS = [case for case, how in zip(CASES, LABEL_RESIZE) if how != "bilinear_trunc"]
+WITH_WHOLE_LABELS = [c for c, how in zip(CASES, LABEL_RESIZE) if how != "bilinear_trunc" and c not in AS_NUMBERS]
 # these do not resize the student to the teacher, or not before all else
 OTHER_SIZES = {
-    "attention_kl", "channel_mean", "cirkd_v2", "cross_entropy", "cross_pseudo", "dice", "dsd", "ics", "kl", "lovasz",
-    "phi_s", "sp", "token_queue",
+    "attention_kl", "boundary", "boundary_awareness", "channel_mean", "cirkd_v2", "cross_entropy", "cross_pseudo",
+    "detail", "dice", "dsd", "ics", "kl", "lovasz", "phi_s", "sp", "token_queue",
 }  # fmt: skip
 
 
@@ -122,8 +126,8 @@ LITERAL = {}
 for file in sorted((Path(__file__).parents[1] / "benchmarks").glob("transcriptions_*.py")):
     LITERAL |= {name: formula for name, formula in runpy.run_path(str(file)).items() if name in NAMES}
 # what they hold: all defaults, and the variants of some
-OPTIONAL = {"afdcd", "cross_similarity", "mgd", "nfd", "overhaul", "qsd", "token_relation"}
-OPTIONAL |= {"region_cosine", "region_distance"}
+OPTIONAL = {"afdcd", "cross_similarity", "mgd", "nfd", "overhaul", "qsd", "region_cosine", "region_distance",
+            "token_relation"}  # fmt: skip
 AS_WRITTEN = [(name, {}) for name in sorted(LITERAL)] + [case for case in CASES if case[0] in OPTIONAL and case[1]]
 
 
@@ -158,6 +162,8 @@ def make_inputs(name, arguments, dtype, student_size=None, align_corners=False):
         logits, aux = (random(CLASSES, own_size) for _ in range(2))
         predictions.append(Prediction(logits, align_corners, aux, features))
     target = torch.randint(3, (2, 8, 10), generator=generator)
+    if name == "boundary":  # regions so large that most pixels are on no border
+        target = torch.kron(target[:, :2, :3], torch.ones(1, 12, 12, dtype=torch.int64))
     target[torch.rand(target.shape, generator=generator) < 0.2] = IGNORE
     return *(as_leaves(prediction, dtype) for prediction in predictions), target
 
