@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ._layouts import (
     _bisenetv2,
+    _dual_resolution,
     _efficientnet,
     _segformer,
     _segnext,
@@ -35,6 +36,8 @@ LAYOUTS = {
     "nvidia": _segformer.NVIDIA,
     "segnext": _segnext.ORIGINAL,
     "bisenetv2": _bisenetv2.ORIGINAL,
+    "pidnet": _dual_resolution.PIDNET,
+    "ddrnet": _dual_resolution.DDRNET,
     "mmseg": mmseg,
     "cirkd": cirkd,
     "aicsd": aicsd,
@@ -43,7 +46,8 @@ LAYOUTS = {
     "segkd": segkd,
 }
 # those that have files of an encoder alone
-ENCODER_FILES = (trikd, _segformer, _segnext, _bisenetv2, _efficientnet, mmseg, cirkd, unimatch, torchvision)
+ENCODER_FILES = (trikd, _segformer, _segnext, _bisenetv2, _dual_resolution, _efficientnet, mmseg, cirkd, unimatch,
+                 torchvision)  # fmt: skip
 # what training modules call the network they train; what they call the moving averages of one
 WHOLE = ("model", "net", "network")
 AVERAGE = re.compile(r"((model|net|network|student)_)?ema(_(model|net|network|student))?")

@@ -80,6 +80,8 @@ class Network(nn.Module):
     # whether it has an auxiliary head, whose scores are made in training; whether they are outside training too
     has_aux = False
     aux_wanted = False
+    # feature -> name of the head, for training alone, that makes it and nothing else: it learns where the map is read
+    own_heads: dict[str, str] = {}
     # from RGB bytes to the range its weights were trained on
     normalize: Normalize
     # what the published weights it starts from were trained with, None: it starts from none, or nobody knows

@@ -108,6 +108,10 @@ def build_graph(
     for name, table in features.items():
         graph.network(name).features_wanted = table.wanted - {"aux"}
         graph.network(name).aux_wanted = "aux" in table.wanted
+    for name, network in trained.items():
+        for feature, head in network.own_heads.items():
+            if feature not in features[name].wanted:  # several processes would wait for its gradients
+                network.get_submodule(head).requires_grad_(False)
     return graph
 
 

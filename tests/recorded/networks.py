@@ -33,6 +33,16 @@ FEATURES = {
     },
     "cirkd": {"feature_sub": ["head"]},
     "trikd": {"low": ["low", "stage1"], "attn": ["attention"]},
+    "pidnet": {
+        "stem": ["stage2"],
+        "i3": ["stage3"],
+        "i4": ["stage4"],
+        "i5": ["stage5"],
+        "p3": ["p3_pre"],
+        "p4": ["p4_pre"],
+        "spp": ["pyramid"],
+    },
+    "ddrnet": {"stem": ["stage2"], "spp": ["pyramid"]},
 }
 
 
