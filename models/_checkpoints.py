@@ -11,6 +11,7 @@ from ._layouts import (
     _efficientnet,
     _segformer,
     _segnext,
+    _stdc,
     aicsd,
     cirkd,
     mmseg,
@@ -38,6 +39,7 @@ LAYOUTS = {
     "bisenetv2": _bisenetv2.ORIGINAL,
     "pidnet": _dual_resolution.PIDNET,
     "ddrnet": _dual_resolution.DDRNET,
+    "stdc": _stdc.ORIGINAL,
     "mmseg": mmseg,
     "cirkd": cirkd,
     "aicsd": aicsd,
@@ -46,7 +48,7 @@ LAYOUTS = {
     "segkd": segkd,
 }
 # those that have files of an encoder alone
-ENCODER_FILES = (trikd, _segformer, _segnext, _bisenetv2, _dual_resolution, _efficientnet, mmseg, cirkd, unimatch,
+ENCODER_FILES = (trikd, _segformer, _segnext, _bisenetv2, _dual_resolution, _stdc, _efficientnet, mmseg, cirkd, unimatch,
                  torchvision)  # fmt: skip
 # what training modules call the network they train; what they call the moving averages of one
 WHOLE = ("model", "net", "network")

@@ -43,6 +43,13 @@ FEATURES = {
         "spp": ["pyramid"],
     },
     "ddrnet": {"stem": ["stage2"], "spp": ["pyramid"]},
+    "stdc": {
+        "feat8": ["stage2"],
+        "feat16": ["stage3"],
+        "feat32": ["stage4"],
+        "cp16": ["context16"],
+        "cp8": ["context8"],
+    },
 }
 
 
