@@ -88,6 +88,12 @@ CASES = {
     ),
     "pidnet-plain": Case("pidnet", {"width": 4, "stem_bias": False, "aux": False}, classifier="head.classifier"),
     "ddrnet": Case("ddrnet", {"width": 4, "pyramid_width": 8, "head_width": 8}, classifier="head.classifier"),
+    "stdc": Case("stdc", {"width": 4}, reads=("aux16", "aux32", "detail")),
+    "stdc-mmseg": Case(
+        "stdc",
+        {"width": 4, "variant": 2, "classifier_bias": True, "detail_channels": 2},
+        reads=("aux16", "aux32", "detail"),
+    ),
     "segformer": Case("segformer", {"width": 8}, takes_one=True),
     "segformer-conv": Case("segformer", {"width": 8, "branches": "conv", "fuse_bias": True}, takes_one=True),
     "upernet": Case("upernet", {"backbone": "mit_b0", "width": 8, "aux_width": 8}),

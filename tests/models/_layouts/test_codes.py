@@ -5,12 +5,16 @@ import torch
 
 from segkd.models import _checkpoints
 from segkd.models._layouts import aicsd, unimatch
+from segkd.models.ddrnet import DDRNet
 from segkd.models.deeplabv3 import DeepLabV3
 from segkd.models.deeplabv3plus import DeepLabV3Plus
+from segkd.models.pidnet import PIDNet
 from segkd.models.pspnet import PSPNet
+from segkd.models.stdc import STDC
 from segkd.models.upernet import UPerNet
 
 CLASSES = {"deeplabv3": DeepLabV3, "deeplabv3plus": DeepLabV3Plus, "pspnet": PSPNet, "upernet": UPerNet}
+CLASSES |= {"pidnet": PIDNet, "ddrnet": DDRNet, "stdc": STDC}
 CIRKD = {"dilation_rule": "cirkd", "align_corners": True, "dropout_kind": "elements", "head_init": "torch"}
 CIRKD_V3 = CIRKD | {"projection": "1x1"}
 # encoder -> a quarter of its channels, the width of CIRKD's pyramid levels
@@ -62,6 +66,16 @@ def entries(model, num_classes, args):
         ("unimatch", "deeplabv3plus", 19, UNIMATCH | {"backbone": "resnet50", "stem": "v1s"}),
         ("unimatch", "deeplabv3plus", 21, UNIMATCH | {"backbone": "resnet101", "stem": "v1s"}),
         ("unimatch", "deeplabv3plus", 5, UNIMATCH | {"backbone": "xception65"}),
+        ("pidnet", "pidnet", 19, {"variant": "m", "stem_bias": True, "aux_reads_relu": True, "align_corners": True}),
+        ("pidnet", "pidnet", 7, {"variant": "s", "width": 8, "aux": False}),
+        ("pidnet", "pidnet", 3, {"variant": "l", "width": 64}),
+        ("mmseg", "pidnet", 19, {"variant": "s", "stem_bias": False, "aux_reads_relu": False}),
+        ("mmseg", "pidnet", 2, {"variant": "l", "width": 8, "stem_bias": False}),
+        ("ddrnet", "ddrnet", 19, {"width": 32, "stem_bias": True, "align_corners": False}),
+        ("ddrnet", "ddrnet", 5, {"width": 8, "pyramid_width": 6, "head_width": 4, "aux": False}),
+        ("mmseg", "ddrnet", 11, {"width": 32, "stem_bias": False}),
+        ("mmseg", "stdc", 19, {"variant": 2, "classifier_bias": True, "detail_channels": 2, "align_corners": True}),
+        ("mmseg", "stdc", 3, {"variant": 1, "width": 8, "classifier_bias": True, "aux": False}),
         ("torchvision", "deeplabv3", 21, TORCHVISION | {"backbone": "resnet101", "width": 256, "aux_width": 256}),
         ("torchvision", "deeplabv3", 4, TORCHVISION | {"backbone": "resnet50", "width": 256, "aux": False}),
     ],
@@ -112,6 +126,9 @@ def test_written_told_described_and_read(layout, model, num_classes, args, same)
                 {"aux": True}, {"separable": True}, {"backbone": "resnet18"}, {"stem": "v1c"}, {"stem": "plain"},
             )
         ),
+        ("pidnet", "ddrnet", {"width": 8}, "PIDNet's code has no such network"),
+        ("ddrnet", "deeplabv3", {}, "DDRNet's code has no such network"),
+        ("stdc", "pspnet", {}, "STDC's code has no such network"),
         ("torchvision", "deeplabv3", {}, "projection: 1x1"),
         ("torchvision", "pspnet", {}, "projection: 1x1"),
         ("torchvision", "deeplabv3", {"projection": "1x1", "backbone": "mobilenetv2_100"}, "no name for the entries"),
