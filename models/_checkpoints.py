@@ -9,9 +9,11 @@ from ._layouts import (
     _bisenetv2,
     _dual_resolution,
     _efficientnet,
+    _efficientvit,
     _segformer,
     _segnext,
     _stdc,
+    _topformer,
     aicsd,
     cirkd,
     mmseg,
@@ -40,6 +42,8 @@ LAYOUTS = {
     "pidnet": _dual_resolution.PIDNET,
     "ddrnet": _dual_resolution.DDRNET,
     "stdc": _stdc.ORIGINAL,
+    "efficientvit": _efficientvit.ORIGINAL,
+    "topformer": _topformer.ORIGINAL,
     "mmseg": mmseg,
     "cirkd": cirkd,
     "aicsd": aicsd,
@@ -48,8 +52,8 @@ LAYOUTS = {
     "segkd": segkd,
 }
 # those that have files of an encoder alone
-ENCODER_FILES = (trikd, _segformer, _segnext, _bisenetv2, _dual_resolution, _stdc, _efficientnet, mmseg, cirkd, unimatch,
-                 torchvision)  # fmt: skip
+ENCODER_FILES = (trikd, _segformer, _segnext, _bisenetv2, _dual_resolution, _stdc, _efficientvit, _topformer,
+                 _efficientnet, mmseg, cirkd, unimatch, torchvision)  # fmt: skip
 # what training modules call the network they train; what they call the moving averages of one
 WHOLE = ("model", "net", "network")
 AVERAGE = re.compile(r"((model|net|network|student)_)?ema(_(model|net|network|student))?")

@@ -38,8 +38,8 @@ def sets_in(content: object, depth: int = 0) -> dict[str, State]:
 def chosen(sets: dict[str, State], part: str | None, source: str) -> tuple[State, str | None]:
     """The set that is meant, and the part that is still to be looked for in it.
 
-    Sets of a student and a teacher, or of networks trained together (`model_tiny`, `model_cnn`, ...) are given together,
-    each under `<its key>.`, as they lie in other files; see models/_checkpoints.py:one_network.
+    Sets of a student and a teacher, of networks trained together (`model_tiny`, `model_cnn`, ...) or of the parts of a
+    BiSeNetV2 (`detail`, `segment`, ...) are given together, each under `<its key>.`, as they lie in other files; see models/_checkpoints.py:one_network.
 
     Raises:
         ValueError: several sets, and nothing says which.
@@ -52,7 +52,8 @@ def chosen(sets: dict[str, State], part: str | None, source: str) -> tuple[State
         name = next(iter(inside))
     else:
         last = {key.rpartition(".")[2]: state for key, state in inside.items()}
-        if "student" in last or "teacher" in last or all(key.startswith("model_") for key in last):
+        together = "student" in last or "teacher" in last or all(key.startswith("model_") for key in last)
+        if together or {"detail", "segment"} <= last.keys():  # BiSeNetV2's encoder is saved part by part
             return {f"{key}.{name}": value for key, state in last.items() for name, value in state.items()}, part
         raise ValueError(
             f"{source} holds several sets of weights; say which is meant with part: one of {', '.join(sets)}"

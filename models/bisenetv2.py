@@ -41,9 +41,10 @@ class Stem(nn.Module):
 
 
 class GatherExpand(nn.Module):
-    """ReLU(x + project(depthwise(refine(x)))) at six times the channels; at stride 2 two depthwise 3x3, x through two, too.
+    """ReLU(x + project(depthwise(refine(x)))), in between at six times the channels.
 
-    Its last batch norm starts with scale 0: at first the block is the identity, or its shortcut.
+    At stride 2 there are two depthwise 3x3, and x goes through two convolutions, too. The last batch norm starts with
+    scale 0: at first the block is the identity, or its shortcut.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
@@ -84,9 +85,10 @@ class Context(nn.Module):
 
 
 class Aggregation(nn.Module):
-    """project(detail * sigmoid(up(meaning)) + up(detail at stride 32 * sigmoid(meaning))), each through its convolutions.
+    """project(detail * sigmoid(up(semantic)) + up(detail at stride 32 * sigmoid(semantic))).
 
-    `up` repeats each pixel four times in both directions as published, mmsegmentation's is bilinear.
+    Each map goes through convolutions of its own first. `up` repeats each pixel four times in both directions as
+    published, mmsegmentation's is bilinear.
     """
 
     def __init__(self, arrangement: Arrangement):
@@ -159,7 +161,7 @@ def init_kaiming(module: nn.Module) -> None:
 
 
 class AuxHead(nn.Module):
-    """Scores of a semantic stage: 3x3 to 128 channels, dropout, twice the size, 3x3, 1x1; mmsegmentation: 3x3, 3x3, 1x1."""
+    """Scores of a stage: 3x3 to 128 channels, dropout, twice the size, 3x3, 1x1; with mmsegmentation 3x3, 3x3, 1x1."""
 
     def __init__(self, in_channels: int, width: int, num_classes: int, dropout: float, arrangement: Arrangement):
         super().__init__()
@@ -190,8 +192,8 @@ class BiSeNetV2(Network):
         arrangement: whose network. The original is trained on images with the constants `bisenetv2` of
             models/_prediction.py, mmsegmentation's on ImageNet's.
         width: channels of `head`.
-        aux: with four auxiliary heads on stage1..stage4. Their scores are features, made only where a loss reads them:
-            cross_entropy with aux_features: [aux2, aux3, aux4, aux5]. Heads that no loss reads do not learn.
+        aux: with four auxiliary heads on stage1..stage4. Their scores are features, made only where a loss reads them,
+            such as cross_entropy with scores: aux2. Heads that no loss reads do not learn.
         dropout: of whole channels with mmsegmentation, else of single elements; in the auxiliary heads, too.
         num_classes, align_corners, backbone_weights: see models/_network.py.
 

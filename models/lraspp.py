@@ -19,9 +19,9 @@ class LRASPP(Network):
     """logits = classifier(up(project(stage4) * gate(mean of stage4))) + low_classifier(stage2_first), at stride 8.
 
     Howard et al., Searching for MobileNetV3, ICCV 2019, arXiv 1905.02244, as torchvision has it. mmsegmentation's is
-    another network: averages over windows of 49 x 49 at output stride 8, no scores of a shallow map but stage1 and stage0
-    concatenated and fused on the way up, logits at stride 2. There a map smaller than a window is averaged as a whole;
-    mmsegmentation refuses images below 385 x 385.
+    another network: averages over windows of 49 x 49 at output stride 8, no scores of a shallow map but stage1 and
+    stage0 concatenated and fused on the way up, logits at stride 2. There a map smaller than a window is averaged as a
+    whole; mmsegmentation refuses images below 385 x 385.
 
     Args:
         arrangement: whose network: the stride of stage4 (16 or 8), dilations and padding of the encoder, the head.

@@ -42,9 +42,10 @@ class Factorisation(nn.Module):
         and codes once more; gradients run through all of it
 
     Geng et al., Is Attention Better Than Matrix Decomposition?, ICLR 2021, arXiv 2109.04553, as SegNeXt and
-    mmsegmentation run it: those draw the first bases anew at every forward, in evaluation too, where two draws differ in
-    a quarter of the classes. Here they are drawn so in training alone, for each image, from the generator dropout draws
-    from; otherwise they are one draw that the seed of this file fixes, so that an exported network has them too.
+    mmsegmentation run it: those draw the first bases anew at every forward, in evaluation too, where two draws differ
+    in the classes of a quarter of the pixels (random weights). Here they are drawn so in training alone, for each
+    image, from the generator dropout draws from; otherwise they are one draw that the seed of this file fixes, so that
+    an exported network has them too.
 
     Shapes:
         x: (B, C, h, w), not negative -> the same. bases: (1 or B, C, RANK), uniform in 0..1; what runs has columns of

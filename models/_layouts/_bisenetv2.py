@@ -1,4 +1,4 @@
-"""BiSeNetV2 in CoinCheung's code and in mmsegmentation, which are different networks; the first's file of the encoder."""
+"""BiSeNetV2 in CoinCheung's code and in mmsegmentation, which are two networks; the first's file of the encoder."""
 
 from torch import Tensor
 
@@ -11,8 +11,10 @@ AUX = {"aux2": "aux2", "aux3": "aux3", "aux4": "aux4", "aux5": "aux5_4"}  # ours
 def original_encoder() -> list[tuple[str, str]]:
     """(theirs, ours) of the encoder's entries in CoinCheung's code, ours without `backbone.`."""
     pairs = [(f"detail.S{i + 1}.#.*", f"detail.{i}.#.*") for i in range(3)]
-    pairs += [(f"segment.S1S2.{theirs}", f"stem.{ours}") for theirs, ours in
-              (("conv.*", "first.*"), ("left.#.*", "left.#.*"), ("fuse.*", "fuse.*"))]  # fmt: skip
+    pairs += [
+        (f"segment.S1S2.{theirs}", f"stem.{ours}")
+        for theirs, ours in (("conv.*", "first.*"), ("left.#.*", "left.#.*"), ("fuse.*", "fuse.*"))
+    ]
     for number, name in STAGES.items():
         theirs, ours = f"segment.{name}", f"stages.{number - 1}"
         # the first block of a stage has two depthwise layers and a shortcut
@@ -22,8 +24,10 @@ def original_encoder() -> list[tuple[str, str]]:
         pairs += conv_bn(f"{theirs}.#.dwconv", f"{ours}.#.depthwise.0")
         pairs += [(f"{theirs}.#.conv1.*", f"{ours}.#.refine.*")]
         pairs += conv_bn(f"{theirs}.#.conv2", f"{ours}.#.project")
-    pairs += [(f"segment.S5_5.{theirs}.*", f"context.{ours}.*") for theirs, ours in
-              (("bn", "bn"), ("conv_gap", "widen"), ("conv_last", "last"))]  # fmt: skip
+    pairs += [
+        (f"segment.S5_5.{theirs}.*", f"context.{ours}.*")
+        for theirs, ours in (("bn", "bn"), ("conv_gap", "widen"), ("conv_last", "last"))
+    ]
     for side, ours in (("left1", "detail"), ("right2", "semantic")):
         pairs += conv_bn(f"bga.{side}", f"aggregation.{ours}_depthwise")
         pairs += [(f"bga.{side}.2.*", f"aggregation.{ours}_pointwise.*")]
@@ -35,20 +39,37 @@ def original_encoder() -> list[tuple[str, str]]:
 def mmseg_encoder() -> list[tuple[str, str]]:
     """(theirs, ours) of the encoder's entries in mmsegmentation, both without `backbone.`."""
     pairs = [("detail.detail_branch.#.#.*", "detail.#.#.*")]
-    pairs += [(f"semantic.stage1.{theirs}", f"stem.{ours}") for theirs, ours in
-              (("conv_first.*", "first.*"), ("convs.#.*", "left.#.*"), ("fuse_last.*", "fuse.*"))]  # fmt: skip
+    pairs += [
+        (f"semantic.stage1.{theirs}", f"stem.{ours}")
+        for theirs, ours in (("conv_first.*", "first.*"), ("convs.#.*", "left.#.*"), ("fuse_last.*", "fuse.*"))
+    ]
     for number in STAGES:
         theirs, ours = f"semantic.stage{number + 1}.#", f"stages.{number - 1}.#"
-        pairs += [(f"{theirs}.{their_layer}.*", f"{ours}.{our_layer}.*") for their_layer, our_layer in
-                  (("conv1", "refine"), ("dwconv.#", "depthwise.#"), ("conv2.0", "project"),
-                   ("shortcut.0.depthwise_conv", "shortcut.0"), ("shortcut.0.pointwise_conv", "shortcut.1"))]  # fmt: skip
-    pairs += [(f"semantic.stage4_CEBlock.{theirs}.*", f"context.{ours}.*") for theirs, ours in
-              (("gap.1", "bn"), ("conv_gap", "widen"), ("conv_last", "last"))]  # fmt: skip
+        pairs += [
+            (f"{theirs}.{their_layer}.*", f"{ours}.{our_layer}.*")
+            for their_layer, our_layer in (
+                ("conv1", "refine"),
+                ("dwconv.#", "depthwise.#"),
+                ("conv2.0", "project"),
+                ("shortcut.0.depthwise_conv", "shortcut.0"),
+                ("shortcut.0.pointwise_conv", "shortcut.1"),
+            )
+        ]
+    pairs += [
+        (f"semantic.stage4_CEBlock.{theirs}.*", f"context.{ours}.*")
+        for theirs, ours in (("gap.1", "bn"), ("conv_gap", "widen"), ("conv_last", "last"))
+    ]
     for side in ("detail", "semantic"):
         pairs += [(f"bga.{side}_dwconv.0.depthwise_conv.*", f"aggregation.{side}_depthwise.*")]
         pairs += [(f"bga.{side}_dwconv.0.pointwise_conv.conv.*", f"aggregation.{side}_pointwise.*")]
-    pairs += [(f"bga.{theirs}.*", f"aggregation.{ours}.*") for theirs, ours in
-              (("detail_down.0", "detail_down"), ("semantic_conv.0", "semantic_conv"), ("conv", "project"))]  # fmt: skip
+    pairs += [
+        (f"bga.{theirs}.*", f"aggregation.{ours}.*")
+        for theirs, ours in (
+            ("detail_down.0", "detail_down"),
+            ("semantic_conv.0", "semantic_conv"),
+            ("conv", "project"),
+        )
+    ]
     return pairs
 
 

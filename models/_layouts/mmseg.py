@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from . import _bisenetv2, _dual_resolution, _lraspp, _segformer, _segnext, _stdc
+from . import _bisenetv2, _dual_resolution, _lraspp, _segformer, _segnext, _stdc, _topformer
 from ._encoders import mobilenetv2_name, mobilenetv2_pairs, resnet_name, resnet_pairs, stem_of
 from ._layout import Described, Renaming, model_of
 
@@ -10,7 +10,8 @@ CODE = "mmsegmentation"
 # layouts of one network each
 WHOLE = (_segformer.MMSEG, _lraspp.MMSEG, _segnext.MMSEG, _bisenetv2.MMSEG, _dual_resolution.PIDNET_MMSEG,
          _dual_resolution.DDRNET_MMSEG, _stdc.MMSEG)  # fmt: skip
-OTHERS = (_segformer.NVIDIA, _segnext.ORIGINAL)  # of codes built on mmsegmentation, which keep some of its names
+# of codes built on mmsegmentation, which keep some of its names
+OTHERS = (_segformer.NVIDIA, _segnext.ORIGINAL, _topformer.ORIGINAL)
 
 ASPP = [
     ("decode_head.image_pool.1.*", "aspp.image_pool.conv.*"),

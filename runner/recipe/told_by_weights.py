@@ -12,9 +12,9 @@ from segkd.runner.recipe.student_folder import StudentFolder
 # what one network may be used with in another way than it was trained: a recipe's word goes first
 FREE = {"pretrained", "backbone_weights", "dropout", "dropout_kind", "projection_dropout", "drop_path", "head_init",
         "output_stride", "aux", "aux_width", "distill_heads", "lora_rank", "lora_alpha", "lora_targets",
-        "prompt_guidance", "image_size", "head", "head_width", "neck_width", "taps"}  # fmt: skip
+        "prompt_guidance", "image_size", "head", "head_width", "neck_width", "taps", "full_size"}  # fmt: skip
 # what a layout takes for granted: no entry of a file tells it
-IMPLIED = {"align_corners", "dilation_rule", "norm_eps", "reduction_eps", "neck_scales"}
+IMPLIED = {"align_corners", "dilation_rule", "norm_eps", "norm_momentum", "reduction_eps", "neck_scales"}
 
 
 @dataclass(frozen=True)
