@@ -39,7 +39,8 @@ def chosen(sets: dict[str, State], part: str | None, source: str) -> tuple[State
     """The set that is meant, and the part that is still to be looked for in it.
 
     Sets of a student and a teacher, of networks trained together (`model_tiny`, `model_cnn`, ...) or of the parts of a
-    BiSeNetV2 (`detail`, `segment`, ...) are given together, each under `<its key>.`, as they lie in other files; see models/_checkpoints.py:one_network.
+    BiSeNetV2 (`detail`, `segment`, ...) are given together, each under `<its key>.`, as they lie in other files; see
+    models/_checkpoints.py:one_network.
 
     Raises:
         ValueError: several sets, and nothing says which.

@@ -55,7 +55,7 @@ class LRASPP(Network):
         encoder = MobileNetV3(backbone, 8 if fuses else 16, arrangement)
         super().__init__(num_classes, encoder, pretrained, backbone_weights, align_corners=align_corners)
         self.project = ConvBNReLU(self.channels["stage4"], width, 1)
-        self.gate = nn.Conv2d(self.channels["stage4"], width, 1, bias=False)
+        self.gate = nn.Sequential(nn.Conv2d(self.channels["stage4"], width, 1, bias=False), nn.Sigmoid())
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.low_classifier = None
         if fuses:
@@ -81,7 +81,7 @@ class LRASPP(Network):
             mean = F.avg_pool2d(high, window, POOL_STRIDE)
         else:
             mean = high.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-        gate = torch.sigmoid(self.gate(mean))
+        gate = self.gate(mean)
         found["gated"] = x = self.project(high) * (resize(gate, high.shape[-2:], self.align_corners) if fuses else gate)
         if fuses:
             x = self.refine(x)

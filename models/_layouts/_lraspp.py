@@ -80,13 +80,13 @@ def _renaming(code: CODES, head: list[tuple[str, str]], state: dict[str, Tensor]
 PROJECTIONS = {"torchvision": "classifier.cbr.0.weight", "mmseg": "decode_head.aspp_conv.conv.weight"}
 TORCHVISION_HEAD = [
     *conv_bn("classifier.cbr", "project"),
-    ("classifier.scale.1.*", "gate.*"),
+    ("classifier.scale.1.*", "gate.0.*"),
     ("classifier.low_classifier.*", "low_classifier.*"),
     ("classifier.high_classifier.*", "classifier.*"),
 ]
 MMSEG_HEAD = [
     ("decode_head.aspp_conv.*", "project.*"),
-    ("decode_head.image_pool.1.conv.*", "gate.*"),
+    ("decode_head.image_pool.1.conv.*", "gate.0.*"),
     ("decode_head.conv_up_input.*", "refine.*"),
     ("decode_head.convs.conv#.*", "levels.#.*"),
     ("decode_head.conv_ups.conv_up#.*", "fuse.#.*"),

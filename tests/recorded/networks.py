@@ -50,7 +50,27 @@ FEATURES = {
         "cp16": ["context16"],
         "cp8": ["context8"],
     },
+    "lraspp": {
+        "high": ["stage4"],
+        "low": ["stage2_first"],
+        "feat_s2": ["stage0"],
+        "feat_s4": ["stage1"],
+        "feat_s8": ["stage4"],
+    },
+    "segnext": {f"feat{i}": [f"stage{i}"] for i in range(1, 5)},
+    "bisenetv2": {
+        "feat2": ["stage1"],
+        "feat3": ["stage2"],
+        "feat4": ["stage3"],
+        "feat5_4": ["stage4"],
+        "feat_s": ["context"],
+        "aux5_4_logits": ["aux5"],
+    },
+    "efficientvit_seg": {"head": ["middle"]},
+    "topformer": {"level4": ["stage1"]},
 }
+# file name in models/ -> expected name -> the module whose output it is, where that is no feature
+MODULES = {"lraspp": {"gate": "gate"}, "efficientvit_seg": {"logits": "classifier"}}
 
 
 def find_cases(folder: Path) -> list[dict]:
@@ -74,7 +94,7 @@ def compute(case: dict, arrays: Arrays, expected: Arrays) -> dict[str, Tensor | 
     state = fill_state(case)
     computed = sam.run(case, state, arrays)
     if computed is None and describe(state) is not None:
-        computed = run_network(case, state, expected)
+        computed = run_network(case, state, arrays, expected)
     return computed
 
 
@@ -88,19 +108,28 @@ def fault(case: dict, name: str, ours: Tensor | list[Tensor], wanted: np.ndarray
     return wrong[-1] if all(wrong) else None
 
 
-def run_network(case: dict, state: dict[str, Tensor], expected: Arrays) -> dict[str, Tensor | list[Tensor]]:
+def run_network(
+    case: dict, state: dict[str, Tensor], arrays: Arrays, expected: Arrays
+) -> dict[str, Tensor | list[Tensor]]:
     """Expected name -> our map, or several that it may be, of the whole network in float64."""
     layout, described = describe(state)
     network = network_of(state, **stated(case)).double()
-    names = {name: own for name in expected if (own := feature_of(name, (layout, described.model), network.channels))}
+    names = {name: own for name in expected if (own := feature_of(name, (described.model, layout), network.channels))}
     network.features_wanted, network.aux_wanted = set(names.values()), network.has_aux
+    if "input:nmf_bases" in arrays:
+        network.nmf.bases = torch.from_numpy(arrays["input:nmf_bases"]).double()
+    seen = {}
+    for name, path in MODULES.get(described.model, {}).items():
+        network.get_submodule(path).register_forward_hook(lambda *call, name=name: seen.update({name: call[-1]}))
     images = fill_input(case["input_shape"]).double()
     with torch.no_grad():
         prediction = network(images)
     at_input_size = prediction.resized(images.shape[-2:])
+    eight_times = torch.nn.functional.interpolate(prediction.logits, scale_factor=8, mode="bilinear")
     found = {name: prediction.features[own] for name, own in names.items()}
     found |= {"logits": [prediction.logits, at_input_size], "aux": prediction.aux, "aux_logits": prediction.aux}
-    return found | {"logits_float64": at_input_size, "logits_input_size": at_input_size}
+    found |= {"logits_float64": at_input_size, "logits_input_size": at_input_size, "logits_x8": eight_times}
+    return found | seen
 
 
 def feature_of(name: str, owners: tuple[str, str], channels: dict[str, int]) -> str | None:
