@@ -193,7 +193,7 @@ class BiSeNetV2(Network):
             models/_prediction.py, mmsegmentation's on ImageNet's.
         width: channels of `head`.
         aux: with four auxiliary heads on stage1..stage4. Their scores are features, made only where a loss reads them,
-            such as cross_entropy with scores: aux2. Heads that no loss reads do not learn.
+            such as cross_entropy with scores: aux2; those that no loss reads stay as they are.
         dropout: of whole channels with mmsegmentation, else of single elements; in the auxiliary heads, too.
         num_classes, align_corners, backbone_weights: see models/_network.py.
 
@@ -209,7 +209,7 @@ class BiSeNetV2(Network):
         *,
         arrangement: Arrangement = "original",
         width: Count = 1024,
-        aux: bool = False,
+        aux: bool = True,
         dropout: Share = 0.1,
         align_corners: bool = False,
         backbone_weights: str | None = None,
@@ -234,6 +234,7 @@ class BiSeNetV2(Network):
             heads[name] = AuxHead(self.channels[stage], stride**2, num_classes, dropout, arrangement)
             self.add_features((name,), num_classes, stride // 2 if is_original else stride)
         self.aux_heads = nn.ModuleDict(heads)
+        self.own_heads = {name: f"aux_heads.{name}" for name in heads}
         if is_original:
             for part in (self.refine, self.classifier, self.aux_heads):
                 init_kaiming(part)

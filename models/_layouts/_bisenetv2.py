@@ -30,7 +30,7 @@ def original_encoder() -> list[tuple[str, str]]:
     ]
     for side, ours in (("left1", "detail"), ("right2", "semantic")):
         pairs += conv_bn(f"bga.{side}", f"aggregation.{ours}_depthwise")
-        pairs += [(f"bga.{side}.2.*", f"aggregation.{ours}_pointwise.*")]
+        pairs += [(f"bga.{side}.2.weight", f"aggregation.{ours}_pointwise.weight")]
     for theirs, ours in (("left2", "detail_down"), ("right1", "semantic_conv"), ("conv", "project")):
         pairs += conv_bn(f"bga.{theirs}", f"aggregation.{ours}")
     return pairs

@@ -11,6 +11,7 @@ from segkd.losses.boundary import balanced_bce
 from segkd.losses.boundary_awareness import BoundaryAwareness
 from segkd.losses.cross_entropy import CrossEntropy
 from segkd.losses.detail import Detail
+from segkd.models.segnext import factorised
 
 
 def mined(inputs: Tensors, params: dict, **options) -> Arrays:
@@ -85,6 +86,22 @@ def with_aux(task: Task) -> Task:
     return replace(task, student=replace(task.student, has_aux=True))
 
 
+def bisenetv2_total(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    maps = {name: x for name, x in inputs.items() if name.endswith("_logits")}
+    student = prediction(maps.pop("main_logits"), **maps)
+    task = task_of(student, ignore_index=params["ignore_index"])
+    rule = {"ohem_threshold": params["thresh"], "ohem_rule": "largest", "ohem_min_share": 1 / 16, "divisor": "count"}
+    losses = [build(CrossEntropy, task, scores=name, **rule) for name in ("logits", *maps)]
+    main, *aux = (loss(student, None, inputs["labels"]) for loss in losses)
+    return results(main + params["weight_aux"] * sum(aux), inputs)
+
+
+def segnext_nmf(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
+    x = inputs["x"]
+    rebuilt = factorised(x.flatten(2), inputs["bases"].detach(), params["steps"]).view_as(x)
+    return results(rebuilt.square().mean(), {"x": x}, output=rebuilt)
+
+
 def stdc_detail(params: dict, inputs: Tensors, arrays: Arrays) -> Arrays:
     student = prediction(None, True, detail=inputs["logits"])
     parts = build(Detail, task_of(student))(student, None, inputs["labels"])
@@ -103,6 +120,8 @@ RUNNERS = {
     "pidnet_ohem": pidnet_ohem,
     "stdc_ohem": largest,
     "bisenetv2_ohem": largest,
+    "bisenetv2_total": bisenetv2_total,
+    "segnext_nmf": segnext_nmf,
     "pidnet_boundary": pidnet_boundary,
     "pidnet_total": pidnet_total,
     "ddrnet_total": ddrnet_total,

@@ -5,16 +5,22 @@ import torch
 
 from segkd.models import _checkpoints
 from segkd.models._layouts import aicsd, unimatch
+from segkd.models.bisenetv2 import BiSeNetV2
 from segkd.models.ddrnet import DDRNet
 from segkd.models.deeplabv3 import DeepLabV3
 from segkd.models.deeplabv3plus import DeepLabV3Plus
+from segkd.models.efficientvit_seg import EfficientViTSeg
+from segkd.models.lraspp import LRASPP
 from segkd.models.pidnet import PIDNet
 from segkd.models.pspnet import PSPNet
+from segkd.models.segnext import SegNeXt
 from segkd.models.stdc import STDC
+from segkd.models.topformer import TopFormer
 from segkd.models.upernet import UPerNet
 
 CLASSES = {"deeplabv3": DeepLabV3, "deeplabv3plus": DeepLabV3Plus, "pspnet": PSPNet, "upernet": UPerNet}
-CLASSES |= {"pidnet": PIDNet, "ddrnet": DDRNet, "stdc": STDC}
+CLASSES |= {"pidnet": PIDNet, "ddrnet": DDRNet, "stdc": STDC, "lraspp": LRASPP, "segnext": SegNeXt}
+CLASSES |= {"bisenetv2": BiSeNetV2, "efficientvit_seg": EfficientViTSeg, "topformer": TopFormer}
 CIRKD = {"dilation_rule": "cirkd", "align_corners": True, "dropout_kind": "elements", "head_init": "torch"}
 CIRKD_V3 = CIRKD | {"projection": "1x1"}
 # encoder -> a quarter of its channels, the width of CIRKD's pyramid levels
@@ -76,6 +82,21 @@ def entries(model, num_classes, args):
         ("mmseg", "ddrnet", 11, {"width": 32, "stem_bias": False}),
         ("mmseg", "stdc", 19, {"variant": 2, "classifier_bias": True, "detail_channels": 2, "align_corners": True}),
         ("mmseg", "stdc", 3, {"variant": 1, "width": 8, "classifier_bias": True, "aux": False}),
+        ("torchvision", "lraspp", 21, {"arrangement": "torchvision", "norm_eps": 1e-3, "norm_momentum": 0.01}),
+        ("torchvision", "lraspp", 4, {"backbone": "mobilenetv3_small_100", "width": 8}),
+        ("mmseg", "lraspp", 19, {"arrangement": "mmseg", "norm_eps": 1e-3, "norm_momentum": 0.1}),
+        ("mmseg", "lraspp", 4, {"arrangement": "mmseg", "backbone": "mobilenetv3_small_100", "width": 8}),
+        ("segnext", "segnext", 19, {"backbone": "mscan_t", "width": 256}),
+        ("segnext", "segnext", 3, {"backbone": "mscan_b", "width": 32}),
+        ("mmseg", "segnext", 150, {"backbone": "mscan_s", "width": 256}),
+        ("bisenetv2", "bisenetv2", 19, {"arrangement": "original", "width": 1024, "aux": True}),
+        ("bisenetv2", "bisenetv2", 7, {"width": 8, "aux": False}),
+        ("mmseg", "bisenetv2", 19, {"arrangement": "mmseg", "width": 1024, "aux": True}),
+        ("mmseg", "bisenetv2", 2, {"arrangement": "mmseg", "width": 8, "aux": False}),
+        ("efficientvit", "efficientvit_seg", 19, {"backbone": "efficientvit_b1", "depth": 3, "full_size": True}),
+        ("efficientvit", "efficientvit_seg", 5, {"backbone": "efficientvit_b0", "width": 8, "depth": 2, "expand": 0}),
+        ("topformer", "topformer", 19, {"backbone": "topformer_b", "depthwise_fuse": False}),
+        ("topformer", "topformer", 150, {"backbone": "topformer_t", "depthwise_fuse": True}),
         ("torchvision", "deeplabv3", 21, TORCHVISION | {"backbone": "resnet101", "width": 256, "aux_width": 256}),
         ("torchvision", "deeplabv3", 4, TORCHVISION | {"backbone": "resnet50", "width": 256, "aux": False}),
     ],
@@ -129,6 +150,9 @@ def test_written_told_described_and_read(layout, model, num_classes, args, same)
         ("pidnet", "ddrnet", {"width": 8}, "PIDNet's code has no such network"),
         ("ddrnet", "deeplabv3", {}, "DDRNet's code has no such network"),
         ("stdc", "pspnet", {}, "STDC's code has no such network"),
+        ("bisenetv2", "bisenetv2", {"arrangement": "mmseg"}, "the layout bisenetv2 has no name for the entries"),
+        ("mmseg", "lraspp", {}, "mmsegmentation has no such network"),
+        ("topformer", "segnext", {}, "the layout topformer has no such network"),
         ("torchvision", "deeplabv3", {}, "projection: 1x1"),
         ("torchvision", "pspnet", {}, "projection: 1x1"),
         ("torchvision", "deeplabv3", {"projection": "1x1", "backbone": "mobilenetv2_100"}, "no name for the entries"),
