@@ -16,8 +16,8 @@ class Boundary(nn.Module):
     included; the gradient of w is none.
 
     Source: Xu et al., PIDNet: A Real-time Semantic Segmentation Network Inspired by PID Controllers, CVPR 2023,
-    arXiv 2206.02066, eq. 3's l1, whose weight there is 20. Its code finds borders with OpenCV's Canny in the whole image
-    before it is scaled and cropped; mmsegmentation and this one find them in the crop.
+    arXiv 2206.02066, in the released code's form, whose weight is 20. It finds borders with OpenCV's Canny in the whole
+    image before that is scaled and cropped; mmsegmentation and this one find them in the crop.
 
     Args:
         feature: scores of borders, one channel, such as those of a head for training alone.

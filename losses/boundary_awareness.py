@@ -17,8 +17,8 @@ class BoundaryAwareness(nn.Module):
     CE keeps the hard pixels of the rule `strict` and divides by their number, see losses/cross_entropy.py; b is resized
     to the label and gets no gradient.
 
-    Source: Xu et al., PIDNet, CVPR 2023, arXiv 2206.02066, eq. 2, in the released code's form, whose weight is 1. Where
-    no pixel is left the original stops with an error and mmsegmentation has 0.
+    Source: Xu et al., PIDNet, CVPR 2023, arXiv 2206.02066, in the released code's form, whose weight is 1. Where no pixel
+    is left the original stops with an error and mmsegmentation has 0.
 
     Args:
         feature: scores of borders, one channel.

@@ -16,9 +16,9 @@ class Detail(nn.Module):
         bce = mean_n bce(sigmoid(z_n), d_n)
         dice = mean_b 1 - (2 sum s d + 1) / (sum s + sum d + 1),    s = sigmoid(z), sums over image b
 
-    Source: Fan et al., Rethinking BiSeNet For Real-time Semantic Segmentation, CVPR 2021, arXiv 2104.13188, section 3.3,
-    both of weight 1; d as the released code has it, see losses/_edges.py:details_of. mmsegmentation's head has two
-    channels, no detail and detail, whose dice is 1 - 2 sum s d / (sum s^2 + sum d^2 + 2e-3) over both of them.
+    Source: Fan et al., Rethinking BiSeNet For Real-time Semantic Segmentation, CVPR 2021, arXiv 2104.13188, both of
+    weight 1; d as the released code has it, see losses/_edges.py:details_of. mmsegmentation's head has two channels, no
+    detail and detail, whose dice is 1 - 2 sum s d / (sum s^2 + sum d^2 + 2e-3) over both of them.
 
     Args:
         feature: scores of details, of one channel or, as in mmsegmentation, of two.

@@ -19,7 +19,7 @@ from ._pyramid_pooling import PyramidPooling
 BLOCKS = 2  # of the stem and of each branch
 
 
-class DDRNetEncoder(DualResolutionEncoder):
+class _DDRNetEncoder(DualResolutionEncoder):
     """Both branches up to their sum; see DDRNet for the features."""
 
     needed = (*DualResolutionEncoder.needed, "context.0.", "context.1.", "spatial.0.", "spatial.1.")
@@ -112,7 +112,7 @@ class DDRNet(Network):
         align_corners: bool = False,
         backbone_weights: str | None = None,
     ):
-        encoder = DDRNetEncoder(width, pyramid_width, stem_bias)
+        encoder = _DDRNetEncoder(width, pyramid_width, stem_bias)
         super().__init__(num_classes, encoder, False, backbone_weights, align_corners=align_corners)
         self.head = NormFirstHead(4 * width, head_width, num_classes)
         self.add_features(("head",), head_width, 8)

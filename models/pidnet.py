@@ -24,7 +24,7 @@ Variant = Literal["s", "m", "l"]
 SIZES = {"s": (32, 2, 3, 96, 128), "m": (64, 2, 3, 96, 128), "l": (64, 3, 4, 112, 256)}
 
 
-class PixelAttention(nn.Module):
+class _PixelAttention(nn.Module):
     """The paper's Pag, which lets the details take up context: (1 - g) p + g i, g = sigmoid(<f_p(p), f_i(i)>)."""
 
     def __init__(self, channels: int, width: int):
@@ -37,7 +37,7 @@ class PixelAttention(nn.Module):
         return (1 - gate) * p + gate * enlarge(i, p)
 
 
-class LightFusion(nn.Module):
+class _LightFusion(nn.Module):
     """The paper's Light-Bag: f_p((1 - g) i + p) + f_i(i + g p), g = sigmoid(d)."""
 
     def __init__(self, channels: int):
@@ -50,7 +50,7 @@ class LightFusion(nn.Module):
         return self.f_p((1 - gate) * i + p) + self.f_i(i + gate * p)
 
 
-class Fusion(nn.Module):
+class _Fusion(nn.Module):
     """The paper's Bag: f(g p + (1 - g) i), g = sigmoid(d)."""
 
     def __init__(self, channels: int):
@@ -62,7 +62,7 @@ class Fusion(nn.Module):
         return self.f(gate * p + (1 - gate) * i)
 
 
-class PIDNetEncoder(DualResolutionEncoder):
+class _PIDNetEncoder(DualResolutionEncoder):
     """The three branches up to their fusion; see PIDNet for the features."""
 
     needed = (*DualResolutionEncoder.needed, "layers_i.0.", "layers_i.1.", "layers_p.0.", "layers_p.1.")
@@ -88,10 +88,10 @@ class PIDNetEncoder(DualResolutionEncoder):
             Bottleneck(2 * c, 2 * c),
         ])  # fmt: skip
         self.compressions = nn.ModuleList([ConvBN(4 * c, 2 * c, 1), ConvBN(8 * c, 2 * c, 1)])
-        self.attentions = nn.ModuleList([PixelAttention(2 * c, c), PixelAttention(2 * c, c)])
+        self.attentions = nn.ModuleList([_PixelAttention(2 * c, c), _PixelAttention(2 * c, c)])
         self.differences = nn.ModuleList([ConvBN(4 * c, border, 3), ConvBN(8 * c, 2 * c, 3)])
         self.pyramid = PyramidPooling(16 * c, pyramid_width, 4 * c, parallel=not is_large)
-        self.fusion = Fusion(4 * c) if is_large else LightFusion(4 * c)
+        self.fusion = _Fusion(4 * c) if is_large else _LightFusion(4 * c)
         init_convolutions(self)
 
         self.channels |= {"stage3": 4 * c, "stage4": 8 * c, "stage5": 16 * c, "p3_pre": 2 * c, "p3": 2 * c}
@@ -159,7 +159,7 @@ class PIDNet(Network):
         backbone_weights: str | None = None,
     ):
         width = width or SIZES[variant][0]
-        encoder = PIDNetEncoder(variant, width, stem_bias)
+        encoder = _PIDNetEncoder(variant, width, stem_bias)
         super().__init__(num_classes, encoder, False, backbone_weights, align_corners=align_corners)
         head_width = SIZES[variant][-1]
         self.head = NormFirstHead(4 * width, head_width, num_classes)

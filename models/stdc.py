@@ -15,7 +15,7 @@ from ._network import Network
 BLOCKS = {1: (2, 2, 2), 2: (4, 5, 3)}  # of the stages at strides 8, 16, 32
 
 
-class DenseBlock(nn.Module):
+class _DenseBlock(nn.Module):
     """Four convolutions one behind the other, of half, a quarter and twice an eighth of the channels, concatenated.
 
     At stride 2 a depthwise 3x3 without ReLU follows the first, whose own map is averaged.
@@ -40,7 +40,7 @@ class DenseBlock(nn.Module):
         return torch.cat(maps, dim=1)
 
 
-class STDCEncoder(Encoder):
+class _STDCEncoder(Encoder):
     """stage1..stage4 of 1, 4, 8 and 16 times `width` channels at strides 4, 8, 16, 32."""
 
     def __init__(self, variant: int, width: int):
@@ -49,7 +49,7 @@ class STDCEncoder(Encoder):
         stages, channels = [], width
         for number, count in enumerate(BLOCKS[variant]):
             out = 4 * width * 2**number
-            blocks = [DenseBlock(channels if i == 0 else out, out, 2 if i == 0 else 1) for i in range(count)]
+            blocks = [_DenseBlock(channels if i == 0 else out, out, 2 if i == 0 else 1) for i in range(count)]
             stages.append(nn.Sequential(*blocks))
             channels = out
         self.stages = nn.ModuleList(stages)
@@ -68,7 +68,7 @@ class STDCEncoder(Encoder):
         return found
 
 
-class AttentionRefinement(nn.Module):
+class _AttentionRefinement(nn.Module):
     """A 3x3, each of whose channels is weighed by a gate made of all their means."""
 
     def __init__(self, in_channels: int, width: int):
@@ -82,7 +82,7 @@ class AttentionRefinement(nn.Module):
         return x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()
 
 
-class FeatureFusion(nn.Module):
+class _FeatureFusion(nn.Module):
     """x = 1x1 of both maps; x + x g, g a gate made of x's means by two 1x1."""
 
     def __init__(self, in_channels: int, width: int):
@@ -97,7 +97,7 @@ class FeatureFusion(nn.Module):
         return x + x * gate
 
 
-class Head(nn.Module):
+class _Head(nn.Module):
     """3x3, batch norm, ReLU, 1x1 classifier."""
 
     def __init__(self, in_channels: int, width: int, out_channels: int, bias: bool):
@@ -142,15 +142,15 @@ class STDC(Network):
         align_corners: bool = True,
         backbone_weights: str | None = None,
     ):
-        encoder = STDCEncoder(variant, width)
+        encoder = _STDCEncoder(variant, width)
         super().__init__(num_classes, encoder, False, backbone_weights, align_corners=align_corners)
         context = 2 * width
         self.pooled = ConvBNReLU(16 * width, context, 1)
-        self.arm32 = AttentionRefinement(16 * width, context)
-        self.arm16 = AttentionRefinement(8 * width, context)
+        self.arm32 = _AttentionRefinement(16 * width, context)
+        self.arm16 = _AttentionRefinement(8 * width, context)
         self.refine32 = ConvBNReLU(context, context, 3)
         self.refine16 = ConvBNReLU(context, context, 3)
-        self.fusion = FeatureFusion(4 * width + context, 4 * width)
+        self.fusion = _FeatureFusion(4 * width + context, 4 * width)
         self.head = ConvBNReLU(4 * width, 4 * width, 3)
         self.classifier = nn.Conv2d(4 * width, num_classes, 1, bias=classifier_bias)
         self.add_features(("context16",), context, 16)
@@ -163,7 +163,7 @@ class STDC(Network):
                 ("aux32", context, num_classes, 16),
                 ("detail", 4 * width, detail_channels, 8),
             ):
-                self.aux_heads[name] = Head(channels, width, out_channels, classifier_bias)
+                self.aux_heads[name] = _Head(channels, width, out_channels, classifier_bias)
                 self.add_features((name,), out_channels, stride)
             self.own_heads = {name: f"aux_heads.{name}" for name in self.aux_heads}
         for name, module in self.named_modules():

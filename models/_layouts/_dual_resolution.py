@@ -27,6 +27,7 @@ def norm_first(theirs: str, ours: str, code: Code, bn: int, conv: int) -> list[t
 
 
 def stem(code: Code, downsample: tuple[str, str]) -> list[tuple[str, str]]:
+    """Rows of the stem and the stages at strides 4 and 8; `downsample`: their names of a shortcut's two parts."""
     pairs = []
     for number in (0, 1):
         ours = f"backbone.stem.{number}"
@@ -42,6 +43,7 @@ def stem(code: Code, downsample: tuple[str, str]) -> list[tuple[str, str]]:
 
 
 def pyramid(code: Code, parallel: bool) -> list[tuple[str, str]]:
+    """Rows of the pyramid of averages."""
     theirs, ours = ("spp" if code == "original" else "backbone.spp"), "backbone.pyramid"
     pairs = norm_first(
         f"{theirs}.scale0" if code == "original" else f"{theirs}.scales.0", f"{ours}.scales.0", code, 0, 2
@@ -62,6 +64,7 @@ def pyramid(code: Code, parallel: bool) -> list[tuple[str, str]]:
 
 
 def original_head(theirs: str, ours: str) -> list[tuple[str, str]]:
+    """Rows of a head in the authors' codes."""
     return [
         (f"{theirs}.bn1.*", f"{ours}.conv.bn.*"),
         (f"{theirs}.conv1.*", f"{ours}.conv.conv.*"),
@@ -71,6 +74,7 @@ def original_head(theirs: str, ours: str) -> list[tuple[str, str]]:
 
 
 def mmseg_head(conv: str, norm: str, classifier: str, ours: str) -> list[tuple[str, str]]:
+    """Rows of a head in mmsegmentation, which keeps the classifier elsewhere."""
     return [
         *conv_bn(f"decode_head.{conv}", f"{ours}.conv", "conv", "bn"),
         (f"decode_head.{norm}.*", f"{ours}.bn.*"),
@@ -188,7 +192,10 @@ class DualResolutionLayout(NetworkLayout):
     has_stem_bias: bool = True
 
     def write(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Our entries under their names; a bias of the stem that they lack goes into the mean behind it, one that we lack is 0."""
+        """Our entries under their names.
+
+        A bias of the stem that they lack goes into the mean behind it; one that we lack is 0.
+        """
         state = dict(state)
         for place in ("backbone.stem.0.", "backbone.stem.1."):
             weight, mean = state.get(f"{place}conv.weight"), f"{place}bn.running_mean"
@@ -235,7 +242,7 @@ DDRNET_MMSEG = DualResolutionLayout(
 
 
 def backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """The authors' ImageNet files under our encoders' names, the classifier's entries as they are; None: another file."""
+    """The authors' ImageNet files under our encoders' names, the classifier's as they are; None: another file."""
     if not all(key in state for key in IMAGENET) or "final_layer.conv2.weight" in state:
         return None
     is_ddrnet = "down4.3.weight" in state and "pag3.f_x.0.weight" not in state and "layer3_d.conv1.weight" not in state

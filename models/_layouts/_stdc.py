@@ -37,6 +37,7 @@ UNREAD = re.compile(r"(cp\.backbone\.)?(conv_last|fc|bn|linear)\.|conv_out_sp(2|
 UNREAD_HEADS = {"conv_out_sp16": 8, "conv_out_sp4": 1, "conv_out_sp2": 0.5}  # times the channels at stride 4
 # the encoder once more, by strides
 TWICE = re.compile(r"(cp\.backbone\.)?x(2|4|8|16|32)\.")
+NORM = ("weight", "bias", "running_mean", "running_var")
 # constants that mmsegmentation's detail head keeps
 KERNELS = ("auxiliary_head.2.laplacian_kernel", "auxiliary_head.2.fusion_kernel")
 LAPLACIAN, SHARES = [[-1.0, -1, -1], [-1, 8, -1], [-1, -1, -1]], [0.6, 0.3, 0.1]
@@ -56,6 +57,7 @@ def encoder_pairs(count: int, theirs: str, ours: str) -> list[tuple[str, str]]:
 
 
 def original(state: dict[str, Tensor]) -> Renaming:
+    """The table of the authors' names."""
     pairs = encoder_pairs(count_blocks(state), "cp.backbone.features.", "backbone.")
     for arm in ("arm32", "arm16"):
         pairs += [(f"cp.{arm}.conv_atten.*", f"{arm}.gate.conv.*"), (f"cp.{arm}.bn_atten.*", f"{arm}.gate.bn.*")]
@@ -63,6 +65,7 @@ def original(state: dict[str, Tensor]) -> Renaming:
 
 
 def mmseg(state: dict[str, Tensor]) -> Renaming:
+    """The table of mmsegmentation's names."""
     stages = "backbone.backbone.stages"
     pairs = [(f"{stages}.{i}.conv.*", f"backbone.stem.{i}.conv.*") for i in (0, 1)]
     pairs += [(f"{stages}.{i}.bn.*", f"backbone.stem.{i}.bn.*") for i in (0, 1)]
@@ -85,6 +88,7 @@ def count_blocks(state: dict[str, Tensor]) -> int:
 
 
 def described(state: dict[str, Tensor], ours: dict[str, Tensor]) -> Described:
+    """The network that a file's entries fit, given under their names and under ours."""
     args = {"variant": 1 if count_blocks(state) == 6 else 2, "width": len(ours["backbone.stem.1.conv.weight"])}
     args |= {"classifier_bias": "classifier.bias" in ours, "align_corners": True}
     detail = ours.get("aux_heads.detail.classifier.weight")
@@ -103,7 +107,11 @@ class OriginalLayout(NetworkLayout):
         return self.renaming(kept).to_ours(kept)
 
     def write(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Our entries under their names; zeros where nothing is read. ValueError: another network, or a scale below EPS."""
+        """Our entries under their names, zeros where nothing is read.
+
+        Raises:
+            ValueError: another network, or a scale below EPS.
+        """
         theirs = super().write(state)
         for key in [key for key in theirs if is_scale(key, theirs[key])]:
             if (theirs[key] < EPS).any():
@@ -152,9 +160,6 @@ def unread(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         shapes |= {f"{head}.conv_out.weight": (1, width, 1, 1)}
     counters = {f"cp.backbone.{bn}.num_batches_tracked": torch.tensor(0) for bn in ("conv_last.bn", "bn")}
     return {key: first.new_zeros(shape) for key, shape in shapes.items()} | counters
-
-
-NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)

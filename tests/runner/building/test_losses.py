@@ -154,3 +154,18 @@ def test_what_does_not_fit_together(built):
         ValueError, match=r"losses.2 \(fitnet\): networks.teacher has no feature 'stage9'; it has: stage4, head"
     ):
         built(TWO, "losses.2.args.teacher_feature=stage9")
+
+
+def test_a_head_whose_map_nobody_reads_does_not_learn(built):
+    class WithHeads(Toy):
+        def __init__(self):
+            super().__init__()
+            self.add_features(["low"], 3, 1)
+            self.heads = nn.ModuleDict({name: nn.Conv2d(3, 3, 1) for name in ("head", "low")})
+            self.own_heads = {name: f"heads.{name}" for name in self.heads}
+
+    student = WithHeads()
+    graph = built(TWO, "losses.2={loss: cross_entropy, label: low, args: {scores: low}}", student=student)
+    assert graph.network("student").features_wanted == {"low"}
+    assert not any(weight.requires_grad for weight in student.heads["head"].parameters())
+    assert all(weight.requires_grad for part in (student.heads["low"], student.first) for weight in part.parameters())
