@@ -246,5 +246,6 @@ class BiSeNetV2(Network):
         found["head"] = self.dropout(self.refine(found["fused"]))
         found["logits"] = self.classifier(found["head"])
         for name in self.aux_heads.keys() & wanted:
-            found[name] = self.aux_heads[name](found[AUX[name]])
+            height, width = (-(-side // self.strides[name]) for side in x.shape[-2:])
+            found[name] = self.aux_heads[name](found[AUX[name]])[..., :height, :width]
         return found

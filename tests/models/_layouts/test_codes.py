@@ -87,7 +87,7 @@ def entries(model, num_classes, args):
         ("mmseg", "lraspp", 19, {"arrangement": "mmseg", "norm_eps": 1e-3, "norm_momentum": 0.1}),
         ("mmseg", "lraspp", 4, {"arrangement": "mmseg", "backbone": "mobilenetv3_small_100", "width": 8}),
         ("segnext", "segnext", 19, {"backbone": "mscan_t", "width": 256}),
-        ("segnext", "segnext", 3, {"backbone": "mscan_b", "width": 32}),
+        ("segnext", "segnext", 3, {"backbone": "mscan_t", "width": 32}),
         ("mmseg", "segnext", 150, {"backbone": "mscan_s", "width": 256}),
         ("bisenetv2", "bisenetv2", 19, {"arrangement": "original", "width": 1024, "aux": True}),
         ("bisenetv2", "bisenetv2", 7, {"width": 8, "aux": False}),
