@@ -130,6 +130,9 @@ class STDC(Network):
         was enlarged to make them: `aux16`, scores made of context8; `aux32`, of context16; `detail`, of stage2.
     """
 
+    # the path of context learns at the encoder's rate, too
+    backbone_prefixes = ("backbone.", "pooled.", "arm32.", "arm16.", "refine32.", "refine16.")
+
     def __init__(
         self,
         num_classes: int,
