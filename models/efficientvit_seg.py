@@ -16,7 +16,7 @@ EXPANSION = 4
 HEADS = {"efficientvit_b0": (32, 1), "efficientvit_b1": (64, 3)}
 
 
-class ConvBN(nn.Module):
+class _ConvBN(nn.Module):
     """1x1 convolution without bias, batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -67,12 +67,12 @@ class EfficientViTSeg(Network):
         own_width, own_depth = HEADS[backbone]
         width, depth = width or own_width, depth or own_depth
         self.inputs = nn.ModuleDict(
-            {name: ConvBN(self.channels[name], width) for name in ("stage4", "stage3", "stage2")}
+            {name: _ConvBN(self.channels[name], width) for name in ("stage4", "stage3", "stage2")}
         )
         activations = (nn.Hardswish, nn.Hardswish, None)
         blocks = [MBConv(width, width, expand_ratio=EXPANSION, act_layer=activations) for _ in range(depth)]
         self.middle = nn.ModuleList(blocks)
-        self.expand = ConvBN(width, expand * width) if expand else None
+        self.expand = _ConvBN(width, expand * width) if expand else None
         self.classifier = nn.Conv2d((expand or 1) * width, num_classes, 1)
         self.full_size = full_size
         self.add_features(("fused", "middle"), width, 8)

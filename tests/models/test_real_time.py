@@ -5,15 +5,17 @@ import torch
 import torch.nn.functional as F
 
 from segkd.models._efficientvit import EfficientViT
+from segkd.models._hamburger import Factorisation
 from segkd.models._layouts import _bisenetv2, _efficientvit, _lraspp, _segnext, _topformer
 from segkd.models._layouts._layout import Renaming
 from segkd.models._mobilenet import MobileNetV3
 from segkd.models._mscan import MSCAN
-from segkd.models.bisenetv2 import BiSeNetV2, TwoBranches
+from segkd.models._token_pyramid import TokenPyramid
+from segkd.models._two_branches import TwoBranches
+from segkd.models.bisenetv2 import BiSeNetV2
 from segkd.models.efficientvit_seg import EfficientViTSeg
 from segkd.models.lraspp import LRASPP
-from segkd.models.segnext import Factorisation, SegNeXt
-from segkd.models.topformer import TokenPyramid
+from segkd.models.segnext import SegNeXt
 
 
 def test_bases_are_fixed_but_in_training():

@@ -11,7 +11,7 @@ from segkd.losses.boundary import balanced_bce
 from segkd.losses.boundary_awareness import BoundaryAwareness
 from segkd.losses.cross_entropy import CrossEntropy
 from segkd.losses.detail import Detail
-from segkd.models.segnext import factorised
+from segkd.models._hamburger import factorised
 
 
 def mined(inputs: Tensors, params: dict, **options) -> Arrays:
