@@ -67,6 +67,8 @@ class LRASPP(Network):
             self.low_classifier = nn.Conv2d(self.channels["stage2_first"], num_classes, 1)
         self.dropout = dropout_of("channels", (0.1 if fuses else 0.0) if dropout is None else dropout)
         init_heads(self, "kaiming" if fuses else "torch")
+        for plain in (self.refine, *self.levels) if fuses else ():
+            plain.reset_parameters()  # neither a classifier nor before a norm
         for module in (self if fuses else self.backbone).modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = norm_eps, norm_momentum

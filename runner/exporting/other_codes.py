@@ -73,7 +73,7 @@ def write_layout(
 
 
 def write_torchvision(delivered: Delivered, file: Path, size: tuple[int, int]) -> Export:
-    """The bare state dict of torchvision's deeplabv3_resnet50 or deeplabv3_resnet101, compared with that network.
+    """The bare state dict of torchvision's DeepLabV3 on a ResNet or of its LR-ASPP, compared with that network.
 
     Raises:
         ValueError: torchvision has no such network, or one that computes something else.
@@ -83,7 +83,10 @@ def write_torchvision(delivered: Delivered, file: Path, size: tuple[int, int]) -
     network = delivered.network
     state = write(network.state_dict(), "torchvision")
     torch.save(state, file)
-    name = "deeplabv3_resnet101" if "backbone.layer3.22.conv1.weight" in state else "deeplabv3_resnet50"
+    if "classifier.cbr.0.weight" in state:
+        name = "lraspp_mobilenet_v3_large"
+    else:
+        name = "deeplabv3_resnet101" if "backbone.layer3.22.conv1.weight" in state else "deeplabv3_resnet50"
     aux = "aux_classifier.0.weight" in state
     theirs = torchvision.models.get_model(
         name, weights=None, weights_backbone=None, num_classes=network.num_classes, aux_loss=aux

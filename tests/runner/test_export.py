@@ -23,6 +23,7 @@ MODELS = {
     "pspnet": {"backbone": "mobilenetv2_035", "output_stride": 16, "width": 8},
     "deeplabv3": {"backbone": "resnet18", "stem": "v1c", "dilation_rule": "mmseg", "width": 8},
     "segformer": {"backbone": "mit_b0", "width": 8, "norm_eps": 1e-5},
+    "lraspp": {"norm_eps": 1e-3},
     "huggingface": {
         "config": {
             "model_type": "segformer", "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1],
@@ -124,6 +125,13 @@ def test_a_code_that_computes_something_else_is_refused_but_for_its_keys(tmp_pat
     assert written.agreement.difference < 1e-6
     with pytest.raises(ValueError, match="aicsd"):
         export.write_layout(source, file, (32, 48), "aicsd")
+
+
+def test_torchvision_has_lraspp(tmp_path):
+    written = export.write_torchvision(delivered("lraspp"), tmp_path / "student.pth", (32, 48))
+    assert written.remark.startswith("lraspp_mobilenet_v3_large, without") and written.agreement.difference < 1e-4
+    with pytest.raises(ValueError, match="torchvision's lraspp_mobilenet_v3_large is another network"):
+        export.write_torchvision(delivered("lraspp", {"norm_eps": 1e-5}), tmp_path / "student.pth", (32, 48))
 
 
 def test_torchvision_refuses_other_networks(tmp_path):
