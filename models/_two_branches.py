@@ -4,6 +4,7 @@ Yu et al., BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time S
 arXiv 2004.02147.
 """
 
+import logging
 from typing import Literal
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from ._encoder import Encoder
 from ._heads import ConvBNReLU, refuse_single
 from ._prediction import resize
+
+logger = logging.getLogger(__name__)
 
 DETAIL = ((64, 2), (64, 3), (128, 3))  # channels and convolutions of each stage, the first of stride 2
 STEM, SEMANTIC = 16, ((32, 2), (64, 2), (128, 4))  # channels and blocks of each stage, the first of stride 2
@@ -137,6 +140,13 @@ class TwoBranches(Encoder):
         self.channels |= dict.fromkeys(("detail", "context", "fused"), WIDTH)
         self.strides = {"stage1": 4, "stage2": 8, "stage3": 16, "stage4": 32, "detail": 8, "context": 32, "fused": 8}
         init_kaiming(self)
+
+    def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A file of our names, with the random weights of the aggregation where it has the branches alone."""
+        if "stem.first.conv.weight" not in state or "aggregation.project.conv.weight" in state:
+            return dict(state)
+        logger.warning("no ImageNet weights for the aggregation of both branches, which starts at random")
+        return state | {key: value for key, value in self.state_dict().items() if key.startswith("aggregation.")}
 
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         found = {"detail": self.detail(x), "stage1": self.stem(x)}

@@ -16,6 +16,28 @@ from segkd.models.bisenetv2 import BiSeNetV2
 from segkd.models.efficientvit_seg import EfficientViTSeg
 from segkd.models.lraspp import LRASPP
 from segkd.models.segnext import SegNeXt
+from segkd.models.topformer import TopFormer
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "count"),
+    [
+        (LRASPP, {}, 3221198),
+        (LRASPP, {"arrangement": "mmseg"}, 3284547),
+        (BiSeNetV2, {}, 5231487),
+        (BiSeNetV2, {"aux": False}, 3358627),
+        (BiSeNetV2, {"arrangement": "mmseg"}, 14804255),
+        (SegNeXt, {}, 4229747),
+        (EfficientViTSeg, {}, 706691),
+        (EfficientViTSeg, {"backbone": "efficientvit_b1"}, 4803443),
+        (TopFormer, {}, 1389011),
+        (TopFormer, {"backbone": "topformer_b"}, 5028979),
+    ],
+)
+def test_parameters_are_those_of_the_published_networks(kind, args, count):
+    with torch.device("meta"):
+        network = kind(19, **args)
+    assert sum(weight.numel() for weight in network.parameters()) == count
 
 
 def test_bases_are_fixed_but_in_training():
@@ -123,7 +145,7 @@ def test_files_of_encoders_alone(name, same):
     assert same(read, ours)
 
 
-def test_bisenetv2s_file_is_a_dict_of_its_parts(tmp_path, same):
+def test_bisenetv2s_file_is_a_dict_of_its_parts(tmp_path, same, caplog):
     network = BiSeNetV2(3, width=8, aux=False)
     state = network.backbone.state_dict()
     file = {}
@@ -133,6 +155,11 @@ def test_bisenetv2s_file_is_a_dict_of_its_parts(tmp_path, same):
     torch.save(file, tmp_path / "backbone.pth")
     other = BiSeNetV2(5, width=8, aux=False, backbone_weights=str(tmp_path / "backbone.pth"))
     assert same(other.backbone.state_dict(), state)
+    del file["bga"]
+    torch.save(file, tmp_path / "backbone.pth")
+    other = BiSeNetV2(5, width=8, aux=False, backbone_weights=str(tmp_path / "backbone.pth")).backbone
+    assert same(other.stages.state_dict(), network.backbone.stages.state_dict())
+    assert "no ImageNet weights for the aggregation" in caplog.text
 
 
 def test_segnexts_files_of_other_sizes_are_told(same):
