@@ -210,7 +210,7 @@ class DualResolutionLayout(NetworkLayout):
 
 
 PIDNET = DualResolutionLayout(
-    "PIDNet's code",
+    "the layout pidnet",
     ("final_layer.conv2.weight", "pag3.f_x.0.weight"),
     "backbone.attentions.0.f_p.conv.weight",
     lambda state: pidnet("original", is_large(state)),
@@ -225,7 +225,7 @@ PIDNET_MMSEG = DualResolutionLayout(
     has_stem_bias=False,
 )
 DDRNET = DualResolutionLayout(
-    "DDRNet's code",
+    "the layout ddrnet",
     ("final_layer.conv2.weight", "down4.3.weight"),
     "backbone.downs.1.1.conv.weight",
     lambda state: ddrnet("original"),

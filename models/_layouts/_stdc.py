@@ -32,6 +32,7 @@ PLAIN = [
     ("conv_out32.conv_out", "auxiliary_head.1.conv_seg", "aux_heads.aux32.classifier"),
     ("conv_out_sp8.conv_out", "auxiliary_head.2.conv_seg", "aux_heads.detail.classifier"),
 ]
+DETAIL = "aux_heads.detail.classifier.weight"
 # what no forward pass reads: the encoder's classifier and further heads of details, by what they read
 UNREAD = re.compile(r"(cp\.backbone\.)?(conv_last|fc|bn|linear)\.|conv_out_sp(2|4|16)\.")
 UNREAD_HEADS = {"conv_out_sp16": 8, "conv_out_sp4": 1, "conv_out_sp2": 0.5}  # times the channels at stride 4
@@ -91,8 +92,8 @@ def described(state: dict[str, Tensor], ours: dict[str, Tensor]) -> Described:
     """The network that a file's entries fit, given under their names and under ours."""
     args = {"variant": 1 if count_blocks(state) == 6 else 2, "width": len(ours["backbone.stem.1.conv.weight"])}
     args |= {"classifier_bias": "classifier.bias" in ours, "align_corners": True}
-    detail = ours.get("aux_heads.detail.classifier.weight")
-    args |= {"aux": False} if detail is None else {"aux": True, "detail_channels": len(detail)}
+    channels = detail_channels(ours)
+    args |= {"aux": False} if channels is None else {"aux": True, "detail_channels": channels}
     return Described("stdc", len(ours["classifier.weight"]), args)
 
 
@@ -110,8 +111,10 @@ class OriginalLayout(NetworkLayout):
         """Our entries under their names, zeros where nothing is read.
 
         Raises:
-            ValueError: another network, or a scale below EPS.
+            ValueError: another network, classifiers in mmsegmentation's form, or a scale below EPS.
         """
+        if self.is_ours(state) and ("classifier.bias" in state or detail_channels(state) == 2):
+            raise ValueError(f"{self.code} has classifiers without a bias, and one channel of details")
         theirs = super().write(state)
         for key in [key for key in theirs if is_scale(key, theirs[key])]:
             if (theirs[key] < EPS).any():
@@ -125,6 +128,11 @@ class OriginalLayout(NetworkLayout):
             if key.startswith("cp.backbone.") or not key.endswith("num_batches_tracked")
         }
         return theirs | twice(theirs) | unread(theirs)
+
+
+def detail_channels(ours: dict[str, Tensor]) -> int | None:
+    """Channels of the head of details; None without one."""
+    return len(ours[DETAIL]) if DETAIL in ours else None
 
 
 def is_scale(key: str, value: Tensor) -> bool:
@@ -171,7 +179,17 @@ class MMSegLayout(NetworkLayout):
         return super().read({key: value for key, value in state.items() if key not in KERNELS})
 
     def write(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Our entries under their names. ValueError: another network."""
+        """Our entries under their names. ValueError: another network.
+
+        A bias that our classifiers lack is 0; of one channel of details the second is its negative, as no detail is.
+        """
+        state = dict(state)
+        if detail_channels(state) == 1:
+            state |= {
+                key: torch.cat([-x, x]) for key, x in state.items() if key.startswith(DETAIL.removesuffix("weight"))
+            }
+        for key in [key for key in state if key.endswith("classifier.weight")]:
+            state.setdefault(f"{key.removesuffix('weight')}bias", state[key].new_zeros(len(state[key])))
         theirs = super().write(state)
         if "auxiliary_head.2.conv_seg.weight" not in theirs:
             return theirs
@@ -180,7 +198,7 @@ class MMSegLayout(NetworkLayout):
 
 
 ORIGINAL = OriginalLayout(
-    "STDC's code",
+    "the layout stdc",
     ("cp.arm16.bn_atten.weight", "ffm.convblk.conv.weight"),
     "refine32.conv.weight",
     original,

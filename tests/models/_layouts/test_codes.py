@@ -147,9 +147,9 @@ def test_written_told_described_and_read(layout, model, num_classes, args, same)
                 {"aux": True}, {"separable": True}, {"backbone": "resnet18"}, {"stem": "v1c"}, {"stem": "plain"},
             )
         ),
-        ("pidnet", "ddrnet", {"width": 8}, "PIDNet's code has no such network"),
-        ("ddrnet", "deeplabv3", {}, "DDRNet's code has no such network"),
-        ("stdc", "pspnet", {}, "STDC's code has no such network"),
+        ("pidnet", "ddrnet", {"width": 8}, "the layout pidnet has no such network"),
+        ("ddrnet", "deeplabv3", {}, "the layout ddrnet has no such network"),
+        ("stdc", "pspnet", {}, "the layout stdc has no such network"),
         ("bisenetv2", "bisenetv2", {"arrangement": "mmseg"}, "the layout bisenetv2 has no name for the entries"),
         ("mmseg", "lraspp", {}, "mmsegmentation has no such network"),
         ("topformer", "segnext", {}, "the layout topformer has no such network"),

@@ -107,6 +107,30 @@ def test_stdcs_file_holds_the_encoder_twice_and_scales_of_its_own(same):
         _checkpoints.write(ours, "stdc")
 
 
+def test_mmsegmentations_stdc_has_biases_and_two_channels_of_details(images):
+    ours = seen(STDC(3, width=4))
+    theirs = _checkpoints.write(ours.state_dict(), "mmseg")
+    found = _checkpoints.describe(theirs, "mmseg")
+    assert (found.args["classifier_bias"], found.args["detail_channels"]) == (True, 2)
+    there = STDC(3, **found.args).eval()
+    fill(there, _checkpoints.read(theirs, "mmseg"), "theirs")
+    predictions = []
+    for network in (ours, there):
+        network.features_wanted = {"aux16", "aux32", "detail"}
+        with torch.no_grad():
+            predictions.append(network(images(1)))
+    one, two = predictions
+    for here, map in (
+        (one.logits, two.logits),
+        *((one.features[name], two.features[name]) for name in ("aux16", "aux32")),
+    ):
+        torch.testing.assert_close(here, map)
+    detail = one.features["detail"].sigmoid()
+    torch.testing.assert_close(two.features["detail"].sigmoid(), torch.cat([1 - detail, detail], dim=1))
+    with pytest.raises(ValueError, match="the layout stdc has classifiers without a bias, and one channel of details"):
+        _checkpoints.write(there.state_dict(), "stdc")
+
+
 def test_stdcs_imagenet_file(tmp_path, same):
     state = seen(STDC(3, width=4)).state_dict()
     theirs = _checkpoints.write(state, "stdc")
