@@ -1,11 +1,12 @@
 """PIDNet's boundary-awareness loss: cross entropy of the scores where its boundary head is sure of a border."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from ._task import Prediction, Share, Task, Weight, at_least_float32, resize
+from ._class_weights import ClassWeights
+from ._task import Prediction, Share, Task, at_least_float32, resize
 from .cross_entropy import CrossEntropy
 
 
@@ -38,7 +39,7 @@ class BoundaryAwareness(nn.Module):
         *,
         feature: str = "boundary",
         boundary_probability: Share = 0.8,
-        class_weights: list[Weight] | Literal["cityscapes"] | None = None,
+        class_weights: ClassWeights = None,
         ohem_min_kept: Annotated[int, Interval(ge=0, le=10**9)] | None = None,
         ohem_threshold: Share = 0.9,
     ):
@@ -57,6 +58,11 @@ class BoundaryAwareness(nn.Module):
             ohem_threshold=ohem_threshold,
             ohem_rule="strict",
         )
+
+    @property
+    def class_weights(self) -> Tensor | None:
+        """(K,), those of the cross entropy inside."""
+        return self.cross_entropy.class_weights
 
     def forward(self, student: Prediction, teacher: Prediction | None, target: Tensor) -> Tensor:
         borders = at_least_float32(student.features[self.feature].detach())
