@@ -29,7 +29,8 @@ class CrossEntropy(nn.Module):
 
     Args:
         scores: one map of scores to read and no other: `logits`, `aux`, or a feature with a channel per class, which is
-            what further heads for training alone are. None: the scores, and those of the auxiliary head.
+            what further heads for training alone are. None: the scores, and those of the auxiliary head. Where no term
+            reads that head, the network is best without it (aux: false): several processes would wait for its gradients.
         aux_weight: factor of the auxiliary head's loss.
         class_weights: K weights (else a ValueError), `cityscapes` for the usual 19, or a rule by which they follow from
             the training labels, `auto` being `median_frequency`, see _class_weights.weights_by.
