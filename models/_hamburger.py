@@ -62,7 +62,7 @@ class Factorisation(nn.Module):
 
 def factorised(x: Tensor, bases: Tensor, steps: int) -> Tensor:
     """bases @ codes^T after some steps; see Factorisation. x: (B, C, N). bases: (1 or B, C, R)."""
-    bases = F.normalize(bases, dim=1).expand(len(x), -1, -1)
+    bases = F.normalize(bases, dim=1)
     codes = (x.mT @ bases).softmax(-1)  # (B, N, R)
     for _ in range(steps):
         codes = codes * (x.mT @ bases) / (codes @ (bases.mT @ bases) + EPS)
