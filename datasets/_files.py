@@ -258,6 +258,7 @@ class LabelledFiles:
 
     Attributes:
         names: of the images. files: their paths and those of their labels, None where these are not public.
+        has_labels: False: nobody has labelled the images, and none of them has a class.
         table, rule: how label files are read, see `read_label`.
         max_pixels: height times width of the largest image or label that is read.
 
@@ -267,6 +268,7 @@ class LabelledFiles:
     """
 
     ignore_index = IGNORE_INDEX
+    has_labels = True
     names: list[str]
     files: list[tuple[str, str | None]]
     table: tuple[int, ...]

@@ -27,7 +27,7 @@ class CIRKDMinibatch(nn.Module):
     Args:
         pool: side of the averaged windows in pixels of the map, 1 for none; the last ones may be smaller.
         pool_from: (height, width) a map must reach, both, to be pooled.
-        gather: compare with the images of all processes; the gradient runs through this process's own. The released
+        gather: in training, compare with the images of all processes; the gradient runs through this process's own. The released
             codes see a process's images only, which with one image per process leaves nothing across images.
 
     Returns:
@@ -60,7 +60,8 @@ class CIRKDMinibatch(nn.Module):
             warnings.warn(message, stacklevel=2)
         with torch.autocast(goal.device.type, enabled=False):
             guess, goal = self.pixels(guess), self.pixels(goal)
-            guess_keys, goal_keys = (guess, goal) if not self.gather else (of_all(guess), of_all(goal))
+            together = self.gather and self.training
+            guess_keys, goal_keys = (of_all(guess), of_all(goal)) if together else (guess, goal)
             return image_pair_divergence(guess, guess_keys, goal, goal_keys, self.temperature)
 
     def pixels(self, features: Tensor) -> Tensor:

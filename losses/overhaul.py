@@ -88,10 +88,11 @@ class Overhaul(nn.Module):
             return self.get_buffer(f"margin{index}")
         seen = self.get_buffer(f"negative{index}")
         negative = goal.clamp_max(0)
-        new = torch.stack([negative.sum((0, 2, 3)), (negative < 0).sum((0, 2, 3))]).to(seen.dtype)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(new)
-        seen += new
+        if self.training:
+            new = torch.stack([negative.sum((0, 2, 3)), (negative < 0).sum((0, 2, 3))]).to(seen.dtype)
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(new)
+            seen += new
         # a channel that was never negative needs no margin
         return seen[0] / seen[1].clamp_min(1)
 

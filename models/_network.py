@@ -90,6 +90,8 @@ class Network(nn.Module):
     takes_prompt = False
     # how the names of the encoder's parameters begin: they learn at another rate than the head's
     backbone_prefixes: tuple[str, ...] = ("backbone.",)
+    # whether only what is outside of it learns
+    encoder_is_frozen = False
     # r of the encoder's low-rank updates, see models/_lora.py; 0: it has none
     lora_rank = 0
 
@@ -125,6 +127,24 @@ class Network(nn.Module):
 
     def name_classes(self, names: Sequence[str]) -> None:
         """Tells a network that carries its classes' names with it those of the data set it is for; most carry none."""
+
+    def freeze_encoder(self) -> None:
+        """Leaves the encoder as it is: no gradients, and eval mode whatever the network's, statistics of batch norms too."""
+        encoder = [one for name, one in self.named_parameters() if name.startswith(self.backbone_prefixes)]
+        if not encoder:
+            raise ValueError("which of its parts are the encoder is not known, so it cannot be frozen alone")
+        for parameter in encoder:
+            parameter.requires_grad_(False)
+        self.encoder_is_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Network":
+        super().train(mode)
+        if self.encoder_is_frozen:
+            for name, part in self.named_modules():
+                if f"{name}.".startswith(self.backbone_prefixes):
+                    part.training = False
+        return self
 
     def measure(self, name: str) -> None:
         """Lists a feature whose size is looked for only when it is asked for; most networks have none."""

@@ -62,7 +62,7 @@ def train(recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, over
         trainings.append(Training.build(recipe, sets, accelerator, beside=trainings))
     # only now: a recipe that cannot be built leaves no run folder behind, and --overwrite does not cost the old run
     for training in trainings:
-        training.open(train_set, val_set, accelerator, resume=resume, overwrite=overwrite)
+        training.open(val_set, accelerator, resume=resume, overwrite=overwrite)
 
     start, iterations = min(training.state.iteration for training in trainings), first.schedule.iterations
     batches = build_training_batches(first, train_set, unlabelled_set, views, accelerator, start=start)

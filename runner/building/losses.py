@@ -44,8 +44,16 @@ def build_loss(
     source = networks.get(term.source)
     # a table of its own shows what this loss asks for
     theirs = None if source is None else features_of(term.source, source)
-    task = Task(networks[term.of].num_classes, ignore_index, features[term.of], theirs, label_counts)
+    learner = networks[term.of]
+    ours = features_of(term.of, learner)
+    task = Task(learner.num_classes, ignore_index, ours, theirs, label_counts)
     loss = parts.build("losses", term.loss, term.args, task)
+    features[term.of].wanted.update(ours.wanted)
+    if not learner.gives_logits and not ours.wanted:
+        raise ValueError(
+            f"networks.{term.of} has no head, so no scores for {term.loss} to train; give it one, or use a loss of "
+            f"features ({', '.join(ours.channels)})"
+        )
     if theirs is None:
         return loss
     if term.on == "strong" and theirs.wanted:
@@ -82,7 +90,8 @@ def build_graph(
     losses = {}
     for index, term in enumerate(recipe.losses):
         with blaming(f"losses.{index} ({term.label}): "):
-            classes = {name: networks[name].num_classes for name in (term.of, term.source) if name is not None}
+            both = [name for name in (term.of, term.source) if name is not None and networks[name].gives_logits]
+            classes = {name: networks[name].num_classes for name in both}
             if len({*classes.values()}) > 1:
                 raise ValueError(
                     f"networks.{term.source} has {classes[term.source]} classes and networks.{term.of} has "

@@ -66,12 +66,18 @@ def build_network(
     file, arguments = parts.network_part(network.source, network.model, network.args)
     if file == "huggingface":
         arguments = arguments | classes_of_huggingface(network)
-    own_classes = weights.num_classes if network.class_map and weights else None
+    # where the images have no classes, a teacher of features keeps its own
+    own_classes = weights.num_classes if weights and (network.class_map or not num_classes) else None
     with blaming(f"{owner}: "):
-        built = parts.build("models", file, arguments, own_classes or num_classes)
-    if built.gives_logits and not network.class_map:
+        built = parts.build("models", file, arguments, own_classes or num_classes or 1)
+    if built.gives_logits and not network.class_map and num_classes:
         refuse_other_classes(built, weights, class_names, num_classes, owner)
     if weights is not None:
+        if weights.is_headless and built.gives_logits and not network.train:
+            raise ValueError(
+                f"{owner} is frozen and {weights.file} has no head, so that its own would stay random; train it, or leave "
+                f"its head out"
+            )
         weights.check(model=file, normalize=network.constants, owner=owner)
         weights.load(built, owner=owner, strict=network.strict)
     elif not network.train and built.fresh and network.weights != RANDOM:
@@ -79,6 +85,9 @@ def build_network(
             f"{owner} is frozen and its published weights have nothing for {shown(built.fresh)}, which would stay "
             f"random; set args.labels: own with a class_map, or write weights: random if that is meant"
         )
+    if network.train == "head":
+        with blaming(f"{owner}.train: head: "):
+            built.freeze_encoder()
     set_constants(built, network.constants, weights.normalize if weights else None, owner)
     if network.checkpointing:
         with blaming(f"{owner}."):

@@ -48,7 +48,7 @@ def shape_graph(recipe: Recipe) -> Graph:
 @functools.lru_cache(maxsize=32)  # recipes of one experiment name the same few
 def _network(model: str, arguments: str, num_classes: int) -> nn.Module:
     with torch.device("meta"):
-        return parts.build("models", model, json.loads(arguments), num_classes)
+        return parts.build("models", model, json.loads(arguments), num_classes or 1)
 
 
 def shape_predictions(graph: Graph, recipe: Recipe, images: int = 2) -> dict[tuple[str, str], Prediction]:
@@ -76,6 +76,8 @@ def without_autocast() -> Iterator[None]:
 
 def classes_of(data: Data) -> int:
     """How many classes a data set has, as its class or its arguments tell; where neither does, its files are read."""
+    if not parts.has_labels(data.dataset):
+        return len(data.args.get("class_names") or ())
     known = getattr(parts.find("datasets", data.dataset), "num_classes", None)
     classes, colors = data.args.get("classes"), data.args.get("colors")
     if known is not None:

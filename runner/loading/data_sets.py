@@ -12,7 +12,7 @@ from segkd.datasets._resample import fitted_pair, fitted_pair_corners, resize_pa
 from segkd.runner.loading.batch import Batch, TrainingViews
 from segkd.runner.loading.fixed_views import FixedViews
 from segkd.runner.loading.kept_pixels import keep_pixels
-from segkd.runner.loading.sampler import training_batches
+from segkd.runner.loading.sampler import samples_of_step, training_batches
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.seeds import seed_for
@@ -28,6 +28,8 @@ def build_dataset(recipe: Recipe, split: str) -> Dataset:
 def build_training_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     """The training images with labels, and those without, None where the recipe has no such stream.
 
+    Where no term sees images with labels, and data.labelled does not divide them, all are images without.
+
     Raises:
         ValueError: data.labelled leaves no image for the stream of unlabelled ones.
     """
@@ -36,6 +38,8 @@ def build_training_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     if data.labelled is not None:
         chosen = labelled_indices(whole, data.labelled, data.dataset, seed_for(recipe.seed, "labelled"))
         labelled, rest = Chosen(whole, chosen), sorted(set(range(len(whole))) - set(chosen))
+    elif not recipe.sees_labelled:
+        rest = list(range(len(whole)))
     if data.unlabelled is None:
         return labelled, None
     if data.unlabelled.images is not None:
@@ -76,7 +80,8 @@ def build_training_batches(
 ) -> Iterator[Batch]:
     """This process' endless training batches from iteration `start` on, `loop.accumulate` of them a step.
 
-    With an unlabelled set each carries the batch of that stream that belongs to it. `views` are those of build_views.
+    With an unlabelled set each carries the batch of that stream that belongs to it; where no term sees images with
+    labels, none are loaded, and it is that batch. `views` are those of build_views.
     """
     shared = {
         "start": start,
@@ -88,12 +93,27 @@ def build_training_batches(
         "timeout": recipe.loop.timeout,
     }
     labelled, other = training_views(recipe, "labelled", train_set, views[0]), recipe.data.unlabelled
-    batches = training_batches(labelled, batch_size=recipe.data.batch_size, **shared)
     if unlabelled_set is None:
-        return batches
+        return training_batches(labelled, batch_size=recipe.data.batch_size, **shared)
     unlabelled = training_views(recipe, "unlabelled", unlabelled_set, views[1])
     others = training_batches(unlabelled, batch_size=other.batch_size, field="data.unlabelled.batch_size", **shared)
+    if not recipe.sees_labelled:
+        return (replace(batch, unlabelled=batch) for batch in others)
+    batches = training_batches(labelled, batch_size=recipe.data.batch_size, **shared)
     return (replace(batch, unlabelled=other) for batch, other in zip(batches, others))
+
+
+def samples_seen(recipe: Recipe, sets: dict[str, Dataset | None], step: int) -> list[tuple[int, int]]:
+    """(epoch, index) of the images with labels that a step sees or, where no term sees any, of those without.
+
+    Args:
+        sets: the images of each stream, labelled and unlabelled.
+    """
+    data = recipe.data
+    if recipe.sees_labelled:
+        return samples_of_step(step, data.batch_size, len(sets["labelled"]), recipe.seed)
+    seed = seed_for(recipe.seed, "unlabelled")
+    return samples_of_step(step, data.unlabelled.batch_size, len(sets["unlabelled"]), seed)
 
 
 def training_views(recipe: Recipe, stream: str, dataset: Dataset, views: dict) -> TrainingViews:

@@ -43,7 +43,8 @@ def look_at_data(
     _refuse_other_classes(recipe, train_set, val_set)
     if not recipe.data.allow_overlap:
         _refuse_overlap(recipe, [train_set, *([] if unlabelled_set is None else [unlabelled_set])], val_set, whole)
-    _refuse_one_class(train_set, LABELS_OF_CHECK if whole else LABELS)
+    if not recipe.judged_by_loss:
+        _refuse_one_class(train_set, LABELS_OF_CHECK if whole else LABELS)
     if whole and hasattr(train_set, "files"):
         _doubt_turned_images(train_set)
 

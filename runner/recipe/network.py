@@ -51,10 +51,10 @@ class Network(Section):
         "set of weights lies under, such as model_ema",
     )
     strict: bool = Field(True, description="false accepts weights that do not cover the whole network")
-    train: bool | Literal["lora"] = Field(
+    train: bool | Literal["lora", "head"] = Field(
         True,
         description="false: frozen, in eval mode, kept out of the optimizer and the checkpoints; lora: only low-rank "
-        "additions to the encoder (args.lora_rank, 4) and the head",
+        "additions to the encoder (args.lora_rank, 4) and the head; head: all but the encoder, which stays in eval mode",
     )
     class_map: Literal["names"] | dict[str, str] | None = Field(
         None,
@@ -102,6 +102,12 @@ class Network(Section):
         if file == "huggingface":
             return bool(arguments.get("name")) and arguments.get("pretrained") is not False
         return bool(arguments.get("pretrained") or arguments.get("backbone_weights"))
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it has scores, and not features alone."""
+        file, arguments = parts.network_part(self.source, self.model, self.args)
+        return file != parts.BARE and arguments.get("head", "its own") is not None
 
     @property
     def weights_words(self) -> str:
@@ -167,6 +173,12 @@ class Network(Section):
             yield ("input_scale",), "a prompt has the size of the images; leave input_scale or prompted_by out"
         if self.train == "lora" and self.model != "sam":
             yield ("train",), "lora is for model: sam; other networks are trained whole (true) or frozen (false)"
+        if self.train == "head" and self.model is not None:
+            if not self.has_head:
+                yield ("train",), f"{name} has no head; train it whole (true) or not at all (false)"
+            elif not self.has_start and self.weights != RANDOM:
+                told = "its encoder is frozen and nothing gives it weights"
+                yield ("train",), f"{told}; name them, or write weights: random if that is meant"
         if self.cache is not None:
             yield from ((("cache", *key), text) for key, text in self.cache.wrong(name, recipe))
         if self.schedule is not None:

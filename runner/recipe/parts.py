@@ -18,6 +18,8 @@ GIVEN = {"datasets": {"root", "split"}, "models": {"num_classes"}, "losses": {"t
 # parts a recipe configures without naming their file -> their class, and what the runner passes to it
 UNNAMED = {"_transforms": ("Transform", {"crop_size"}), "_strong": ("StrongView", set()), "_mixing": ("Mix", set())}
 
+BARE = "bare_encoder"  # the network that has no head
+
 
 def names(room: str) -> list[str]:
     """The parts of a room: its files that do not begin with an underscore."""
@@ -107,6 +109,11 @@ def needs_labels(loss: str) -> bool:
     return not getattr(find("losses", loss), "label_free", False)
 
 
+def has_labels(dataset: str) -> bool:
+    """Whether the images of a data set have labels: its class says `has_labels = False` where they have none."""
+    return dataset not in names("datasets") or getattr(find("datasets", dataset), "has_labels", True)
+
+
 def network_part(source: str, model: str, arguments: dict) -> tuple[str, dict]:
     """(file in models/, arguments) of a network from elsewhere: a head of ours, or none, on timm's or transformers'
     encoder, or transformers' own segmentation network."""
@@ -115,7 +122,7 @@ def network_part(source: str, model: str, arguments: dict) -> tuple[str, dict]:
     if source in ("hf", "timm"):
         rest = {key: value for key, value in arguments.items() if key != "head"}
         head = arguments.get("head", "deeplabv3")
-        return "bare_encoder" if head is None else str(head), {"backbone": f"{source}/{model}", **rest}
+        return BARE if head is None else str(head), {"backbone": f"{source}/{model}", **rest}
     return model, arguments
 
 
@@ -131,5 +138,5 @@ def arguments_in_recipe(source: str, file: str, arguments: dict) -> dict:
         return arguments
     if source == "hf" and file == "huggingface":
         return {key: value for key, value in arguments.items() if key != "name"}
-    head = None if file == "bare_encoder" else file
+    head = None if file == BARE else file
     return {"head": head} | {key: value for key, value in arguments.items() if key != "backbone"}

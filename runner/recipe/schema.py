@@ -9,6 +9,7 @@ import pydantic
 from annotated_types import Interval
 from pydantic import Field
 
+from segkd.runner.recipe import parts
 from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.mistakes import Mistake
 from segkd.runner.recipe.network import Network
@@ -177,6 +178,16 @@ class Recipe(Section):
         return [value for value in values if isinstance(value, OtherRecipe)]
 
     @property
+    def sees_labelled(self) -> bool:
+        """Whether a term ever sees the images of data.dataset as those that have labels."""
+        return any(term.is_ever_active and "labelled" in term.source_streams for term in self.losses)
+
+    @property
+    def judged_by_loss(self) -> bool:
+        """Whether the loss on held-out images judges the student, which has no scores, or no labels to be scored by."""
+        return not (parts.has_labels(self.data.dataset) and self.networks["student"].has_head)
+
+    @property
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.tracking.folder) / self.name
@@ -239,6 +250,25 @@ class Recipe(Section):
                 text = f"{self.loop.accumulate} parts do not divide {field}, which is {batch_size} in total"
                 yield ("loop", "accumulate"), text
         yield from self._wrong_gates()
+        if "student" in self.networks:
+            yield from self._wrong_without_labels()
+
+    def _wrong_without_labels(self) -> Iterator[Mistake]:
+        """What asks for labels, or for classes, where there are none."""
+        dataset = self.data.dataset
+        unlabelled = not parts.has_labels(dataset)
+        if unlabelled and not self.data.args.get("class_names"):
+            for name, network in self.networks.items():
+                if network.train and network.model is not None and network.has_head:
+                    text = f"has a head, and the images of data.dataset: {dataset} have no classes for it"
+                    yield (
+                        ("networks", name),
+                        f"{text}; write args.head: null, or name classes with data.args.class_names",
+                    )
+        for key in ("also", "metrics") if self.judged_by_loss else ():
+            if getattr(self.evaluate, key):
+                text = "nothing is scored: the student has no head, or there are no labels; leave it out"
+                yield ("evaluate", key), text
 
     def _wrong_gates(self) -> Iterator[Mistake]:
         """Iterations at which there would be nothing to train."""

@@ -101,9 +101,13 @@ class Term(Section):
         is_known = self.loss in parts.names("losses")
         if self.on != "labelled" and recipe.data.unlabelled is None:
             needed = "add data.unlabelled, and data.labelled to leave some over for it"
+            if not parts.has_labels(recipe.data.dataset):
+                needed = "add data.unlabelled, {} for those of data.dataset"
             yield ("on",), f"{self.on} needs unlabelled images; {needed}"
         elif self.on == "strong" and recipe.data.unlabelled.strong is None:
             yield ("on",), "strong views are not made; add data.unlabelled.strong ({} for its defaults)"
+        if "labelled" in self.source_streams and not parts.has_labels(recipe.data.dataset):
+            yield ("on",), f"the images of data.dataset: {recipe.data.dataset} have no labels; write on: unlabelled"
         if self.on != "labelled" and is_known and parts.needs_labels(self.loss):
             yield ("on",), f"{self.loss} reads labels, which these images do not have; only on: labelled"
         for key, name in (("of", self.of), ("from", self.source)):

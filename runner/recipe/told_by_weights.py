@@ -80,11 +80,14 @@ def fill(entry: dict, told: Told, weights: str) -> tuple[list[Mistake], str]:
     source = entry.get("source", "segkd") if says_model else "segkd"
     file, given = parts.network_part(source, entry["model"], args) if says_model else (told.model, args)
     trained = f"{weights} was trained as {told.title}" if told.certain else f"{weights} holds a {told.title}"
-    if file != told.model:
+    encoder_alone = told.model == parts.BARE and file != parts.BARE  # any network may have it
+    if file != told.model and not encoder_alone:
         return [(("model",), f"{trained}, the recipe says {file}; write model: {told.model}, or leave it out")], ""
     if not told.certain and file == "sam":
         return [], ""  # a file of SAM is an encoder, whatever head the recipe puts on it
     known = {key: value for key, value in told.args.items() if key not in ("pretrained", "backbone_weights")}
+    if encoder_alone:
+        known = {key: value for key, value in known.items() if key in ("backbone", "stem")}
     free = FREE if told.certain else FREE | IMPLIED
     wrong = [
         (("args", key), f"{trained} with {key}: {known[key]}, the recipe says {value}; leave it out")
@@ -99,4 +102,6 @@ def fill(entry: dict, told: Told, weights: str) -> tuple[list[Mistake], str]:
         entry["model"] = entry.get("model") or told.model
         entry["args"] = parts.arguments_in_recipe(source, file, given | taken)
     shown = ", ".join(f"{key}: {value}" for key, value in taken.items() if not isinstance(value, dict))
-    return wrong, "" if wrong or not (taken or not says_model) else f"{told.model}, {shown}".rstrip(", ")
+    kind = "on the encoder they are of" if encoder_alone else told.model
+    return wrong, "" if wrong or not (taken or not says_model) else f"{kind}, {shown}".rstrip(", ")
+

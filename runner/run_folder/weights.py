@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from segkd.models import _checkpoints
 from segkd.models._weights import fill, read_part, refuse_irregular
+from segkd.runner.recipe import parts
 from segkd.runner.recipe.student_folder import StudentFolder
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 
@@ -46,6 +47,8 @@ class Weights:
     @property
     def num_classes(self) -> int | None:
         """K of the network in the file, where it tells."""
+        if self.is_headless:
+            return None
         return self.config.get("num_classes") or (self.described.num_classes if self.described else None)
 
     @property
@@ -62,15 +65,31 @@ class Weights:
         """ValueError where they were trained as another model or with another normalisation than the recipe says."""
         for key, here in (("model", model), ("normalize", normalize)):
             trained = self.config.get(key, here)
+            if key == "model" and self.is_headless:
+                continue  # its encoder fits whatever network has the same
             if here is not None and trained != here:
                 remedy = f"write {key}: {trained}" if isinstance(trained, str) else f"leave {key} out"
                 raise ValueError(
                     f"{owner}: {self.file.parent} was trained with {key}: {trained}, the recipe says {here}; {remedy}"
                 )
 
+    @property
+    def is_headless(self) -> bool:
+        """Whether they are an encoder's alone, which a run without a head has delivered."""
+        return self.config.get("model") == parts.BARE
+
     def load(self, network: nn.Module, *, owner: str, strict: bool = True) -> None:
-        """Fills a network, all or nothing, and logs how much of it fitted. ValueError: they are another network's."""
+        """Fills a network, or the encoder alone of one that has a head where they have none, and logs how much fitted.
+
+        All or nothing. ValueError: they are another network's.
+        """
         try:
+            if self.is_headless and network.gives_logits:
+                logger.info("%s: %s has no head; its encoder alone is taken, the head starts at random", owner, self.file)
+                encoder = network.backbone
+                entries = {key.removeprefix("backbone."): value for key, value in self.state.items()}
+                fill(encoder, encoder.fitted(entries), str(self.file), strict=strict)
+                return
             fill(network, self.entries_for(network), str(self.file), strict=strict)
         except ValueError as error:
             raise ValueError(f"{owner}.weights: {error}; check model, args and the data set's class count") from None

@@ -14,6 +14,7 @@ from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.replacing import replacing
 from segkd.runner.scoring.evaluation import label_map
+from segkd.runner.scoring.held_out import TOTAL
 
 LARGEST = 480  # pixels of a panel's tile at most, so that a dashboard stays quick
 VOID = (0, 0, 0)
@@ -79,11 +80,11 @@ def beside(tiles: dict[str, np.ndarray]) -> Image.Image:
 
 
 def curves(rows: list[dict], file: Path) -> Path:
-    """Loss terms (running mean over a fiftieth of the run), learning rate and mIoU over the iterations, as one PNG."""
+    """Loss terms (running mean over a fiftieth of the run), learning rate and what judges the run, as one PNG."""
     from matplotlib.figure import Figure  # half a second to import, so only where a picture is drawn
 
     figure = Figure(figsize=(15, 4), layout="constrained")
-    losses, rate, miou = figure.subplots(1, 3)
+    losses, rate, scores = figure.subplots(1, 3)
     iterations = [row["iteration"] for row in rows]
     window = max(1, len(rows) // 50)
     for key in dict.fromkeys(key for row in rows for key in row if key.startswith("weighted/")):
@@ -98,9 +99,11 @@ def curves(rows: list[dict], file: Path) -> Path:
     losses.legend()
     rate.plot(iterations, [row.get("lr") for row in rows])
     rate.set(title="learning rate", xlabel="iteration")
-    scored = [row for row in rows if row.get("miou") is not None]
-    miou.plot([row["iteration"] for row in scored], [100 * row["miou"] for row in scored], marker="o")
-    miou.set(title="student mIoU (%)", xlabel="iteration")
+    judged = [row for row in rows if row.get(TOTAL) is not None]
+    key, factor, title = (TOTAL, 1, "loss on held-out images") if judged else ("miou", 100, "student mIoU (%)")
+    scored = [row for row in rows if row.get(key) is not None]
+    scores.plot([row["iteration"] for row in scored], [factor * row[key] for row in scored], marker="o")
+    scores.set(title=title, xlabel="iteration")
     figure.savefig(file, dpi=80)
     return file
 

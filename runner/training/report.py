@@ -32,6 +32,7 @@ from segkd.runner.scoring.evaluation import (
     text_of,
     values_in,
 )
+from segkd.runner.scoring.held_out import TOTAL
 from segkd.runner.scoring.pictures import curves, panels
 from segkd.runner.training.state import TrainingState
 from segkd.runner.training.stop_signal import GRACE, StopSignal
@@ -48,7 +49,8 @@ class Report:
         self.accelerator, self.dashboard = accelerator, dashboard
         self.run = RunFolder(recipe.folder)
         untrained = {name: state.graph.network(name) for name, network in recipe.networks.items() if not network.train}
-        self.frozen = {name: network for name, network in untrained.items() if network.gives_logits}
+        scored = not recipe.judged_by_loss
+        self.frozen = {name: network for name, network in untrained.items() if scored and network.gives_logits}
         self.teachers = {name: network for name, network in self.frozen.items() if not recipe.networks[name].ema_of}
 
     def score_teachers(self, scored: dict[nn.Module, dict]) -> None:
@@ -137,15 +139,13 @@ class Report:
         rows = self.closing_rows(scored, image)
         curves(history, run.curves_file)
         write_text(run.report_file, self.text(rows, history, scored))
-        shutil.copyfile(chosen.images_file, run.images_file)
+        if chosen.images_file.is_file():
+            shutil.copyfile(chosen.images_file, run.images_file)
         summary = {  # what comparisons of runs read
-            **values_in(scored, build_metrics(recipe, val_set)),
-            "metrics": recipe.evaluate.metrics,
+            **self.judged(scored),
+            **self.best,
             "rows": rows,
-            "miou": state.best_miou,
             "iteration": state.best_iteration,
-            "protocol": protocol_words(recipe),
-            "absent": recipe.evaluate.absent,
             "seconds": training_seconds(history, recipe.data.batch_size),
             "flops": flops(student, image),
             **{key: rows[-1][key] for key in ("parameters", "milliseconds")},
@@ -153,17 +153,38 @@ class Report:
         write_text(run.summary_file, json.dumps(summary, indent=2) + "\n")
         config = {
             **description(student, network.source, network.model, network.args),
-            "class_names": list(val_set.class_names),
-            "palette": [list(color) for color in val_set.palette],
-            "ignore_index": val_set.ignore_index,
+            **self.classes(),
             "resize": recipe.data.resize,
             "recipe": recipe.name,
-            "miou": state.best_miou,
             "iteration": state.best_iteration,
+            **self.best,
         }
         export_student(run, chosen, config)
         say(f"\n{closing_table(rows)}\n\n{recipe.name} is done: {run.report_file}, {run.student.path}")
         self.dashboard.log_student(run.student, recipe.name)
+
+    @property
+    def best(self) -> dict[str, float]:
+        """What chose the student."""
+        return {"miou": self.state.best_miou}
+
+    def judged(self, scored: dict) -> dict:
+        """How good the student is, and by what rules."""
+        recipe = self.recipe
+        return {
+            **values_in(scored, build_metrics(recipe, self.val_set)),
+            "metrics": recipe.evaluate.metrics,
+            "protocol": protocol_words(recipe),
+            "absent": recipe.evaluate.absent,
+        }
+
+    def classes(self) -> dict:
+        """What config.json says of the student's classes."""
+        return {
+            "class_names": list(self.val_set.class_names),
+            "palette": [list(color) for color in self.val_set.palette],
+            "ignore_index": self.val_set.ignore_index,
+        }
 
     def closing_rows(self, scored: dict, image: Tensor) -> list[dict]:
         """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed in turn here and now.
@@ -209,13 +230,13 @@ class Report:
         return "\n\n".join(paragraphs) + "\n"
 
 
-def row(title: str, model: str, network: nn.Module, miou: float, image: Tensor) -> dict:
-    """One line of the closing table."""
+def row(title: str, model: str, network: nn.Module, value: float, image: Tensor, measure: str = "miou") -> dict:
+    """One line of the closing table; `value` is that of `measure`."""
     network.eval()
     return {
         "network": title,
         "model": model,
-        "miou": miou,
+        measure: value,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "milliseconds": latency(network, image),
     }
@@ -223,11 +244,14 @@ def row(title: str, model: str, network: nn.Module, miou: float, image: Tensor) 
 
 def closing_table(rows: list[dict]) -> str:
     """The closing table as Markdown."""
+    by_loss = TOTAL in rows[0]
     lines = [
-        [r["network"], r["model"], percent(r["miou"]), f"{r['parameters'] / 1e6:.2f} M", f"{r['milliseconds']:.1f}"]
+        [r["network"], r["model"], number(r[TOTAL], "{:.5g}") if by_loss else percent(r["miou"])]
+        + [f"{r['parameters'] / 1e6:.2f} M", f"{r['milliseconds']:.1f}"]
         for r in rows
     ]
-    return markdown(["network", "model", "mIoU (%)", "parameters", "ms per image"], lines)
+    judged = "loss on held-out images" if by_loss else "mIoU (%)"
+    return markdown(["network", "model", judged, "parameters", "ms per image"], lines)
 
 
 def time_paragraphs(history: list[dict], recipe: Recipe) -> list[str]:

@@ -1,5 +1,6 @@
 """What training changes, in one object: networks, losses, optimizers, how far it has come. A resume needs no more."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +14,9 @@ from segkd.runner.run_folder import checkpoint
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 from segkd.runner.run_folder.metrics_file import plain
 from segkd.runner.scoring.evaluation import Evaluation
+from segkd.runner.scoring.held_out import TOTAL, HeldOut
 
-PROGRESS = ("iteration", "best_miou", "best_iteration", "best_scores", "unscored", "wandb_id")
+PROGRESS = ("iteration", "best_miou", "best_loss", "best_iteration", "best_scores", "unscored", "wandb_id")
 
 
 @dataclass
@@ -28,7 +30,8 @@ class TrainingState:
             `student`, and networks with `ema_of` under their own.
         scaler: of fp16 gradients, None in other precisions.
         iteration: how many are finished. best_miou, best_iteration, best_scores: of the best evaluation so
-            far, as the log has them. unscored: the last iteration was to be scored and was not, since a signal came.
+            far, as the log has them. best_loss: of the best one where the loss on held-out images judges. unscored: the
+            last iteration was to be scored and was not, since a signal came.
         wandb_id: the run a resume goes on with.
     """
 
@@ -39,6 +42,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler | None
     iteration: int = 0
     best_miou: float = -1.0
+    best_loss: float = math.inf
     best_iteration: int = 0
     best_scores: dict | None = None
     unscored: bool = False
@@ -76,10 +80,12 @@ class TrainingState:
 
     def note_scores(self, scores: dict) -> None:
         """Remembers the finished iteration if it is the best so far."""
-        if scores["miou"] > self.best_miou:
-            self.best_miou, self.best_iteration, self.best_scores = scores["miou"], self.iteration, plain(scores)
+        miou, loss = scores.get("miou", -1.0), scores.get(TOTAL, math.inf)
+        if miou > self.best_miou or loss < self.best_loss:
+            self.best_miou, self.best_loss = miou, loss
+            self.best_iteration, self.best_scores = self.iteration, plain(scores)
 
-    def save(self, run: RunFolder, keep_last: int, evaluation: Evaluation | None = None) -> None:
+    def save(self, run: RunFolder, keep_last: int, evaluation: Evaluation | HeldOut | None = None) -> None:
         """Writes the checkpoint of the finished iteration into a run folder, with its evaluation if it was scored.
 
         Raises:

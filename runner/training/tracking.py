@@ -7,11 +7,12 @@ import time
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from segkd.runner.building.device import peak_memory
 from segkd.runner.building.stopwatch import Stopwatch
 from segkd.runner.console import clock, one_line, progress_bar, say
-from segkd.runner.loading.sampler import samples_of_step
+from segkd.runner.loading.data_sets import samples_seen
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import append_rows, complete_last_row, keep_rows
@@ -32,12 +33,12 @@ class Tracking:
         self,
         recipe: Recipe,
         accelerator: Accelerator,
-        length: int,
+        sets: dict[str, Dataset | None],
         stopwatch: Stopwatch,
         start: int,
         dashboard: Dashboard,
     ):
-        self.recipe, self.accelerator, self.length, self.dashboard = recipe, accelerator, length, dashboard
+        self.recipe, self.accelerator, self.sets, self.dashboard = recipe, accelerator, sets, dashboard
         self.stopwatch, self.alone = stopwatch, True
         self.run = RunFolder(recipe.folder)
         self.rows: list[dict] = []
@@ -137,7 +138,7 @@ class Tracking:
         row = next((row for row in rows if not math.isfinite(row["total"])), None)
         if row is None:
             return
-        samples = samples_of_step(row["iteration"] - 1, self.recipe.data.batch_size, self.length, self.recipe.seed)
+        samples = samples_seen(self.recipe, self.sets, row["iteration"] - 1)
         if self.accelerator.is_main_process:
             values = {**row, "samples": [index for _, index in samples]}
             self.run.nan_file.write_text(json.dumps(values, indent=2) + "\n")

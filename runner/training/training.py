@@ -24,6 +24,8 @@ from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import open_run_folder
 from segkd.runner.scoring.evaluation import Evaluation
+from segkd.runner.scoring.held_out import HeldOut
+from segkd.runner.training.loss_report import LossReport
 from segkd.runner.training.report import Report
 from segkd.runner.training.state import TrainingState
 from segkd.runner.training.tracking import Tracking
@@ -35,7 +37,8 @@ class Training:
     """A recipe with its networks, its state and its run folder.
 
     Attributes:
-        wrapped: the graph as Accelerate wraps it. lock: of the run folder, on the main process.
+        wrapped: the graph as Accelerate wraps it. sets: the images of each stream, labelled and unlabelled. lock: of the
+            run folder, on the main process.
         saved: how many iterations the last checkpoint has. norm: of the last step's gradient, None where it was not
             asked for. failure: why it has ended early.
     """
@@ -44,6 +47,7 @@ class Training:
     graph: Graph
     wrapped: nn.Module
     state: TrainingState
+    sets: dict[str, Dataset | None]
     run: RunFolder = field(init=False)
     lock: TextIO | None = field(init=False)
     dashboard: Dashboard = field(init=False)
@@ -73,11 +77,9 @@ class Training:
         refuse_broken_teachers(graph, recipe, train_set, accelerator)
         graph.caches = open_caches(recipe, graph, sets, accelerator, tells=accelerator.is_main_process)
         wrapped, *optimizers = accelerator.prepare(graph, *build_optimizers(recipe, graph))
-        return cls(recipe, graph, wrapped, TrainingState.begin(recipe, graph, optimizers, accelerator))
+        return cls(recipe, graph, wrapped, TrainingState.begin(recipe, graph, optimizers, accelerator), sets)
 
-    def open(
-        self, train_set: Dataset, val_set: Dataset, accelerator: Accelerator, *, resume: bool, overwrite: bool
-    ) -> None:
+    def open(self, val_set: Dataset, accelerator: Accelerator, *, resume: bool, overwrite: bool) -> None:
         """Makes or takes up the run folder, goes back to its last checkpoint, and begins to keep the record."""
         recipe, state = self.recipe, self.state
         self.run = RunFolder(recipe.folder)
@@ -89,16 +91,16 @@ class Training:
                 say(f"{recipe.name}: going on from iteration {state.iteration}")
         for line in random_starts(recipe) if last is None and accelerator.is_main_process else ():
             say(line)
-        for line in told_class_weights(self.graph, train_set.class_names) if accelerator.is_main_process else ():
+        names = self.sets["labelled"].class_names
+        for line in told_class_weights(self.graph, names) if accelerator.is_main_process else ():
             say(f"{recipe.name}: {line}")
         self.dashboard = Dashboard(recipe, state.wandb_id, accelerator.is_main_process)
         state.wandb_id = self.dashboard.run_id
-        self.tracking = Tracking(
-            recipe, accelerator, len(train_set), self.graph.stopwatch, state.iteration, self.dashboard
-        )
-        self.report = Report(recipe, state, val_set, accelerator, self.dashboard)
+        self.tracking = Tracking(recipe, accelerator, self.sets, self.graph.stopwatch, state.iteration, self.dashboard)
+        kind = LossReport if recipe.judged_by_loss else Report
+        self.report = kind(recipe, state, val_set, accelerator, self.dashboard)
 
-    def save(self, accelerator: Accelerator, result: Evaluation | None = None) -> None:
+    def save(self, accelerator: Accelerator, result: Evaluation | HeldOut | None = None) -> None:
         """A checkpoint of the finished iterations, with the evaluation of the last one if it was scored."""
         if accelerator.is_main_process:
             self.state.save(self.run, self.recipe.loop.keep_last, result)

@@ -20,7 +20,7 @@ def test_scoring_and_saving_are_no_training(folder, monkeypatch, alone):
     recipe = read(folder / "tiny.yaml", [f"tracking.folder={folder}"])
     recipe.folder.mkdir()
     watch = Stopwatch()
-    record = Tracking(recipe, Accelerator(cpu=True), 15, watch, 0, Dashboard(recipe, None))
+    record = Tracking(recipe, Accelerator(cpu=True), {}, watch, 0, Dashboard(recipe, None))
     record.alone = alone
     for iteration in range(1, 5):
         watch.marks += [("student", now, now + 0.75), ("backward", now + 0.75, now + 1.0)]
