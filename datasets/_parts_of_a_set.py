@@ -1,12 +1,24 @@
 """A data set divided into images with and without labels, and images that never had any."""
 
+import os
 import re
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ._files import LabelledFiles, excerpt, find_images, published_split, read_list
+from ._files import (
+    IGNORE_INDEX,
+    LabelledFiles,
+    excerpt,
+    find_images,
+    lookup_table,
+    published_split,
+    read_label,
+    read_list,
+    require_one_size,
+)
 
 FRACTION = re.compile(r"(\d+)/(\d+)")
 
@@ -62,15 +74,89 @@ class WithoutLabels:
         return self.dataset.stamp(index)
 
 
-class ImagesBelow(LabelledFiles):
-    """Every image at any depth below a folder, without a label."""
+class LabelsFrom:
+    """The images of a data set beside labels from elsewhere: <folder>/<name>.png, grey, of train ids 0..K-1 and 255.
 
-    def __init__(self, folder: str):
+    Args:
+        folder: None while the labels are still to be made; then all is ignored.
+        num_classes: K. field: of the recipe, for the error.
+
+    Raises:
+        FileNotFoundError: an image has no label.
+    """
+
+    def __init__(self, dataset, folder: str | Path | None, num_classes: int, field: str):
+        self.dataset, self.ignore_index = dataset, IGNORE_INDEX
+        self.table = lookup_table({index: index for index in range(num_classes)})
+        self.rule = f"the data set's train ids are 0..{num_classes - 1}, and 255 where nothing counts"
+        self.labels = None
+        if folder is not None:
+            self.labels = [os.path.join(folder, f"{dataset.name(index)}.png") for index in range(len(dataset))]
+            missing = [path for path in self.labels if not os.path.isfile(path)]
+            if missing:
+                raise FileNotFoundError(
+                    f"{field}: there is no {missing[0]} ({len(missing)} such labels of {len(dataset)})"
+                )
+
+    @property
+    def files(self) -> list[tuple[str, str | None]]:
+        """As of the data set, where it lies in files, with these labels."""
+        return [(image, label) for (image, _), label in zip(self.dataset.files, self.labels or repeat(None))]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        image = self.dataset[index][0]
+        if self.labels is None:
+            return image, Image.new("L", image.size, IGNORE_INDEX)
+        path = self.labels[index]
+        target = read_label(path, self.table, self.rule)
+        require_one_size(self.name(index), image.size, path, target.size)
+        return image, target
+
+    def name(self, index: int) -> str:
+        """The data set's name of the image."""
+        return self.dataset.name(index)
+
+
+class WithExtra:
+    """A data set and, behind it, images whose labels are of another kind; classes and colours are the data set's."""
+
+    def __init__(self, labelled, extra: LabelsFrom):
+        self.labelled, self.extra = labelled, extra
+        self.num_classes, self.ignore_index = labelled.num_classes, labelled.ignore_index
+        self.class_names, self.palette = labelled.class_names, labelled.palette
+
+    @property
+    def files(self) -> list[tuple[str, str | None]]:
+        """Those of both, where they lie in files."""
+        return [pair for part in (self.labelled, self.extra) for pair in getattr(part, "files", [])]
+
+    def __len__(self) -> int:
+        return len(self.labelled) + len(self.extra)
+
+    def is_extra(self, index: int) -> bool:
+        """Whether this image is none of the data set."""
+        return index >= len(self.labelled)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        return self.extra[index - len(self.labelled)] if self.is_extra(index) else self.labelled[index]
+
+    def name(self, index: int) -> str:
+        """As its part calls the image."""
+        return self.extra.name(index - len(self.labelled)) if self.is_extra(index) else self.labelled.name(index)
+
+
+class ImagesBelow(LabelledFiles):
+    """Every image at any depth below a folder, without a label; `field` of the recipe names the folder."""
+
+    def __init__(self, folder: str, field: str = "data.unlabelled.images"):
         if not Path(folder).is_dir():
-            raise FileNotFoundError(f"data.unlabelled.images: there is no folder {folder}")
+            raise FileNotFoundError(f"{field}: there is no folder {folder}")
         images = find_images(Path(folder))
         if not images:
-            raise ValueError(f"data.unlabelled.images: no images below {folder}")
+            raise ValueError(f"{field}: no images below {folder}")
         self.names, self.files = list(images), [(image, None) for image in images.values()]
 
 

@@ -113,15 +113,24 @@ def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None, list[KeptPixels
     """
     train_set, unlabelled_set = build_training_sets(recipe)
     val_set = build_dataset(recipe, recipe.data.val_split)
-    others = f"{len(unlabelled_set)} without labels, " if unlabelled_set is not None else ""
-    say(
-        f"data      {recipe.data.dataset}: {len(train_set)} images to train on ({recipe.data.train_split}), "
-        f"{others}{len(val_set)} to score ({recipe.data.val_split}), {train_set.num_classes} classes"
-    )
+    counted = [f"{len(train_set)} images to train on ({recipe.data.train_split})"] if recipe.sees_labelled else []
+    counted += [f"{len(unlabelled_set)} without labels"] if unlabelled_set is not None else []
+    judged = "to judge by" if recipe.judged_by_loss else "to score"
+    counted += [f"{len(val_set)} {judged} ({recipe.data.val_split})", f"{train_set.num_classes} classes"]
+    say(f"data      {recipe.data.dataset}: {', '.join(counted)}")
+    if recipe.judged_by_loss:
+        say("labels    none are read to score by: the loss on held-out images judges the student")
+        look_at_data(recipe, train_set, unlabelled_set, val_set, whole=True)
+        return train_set, unlabelled_set
+    own = getattr(train_set, "labelled", train_set)
+    if own is not train_set:
+        pseudo = recipe.data.extra.pseudo
+        whose = "read from data.extra.labels" if pseudo is None else f"made by {pseudo.network} before the training"
+        say(f"extra     {len(train_set.extra)} images, {recipe.extra_images} of each batch; their labels are {whose}")
     counts = np.zeros(256, np.int64)
-    chosen = np.linspace(0, len(train_set) - 1, min(SAMPLED, len(train_set))).round().astype(int)
+    chosen = np.linspace(0, len(own) - 1, min(SAMPLED, len(own))).round().astype(int)
     for index in chosen:
-        counts += np.array(train_set[int(index)][1].histogram())
+        counts += np.array(own[int(index)][1].histogram())
     for index in {0, len(val_set) - 1}:
         val_set[index]
     total = counts.sum()
@@ -279,7 +288,7 @@ def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Acceler
     graph.keep_predictions = True
     weights = graph.weights_at(iteration)
     with accelerator.autocast():
-        losses = graph(batch.images, batch.target, iteration, batch.unlabelled, batch.places)
+        losses = graph(batch.images, batch.target, iteration, batch.unlabelled, batch.places, batch.extra)
     report = gradient_report(graph, losses, weights)
     graph.keep_predictions, graph.kept = False, {}
     for name, loss in weighted(losses, weights).items():
@@ -315,7 +324,7 @@ def check_cost(
         wait_for_gpu(accelerator.device)
         since = time.perf_counter()
         for _ in range(recipe.loop.accumulate):
-            losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled, batch.places)
+            losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled, batch.places, batch.extra)
             accelerator.backward(sum(weighted(losses, weights).values()))
         take_step(optimizers, accelerator.scaler)
         wait_for_gpu(accelerator.device)

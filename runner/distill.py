@@ -39,6 +39,7 @@ from segkd.runner.building.optimizers import set_rates, take_step
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
 from segkd.runner.loading.first_look import look_at_data
+from segkd.runner.predicting.pseudo_labels import make_pseudo_labels
 from segkd.runner.run_folder.opening import is_finished, refuse_used_folder
 from segkd.runner.scoring.evaluation import Stopped, scores_of
 from segkd.runner.training.gradients import gradient_report
@@ -53,7 +54,7 @@ def train(recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, over
     ends with the same bits as if it were trained alone.
     """
     first = recipes[0]
-    train_set, unlabelled_set = build_training_sets(first)
+    train_set, unlabelled_set = build_training_sets(first, make_pseudo_labels(first, accelerator))
     val_set = build_dataset(first, first.data.val_split)
     look_at_data(first, train_set, unlabelled_set, val_set)
     views = build_views(first)
@@ -130,7 +131,7 @@ def take_training_step(training: Training, parts: list[Batch], accelerator: Acce
         # processes average their gradients once a step, with its last part
         with accelerator.no_sync(wrapped) if number < len(parts) else nullcontext():
             graph.keep_predictions = inspects or bool(adversaries)
-            losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled, batch.places)
+            losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled, batch.places, batch.extra)
             if inspects:
                 tracking.note(gradient_report(graph, losses, weights))
             with watch.measure("backward"):

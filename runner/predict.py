@@ -82,6 +82,7 @@ from segkd.runner.building.device import find_device
 from segkd.runner.console import message, one_line, progress_bar, say
 from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decode, find_images, map_ahead
 from segkd.runner.predicting.label_files import Palette, label_image, save_png
+from segkd.runner.recipe.parts import BARE
 from segkd.runner.run_folder.folder import refuse_inside_a_run
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.scoring.inference import predict
@@ -99,6 +100,8 @@ def main() -> None:
     files = find_images(options.inputs, leave_out=options.to)
     student = find_student(options.network)
     config = student.read_config()
+    if config["model"] == BARE:
+        raise ValueError(f"{student.path} has features alone and no head, so it predicts no classes")
     if config["num_classes"] > 256:
         raise ValueError(f"{student.path}: {config['num_classes']} classes do not fit into 8-bit files")
     palette = config.get("palette") or bit_palette(config["num_classes"])

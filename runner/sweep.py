@@ -91,8 +91,12 @@ class Runs:
                 rest, mean = len(waiting) + len(self.processes) / 2, sum(seconds) / len(seconds)
                 left = f"; about {clock(mean * max(rest / at_once, 0.5))} left" if rest else ""
                 for run in job.runs:
-                    miou = percent(RunFolder(run.recipe.folder).read_summary()["miou"])
-                    say(f"{run.recipe.name}: {miou} % mIoU after {clock(seconds[-1])}{left}")
+                    summary = RunFolder(run.recipe.folder).read_summary()
+                    if "miou" in summary:
+                        judged = f"{percent(summary['miou'])} % mIoU"
+                    else:
+                        judged = f"a loss of {summary['held_out_loss']:.5g} on held-out images"
+                    say(f"{run.recipe.name}: {judged} after {clock(seconds[-1])}{left}")
 
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(take_turns, range(at_once)))  # an error in one is raised

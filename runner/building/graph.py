@@ -38,6 +38,8 @@ class Graph(nn.Module):
         terms: the edges. losses: label -> its loss module.
         prompted_by: network -> the network whose predicted classes it gets as its prompt.
         averages: frozen network -> (the trained network it is a moving average of, the decay).
+        supervised: the labels of the terms that read labels. extra_weight: what pixels of extra images count in them.
+        ignore_index: of the labels.
 
     Attributes:
         keep_predictions: whether the next forwards leave in `kept` what each term saw, its learner's prediction and
@@ -58,6 +60,9 @@ class Graph(nn.Module):
         losses: dict[str, nn.Module],
         prompted_by: dict[str, str] | None = None,
         averages: dict[str, tuple[str, float]] | None = None,
+        supervised: frozenset[str] = frozenset(),
+        extra_weight: float = 1.0,
+        ignore_index: int = 255,
     ):
         super().__init__()
         for word in (*networks, *losses):
@@ -69,6 +74,7 @@ class Graph(nn.Module):
         self.networks = nn.ModuleDict(networks)
         self.losses = nn.ModuleDict(losses)
         self.terms = terms
+        self.supervised, self.extra_weight, self.ignore_index = supervised, extra_weight, ignore_index
         self.keep_predictions = False
         self.kept: dict[str, tuple[Prediction, Prediction | None]] = {}
         self.stopwatch = Stopwatch()
@@ -106,12 +112,14 @@ class Graph(nn.Module):
         iteration: int,
         unlabelled: Batch | None = None,
         places: Places | None = None,
+        extra: list[bool] | None = None,
     ) -> dict[str, Tensor]:
         """The active terms' unweighted scalars by name.
 
         Args:
             images: (B, 3, H, W) uint8. target: (B, H, W) int64. unlabelled: the batch of images without labels, if any;
-                its target is the ignore_index on padding and 0 elsewhere. places: of the labelled images, see Batch.
+                its target is the ignore_index on padding and 0 elsewhere. places, extra: of the labelled images, see
+                Batch.
         """
         self.kept = {}  # freed before this forward needs its room
         predictions = self.predictions(images, unlabelled, iteration, places)
@@ -119,7 +127,9 @@ class Graph(nn.Module):
         for term in self.active_terms(iteration):
             with self.stopwatch.measure("losses"):
                 student, source, labels = self.seen_by(term, predictions, target, unlabelled)
-                losses.update(self.loss(term, student, source, labels))
+                weighs = extra is not None and self.extra_weight != 1 and term.label in self.supervised
+                given = (term, student, source, labels)
+                losses.update(self.loss_with_extra(*given, extra) if weighs else self.loss(*given))
             if self.keep_predictions:
                 self.kept[term.label] = student, source
         return losses
@@ -220,6 +230,30 @@ class Graph(nn.Module):
         if isinstance(value, dict):
             return {f"{term.label}/{part}": loss for part, loss in value.items()}
         return {term.label: value}
+
+    def loss_with_extra(
+        self, term: Term, student: Prediction, source: Prediction | None, target: Tensor, extra: list[bool]
+    ) -> dict[str, Tensor]:
+        """`loss` of a term that reads labels, where those of extra images count `extra_weight`, w.
+
+            L = ( n_own L(own images) + w n_extra L(extra images) ) / ( n_own + n_extra )
+
+        n is how many pixels of these images have a label that is not ignored. A mean over the labelled pixels, as the
+        cross entropy is, thus has each pixel of an extra image multiplied by w, its divisor being as without.
+
+        Args:
+            extra: of each image, whether it is an extra one.
+        """
+        total, found = (target != self.ignore_index).sum().clamp_min(1), {}
+        for kind, weight in ((False, 1.0), (True, self.extra_weight)):
+            rows = [index for index, is_extra in enumerate(extra) if is_extra == kind]
+            if not rows:
+                continue
+            seen = [None if one is None else _combined([one], lambda maps: maps[0][rows]) for one in (student, source)]
+            share = weight * (target[rows] != self.ignore_index).sum() / total
+            for name, value in self.loss(term, *seen, target[rows]).items():
+                found[name] = found[name] + share * value if name in found else share * value
+        return found
 
     def adversary_loss(self, label: str) -> Tensor:
         """What a loss's own adversary learns from the kept predictions of the last forward."""

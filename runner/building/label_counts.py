@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 def count_labels(recipe: Recipe, train_set: Dataset, accelerator: Accelerator) -> LabelCounts:
-    """The counts of all labels that are trained on, the same in all processes.
+    """The counts of all labels that are trained on, but for those of extra images, the same in all processes.
 
     They are kept in <tracking.folder>/label_counts, under a checksum of the labels' files and of what the data set
     knows of its classes: a resume and other runs read them there.
@@ -29,6 +29,7 @@ def count_labels(recipe: Recipe, train_set: Dataset, accelerator: Accelerator) -
     Raises:
         ValueError, OSError: a label cannot be read.
     """
+    train_set = getattr(train_set, "labelled", train_set)
     key = checksum(FORMAT, [stamp_of(train_set, index) for index in range(len(train_set))], known_to(train_set))
     file = Path(recipe.tracking.folder) / "label_counts" / f"{key}.json"
     with accelerator.main_process_first():

@@ -113,6 +113,9 @@ def build_graph(
         losses,
         prompted_by={name: entry.prompted_by for name, entry in recipe.networks.items() if entry.prompted_by},
         averages={name: (other, recipe.networks[name].ema_decay) for name, other in followed.items()},
+        supervised=frozenset(term.label for term in terms if parts.needs_labels(term.loss)),
+        extra_weight=1.0 if recipe.data.extra is None else recipe.data.extra.weight,
+        ignore_index=ignore_index,
     )
     for name, table in features.items():
         graph.network(name).features_wanted = table.wanted - {"aux"}

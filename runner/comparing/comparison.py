@@ -56,7 +56,7 @@ class Row:
     @property
     def learns_alone(self) -> bool:
         """Whether its student learns from labels only."""
-        return all(term.source is None for term in self.recipe.losses)
+        return self.recipe.learns_alone
 
     @property
     def learner(self) -> tuple:

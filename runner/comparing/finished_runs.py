@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from segkd.runner.comparing.bootstrap import mean_iou
+from segkd.runner.console import say
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import phase_seconds, training_times
@@ -61,7 +62,22 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
     if unfinished and (not skip_unfinished or len(unfinished) == len(runs)):
         which = ", ".join(str(run.path) for run in unfinished)
         raise ValueError(f"not finished: {which}; go on with distill.py --resume, or leave out with --skip-unfinished")
-    return [_read_run(run) for run in runs.values() if run not in unfinished]
+    finished = [run for run in runs.values() if run not in unfinished]
+    by_loss = {run: loss for run in finished if (loss := _held_out_loss(run)) is not None}
+    for run, loss in by_loss.items():
+        told = f"{run.path} is judged by the loss on held-out images ({loss:.5g}) and has no mIoU"
+        if len(by_loss) == len(finished):
+            raise ValueError(f"{told}, so there is nothing to compare; compare the runs that start from its student")
+        say(f"{told}; left out")
+    return [_read_run(run) for run in finished if run not in by_loss]
+
+
+def _held_out_loss(run: RunFolder) -> float | None:
+    """What judges a run without mIoU; None for others, and where it cannot be read."""
+    try:
+        return run.read_summary().get("held_out_loss")
+    except ValueError:
+        return None  # who reads the run tells of it
 
 
 def _runs_below(folder: Path) -> list[RunFolder]:

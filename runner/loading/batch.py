@@ -1,6 +1,6 @@
 """From samples of a data set to batches on a device: random views, whole images, images mixed with each other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from segkd.datasets._mixing import MixDraw
+from segkd.datasets._parts_of_a_set import WithExtra
 from segkd.datasets._strong import partners
 from segkd.runner.loading.fixed_views import FixedViews
 
@@ -20,6 +21,7 @@ class Batch:
     Batches of unlabelled images may also have `strong`, the same crops recoloured and mixed, and `mixed`, (B, H, W)
     bool: where `strong` shows an image's partner (datasets/_strong.py:partners). A labelled batch carries the
     unlabelled one of its step. `views`: where views come again (loading/fixed_views.py), which of them these are.
+    `extra`: whether each is an extra image (datasets/_parts_of_a_set.py:WithExtra), where there are such.
     """
 
     images: Tensor
@@ -29,6 +31,7 @@ class Batch:
     mixed: Tensor | None = None
     unlabelled: "Batch | None" = None
     views: list[int] | None = None
+    extra: list[bool] | None = None
 
     @property
     def places(self) -> list[tuple[int, int]] | None:
@@ -49,7 +52,7 @@ class Batch:
 
     def _with(self, change) -> "Batch":
         strong, mixed = (None if maps is None else change(maps) for maps in (self.strong, self.mixed))
-        return Batch(change(self.images), change(self.target), self.indices, strong, mixed, self.unlabelled, self.views)
+        return replace(self, images=change(self.images), target=change(self.target), strong=strong, mixed=mixed)
 
 
 @dataclass
@@ -59,7 +62,7 @@ class View:
     Attributes:
         strong, box: its strong view before mixing, and (H, W) bool where its partner is to be seen in it.
         mixing: how its partner is mixed into image and target, None for not at all.
-        number: which of the image's views it is, where they come again.
+        number: which of the image's views it is, where they come again. extra: see Batch.
     """
 
     image: np.ndarray
@@ -69,6 +72,7 @@ class View:
     box: np.ndarray | None = None
     mixing: MixDraw | None = None
     number: int | None = None
+    extra: bool | None = None
 
 
 class TrainingViews(Dataset):
@@ -106,6 +110,8 @@ class TrainingViews(Dataset):
             number = None if self.fixed is None else self.fixed.shown(epoch, index, self.seed)
             drawn_with = rng if number is None else self.fixed.generator(number, index)
             view = View(*self.transform(image, target, drawn_with), index, number=number)
+            if isinstance(self.dataset, WithExtra):
+                view.extra = self.dataset.is_extra(index)
             if self.strong is not None:
                 view.strong, view.box = self.strong(view.image, rng)
             if self.mix is not None:
@@ -158,7 +164,8 @@ def collate(views: list[View | Exception], mix=None) -> Batch | Exception:
             f"evaluate.batch_size to 1, or bring all to one size with data.resize"
         )
     numbers = None if views[0].number is None else [view.number for view in views]
-    batch = Batch(_stacked(images), torch.from_numpy(np.stack(targets)), indices, views=numbers)
+    extra = None if views[0].extra is None else [view.extra for view in views]
+    batch = Batch(_stacked(images), torch.from_numpy(np.stack(targets)), indices, views=numbers, extra=extra)
     if views[0].strong is not None:
         strong = np.stack([view.strong for view in views])
         boxes = np.stack([view.box for view in views])

@@ -3,17 +3,26 @@
 import functools
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from accelerate import Accelerator
 from torch.utils.data import Dataset
 
-from segkd.datasets._parts_of_a_set import Chosen, ImagesBelow, WithoutLabels, labelled_indices
+from segkd.datasets._parts_of_a_set import (
+    Chosen,
+    ImagesBelow,
+    LabelsFrom,
+    WithExtra,
+    WithoutLabels,
+    labelled_indices,
+)
 from segkd.datasets._resample import fitted_pair, fitted_pair_corners, resize_pair, short_side_pair
 from segkd.runner.loading.batch import Batch, TrainingViews
 from segkd.runner.loading.fixed_views import FixedViews
 from segkd.runner.loading.kept_pixels import keep_pixels
-from segkd.runner.loading.sampler import samples_of_step, training_batches
+from segkd.runner.loading.sampler import samples_of_step, samples_with_extra, training_batches
 from segkd.runner.recipe import parts
+from segkd.runner.recipe.extra import REST
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.seeds import seed_for
 
@@ -25,33 +34,62 @@ def build_dataset(recipe: Recipe, split: str) -> Dataset:
     return keep_pixels(dataset, recipe.data, recipe.tracking.folder, split)
 
 
-def build_training_sets(recipe: Recipe) -> tuple[Dataset, Dataset | None]:
+def build_training_sets(recipe: Recipe, pseudo_labels: Path | None = None) -> tuple[Dataset, Dataset | None]:
     """The training images with labels, and those without, None where the recipe has no such stream.
 
-    Where no term sees images with labels, and data.labelled does not divide them, all are images without.
+    Where no term sees images with labels, and data.labelled does not divide them, all are images without. Behind those
+    with labels come those of data.extra, if there are any.
+
+    Args:
+        pseudo_labels: the folder of those that data.extra.pseudo asks for; None: they are still to be made, and are not
+            read.
 
     Raises:
         ValueError: data.labelled leaves no image for the stream of unlabelled ones.
     """
-    data, whole = recipe.data, build_dataset(recipe, recipe.data.train_split)
-    labelled, rest = whole, []
-    if data.labelled is not None:
-        chosen = labelled_indices(whole, data.labelled, data.dataset, seed_for(recipe.seed, "labelled"))
-        labelled, rest = Chosen(whole, chosen), sorted(set(range(len(whole))) - set(chosen))
-    elif not recipe.sees_labelled:
-        rest = list(range(len(whole)))
+    data = recipe.data
+    labelled, rest = divide(recipe)
+    if data.extra is not None:
+        by_hand = data.extra.pseudo is None
+        folder, field = (data.extra.labels, "data.extra.labels") if by_hand else (pseudo_labels, "data.extra.pseudo")
+        images = LabelsFrom(extra_images(recipe, rest), folder, labelled.num_classes, field)
+        labelled = WithExtra(labelled, images)
     if data.unlabelled is None:
         return labelled, None
     if data.unlabelled.images is not None:
-        others = ImagesBelow(data.unlabelled.images)
-        others.max_pixels = data.max_pixels
-        return labelled, WithoutLabels(keep_pixels(others, data, recipe.tracking.folder, "unlabelled"))
-    if not rest:
+        return labelled, WithoutLabels(images_below(recipe, data.unlabelled.images))
+    if not len(rest):
         raise ValueError(
             "data.unlabelled: every training image is labelled; say which are with data.labelled (such as 1/8), or "
             "name a folder of others with data.unlabelled.images"
         )
-    return labelled, WithoutLabels(Chosen(whole, rest))
+    return labelled, WithoutLabels(rest)
+
+
+def divide(recipe: Recipe) -> tuple[Dataset, Chosen]:
+    """The images of the training split that have labels, and the others."""
+    data, whole = recipe.data, build_dataset(recipe, recipe.data.train_split)
+    if data.labelled is not None:
+        chosen = labelled_indices(whole, data.labelled, data.dataset, seed_for(recipe.seed, "labelled"))
+        return Chosen(whole, chosen), Chosen(whole, sorted(set(range(len(whole))) - set(chosen)))
+    return whole, Chosen(whole, [] if recipe.sees_labelled else list(range(len(whole))))
+
+
+def extra_images(recipe: Recipe, rest: Dataset) -> Dataset:
+    """The images of data.extra; `rest` are those that data.labelled leaves out. ValueError: these are none."""
+    source = recipe.data.extra.source
+    if source != REST:
+        return images_below(recipe, source, "data.extra.images")
+    if not len(rest):
+        raise ValueError("data.extra: data.labelled leaves no image over; lower it, or name a folder of others")
+    return rest
+
+
+def images_below(recipe: Recipe, folder: str, field: str = "data.unlabelled.images") -> Dataset:
+    """The images below a folder that a field of the recipe names."""
+    images = ImagesBelow(folder, field)
+    images.max_pixels = recipe.data.max_pixels
+    return keep_pixels(images, recipe.data, recipe.tracking.folder, "unlabelled")
 
 
 def build_views(recipe: Recipe) -> tuple[dict, dict]:
@@ -93,13 +131,14 @@ def build_training_batches(
         "timeout": recipe.loop.timeout,
     }
     labelled, other = training_views(recipe, "labelled", train_set, views[0]), recipe.data.unlabelled
+    own = {"batch_size": recipe.data.batch_size, "extra": recipe.extra_images, **shared}
     if unlabelled_set is None:
-        return training_batches(labelled, batch_size=recipe.data.batch_size, **shared)
+        return training_batches(labelled, **own)
     unlabelled = training_views(recipe, "unlabelled", unlabelled_set, views[1])
     others = training_batches(unlabelled, batch_size=other.batch_size, field="data.unlabelled.batch_size", **shared)
     if not recipe.sees_labelled:
         return (replace(batch, unlabelled=batch) for batch in others)
-    batches = training_batches(labelled, batch_size=recipe.data.batch_size, **shared)
+    batches = training_batches(labelled, **own)
     return (replace(batch, unlabelled=other) for batch, other in zip(batches, others))
 
 
@@ -111,7 +150,7 @@ def samples_seen(recipe: Recipe, sets: dict[str, Dataset | None], step: int) -> 
     """
     data = recipe.data
     if recipe.sees_labelled:
-        return samples_of_step(step, data.batch_size, len(sets["labelled"]), recipe.seed)
+        return samples_with_extra(step, data.batch_size, sets["labelled"], recipe.seed, recipe.extra_images)
     seed = seed_for(recipe.seed, "unlabelled")
     return samples_of_step(step, data.unlabelled.batch_size, len(sets["unlabelled"]), seed)
 

@@ -39,10 +39,12 @@ def look_at_data(
         ValueError: no room for pixels that are to be kept, other classes to train on than to score, a single class, or
             images that are both trained on and scored.
     """
-    require_room(recipe, train_set, unlabelled_set, val_set)
+    own, extra = getattr(train_set, "labelled", train_set), getattr(train_set, "extra", None)
+    require_room(recipe, own, extra, unlabelled_set, val_set)
     _refuse_other_classes(recipe, train_set, val_set)
     if not recipe.data.allow_overlap:
         _refuse_overlap(recipe, [train_set, *([] if unlabelled_set is None else [unlabelled_set])], val_set, whole)
+    train_set = own  # a teacher's labels are not there before they are made
     if not recipe.judged_by_loss:
         _refuse_one_class(train_set, LABELS_OF_CHECK if whole else LABELS)
     if whole and hasattr(train_set, "files"):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segkd.runner.loading.batch import Batch, EvaluationViews, TrainingViews, collate
 from segkd.runner.loading.waiting import wait_for_batches
+from segkd.runner.recipe.seeds import seed_for
 
 
 def samples_of_step(step: int, batch_size: int, length: int, seed: int) -> list[tuple[int, int]]:
@@ -30,6 +31,22 @@ def samples_of_step(step: int, batch_size: int, length: int, seed: int) -> list[
     return samples
 
 
+def samples_with_extra(step: int, batch_size: int, dataset: Dataset, seed: int, extra: int) -> list[tuple[int, int]]:
+    """The samples of a step of which so many are extra images (datasets/_parts_of_a_set.py:WithExtra).
+
+    Both kinds are read as `samples_of_step` reads one, each in epochs of its own. The extra ones are spread evenly over
+    the step, so that its parts and processes have as many of them as each other, or one more.
+    """
+    if not extra:
+        return samples_of_step(step, batch_size, len(dataset), seed)
+    first = len(dataset.labelled)
+    own = iter(samples_of_step(step, batch_size - extra, first, seed))
+    others = samples_of_step(step, extra, len(dataset.extra), seed_for(seed, "extra"))
+    others = iter([(epoch, first + index) for epoch, index in others])
+    counts = [place * extra // batch_size for place in range(batch_size + 1)]
+    return [next(others if after > before else own) for before, after in itertools.pairwise(counts)]
+
+
 def images_per_part(batch_size: int, parts: int, world: int, field: str = "data.batch_size") -> int:
     """Images one process computes at a time. ValueError where processes and parts do not divide `field`."""
     if batch_size % (parts * world):
@@ -41,12 +58,12 @@ def images_per_part(batch_size: int, parts: int, world: int, field: str = "data.
 
 
 def parts_of_steps(
-    start: int, batch_size: int, length: int, seed: int, parts: int, rank: int, world: int
+    start: int, batch_size: int, dataset: Dataset, seed: int, extra: int, parts: int, rank: int, world: int
 ) -> Iterator[list[tuple[int, int]]]:
     """The samples one process computes at a time: for each step from `start`, one list for each accumulated part."""
     share = batch_size // (parts * world)
     for step in itertools.count(start):
-        samples = samples_of_step(step, batch_size, length, seed)
+        samples = samples_with_extra(step, batch_size, dataset, seed, extra)
         for part in range(parts):
             first = (part * world + rank) * share
             yield samples[first : first + share]
@@ -58,6 +75,7 @@ def training_batches(
     start: int,
     batch_size: int,
     field: str = "data.batch_size",
+    extra: int = 0,
     parts: int = 1,
     rank: int = 0,
     world: int = 1,
@@ -70,10 +88,11 @@ def training_batches(
     Args:
         batch_size: images per step over all processes and parts; ValueError, which names `field`, if those do not
             divide it.
+        extra: how many of them are extra images, where the data set has some.
         timeout: seconds after which a batch that does not come from the loading processes is given up.
     """
     images_per_part(batch_size, parts, world, field)
-    samples = parts_of_steps(start, batch_size, len(views.dataset), views.seed, parts, rank, world)
+    samples = parts_of_steps(start, batch_size, views.dataset, views.seed, extra, parts, rank, world)
     return batches_of(views, samples, workers=workers, pin_memory=pin_memory, timeout=timeout)
 
 

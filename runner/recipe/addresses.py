@@ -132,6 +132,9 @@ def wrong_from_elsewhere(recipe: Recipe, source: Source, origins: Origins) -> li
     mistakes: list[Mistake] = []
     caches = {name: network.cache for name, network in recipe.networks.items() if network.cache is not None}
     folders = {("networks", name, "cache", "folder"): cache.folder for name, cache in caches.items()}
+    extra = recipe.data.extra
+    if extra is not None and extra.pseudo is not None:
+        folders[("data", "extra", "pseudo", "folder")] = extra.pseudo.folder
     folders |= {("data", "cache_folder"): recipe.data.cache_folder, ("tracking", "folder"): recipe.tracking.folder}
     for key, given in folders.items():
         folder = Path("runs" if given is None else given)

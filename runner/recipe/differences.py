@@ -10,7 +10,7 @@ MAY_CHANGE_ON_RESUME = {
     *("data.cache", "data.cache_folder"),
     *("loop.save_every", "loop.keep_last", "loop.timeout", "baseline"),
     *("method", "evaluate.every", "evaluate.batch_size", "evaluate.also", "evaluate.metrics"),
-    *("networks.*.cache.folder", "networks.*.cache.max_gib"),
+    *("data.extra.pseudo.folder", "networks.*.cache.folder", "networks.*.cache.max_gib"),
 }
 
 ORDERED = {"data.args.classes", "data.args.colors"}  # tables whose order says which id a class has

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.cache import Cache
+from segkd.runner.recipe.extra import Extra
 from segkd.runner.recipe.mistakes import Mistake
 from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.optimization import Curve, Optimizer
@@ -43,6 +44,9 @@ class Data(Section):
         "datasets/splits/, or a file of image names; default: all",
     )
     unlabelled: Unlabelled | None = Field(None, description="a second stream, of images without labels")
+    extra: Extra | None = Field(
+        None, description="images whose labels come from elsewhere, mixed with the labelled ones"
+    )
     allow_overlap: bool = Field(False, description="score images that are trained on, too; default: an error")
     max_pixels: Annotated[int, Interval(ge=1, le=10**12)] = Field(
         180_000_000, description="height times width of the largest image that is read"
@@ -193,10 +197,26 @@ class Recipe(Section):
         return Path(self.tracking.folder) / self.name
 
     @property
+    def extra_images(self) -> int:
+        """How many images of a batch of labelled ones are of data.extra."""
+        return 0 if self.data.extra is None else self.data.extra.images_of(self.data.batch_size)
+
+    @property
     def method_name(self) -> str:
-        """What tables call the experiment: `method`, else its losses that learn from another network, or `none`."""
+        """What tables call the experiment: `method`, else what the student learns from beside the labels, or `none`."""
         learnt = dict.fromkeys(term.loss for term in self.losses if term.source is not None)
+        if self.data.extra is not None:
+            learnt |= {"extra labels" if self.data.extra.pseudo is None else "pseudo-labels": None}
+        start = self.networks["student"].weights if "student" in self.networks else None
+        if isinstance(start, OtherRecipe):
+            learnt |= {f"after {Path(start.recipe).stem}": None}
         return self.method or " + ".join(learnt) or "none"
+
+    @property
+    def learns_alone(self) -> bool:
+        """Whether the student learns from the data set's labels only: from no network, nor what one has left behind."""
+        from_others = any(term.source is not None for term in self.losses) or self.data.extra is not None
+        return not from_others and not isinstance(self.networks["student"].weights, OtherRecipe)
 
     def writes_at(self, done: int) -> bool:
         """Whether the log is written out after this many iterations."""
@@ -249,6 +269,8 @@ class Recipe(Section):
             if batch_size is not None and batch_size % self.loop.accumulate:
                 text = f"{self.loop.accumulate} parts do not divide {field}, which is {batch_size} in total"
                 yield ("loop", "accumulate"), text
+        if self.data.extra is not None:
+            yield from ((("data", "extra", *key), text) for key, text in self.data.extra.wrong(self))
         yield from self._wrong_gates()
         if "student" in self.networks:
             yield from self._wrong_without_labels()
@@ -290,6 +312,8 @@ class Recipe(Section):
         if other is not None:
             own = {key: getattr(other, key) or getattr(data, key) for key in ("transform", "batch_size")}
             data = data.model_copy(update={"unlabelled": other.model_copy(update=own)})
+        if data.extra is not None:
+            data = data.model_copy(update={"extra": data.extra.complete()})
         return self.model_copy(update={"data": data, "losses": [term.complete(self) for term in self.losses]})
 
     def dump(self) -> str:

@@ -75,7 +75,11 @@ def what_keeps_apart(one: Recipe, other: Recipe) -> str | None:
 def common_values(recipe: Recipe) -> dict[str, object]:
     """What a recipe says that all beside it must say, too, in plain values."""
     values = recipe.model_dump(mode="json", by_alias=True)
-    return {key: value_at(values, *key.split(".")) for key in COMMON} | fixed_views(recipe)
+    found = {key: value_at(values, *key.split(".")) for key in COMMON} | fixed_views(recipe)
+    pseudo = value_at(values, "data", "extra", "pseudo", "network")
+    if pseudo is not None:
+        found |= {f"networks.{pseudo}": values["networks"][pseudo], "evaluate": values["evaluate"]}
+    return found | {"whether images with labels are seen": recipe.sees_labelled}
 
 
 def fixed_views(recipe: Recipe) -> dict[str, object]:

@@ -104,4 +104,3 @@ def fill(entry: dict, told: Told, weights: str) -> tuple[list[Mistake], str]:
     shown = ", ".join(f"{key}: {value}" for key, value in taken.items() if not isinstance(value, dict))
     kind = "on the encoder they are of" if encoder_alone else told.model
     return wrong, "" if wrong or not (taken or not says_model) else f"{kind}, {shown}".rstrip(", ")
-

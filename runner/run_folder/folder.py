@@ -112,8 +112,9 @@ class RunFolder:
         return read_rows(self.metrics_file)
 
     def read_summary(self) -> dict:
-        """The closing numbers. ValueError where the file is damaged."""
-        return read_json(self.summary_file, {"miou": (int, float)})
+        """The closing numbers, `miou` or, where that judges, `held_out_loss` among them. ValueError: a damaged file."""
+        judged = "held_out_loss" if "held_out_loss" in read_json(self.summary_file) else "miou"
+        return read_json(self.summary_file, {judged: (int, float)})
 
     def read_teachers(self) -> dict[str, dict]:
         """The scores of each frozen network; empty where none was scored. ValueError where the file is damaged."""

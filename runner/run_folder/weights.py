@@ -85,7 +85,9 @@ class Weights:
         """
         try:
             if self.is_headless and network.gives_logits:
-                logger.info("%s: %s has no head; its encoder alone is taken, the head starts at random", owner, self.file)
+                logger.info(
+                    "%s: %s has no head; its encoder alone is taken, the head starts at random", owner, self.file
+                )
                 encoder = network.backbone
                 entries = {key.removeprefix("backbone."): value for key, value in self.state.items()}
                 fill(encoder, encoder.fitted(entries), str(self.file), strict=strict)

@@ -45,9 +45,9 @@ def gradient_report(graph: Graph, losses: dict[str, Tensor], weights: dict[str, 
     return report
 
 
-def _gradient(loss: Tensor, places: list[Tensor]) -> Tensor | None:
+def _gradient(loss: Tensor, places: list[Tensor | None]) -> Tensor | None:
     """The loss's gradient at the places, as one float32 vector; None where it depends on none of them."""
-    places = [place for place in places if place.requires_grad]
+    places = [place for place in places if place is not None and place.requires_grad]
     if not places or not loss.requires_grad:
         return None
     gradients = torch.autograd.grad(loss, places, retain_graph=True, allow_unused=True)
