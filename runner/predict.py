@@ -3,6 +3,10 @@
 NETWORK is a run folder, a student folder or a Hub id; INPUT an image, a folder, a quoted pattern, an animation or a
 video, whose frames are predicted. FOLDER gets labels/x.png (class ids, 8-bit grey), colored/x.png (the same with the
 data set's palette), overlays/x.png (image and colours blended) and legend.png; the folders of the inputs are kept.
+
+With --pseudo it gets labels to train others on (data.extra of a recipe): 255, which is ignored, where the network is
+not sure, and description.json, which says whose they are. Labels that are there already are kept, so that after a kill
+the same command goes on.
 """
 
 import argparse
@@ -19,7 +23,20 @@ def ask() -> argparse.Namespace:
     parser.add_argument("network", help="a run folder, a student folder or a Hub id user/name")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, a folder, a quoted pattern or a video")
     parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="folder for what is written")
-    parser.add_argument("--write", nargs="+", choices=KINDS, default=KINDS, help="what is written (default: all)")
+    parser.add_argument(
+        "--write", nargs="+", choices=KINDS, help="what is written (default: all; with --pseudo: labels)"
+    )
+    parser.add_argument("--pseudo", action="store_true", help="ignore (255) pixels that the network is not sure of")
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument(
+        "--confidence", type=float, metavar="P", help="--pseudo: lowest probability that is kept (default: 0.9)"
+    )
+    kept.add_argument(
+        "--share",
+        type=float,
+        metavar="S",
+        help="--pseudo: keep this share of the pixels of each class, the surest first; all images are predicted twice",
+    )
     parser.add_argument("--alpha", type=float, default=0.5, help="share of the colours in an overlay (0.5)")
     parser.add_argument("--batch-size", type=int, default=1, help="images of one size computed at a time (1)")
     size = parser.add_mutually_exclusive_group()
@@ -40,6 +57,7 @@ def ask() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: on a GPU")
     parser.add_argument("--overwrite", action="store_true", help="replace what is in FOLDER already")
     options = parser.parse_args()
+    options.write = options.write or (["labels"] if options.pseudo else list(KINDS))
     refuse_wrong(options)
     return options
 
@@ -48,6 +66,13 @@ def refuse_wrong(options: argparse.Namespace) -> None:
     """ValueError for values out of range and options that do not go together, before anything is loaded."""
     if not 0 <= options.alpha <= 1:
         raise ValueError(f"--alpha {options.alpha}: the share of the colours is between 0 and 1")
+    for option, value in (("--confidence", options.confidence), ("--share", options.share)):
+        if value is not None and not options.pseudo:
+            raise ValueError(f"{option} says which pseudo-labels are kept; give --pseudo, too")
+        if value is not None and not 0 < value <= 1:
+            raise ValueError(f"{option} {value}: must be above 0 and at most 1")
+    if options.pseudo and (options.overwrite or "labels" not in options.write):
+        raise ValueError("--pseudo writes labels and keeps those that are there; leave --overwrite out, or labels in")
     if options.max_pixels < 1:
         raise ValueError(f"--max-pixels {options.max_pixels}: images have at least one")
     if options.batch_size < 1:
@@ -65,6 +90,8 @@ def refuse_wrong(options: argparse.Namespace) -> None:
 
 ask = ask_early(ask, __name__)  # before the imports that take seconds
 
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -75,16 +102,24 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
+from segkd.datasets._files import IGNORE_INDEX
 from segkd.datasets._images import open_image
 from segkd.datasets._palettes import bit_palette
 from segkd.datasets._resample import resize_image
 from segkd.runner.building.device import find_device
 from segkd.runner.console import message, one_line, progress_bar, say
+from segkd.runner.predicting.confident import STEPS, Rule, count_steps, lowest_steps
 from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decode, find_images, map_ahead
 from segkd.runner.predicting.label_files import Palette, label_image, save_png
+from segkd.runner.predicting.label_folder import LabelFolder
+from segkd.runner.recipe.extra import CONFIDENCE
 from segkd.runner.recipe.parts import BARE
+from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.recipe.text_file import read_json
+from segkd.runner.run_folder.checksum import checksum
 from segkd.runner.run_folder.folder import refuse_inside_a_run
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
+from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.inference import predict
 
 THREADS = 4  # that decode, and as many that write
@@ -102,16 +137,22 @@ def main() -> None:
     config = student.read_config()
     if config["model"] == BARE:
         raise ValueError(f"{student.path} has features alone and no head, so it predicts no classes")
-    if config["num_classes"] > 256:
+    if config["num_classes"] > (IGNORE_INDEX if options.pseudo else 256):
         raise ValueError(f"{student.path}: {config['num_classes']} classes do not fit into 8-bit files")
     palette = config.get("palette") or bit_palette(config["num_classes"])
     picture = legend(config.get("class_names") or [str(index) for index in range(config["num_classes"])], palette)
-    if not options.overwrite:
-        refuse_existing(files, picture, options)
-    network = from_pretrained(student.path).to(device)
     # a network trained on images of a third of their size knows streets a third as wide
     options.resize = None if options.native else options.resize or config.get("resize")
-    count, seconds, failed = predict_all(network, files, palette, options, device)
+    folder = pseudo_folder(student, files, options) if options.pseudo else None
+    if folder is None and not options.overwrite:
+        refuse_existing(files, picture, options)
+    network = from_pretrained(student.path).to(device)
+    sure = None
+    if folder is not None:
+        folder.describe()
+        sure = Rule(options.confidence, options.share), lowest_kept(network, files, folder, options, device)
+        files = [file for file in files if not folder.file(file.name).is_file()]
+    count, seconds, failed = predict_all(network, files, palette, options, device, sure)
     if options.write != ["labels"]:
         save_png(picture, options.to / "legend.png")
     say(f"{options.to}: {count} images in {seconds:.1f} s, {count / seconds:.1f} images/s")
@@ -121,6 +162,40 @@ def main() -> None:
         text = "\n".join([f"segkd: {len(failed)} files could not be predicted:", *lines])
         print(message(text), file=sys.stderr)
         sys.exit(1)
+
+
+def pseudo_folder(student: StudentFolder, files: list[ImageFile], options: argparse.Namespace) -> LabelFolder:
+    """The folder of the labels that are asked for. ValueError: it holds other ones.
+
+    With a share, what is kept of an image depends on all of them, so that they are part of what the labels are.
+    """
+    if options.share is None:
+        options.confidence = options.confidence or CONFIDENCE
+    stamps = [(file.name, status.st_size, status.st_mtime_ns) for file in files if (status := file.path.stat())]
+    seen = ("resize", "mode", "window", "stride", "scales", "flip", "precision")
+    description = {
+        "format": 1,
+        "teacher": {**student.read_config(), "weights": checksum(student.weights_file)},
+        "images": None if options.share is None else hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
+        "seen": {name: getattr(options, name) for name in seen},
+        "kept": Rule(options.confidence, options.share).described,
+    }
+    return LabelFolder(options.to, json.loads(json.dumps(description)), "--to")
+
+
+def lowest_kept(
+    network: nn.Module, files: list[ImageFile], folder: LabelFolder, options: argparse.Namespace, device: torch.device
+) -> Tensor | None:
+    """(K,) lowest steps of sureness that a share of each class's pixels keeps; None with a confidence."""
+    if options.share is None:
+        return None
+    if not folder.lowest_file.is_file():
+        counts = torch.zeros(network.num_classes, STEPS, dtype=torch.int64)
+        pictures = (item for item in decode(files, THREADS, options.max_pixels) if isinstance(item, Picture))
+        for batch in progress_bar(batches(pictures, options.batch_size), total=None, title="how sure it is"):
+            counts += count_steps(class_scores(network, batch, options, device)).cpu()
+        write_text(folder.lowest_file, json.dumps({"lowest": lowest_steps(counts, options.share).tolist()}) + "\n")
+    return torch.tensor(read_json(folder.lowest_file, {"lowest": list})["lowest"])
 
 
 def refuse_existing(files: list[ImageFile], picture: Image.Image, options: argparse.Namespace) -> None:
@@ -142,9 +217,17 @@ def refuse_existing(files: list[ImageFile], picture: Image.Image, options: argpa
 
 
 def predict_all(
-    network: nn.Module, files: list[ImageFile], palette: Palette, options: argparse.Namespace, device: torch.device
+    network: nn.Module,
+    files: list[ImageFile],
+    palette: Palette,
+    options: argparse.Namespace,
+    device: torch.device,
+    sure: tuple[Rule, Tensor | None] | None,
 ) -> tuple[int, float, list[Unreadable]]:
     """Predicts and writes everything.
+
+    Args:
+        sure: which pixels are kept, and the lowest steps that are; None: all.
 
     Returns:
         How many images were predicted, the seconds it took, and the files that could not be.
@@ -165,7 +248,11 @@ def predict_all(
 
     def predictions() -> Iterator[tuple[Picture, np.ndarray]]:
         for batch in batches(readable(), options.batch_size):
-            yield from zip(batch, label_maps(network, batch, options, device).cpu().numpy())
+            if sure is None:
+                labels = class_scores(network, batch, options, device, classes=True).to(torch.uint8)
+            else:
+                labels = sure[0].labels(class_scores(network, batch, options, device), sure[1])
+            yield from zip(batch, labels.cpu().numpy())
 
     since = time.perf_counter()
     total = None if any(file.is_video for file in files) else len(files)
@@ -176,15 +263,21 @@ def predict_all(
     return len(names), time.perf_counter() - since, failed
 
 
-def label_maps(network: nn.Module, batch: list[Picture], options: argparse.Namespace, device: torch.device) -> Tensor:
-    """(B, H, W) uint8 predicted classes of pictures of one size, at that size."""
+def class_scores(
+    network: nn.Module,
+    batch: list[Picture],
+    options: argparse.Namespace,
+    device: torch.device,
+    classes: bool = False,
+) -> Tensor:
+    """(B, K, H, W) scores of pictures of one size, at that size; with `classes` (B, H, W), the classes alone."""
     pixels = [picture.pixels for picture in batch]
     if options.resize:
         pixels = [resize_image(Image.fromarray(one), tuple(options.resize)) for one in pixels]
     # (B, H, W, 3) -> (B, 3, H, W): a view in channels_last order, nothing is copied
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-        classes = predict(
+        return predict(
             network,
             images,
             batch[0].pixels.shape[:2],
@@ -193,9 +286,8 @@ def label_maps(network: nn.Module, batch: list[Picture], options: argparse.Names
             stride=options.stride and tuple(options.stride),
             scales=tuple(options.scales),
             flip=options.flip,
-            classes=True,
+            classes=classes,
         )
-    return classes.to(torch.uint8)
 
 
 def write(picture: Picture, labels: np.ndarray, palette: Palette, options: argparse.Namespace) -> None:

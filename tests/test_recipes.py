@@ -14,6 +14,7 @@ from segkd.runner.building.optimizers import build_optimizers
 from segkd.runner.building.shapes import shape_graph, shape_predictions
 from segkd.runner.loading.data_sets import build_views
 from segkd.runner.recipe.addresses import Source
+from segkd.runner.recipe.parts import network_part
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipes import shipped
@@ -112,8 +113,10 @@ def test_recipe(file):
         return
     # every network makes the features that the losses have asked it for
     for (name, _), prediction in shape_predictions(graph, recipe).items():
-        assert set(prediction.features) == graph.network(name).features_wanted
-        assert prediction.logits.shape[:2] == (2, graph.network(name).num_classes)
+        network = graph.network(name)
+        assert set(prediction.features) == network.features_wanted
+        assert prediction.logits is None or prediction.logits.shape[:2] == (2, network.num_classes)
+        assert (prediction.logits is not None) == network.gives_logits
 
 
 def shape_of(network):
@@ -127,6 +130,10 @@ def test_recipes_that_a_recipe_needs(file):
     for name, other in others(recipe).items():
         assert other.data.dataset == recipe.data.dataset and other.folder != recipe.folder
         trained, here = other.networks["student"], recipe.networks[name or "student"]
+        if here.has_head and not trained.has_head:  # a first stage: its encoder alone is taken
+            encoders = [network_part(one.source, one.model, one.args)[1]["backbone"] for one in (trained, here)]
+            assert encoders[0] == encoders[1]
+            continue
         assert (trained.source, trained.model, trained.normalize) == (here.source, here.model, here.normalize)
         assert shape_of(trained) == shape_of(here)
         if name is None:
@@ -145,7 +152,7 @@ def test_names_are_told_apart():
 # fields of the schema that are younger than tests/golden/recipes.json
 ADDED_SINCE = {
     "evaluate": ("metrics", "fit_corners"),
-    "data": ("allow_overlap", "max_pixels", "cache", "cache_folder"),
+    "data": ("allow_overlap", "max_pixels", "cache", "cache_folder", "extra"),
     "networks.*": ("cache", "precision", "compile", "input_scale"),
 }
 # and arguments of views and losses

@@ -24,6 +24,7 @@ from segkd.runner.predicting.confident import Rule, count_steps, lowest_steps
 from segkd.runner.predicting.label_folder import LabelFolder
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.text_file import read_json
+from segkd.runner.run_folder.pretrained import WITHOUT_DOWNLOADS
 from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.evaluation import class_scores
 
@@ -97,7 +98,8 @@ def open_folder(recipe: Recipe, network: nn.Module, images: Dataset, rule: Rule)
     description = {
         "format": FORMAT,
         "teacher": {
-            **entry.model_dump(mode="json", include={"source", "model", "args", "precision", "input_scale"}),
+            **entry.model_dump(mode="json", include={"source", "model", "precision", "input_scale"}),
+            "args": {key: value for key, value in entry.args.items() if key not in WITHOUT_DOWNLOADS},
             "classes": [[part.sizes, part.order.tolist()] for part in mapped],
             "normalize": network.normalize.constants,
             "weights": weights_checksum(network),
