@@ -6,7 +6,15 @@ import pytest
 from PIL import Image
 
 from segkd.datasets._files import published_split
-from segkd.datasets._parts_of_a_set import Chosen, ImagesBelow, WithoutLabels, labelled_indices
+from segkd.datasets._parts_of_a_set import (
+    Chosen,
+    ImagesBelow,
+    LabelsFrom,
+    WithExtra,
+    WithoutLabels,
+    labelled_indices,
+)
+from segkd.datasets.images import Images
 from segkd.datasets.synthetic import Synthetic
 
 
@@ -148,3 +156,29 @@ def test_folders_without_images(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match="broken.png: cannot be decoded"):
         ImagesBelow(str(tmp_path))[0]
+
+
+def test_images_without_labels_are_named_by_their_path_and_may_have_classes(tmp_path):
+    for name in ("0.png", "far/1.png", "far/2.png", "far/3.png"):
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3)).save(tmp_path / "pictures" / name)
+    images = Images(str(tmp_path), "any", images="pictures", class_names=("a", "b"))
+    assert images.names == ["0", "far/1", "far/2", "far/3"] and images.num_classes == len(images.palette) == 2
+    assert images[0][1].getextrema() == (255, 255)
+    train, val = (Images(str(tmp_path / "pictures"), split, val=0.5).names for split in ("train", "val"))
+    assert sorted(train + val) == images.names and train and val
+
+
+def test_labels_from_elsewhere(tmp_path):
+    labelled, others = (Synthetic(size=(32, 40), length=3, seed=seed) for seed in (0, 1))
+    for index in range(3):
+        Image.new("L", (40, 32), (7, 255, 8)[index]).save(tmp_path / f"{others.name(index)}.png")
+    both = WithExtra(labelled, LabelsFrom(others, tmp_path, 8, "data.extra.labels"))
+    assert len(both) == 6 and [both.is_extra(index) for index in (2, 3)] == [False, True]
+    assert both[3][0].tobytes() == others[0][0].tobytes() and both[3][1].getextrema() == (7, 7)
+    assert both[0][1].tobytes() == labelled[0][1].tobytes() and both[4][1].getextrema() == (255, 255)
+    with pytest.raises(ValueError, match="label ids 8 are not allowed; the data set's train ids are 0..7"):
+        both[5]
+    (tmp_path / f"{others.name(1)}.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"data.extra.labels: there is no .* \(1 such labels of 3\)"):
+        LabelsFrom(others, tmp_path, 8, "data.extra.labels")

@@ -188,3 +188,43 @@ def test_more_classes_than_a_byte_holds_are_refused(command, student, images):
     )
     with pytest.raises(ValueError, match="300 classes do not fit into 8-bit files"):
         command(student, images)
+
+
+def test_pseudo_labels_equal_a_bare_loop_and_a_second_call_makes_what_is_missing(command, student, images):
+    pseudo = student, images, "--pseudo", "--confidence", 0.4
+    out, network = command(*pseudo), from_pretrained(student)
+    files = {name: out / f"labels/{name}.png" for name in ("a", "city/b", "city/c", "d")}
+    assert sorted(path.name for path in out.iterdir()) == ["description.json", "labels"]
+    for name, file in files.items():
+        image = torch.from_numpy(pixels(images / f"{name}.{'webp' if name == 'd' else 'png'}")).permute(2, 0, 1)[None]
+        confidence, classes = scores_of(network, image, tuple(image.shape[-2:])).softmax(1).max(1)
+        wanted = torch.where(confidence >= 0.4, classes, 255)[0].numpy()
+        assert (np.array(Image.open(file)) == wanted).mean() > 0.99
+    before = {name: (file.read_bytes(), file.stat().st_mtime_ns) for name, file in files.items()}
+    files["city/b"].unlink()
+    command(*pseudo)
+    after = {name: (file.read_bytes(), file.stat().st_mtime_ns) for name, file in files.items()}
+    assert [name for name in files if before[name] != after[name]] == ["city/b"]
+    assert before["city/b"][0] == after["city/b"][0]
+
+
+def test_pseudo_labels_of_others_are_refused_and_a_share_is_of_each_class(command, student, images, deliver, tmp_path):
+    out = command(student, images, "--pseudo", "--share", 0.5)
+    labels = np.concatenate([np.array(Image.open(file)).ravel() for file in out.rglob("labels/**/*.png")])
+    bare = command(student, images, "--write", "labels", to="all")
+    classes = np.concatenate(
+        [np.array(Image.open(bare / file.relative_to(out))).ravel() for file in out.rglob("*.png")]
+    )
+    for k in np.unique(classes):
+        assert (labels[classes == k] == k).mean() == pytest.approx(0.5, abs=0.05)
+    other = deliver(tmp_path / "other", ["road", "building", "person"], seed=1)
+    for words, told in (
+        ((student, images, "--pseudo", "--share", 0.6), "holds labels that another threshold has kept"),
+        ((other, images, "--pseudo", "--share", 0.5), "holds labels of another teacher"),
+        ((student, images / "city", "--pseudo", "--share", 0.5), "holds labels of other images"),
+        ((student, images, "--confidence", 0.5), "--confidence says which pseudo-labels are kept; give --pseudo, too"),
+        ((student, images, "--pseudo", "--overwrite"), "--pseudo writes labels and keeps those that are there"),
+        ((student, images, "--pseudo", "--share", 0), "--share 0.0: must be above 0 and at most 1"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            command(*words)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from segkd.losses._task import Task
@@ -182,3 +183,43 @@ def test_features_of_is_the_networks_own_table():
     assert task.student.use("head") == 3 and task.student.wanted == {"head"}
     with pytest.raises(ValueError, match=r"networks.student has no feature 'stage9'; it has: head"):
         task.student.use("stage9")
+
+
+def test_pixels_of_extra_images_count_by_their_weight_in_terms_that_read_labels():
+    """Against a bare loop over the pixels; a term that reads no labels sees all images alike."""
+    torch.manual_seed(0)
+    scores = torch.randn(4, 3, 5, 6, requires_grad=True)
+    target = torch.randint(0, 3, (4, 5, 6))
+    target[torch.rand(4, 5, 6) < 0.3] = 255
+    extra = [False, True, True, False]
+
+    class Fixed(Toy):
+        def forward(self, images):
+            return Prediction(scores)
+
+    class CrossEntropy(nn.Module):
+        def forward(self, student, teacher, labels):
+            return F.cross_entropy(student.logits, labels, ignore_index=255)
+
+    class Mean(nn.Module):
+        def forward(self, student, teacher, labels):
+            return {"all": student.logits.mean()}
+
+    losses = {"ce": CrossEntropy(), "mean": Mean()}
+    settings = {"supervised": frozenset({"ce"}), "extra_weight": 0.25}
+    graph = Graph({"student": Fixed(0)}, {}, [term("ce"), term("mean")], losses, **settings)
+    images = torch.zeros(4, 3, 5, 6)
+    found = graph(images, target, 0, extra=extra)
+
+    total, count = 0.0, 0
+    for index, y, x in (target != 255).nonzero().tolist():
+        total += (0.25 if extra[index] else 1.0) * -scores[index, :, y, x].log_softmax(0)[target[index, y, x]]
+        count += 1
+    torch.testing.assert_close(found["ce"], total / count)
+    torch.testing.assert_close(found["mean/all"], scores.mean())
+    ours, theirs = (torch.autograd.grad(loss, scores)[0] for loss in (found["ce"], total / count))
+    torch.testing.assert_close(ours, theirs)
+    # one kind alone, and nothing that counts
+    of_one = graph(images, target, 0, extra=[True] * 4)["ce"]
+    torch.testing.assert_close(of_one, 0.25 * F.cross_entropy(scores, target, ignore_index=255))
+    assert graph(images, target, 0)["ce"].item() == F.cross_entropy(scores, target, ignore_index=255).item()

@@ -236,3 +236,70 @@ def test_where_unlabelled_images_come_from(tmp_path):
     folder = f"data.unlabelled={{images: {tmp_path}, batch_size: 3, transform: {{flip: 0}}}}"
     (batch,) = semi(tmp_path, 1, "data.labelled=null", folder)
     assert sorted(batch.unlabelled.images[:, 0].flatten(1).amax(1).tolist()) == [0, 1, 2]
+
+
+EXTRA = """
+data:
+  dataset: synthetic
+  args: {size: [32, 40], length: 14}
+  crop_size: [32, 32]
+  batch_size: 8
+  labelled: 5/14
+  extra: {pseudo: {network: t}, share: 0.6}
+  workers: 0
+networks:
+  student: {model: pspnet}
+  t: {model: pspnet, train: false, weights: random}
+losses: [{loss: cross_entropy}]
+schedule: {iterations: 9}
+"""
+
+
+def test_a_share_of_each_batch_are_extra_images_in_epochs_of_their_own(tmp_path):
+    (tmp_path / "extra.yaml").write_text(EXTRA)
+    recipe = read(tmp_path / "extra.yaml")
+    sets, views = build_training_sets(recipe), build_views(recipe)
+
+    def batches(count, start=0, rank=0, world=1, parts=1):
+        here = SimpleNamespace(process_index=rank, num_processes=world, device=torch.device("cpu"))
+        cut = recipe.model_copy(update={"loop": recipe.loop.model_copy(update={"accumulate": parts})})
+        return list(itertools.islice(build_training_batches(cut, *sets, views, here, start=start), count))
+
+    alone = batches(9)
+    for batch in alone:
+        assert batch.extra == [index >= 5 for index in batch.indices] and sum(batch.extra) == 5
+        assert all((target == 255).all() for target, extra in zip(batch.target, batch.extra) if extra)  # to be made
+    for kind, length in ((False, 5), (True, 9)):
+        seen = [index for batch in alone for index, extra in zip(batch.indices, batch.extra) if extra == kind]
+        whole = range(0, len(seen) - length + 1, length)
+        assert all(len(set(seen[first : first + length])) == length for first in whole)
+    for batch, other in zip(alone[4:], batches(5, start=4), strict=True):
+        assert batch.indices == other.indices and torch.equal(batch.images, other.images)
+    # two processes, two parts of a step: the same images, and of both kinds everywhere
+    for number, shares in enumerate(zip(*(batches(4, rank=rank, world=2, parts=2) for rank in (0, 1)))):
+        own = [index for share in shares for index in share.indices]
+        step, part = divmod(number, 2)
+        assert own == alone[step].indices[4 * part : 4 * part + 4]
+        assert all(sum(share.extra) in (1, 2) for share in shares)
+
+
+def test_where_no_term_sees_labels_all_images_are_without_and_no_others_are_loaded(tmp_path):
+    text = EXTRA.replace(
+        "  labelled: 5/14\n  extra: {pseudo: {network: t}, share: 0.6}", "  unlabelled: {batch_size: 4}"
+    )
+    (tmp_path / "alone.yaml").write_text(text.replace("{loss: cross_entropy}", "{loss: kl, on: unlabelled}"))
+    recipe = read(tmp_path / "alone.yaml")
+    labelled, unlabelled = sets = build_training_sets(recipe)
+    assert len(labelled) == len(unlabelled) == 14
+    read_items = []
+    labelled.__class__.__getitem__, kept = (
+        (lambda self, index: read_items.append(index) or kept(self, index)),
+        (labelled.__class__.__getitem__),
+    )
+    try:
+        here = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
+        batches = list(itertools.islice(build_training_batches(recipe, *sets, build_views(recipe), here, start=0), 7))
+    finally:
+        labelled.__class__.__getitem__ = kept
+    assert sorted(index for batch in batches for index in batch.unlabelled.indices) == sorted([*range(14)] * 2)
+    assert len(read_items) == 28 and all(batch.images is batch.unlabelled.images for batch in batches)
