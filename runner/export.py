@@ -73,7 +73,9 @@ def main() -> None:
         refuse_inside_a_run(options.output)
     delivered = find(options.source, options.network)
     if not delivered.network.gives_logits:
-        raise ValueError(f"{options.source} has features alone and no head; its student/ is what a next stage starts from")
+        raise ValueError(
+            f"{options.source} has features alone and no head; its student/ is what a next stage starts from"
+        )
     size = tuple(options.input_size or delivered.size)
     ending = ENDINGS.get(options.to, f".{options.to}.pth")
     path = options.output or RunFolder(options.source).exports / f"{options.network}{ending}"
