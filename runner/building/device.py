@@ -24,7 +24,7 @@ def find_device() -> torch.device:
 
 
 def start_accelerator(*recipes: Recipe) -> Accelerator:
-    """Accelerate with the recipes' precision. DDP looks for unused parameters only where terms come and go.
+    """Accelerate with the recipes' precision. DDP looks for unused parameters only where there may be some.
 
     Raises:
         ValueError: the launcher asks for another precision or accumulation than the recipe: one would silently win.
@@ -46,6 +46,9 @@ def start_accelerator(*recipes: Recipe) -> Accelerator:
     # DDP is told once by Accelerate and once by itself that this option has a new name
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
     comes_and_goes = any(term.comes_and_goes for one in recipes for term in one.losses)
+    # an encoder alone may have stages that no term reads
+    trained = [network for one in recipes for network in one.networks.values() if network.train and network.model]
+    has_unread = comes_and_goes or not all(network.has_head for network in trained)
     # without a GPU, Accelerate joins several processes only when told that they use the CPU; else each trains alone
     on_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
     return Accelerator(
@@ -53,7 +56,7 @@ def start_accelerator(*recipes: Recipe) -> Accelerator:
         cpu=on_cpus,
         kwargs_handlers=[
             DistributedDataParallelKwargs(
-                broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=comes_and_goes
+                broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=has_unread
             ),
             InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.loop.timeout)),
         ],

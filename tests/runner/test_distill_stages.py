@@ -56,6 +56,7 @@ loop: {save_every: 1}
 evaluate: {every: 2, batch_size: 3}
 tracking: {wandb: disabled, images: 0, every: 2}
 """
+BACKBONE = "networks.student.args.backbone=mobilenetv2_035"
 
 
 def fill(folder):
@@ -128,7 +129,9 @@ def test_killed_in_each_stage_the_chain_ends_bit_for_bit_the_same(server, chain,
 
 def test_two_processes_judge_as_one(server, chain, run_at, monkeypatch):
     monkeypatch.chdir(folder := chain[0].path.parents[1])
+    # nothing reads the last stage: no process may wait for its gradients
     short = ["name=two", "schedule.iterations=1", "evaluate.every=1"]
+    short += ["losses=[{loss: nfd, on: unlabelled, args: {feature: stage3, over: channel}}]"]
     result = server(folder, "distill", "stage1.yaml", *short, processes=2)
     assert result.code == 0, result.err
     recipe, run = read("stage1.yaml", short), run_at(folder / "runs/two")
@@ -161,6 +164,21 @@ def test_the_loss_on_held_out_images_is_that_of_a_bare_loop(folder, monkeypatch)
         losses = {name: loss(*maps, torch.zeros_like(batch.target).long()) for name, loss in graph.losses.items()}
         total += len(batch.indices) * sum(weighted(losses, {"nfd": 2.0, "phi_s": 1.0}).values()).item()
     assert found["held_out_loss"] == pytest.approx(total / len(held_out), rel=1e-6)
+
+
+def test_a_run_folder_tells_its_encoder_which_fits_any_network_that_is_trained(chain, monkeypatch):
+    monkeypatch.chdir(chain[0].path.parents[1])
+    recipe = read("stage2.yaml", ["networks.student.weights=runs/stage1"])
+    assert recipe.networks["student"].args["backbone"] == "mobilenetv2_035"
+    dataset = build_dataset(recipe, "train")
+    (student,) = build_networks(recipe, dataset).values()
+    state = {key: value for key, value in student.state_dict().items() if key.startswith("backbone.")}
+    assert all(value.equal(state[key]) for key, value in from_pretrained("runs/stage1").state_dict().items())
+    assert not any(one.requires_grad for one in student.train().backbone.parameters())
+    assert not any(part.training for part in student.backbone.modules()) and student.training
+    frozen = "networks.teacher={model: pspnet, weights: runs/stage1, train: false}"
+    with pytest.raises(ValueError, match="networks.teacher is frozen and .* has no head, so that its own would stay"):
+        build_networks(read("stage2.yaml", ["networks.student.weights=random", frozen, BACKBONE]), dataset)
 
 
 @pytest.mark.parametrize("assignments, told", [
