@@ -129,7 +129,7 @@ class Network(nn.Module):
         """Tells a network that carries its classes' names with it those of the data set it is for; most carry none."""
 
     def freeze_encoder(self) -> None:
-        """Leaves the encoder as it is: no gradients, and eval mode whatever the network's, statistics of batch norms too."""
+        """Leaves the encoder as it is: no gradients, and eval mode whatever the network's, so that statistics stay too."""
         encoder = [one for name, one in self.named_parameters() if name.startswith(self.backbone_prefixes)]
         if not encoder:
             raise ValueError("which of its parts are the encoder is not known, so it cannot be frozen alone")

@@ -75,8 +75,8 @@ def build_network(
     if weights is not None:
         if weights.is_headless and built.gives_logits and not network.train:
             raise ValueError(
-                f"{owner} is frozen and {weights.file} has no head, so that its own would stay random; train it, or leave "
-                f"its head out"
+                f"{owner} is frozen and {weights.file} has no head, so that its own would stay random; train it, or "
+                f"leave its head out"
             )
         weights.check(model=file, normalize=network.constants, owner=owner)
         weights.load(built, owner=owner, strict=network.strict)

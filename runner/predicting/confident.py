@@ -18,8 +18,8 @@ class Rule:
     Attributes:
         confidence: those whose class has at least this probability; None: `share` decides.
         share: of the pixels that are predicted to be of a class, in all images, the surest ones, rounded up to whole
-            steps of sureness (of equal ones all are kept). The threshold of each class as in CBST, Zou et al., ECCV 2018,
-            but of all pixels: one probability for all classes would drop the rare and difficult ones.
+            steps of sureness (of equal ones all are kept). Thresholds of classes as in CBST, Zou et al., ECCV 2018: one
+            probability for all would drop the rare and difficult ones.
     """
 
     confidence: float | None = None

@@ -1,4 +1,4 @@
-"""A folder of predicted labels that tells whose they are: filled in any number of goes, never with those of two kinds."""
+"""A folder of predicted labels that tells whose they are: filled in any number of goes, never with two kinds."""
 
 import json
 import os

@@ -139,7 +139,7 @@ class Report:
         rows = self.closing_rows(scored, image)
         curves(history, run.curves_file)
         write_text(run.report_file, self.text(rows, history, scored))
-        if chosen.images_file.is_file():
+        if not recipe.judged_by_loss:
             shutil.copyfile(chosen.images_file, run.images_file)
         summary = {  # what comparisons of runs read
             **self.judged(scored),
