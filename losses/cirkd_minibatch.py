@@ -28,7 +28,8 @@ class CIRKDMinibatch(nn.Module):
         pool: side of the averaged windows in pixels of the map, 1 for none; the last ones may be smaller.
         pool_from: (height, width) a map must reach, both, to be pooled.
         gather: in training, compare with the images of all processes; the gradient runs through this process's own.
-            The released codes see a process's images only, which with one image per process leaves nothing across images.
+            The released codes see a process's images only, which with one image per process leaves nothing across
+            images.
 
     Returns:
         scalar, mean over pairs and rows, in nats. The teacher gets no gradient.
