@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None, list[KeptPixels]]:
-    """Counts the splits, reads a sample of training labels, and shows how the pixels are spread over the classes.
+    """Counts the splits, and looks at the labels of those who have some.
 
     Returns:
         the images to train on, with labels and without, and the data sets whose pixels are kept.
@@ -118,32 +118,36 @@ def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None, list[KeptPixels
     judged = "to judge by" if recipe.judged_by_loss else "to score"
     counted += [f"{len(val_set)} {judged} ({recipe.data.val_split})", f"{train_set.num_classes} classes"]
     say(f"data      {recipe.data.dataset}: {', '.join(counted)}")
-    if recipe.judged_by_loss:
-        say("labels    none are read to score by: the loss on held-out images judges the student")
-        look_at_data(recipe, train_set, unlabelled_set, val_set, whole=True)
-        return train_set, unlabelled_set
-    own = getattr(train_set, "labelled", train_set)
-    if own is not train_set:
+    own, extra = getattr(train_set, "labelled", train_set), getattr(train_set, "extra", None)
+    if extra is not None:
         pseudo = recipe.data.extra.pseudo
         whose = "read from data.extra.labels" if pseudo is None else f"made by {pseudo.network} before the training"
-        say(f"extra     {len(train_set.extra)} images, {recipe.extra_images} of each batch; their labels are {whose}")
-    counts = np.zeros(256, np.int64)
-    chosen = np.linspace(0, len(own) - 1, min(SAMPLED, len(own))).round().astype(int)
-    for index in chosen:
-        counts += np.array(own[int(index)][1].histogram())
+        say(f"extra     {len(extra)} images, {recipe.extra_images} of each batch; their labels are {whose}")
     for index in {0, len(val_set) - 1}:
         val_set[index]
+    if recipe.judged_by_loss:
+        say("labels    none are read to score by: the loss on held-out images judges the student")
+    else:
+        check_labels(own)
+    look_at_data(recipe, train_set, unlabelled_set, val_set, whole=True)
+    kept = kept_sets(own, extra, unlabelled_set, val_set)
+    for one in kept:
+        say(f"pixels    {one.described()}")
+    return train_set, unlabelled_set, kept
+
+
+def check_labels(train_set: Dataset) -> None:
+    """Reads a sample of training labels, and shows how the pixels are spread over the classes."""
+    counts = np.zeros(256, np.int64)
+    chosen = np.linspace(0, len(train_set) - 1, min(SAMPLED, len(train_set))).round().astype(int)
+    for index in chosen:
+        counts += np.array(train_set[int(index)][1].histogram())
     total = counts.sum()
     shares = " | ".join(f"{name} {count / total:.1%}" for name, count in zip(train_set.class_names, counts))
     say(f"labels    of {len(chosen)} training images: {shares} | ignored {counts[train_set.ignore_index] / total:.1%}")
     absent = [name for name, count in zip(train_set.class_names, counts) if count == 0]
     if absent:
         say(f"          not seen in this sample: {', '.join(absent)}")
-    look_at_data(recipe, train_set, unlabelled_set, val_set, whole=True)
-    kept = kept_sets(train_set, unlabelled_set, val_set)
-    for one in kept:
-        say(f"pixels    {one.described()}")
-    return train_set, unlabelled_set, kept
 
 
 def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator) -> Graph:
