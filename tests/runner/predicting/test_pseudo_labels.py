@@ -73,6 +73,10 @@ def test_what_is_there_stays_and_what_is_missing_is_made_as_before(make, kept):
     assert {name: one for name, one in contents(labels).items() if name[0] != "."} == before
     again = [file.stat().st_mtime_ns for file in files]
     assert [index for index in range(5) if again[index] != times[index]] == [1]
+    for _ in range(2):  # from pixels that are kept, too
+        given = make(*kept, "data.cache=disk", "data.extra.pseudo.folder=given")
+        assert contents(given) == before
+        next(given.iterdir()).unlink()
 
 
 def test_another_teacher_images_or_threshold_make_other_labels_and_are_refused_in_a_folder_given_by_hand(make):
