@@ -8,7 +8,8 @@ from segkd.runner.recipe.read import read
 
 def test_what_may_change_is_in_every_recipe(folder):
     teacher = "networks.teacher={model: pspnet, train: false, weights: random, cache: {}}"
-    values = yaml.safe_load(read(folder / "tiny.yaml", [teacher]).dump())
+    extra = "data.extra={pseudo: {network: teacher, images: photos}}"
+    values = yaml.safe_load(read(folder / "tiny.yaml", [teacher, extra]).dump())
     for key in MAY_CHANGE_ON_RESUME:
         place = values
         for word in key.split("."):
