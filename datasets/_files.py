@@ -259,6 +259,8 @@ class LabelledFiles:
     Attributes:
         names: of the images. files: their paths and those of their labels, None where these are not public.
         has_labels: False: nobody has labelled the images, and none of them has a class.
+        images_left_out, labels_left_out: paths of images that have no label and are no part of the data set, and of
+            labels that belong to none of its images, as far as it knows of them.
         table, rule: how label files are read, see `read_label`.
         max_pixels: height times width of the largest image or label that is read.
 
@@ -271,6 +273,8 @@ class LabelledFiles:
     has_labels = True
     names: list[str]
     files: list[tuple[str, str | None]]
+    images_left_out: tuple[str, ...] = ()
+    labels_left_out: tuple[str, ...] = ()
     table: tuple[int, ...]
     rule: str
     max_pixels = MAX_PIXELS

@@ -3,19 +3,20 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Len
 from PIL import Image
 
 from ._classes import Classes
 from ._files import (
+    IMAGE_SUFFIXES,
     LabelledFiles,
     Share,
     drawn_split,
     excerpt,
     files_below,
-    pair_labels,
+    find_images,
     read_list,
     require_folder,
     require_images,
@@ -38,7 +39,9 @@ class Folder(LabelledFiles):
             once image_suffix, label_suffix and the file endings are taken off (`a_image.jpg` and `a_mask.png` pair
             with image_suffix `_image` and label_suffix `_mask`). Or templates of whole paths, such as
             `images/{split}/{name}.jpg` and `masks/{split}/{name}_mask.png`: what stands for `{name}` is the same in
-            both, also across folders, and `*` stands for anything within one part of a path.
+            both, also across folders, and `*` stands for anything within one part of a path, `.*` at the end for the
+            ending of any image. Upper and lower case of endings are the same.
+        without_label: an image whose label file is not there is an error, or left out (`skip`).
         list_file: instead of the folders, a text file with one "image label" a line, relative to root; a tab between
             the two where a path holds blanks, else a tab or blanks.
         val: divides images that lie in no splits: this share of them is split `val`, the others are `train`. The name
@@ -68,6 +71,7 @@ class Folder(LabelledFiles):
         labels: str = "{split}/labels",
         image_suffix: str = "",
         label_suffix: str = "",
+        without_label: Literal["error", "skip"] = "error",
         list_file: str | None = None,
         val: Share | None = None,
         palette: tuple[Color, ...] | None = None,
@@ -81,43 +85,56 @@ class Folder(LabelledFiles):
         self.num_classes, self.table, self.rule = len(self.class_names), self.labels.table, self.labels.rule
         if list_file is not None:
             names, files = _read_pairs(root, list_file.replace("{split}", split))
-        elif "{name}" in images or "{name}" in labels:
-            names, files = _find_by_template(root, split, images, labels)
         else:
-            names, files = _find_pairs(root, split, images, labels, image_suffix, label_suffix)
+            find = _find_by_template if "{name}" in images or "{name}" in labels else _find_in_folders
+            names, files = self._paired(*find(root, split, images, labels, image_suffix, label_suffix), without_label)
         kept = drawn_split(names, split, val)
         self.names, self.files = [names[index] for index in kept], [files[index] for index in kept]
+
+    def _paired(
+        self, images: dict[str, str], labels: dict[str, str], like: str, without_label: str
+    ) -> tuple[list[str], list[tuple[str, str]]]:
+        """Names, and (image, label) paths, of the images and labels of one name; `like`: what a label's path is like."""
+        lacking = [name for name in images if name not in labels]
+        if lacking and (without_label == "error" or len(lacking) == len(images)):
+            raise FileNotFoundError(
+                f"{images[lacking[0]]}: its label {like.replace('{name}', lacking[0])} does not exist ({len(lacking)} of "
+                f"{len(images)} images have none; without_label: skip leaves out those that have none)"
+            )
+        self.images_left_out = tuple(images[name] for name in lacking)
+        self.labels_left_out = tuple(label for name, label in labels.items() if name not in images)
+        kept = [name for name in images if name in labels]
+        return [name.replace("/", "_") for name in kept], [(images[name], labels[name]) for name in kept]
 
     def read_target(self, path: str) -> Image.Image:
         """The label file as train ids, mode L."""
         return self.labels.read(path, self.max_pixels)
 
 
-def _find_pairs(
+def _find_in_folders(
     root: str, split: str, images: str, labels: str, image_suffix: str, label_suffix: str
-) -> tuple[list[str], list[tuple[str, str]]]:
+) -> tuple[dict[str, str], dict[str, str], str]:
+    """The images and the label files below two folders, each by its name, and what a label's path is like."""
     layout = f"<root>/{images}/<name>{image_suffix}.png|jpg and <root>/{labels}/<name>{label_suffix}.png"
     if "{split}" in images:
         layout += " (folders without {split} in their names are divided by val: 0.1)"
     found = require_images(Path(root) / images.replace("{split}", split), layout, image_suffix)
-    pairs = pair_labels(found, Path(root) / labels.replace("{split}", split), layout, label_suffix)
-    return [key.replace("/", "_") for key in found], pairs
+    folder = require_folder(Path(root) / labels.replace("{split}", split), layout)
+    return found, find_images(folder, label_suffix), f"{folder}/{{name}}{label_suffix}.png"
 
 
-def _find_by_template(root: str, split: str, images: str, labels: str) -> tuple[list[str], list[tuple[str, str]]]:
+def _find_by_template(
+    root: str, split: str, images: str, labels: str, *suffixes: str
+) -> tuple[dict[str, str], dict[str, str], str]:
+    """The same for templates of paths."""
+    if any(suffixes):
+        raise ValueError("image_suffix, label_suffix: templates say what stands behind {name} themselves")
     label_of = _matching(root, split, "labels", labels)
-    names, files, taken = [], [], set(label_of.values())
-    for name, image in _matching(root, split, "images", images).items():
-        if image in taken:  # {name}.png also fits the label files {name}_mask.png beside it
-            continue
-        if name not in label_of:
-            label = os.path.join(root, labels.replace("{split}", split).replace("{name}", name))
-            raise FileNotFoundError(f"{image}: its label {label} does not exist")
-        names.append(name.replace("/", "_"))
-        files.append((image, label_of[name]))
-    if not files:
+    taken = set(label_of.values())  # {name}.png also fits the label files {name}_mask.png beside it
+    found = {name: path for name, path in _matching(root, split, "images", images).items() if path not in taken}
+    if not found:
         raise ValueError(f"{root}: no images like {images.replace('{split}', split)} that are no labels themselves")
-    return names, files
+    return found, label_of, os.path.join(root, labels.replace("{split}", split))
 
 
 def _matching(root: str, split: str, argument: str, template: str) -> dict[str, str]:
@@ -127,8 +144,10 @@ def _matching(root: str, split: str, argument: str, template: str) -> dict[str, 
         told = f"{sorted(unknown)[0]} is unknown" if unknown else "{name} stands in the other one and not here"
         raise ValueError(f"{argument}: {template}: {told}; a template of paths is like images/{{split}}/{{name}}.jpg")
     whole = template.replace("{split}", split)
-    folder = require_folder(Path(root, re.split(r"\{name\}|\*", whole)[0] + ".").parent, f"<root>/{template}")
-    pattern = re.escape(written_alike(whole)).replace(r"\*", "[^/]*")
+    folder = require_folder(Path(root, os.path.dirname(re.split(r"\{name\}|\*", whole)[0])), f"<root>/{template}")
+    start, ending = os.path.splitext(written_alike(whole))
+    endings = map(re.escape, IMAGE_SUFFIXES if ending == ".*" else (ending,))
+    pattern = f"{re.escape(start)}(?i:{'|'.join(endings)})".replace(r"\*", "[^/]*")
     pattern = pattern.replace(r"\{name\}", "(?P<name>.+)", 1).replace(r"\{name\}", "(?P=name)")
     found: dict[str, str] = {}
     for parent, file in files_below(folder):

@@ -153,6 +153,12 @@ def imagenet_weights(name: str) -> tuple[dict[str, Tensor], str]:
             ) from error
 
 
+def weights_at_hand(name: str) -> bool:
+    """Whether timm's published weights called `name` are here, in a package or in timm's cache."""
+    package = PACKAGES.get(name.partition(".")[0])
+    return bool(package and packaged_file(package)) or (timm.models.is_model_pretrained(name) and _is_cached(name))
+
+
 def packaged_file(package: str) -> Path | None:
     """The file in an installed package that carries weights and nothing else, None where it is not installed."""
     found = importlib.util.find_spec(package)  # does not import it: weights need none of its code

@@ -1,9 +1,9 @@
-"""The recipes that come with segkd: `python runner/recipes.py ls [WORD ...] | show | copy | diff`.
+"""The recipes that come with segkd, and one for your own images: `python runner/recipes.py ls | show | copy | diff | new`.
 
 `ls` lists them, those that hold every WORD; `show NAME` prints one with every default and where each other value is
 written; `copy NAME [TO]` makes one file of it and of what it extends, to change as you like; `diff A B` tells how two
 differ. NAME is that of `ls`, its last part, the path of any recipe, or an address (hf://user/repo/path.yaml,
-wandb://entity/project/run).
+wandb://entity/project/run). `new --data FOLDER` looks at your own images and labels and writes a recipe for them.
 """
 
 import argparse
@@ -31,7 +31,7 @@ NO_RECIPES = {"bases", "sweeps"}  # folders of what recipes extend, and of plans
 
 def main() -> None:
     parser = new_parser("The recipes that come with segkd.")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="{ls,show,copy,diff}")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{ls,show,copy,diff,new}")
     listing = actions.add_parser("ls", help="list them", allow_abbrev=False)
     listing.add_argument("words", nargs="*", help="only those whose line holds all of these")
     showing = actions.add_parser("show", help="print one with every default", allow_abbrev=False)
@@ -43,6 +43,16 @@ def main() -> None:
     comparing = actions.add_parser("diff", help="tell how two differ", allow_abbrev=False)
     comparing.add_argument("first", metavar="A", help="name in ls, path, or address")
     comparing.add_argument("second", metavar="B")
+    drafting = actions.add_parser("new", help="write one for your own images and labels", allow_abbrev=False)
+    drafting.add_argument("--data", required=True, metavar="FOLDER", help="in which images and labels lie")
+    drafting.add_argument(
+        "--output", metavar="FILE", help="the recipe to write (default: here, called like the folder)"
+    )
+    drafting.add_argument(
+        "--teacher", help="an encoder, such as resnet50 or timm/NAME, or a run folder or weights file"
+    )
+    drafting.add_argument("--student", help="an encoder")
+    drafting.add_argument("--iterations", type=int, help="of each training (default: by the number of images)")
     for action in actions.choices.values():  # so that it may stand at the end, as for every other command
         action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -52,6 +62,10 @@ def main() -> None:
         print(show(find_recipe(options.name), options.overrides), end="")
     elif options.action == "copy":
         say(f"written to {copy(options.name, Path(options.to))}")
+    elif options.action == "new":
+        from segkd.runner.drafting.draft import draft  # seconds of torch, which nothing else here needs
+
+        draft(options.data, options.output, options.teacher, options.student, options.iterations)
     else:
         say(compare(find_recipe(options.first), find_recipe(options.second)))
 

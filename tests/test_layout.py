@@ -102,7 +102,7 @@ def test_nobody_imports_an_entry_script():
 
 # room of runner/ -> how high it stands: arrows run down, from a room to a lower one or inside of it
 FLOORS = {"recipe": 0, "loading": 1, "run_folder": 1, "building": 2, "scoring": 3,
-          "training": 4, "comparing": 4, "exporting": 4, "predicting": 4}  # fmt: skip
+          "training": 4, "comparing": 4, "drafting": 4, "exporting": 4, "predicting": 4}  # fmt: skip
 
 
 def runs_up(file):

@@ -1,0 +1,270 @@
+"""Which data set of ours reads a folder: its format, arguments and splits, guessed from the names of its files."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from segkd.datasets._files import files_below, read_json, read_list, read_text
+from segkd.runner.drafting.images_and_masks import SPLIT, find_pairs, image_files, split_words
+from segkd.runner.drafting.masks import find_names, look_at_masks, meaning_of
+
+LOOKED_AT = 500  # masks
+HELP = (
+    "one of these is read: a mask for each image, in a folder `masks` beside `images`, or beside the image as "
+    "<name>_mask.png; COCO's JSON; YOLO's data.yaml with polygons; LabelMe's JSON files; CVAT's \"Segmentation mask\"; "
+    "a Hugging Face data set"
+)
+
+
+@dataclass
+class Found:
+    """What a folder holds: the `data` of a recipe, and in words what was seen."""
+
+    dataset: str
+    root: str
+    args: dict = field(default_factory=dict)
+    train: str = "train"
+    val: str = "val"
+    said: list[str] = field(default_factory=list)
+
+
+def find_data(root: str) -> Found:
+    """The first format whose files are there.
+
+    Raises:
+        FileNotFoundError: no such folder. ValueError: no images in it, or none with labels.
+    """
+    place = Path(root)
+    if not place.is_dir():
+        raise FileNotFoundError(f"--data {root}: there is no such folder")
+    for guess in (_published, _cvat, _hugging_face, _yolo, _coco, _labelme, _images_and_masks):
+        found = guess(root)
+        if found is not None:
+            return found
+    inside = [path for path in place.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+    if len(inside) == 1 and inside[0].is_dir():  # as an archive was unpacked
+        return find_data(str(inside[0]))
+    images = len(image_files(root))
+    if not images:
+        raise ValueError(f"--data {root}: there are no images in it; {HELP}")
+    raise ValueError(f"--data {root}: there are {images} images and no labels that are known; {HELP}")
+
+
+def _published(root: str) -> Found | None:
+    """The arrangements of data sets that have a file of their own."""
+    place = Path(root)
+    if (place / "leftImg8bit").is_dir() and (place / "gtFine").is_dir():
+        names = (name for _, name in files_below(place / "gtFine"))
+        is_own = any(name.endswith("_labelIds.png") for name in names)
+        args = {} if is_own else {"labels": "labelTrainIds"}
+        return Found("cityscapes", root, args, said=["Cityscapes' folders leftImg8bit and gtFine"])
+    voc = next(
+        (one for one in (place, place / "VOCdevkit/VOC2012", place / "VOC2012") if (one / "JPEGImages").is_dir()), None
+    )
+    if voc and all((voc / f"ImageSets/Segmentation/{split}.txt").is_file() for split in ("train", "val")):
+        first = read_list(voc / "ImageSets/Segmentation/train.txt", "")[0]
+        if re.fullmatch(r"\d{4}_\d{6}", first) and not (voc / "labelmap.txt").exists():
+            return Found("voc", root, said=["VOC's folders JPEGImages, SegmentationClass and ImageSets"])
+    if all((place / name).is_dir() for name in ("train", "trainannot")):
+        return _annot_folders(root)
+    if (place / "annotations/training").is_dir() and any((place / "images/training").glob("ADE_train_*.jpg")):
+        return Found("ade20k", root, said=["ADE20K's folders images and annotations"])
+    return None
+
+
+def _annot_folders(root: str) -> Found | None:
+    """CamVid in SegNet's arrangement, or another data set in it."""
+    labels = list(image_files(f"{root}/trainannot").values())
+    if not labels:
+        return None
+    scored = next((split for split in ("val", "test") if Path(root, f"{split}annot").is_dir()), None)
+    seen = look_at_masks(_some(labels))
+    if seen.ids is not None and max(seen.ids) == 11 and scored == "val":
+        return Found("camvid", root, said=["CamVid's folders train, trainannot and so on, with its ids 0..11"])
+    meaning = meaning_of(seen, find_names(root), len(labels) <= LOOKED_AT)
+    args = {"images": "{split}/{name}.*", "labels": "{split}annot/{name}.*"} | meaning.args
+    said = [f"images in train, masks in trainannot, which {meaning.said}"]
+    if scored is None:
+        args = {
+            key: value.replace("{split}", "train") if isinstance(value, str) else value for key, value in args.items()
+        }
+        args |= _divided(labels, said)
+    return Found("folder", root, args, val=scored or "val", said=said)
+
+
+def _cvat(root: str) -> Found | None:
+    lists = sorted(Path(root, "ImageSets/Segmentation").glob("*.txt"))
+    if not lists or not (Path(root) / "labelmap.txt").is_file():
+        return None
+    train, scored = split_words(path.stem for path in lists)
+    said = [f"CVAT's labelmap.txt, and lists of {', '.join(path.stem for path in lists)} in ImageSets"]
+    if train and scored:
+        return Found("cvat", root, {}, train, scored, said)
+    subset = train or lists[0].stem
+    return Found(
+        "cvat",
+        root,
+        {"subset": subset} | _divided(read_list(Path(root, f"ImageSets/Segmentation/{subset}.txt"), ""), said),
+        said=said,
+    )
+
+
+def _hugging_face(root: str) -> Found | None:
+    place = Path(root)
+    saved, tables = place / "dataset_dict.json", [*place.glob("*.parquet"), *place.glob("data/*.parquet")]
+    listed = [*place.glob("metadata.*"), *place.glob("*/metadata.*")]
+    if saved.is_file():
+        words = read_json(saved, "").get("splits") or []
+    elif (place / "state.json").is_file():
+        words = ["train"]
+    elif tables or any("mask" in read_text(path).partition("\n")[0] for path in listed if path.suffix != ".parquet"):
+        words = [word for path in (*tables, *listed) for word in SPLIT.findall(str(path.relative_to(place)))] or [
+            "train"
+        ]
+    else:
+        return None
+    train, scored = split_words(words)
+    kind = (
+        "written by save_to_disk"
+        if not tables and not listed
+        else "of Parquet files"
+        if tables
+        else "of images with metadata"
+    )
+    said = [f"a Hugging Face data set {kind}, with the splits {', '.join(dict.fromkeys(words))}"]
+    if train and scored:
+        return Found("huggingface", root, {}, train, _as_the_package_says(scored), said)
+    return Found("huggingface", root, {"val": 0.1}, said=[*said, "10 % of it is scored, drawn by row"])
+
+
+def _as_the_package_says(word: str) -> str:
+    """The package `datasets` calls files of val, valid and dev `validation`."""
+    return "validation" if word in ("val", "valid", "dev") else word
+
+
+def _yolo(root: str) -> Found | None:
+    for path in sorted([*Path(root).glob("*.yaml"), *Path(root).glob("*.yml")]):
+        try:
+            content = yaml.safe_load(read_text(path))
+        except (yaml.YAMLError, ValueError):
+            continue
+        if not isinstance(content, dict) or not {"names", "train"} <= content.keys():
+            continue
+        args = {} if path.name == "data.yaml" else {"data": path.name}
+        said = [f"YOLO's {path.name} with {len(content['names'])} names"]
+        scored = next(
+            (split for split in ("val", "test") if content.get(split) and content[split] != content["train"]), None
+        )
+        if scored is None:
+            args |= _divided(list(image_files(root)), said)
+        return Found("yolo", root, args, val=scored or "val", said=said)
+    return None
+
+
+def _coco(root: str) -> Found | None:
+    """JSON files that hold images, annotations and categories."""
+    found: dict[str, dict] = {}
+    for name, path in _json_files(root).items():
+        with open(path, "rb") as file:
+            start = file.read(1 << 16)
+        if re.search(rb'"(images|annotations|categories)"\s*:\s*\[', start):
+            content = read_json(path, "")
+            if all(
+                isinstance(content.get(key), list) and content[key] for key in ("images", "annotations", "categories")
+            ):
+                found[name] = content
+    if not found:
+        return None
+    present = image_files(root)
+    folders = {name: _folder_of(content, present) for name, content in found.items()}
+    lacking = next((name for name, folder in folders.items() if folder is None), None)
+    if lacking:
+        first = found[lacking]["images"][0].get("file_name")
+        raise ValueError(f"--data {root}: the images that {lacking} names, such as {first}, are not below this folder")
+    of_split = {(SPLIT.findall(name) or [""])[-1]: name for name in found}
+    train, scored = split_words(of_split)
+    said = [f"COCO's JSON: {', '.join(found)}"]
+    if train and scored:
+        names = [(of_split[word], folders[of_split[word]]) for word in (train, scored)]
+        templates = [tuple(_with_split(text, word) for text in pair) for pair, word in zip(names, (train, scored))]
+        if templates[0] == templates[1]:
+            args = {"annotations": templates[0][0], "images": templates[0][1]}
+            return Found("coco", root, args, train, scored, said)
+    name = of_split.get(train, next(iter(found)))
+    args = {"annotations": name, "images": folders[name]}
+    said += [f"of these, {name} is read"] if len(found) > 1 else []
+    return Found("coco", root, args | _divided([one["file_name"] for one in found[name]["images"]], said), said=said)
+
+
+def _json_files(root: str) -> dict[str, str]:
+    paths = ((parent, name) for parent, name in files_below(root) if name.lower().endswith(".json"))
+    return {str(Path(parent, name).relative_to(root)): f"{parent}/{name}" for parent, name in paths}
+
+
+def _folder_of(content: dict, present: dict[str, str]) -> str | None:
+    """The folder, from the root, below which a JSON's images lie."""
+    votes: Counter = Counter()
+    for record in content["images"][:20]:
+        ending = f"/{record.get('file_name')}"
+        votes.update({f"/{path}"[: -len(ending)].lstrip("/") for path in present if f"/{path}".endswith(ending)})
+    return votes.most_common(1)[0][0] if votes else None
+
+
+def _with_split(text: str, word: str) -> str:
+    return re.sub(rf"(?<![a-zA-Z]){word}(?![a-zA-Z])", "{split}", text)
+
+
+def _labelme(root: str) -> Found | None:
+    files = []
+    for name, path in _json_files(root).items():
+        with open(path, "rb") as file:
+            if re.search(rb'"(shapes|imagePath)"\s*:', file.read(1 << 16)):
+                files.append(name)
+    if not files:
+        return None
+    words = dict.fromkeys(name.split("/")[0] for name in files if "/" in name)
+    train, scored = split_words(words)
+    said = [f"LabelMe's JSON files, {len(files)} of them"]
+    if train and scored:
+        return Found("labelme", root, {}, train, scored, said)
+    return Found("labelme", root, {"labels": train or ""} | _divided(files, said), said=said)
+
+
+def _images_and_masks(root: str) -> Found | None:
+    pairs = find_pairs(root)
+    if pairs is None:
+        return None
+    train, scored = split_words(pairs.of_split)
+    if not (train and scored):
+        word = train or next(iter(pairs.of_split))
+        pairs.images, pairs.labels = (text.replace("{split}", word) for text in (pairs.images, pairs.labels))
+        pairs.of_split = {word: pairs.of_split[word]}
+    files = pairs.files
+    masks = _some([mask for _, mask in files])
+    meaning = meaning_of(look_at_masks(masks), find_names(root), len(masks) == len(files))
+    said = [f"{len(files)} images like {pairs.images} with masks like {pairs.labels}"]
+    said += [
+        f"{'the' if len(masks) == len(files) else f'{len(masks)} of the'} masks {'are ' if 'colors' in meaning.args else ''}{meaning.said}"
+    ]
+    args = {"images": pairs.images, "labels": pairs.labels} | meaning.args
+    if pairs.without_mask:
+        args["without_label"] = "skip"
+        said.append(f"{pairs.without_mask} further images have no mask and are left out")
+    if train and scored:
+        return Found("folder", root, args, train, scored, said)
+    return Found("folder", root, args | _divided([image for image, _ in files], said), said=said)
+
+
+def _some(files: list[str]) -> list[str]:
+    """Up to so many, spread over all."""
+    return files if len(files) <= LOOKED_AT else [files[index * len(files) // LOOKED_AT] for index in range(LOOKED_AT)]
+
+
+def _divided(names: list[str], said: list[str]) -> dict:
+    """The argument that divides images without splits: a tenth of many is scored, a fifth of few."""
+    share = 0.2 if len(names) < 200 else 0.1
+    said.append(f"no splits, so about {share:.0%} of the images are scored, drawn by their names")
+    return {"val": share}

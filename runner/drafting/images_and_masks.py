@@ -1,0 +1,189 @@
+"""Which files of a folder are photographs and which are their masks, and what the paths of the two have in common."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from segkd.datasets._files import paths_below
+from segkd.datasets._images import UNDECODABLE, as_rgb, open_image
+
+PHOTOGRAPHS = frozenset("image images img imgs jpegimages photo photos photographs picture pictures rgb input inputs "
+                        "frame frames original originals".split())  # fmt: skip
+MASKS = frozenset("mask masks label labels annotation annotations annot gt groundtruth truth seg segmentation "
+                  "segmentations segmentationclass target targets ids labelids labeltrainids".split())  # fmt: skip
+# what folders and files of a split are called, in the order in which one is taken for it
+TRAIN, VAL, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
+SPLIT = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN, *VAL, *TEST))})(?![a-z])", re.IGNORECASE)
+FEW_COLORS = 256  # more, and it is a photograph
+
+
+@dataclass
+class Pairs:
+    """Photographs and masks that belong together.
+
+    Attributes:
+        images, labels: templates of their paths, as the data set `folder` takes them.
+        of_split: the word that stands for {split} -> (photograph, mask) paths; the word is empty without {split}.
+        without_mask: how many photographs there have none.
+    """
+
+    images: str
+    labels: str
+    of_split: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    without_mask: int = 0
+
+    @property
+    def files(self) -> list[tuple[str, str]]:
+        """Those of all splits."""
+        return [pair for pairs in self.of_split.values() for pair in pairs]
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Files of one folder with the same letters around their names: `mask_7.png`, `mask_8.png`."""
+
+    folder: str
+    before: str
+    after: str
+    ending: str
+
+    def template(self, without: int) -> str:
+        """Their path, `without` the last so many folders, which belong to the name then."""
+        folders = self.folder.split("/") if self.folder else []
+        return "/".join([*folders[: len(folders) - without], f"{self.before}{{name}}{self.after}"])
+
+
+Groups = dict[Alike, dict[str, str]]
+
+
+def image_files(root: str) -> dict[str, str]:
+    """Path below root -> path of every image file, without what packing and other tools leave behind."""
+    hidden = re.compile(r"(^|/)(\.|__MACOSX/)")
+    return {name: path for name, path in paths_below(root).items() if not hidden.search(name)}
+
+
+def split_words(words: Iterable[str]) -> tuple[str | None, str | None]:
+    """Which of the words stand for the training images and for those to score: a test set, where there is no other."""
+    known = {word.lower(): word for word in words}
+    train = next((known[word] for word in TRAIN if word in known), None)
+    return train, next((known[word] for word in (*VAL, *TEST) if word in known), None)
+
+
+def find_pairs(root: str) -> Pairs | None:
+    """The most pairs whose paths are alike; None where no image has a mask."""
+    files = image_files(root)
+    # img_7 belongs to mask_7; but as long as it can, an image keeps its whole name
+    return _find_pairs(files, MASKS) or _find_pairs(files, MASKS | PHOTOGRAPHS)
+
+
+def _find_pairs(files: dict[str, str], words: frozenset[str]) -> Pairs | None:
+    """The most pairs whose paths are alike but for such words around their names."""
+    photographs, masks = _photographs_and_masks(files, words)
+    found: dict[tuple[str, str], Pairs] = {}
+    having: dict[tuple[str, str], set[Alike]] = defaultdict(set)
+    for one, images in photographs.items():
+        for other, labels in masks.items():
+            before, after, names = _around(images, labels)
+            templates, word = _templates(one, other, before, after)
+            if not names or templates is None:
+                continue
+            pairs = found.setdefault(templates, Pairs(*templates))
+            pairs.of_split[word] += [(images[name], labels[f"{before}{name}{after}"]) for name in names]
+            having[templates].add(one)
+    if not found:
+        return None
+    best = max(found.values(), key=lambda pairs: (len(pairs.files), -len(pairs.labels)))
+    best.without_mask = sum(len(photographs[one]) for one in having[best.images, best.labels]) - len(best.files)
+    return best
+
+
+def _photographs_and_masks(files: dict[str, str], words: frozenset[str]) -> tuple[Groups, Groups]:
+    """Files that are alike but for their names -> name -> path, of either kind."""
+    pattern = "|".join(sorted(words, key=len, reverse=True))
+    at_the_end = re.compile(rf"()(.+?)((?:[_\-. ]+(?:{pattern}))+)", re.IGNORECASE)
+    at_the_start = re.compile(rf"((?:(?:{pattern})[_\-. ]+)+)(.+)()", re.IGNORECASE)
+    groups: Groups = defaultdict(dict)
+    for path, file in files.items():
+        folder, _, name = path.rpartition("/")
+        stem, ending = os.path.splitext(name)
+        match = at_the_end.fullmatch(stem) or at_the_start.fullmatch(stem)
+        before, name, after = match.groups() if match else ("", stem, "")
+        groups[Alike(folder, before, after, ending)][name] = file
+    kinds: tuple[Groups, Groups] = ({}, {})
+    for alike, found in groups.items():
+        kinds[_is_mask(alike, list(found.values()))][alike] = found
+    return tuple(_with_any_ending(mine, others) for mine, others in (kinds, kinds[::-1]))
+
+
+def _words(text: str) -> set[str]:
+    found = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text)
+    return {word.lower() for word in (*found, *re.findall("[A-Za-z]+", text))}
+
+
+def _is_mask(alike: Alike, files: list[str]) -> bool:
+    """Whether files are masks: by the words around their names, then by those of their folders, then by their colours."""
+    around = _words(f"{alike.before} {alike.after}")
+    if around & MASKS:
+        return True
+    for folder in reversed(alike.folder.split("/")):
+        if _words(folder) & (MASKS | PHOTOGRAPHS):
+            return bool(_words(folder) & MASKS)
+    if around & PHOTOGRAPHS:
+        return False
+    looked_at = files[:: max(1, len(files) // 3)][:3]
+    return 2 * sum(map(_has_few_colors, looked_at)) > len(looked_at)
+
+
+def _has_few_colors(file: str) -> bool:
+    try:
+        with open_image(file) as image:
+            return as_rgb(image).getcolors(FEW_COLORS) is not None
+    except UNDECODABLE:  # whoever reads it in earnest says what is wrong
+        return False
+
+
+def _with_any_ending(mine: Groups, others: Groups) -> Groups:
+    """Files that only their endings tell apart as one group, but where they tell photographs from masks."""
+    taken = {(alike.folder, alike.before, alike.after) for alike in others}
+    found: Groups = defaultdict(dict)
+    for alike, files in mine.items():
+        is_told = (alike.folder, alike.before, alike.after) in taken
+        ending = alike.ending.lower() if is_told else ".*"
+        found[Alike(alike.folder, alike.before, alike.after, ending)] |= files
+    return found
+
+
+def _around(images: dict[str, str], labels: dict[str, str]) -> tuple[str, str, list[str]]:
+    """What stands before and after an image's name in that of its mask, and the names of the images that have one."""
+    names = [name for name in images if name in labels]
+    if names or not labels:
+        return "", "", names
+    some = next(iter(labels))
+    name = max((name for name in images if name in some), key=len, default=None)
+    if name is None:
+        return "", "", []
+    before, after = some.split(name, 1)
+    return before, after, [name for name in images if f"{before}{name}{after}" in labels]
+
+
+def _templates(image: Alike, label: Alike, before: str, after: str) -> tuple[tuple[str, str] | None, str]:
+    """The templates of both paths, None where their splits differ, and the word that stands for {split} in them."""
+    label = replace(label, before=label.before + before, after=after + label.after)
+    if (image.before, image.after) == (label.before, label.after):
+        image, label = (replace(one, before="", after="") for one in (image, label))
+    words = [SPLIT.findall(one.folder) for one in (image, label)]
+    word = words[0][0] if words[0] else ""
+    if words[1] and words[1][0] != word:
+        return None, word
+    shared = 0  # folders at the end that both have belong to the name, unless they are splits
+    if not (image.before or label.before):
+        for mine, other in zip(reversed(image.folder.split("/")), reversed(label.folder.split("/"))):
+            if mine != other or SPLIT.search(mine) or not mine:
+                break
+            shared += 1
+    paths = [one.template(shared) + one.ending for one in (image, label)]
+    if word:
+        paths = [re.sub(rf"(?<![a-zA-Z]){word}(?![a-zA-Z])", "{split}", path) for path in paths]
+    return (paths[0], paths[1]), word

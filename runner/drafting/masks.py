@@ -1,0 +1,194 @@
+"""What the masks of a folder mean: which ids or colours they hold, and what these are called."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segkd.datasets._files import read_text
+from segkd.datasets._images import UNDECODABLE, as_ids, as_rgb, open_image
+from segkd.datasets._palettes import Color
+
+MOST = 255  # classes
+VOID = 255
+LARGEST = 1_000_000  # bytes of a file that names classes
+NAMING = re.compile(r"class|label|name|categor|color|colour|palette", re.IGNORECASE)
+BLACK, WHITE, BORDER = (0, 0, 0), (255, 255, 255), (224, 224, 192)
+
+
+@dataclass
+class Seen:
+    """What masks hold, in pixels: `ids` where each has one channel (None otherwise), and the colours they show."""
+
+    ids: Counter | None = field(default_factory=Counter)
+    colors: Counter = field(default_factory=Counter)
+
+
+@dataclass
+class Names:
+    """What a file says of classes: the names of ids or of colours, and which file it is."""
+
+    file: str
+    ids: dict[int, str] = field(default_factory=dict)
+    colors: dict[Color, str] = field(default_factory=dict)
+
+
+@dataclass
+class Meaning:
+    """The arguments of the data set `folder` that say what masks mean, and in words what was found."""
+
+    args: dict
+    said: str
+
+
+def look_at_masks(files: Iterable[str]) -> Seen:
+    """The ids and colours of masks. ValueError where one cannot be read, or holds more colours than there are classes."""
+    seen, tables = Seen(), {}
+    for file in files:
+        try:
+            with open_image(file) as image:
+                is_single = image.mode in ("1", "L", "P", "I", "I;16", "I;16B")
+                ids = as_ids(image) if is_single else None
+            with open_image(file) as image:
+                found = as_rgb(image).getcolors(MOST) if ids is None or ids.mode == "P" else None
+        except UNDECODABLE as error:
+            raise ValueError(f"{file}: cannot be read as a mask: {error}") from error
+        if found is None and (ids is None or ids.mode == "P"):
+            raise ValueError(
+                f"{file}: is taken for a mask and has more than {MOST} colours, so its edges are smoothed or it is a JPEG; "
+                f"masks have one colour, or one id, for each class: save them as PNG without smoothing"
+            )
+        counted = {} if ids is None else {level: count for level, count in enumerate(ids.histogram()) if count}
+        shown = {color: count for count, color in found} if found else {(level,) * 3: n for level, n in counted.items()}
+        seen.colors.update(shown)
+        if ids is None:
+            seen.ids = None
+        elif ids.mode == "P":  # in some sets each file has a palette of its own: then the colours count
+            palette = ids.getpalette()
+            of_id = {level: tuple(palette[3 * level : 3 * level + 3]) for level in counted}
+            if any(tables.setdefault(level, color) != color for level, color in of_id.items()):
+                seen.ids = None
+        if seen.ids is not None:
+            seen.ids.update(counted)
+    return seen
+
+
+def find_names(root: str) -> Names | None:
+    """What a text, CSV or JSON file in the folder says of classes; None where there is none."""
+    files = [path for path in sorted(Path(root).iterdir()) if path.suffix.lower() in (".txt", ".csv", ".json")]
+    for path in files:
+        if path.is_file() and NAMING.search(path.stem) and path.stat().st_size <= LARGEST:
+            try:
+                names = _named(path)
+            except ValueError:  # no text, no JSON: another kind of file
+                continue
+            if names.ids or names.colors:
+                return names
+    return None
+
+
+def _named(path: Path) -> Names:
+    names, text = Names(path.name), read_text(path)
+    if path.suffix.lower() == ".json":
+        rows = _rows_of_json(json.loads(text))
+    else:
+        rows = [re.split(r"[,;:\t]+| +(?=\d)|(?<=\d) +", line.strip()) for line in text.splitlines()]
+    alone = []
+    for row in rows:
+        cells = [cell.strip().strip("\"'") for cell in row if cell.strip()]
+        numbers = [int(cell) for cell in cells if cell.isdecimal() and int(cell) < 256]
+        words = [cell for cell in cells if not cell.isdecimal()]
+        hexadecimal = next((word for word in words if re.fullmatch("#[0-9a-fA-F]{6}", word)), None)
+        if hexadecimal:
+            words.remove(hexadecimal)
+            numbers = list(bytes.fromhex(hexadecimal[1:]))
+        if not words or not numbers:
+            alone += words[:1]
+        elif len(numbers) >= 3:
+            names.colors[tuple(numbers[-3:])] = words[0]
+        else:
+            names.ids[numbers[0]] = words[0]
+    if not names.colors and not names.ids:
+        names.ids = dict(enumerate(alone))
+    return names
+
+
+def _rows_of_json(content: object) -> list[list[str]]:
+    """The rows of {name: [r, g, b]}, {id: name}, {name: id} and of a list of names or of {name, color} or {name, id}."""
+
+    def flat(value: object) -> list[str]:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        return [str(value)] if inner is None else [text for one in inner for text in flat(one)]
+
+    if isinstance(content, dict):
+        return [[str(key), *flat(value)] for key, value in content.items()]
+    return [flat(value) for value in content] if isinstance(content, list) else []
+
+
+def meaning_of(seen: Seen, names: Names | None, is_whole: bool) -> Meaning:
+    """What the masks mean.
+
+    Args:
+        is_whole: all of them have been looked at.
+
+    Raises:
+        ValueError: they hold one id or colour alone, or levels of grey between black and white.
+    """
+    found = seen.colors if seen.ids is None else seen.ids
+    smooth = found.total() - found[0] - found[VOID]
+    if seen.ids is not None and len(found) > 16 and 0 < smooth < 0.1 * found.total():
+        raise ValueError(
+            f"the masks hold 0, 255 and {len(found) - 2} levels between them, so their edges are smoothed or they are JPEG; "
+            f"save them as PNG with 0 and 255 alone"
+        )
+    if len(found) < 2:
+        only = f"the {'colour' if seen.ids is None else 'id'} {next(iter(found))}"
+        raise ValueError(f"all masks hold {only} and nothing else, so there is nothing to learn from them")
+    if seen.ids is None:
+        return _of_colors(seen.colors, names)
+    return _of_ids(sorted(seen.ids), names, is_whole)
+
+
+def _of_colors(colors: Counter, names: Names | None) -> Meaning:
+    named = dict(names.colors) if names else {}
+    shown = [color for color, _ in colors.most_common()]
+    rest = [color for color in shown if color not in named and color != BORDER]
+    rest.sort(key=lambda color: color != BLACK)
+    is_pair = not named and len(rest) == 2 and BLACK in rest
+    for color in rest:
+        other = "foreground" if is_pair else f"color {' '.join(map(str, color))}"
+        named[color] = "background" if color == BLACK else other
+    table = {}
+    for color, name in named.items():
+        table[name if name not in table else f"{name} {' '.join(map(str, color))}"] = list(color)
+    args: dict = {"colors": table}
+    if BORDER in shown and BORDER not in named:
+        args["void_colors"] = [list(BORDER)]
+    said = f"painted in {len(shown)} colours"
+    if names and names.colors:
+        said += f", named in {names.file}" + (f" but for {len(rest)}" if rest else "")
+    return Meaning(args, said)
+
+
+def _of_ids(ids: list[int], names: Names | None, is_whole: bool) -> Meaning:
+    shown = ", ".join(map(str, ids[:20])) + (", ..." if len(ids) > 20 else "")
+    said = f"hold the ids {shown}"
+    known = names.ids if names else {}
+    counted = [one for one in ids if one != VOID or len(ids) == 2 or VOID in known]
+    if len(counted) < len(ids):
+        said += f" ({VOID}: ignored)"
+    if known:
+        said += f", named in {names.file}"
+        if min(known) == 0 and 0 in counted and max(counted) == len(known):  # names of what is not background
+            known = {0: "background"} | {key + 1: name for key, name in known.items()}
+        counted = sorted({*counted, *known})
+    elif len(counted) == 2:
+        known = {counted[0]: "background", counted[1]: "foreground"}
+    elif not is_whole and counted[-1] < 2 * len(counted):  # those that were not looked at may hold what is between
+        counted = list(range(counted[-1] + 1))
+    args: dict = {"class_names": [known.get(one, f"class {one}") for one in counted]}
+    if counted != list(range(len(counted))):
+        args["lookup"] = {one: place for place, one in enumerate(counted)}
+    return Meaning(args, said)
