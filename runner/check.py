@@ -1,9 +1,10 @@
 """Says whether a recipe will run, and what it costs: `python runner/check.py recipe.yaml [key=value ...]`.
 
-Reads the recipe and its files, looks at a sample of the data, runs one forward and backward of every term and times
-a few steps. With --no-data it needs neither data nor weights: parts, shapes and sizes are checked without computing,
-and what this machine lacks is listed. Nothing is written but what data.cache and class_weights by a rule keep for all
-runs and, with --fill-cache, all that its caches lack.
+Reads the recipe and its files, tells what a sample of the images and labels holds, runs one forward and backward of
+every term and times a few steps. With --no-data it needs neither data nor weights: parts, shapes and sizes are checked
+without computing, and what this machine lacks is listed. Nothing is written but a picture of some labels,
+<tracking.folder>/<name>-data.png, what data.cache and class_weights by a rule keep for all runs and, with --fill-cache,
+all that its caches lack.
 """
 
 import argparse
@@ -11,6 +12,8 @@ import argparse
 from segkd.runner.command import add_recipe, ask_early, new_parser, run_command
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
+
+READ = 500  # images of a split whose labels are counted, unless all are asked for
 
 
 def ask() -> tuple[argparse.Namespace, Recipe]:
@@ -22,6 +25,7 @@ def ask() -> tuple[argparse.Namespace, Recipe]:
     work.add_argument(
         "--fill-cache", "--cache", action="store_true", help="make what its caches lack, of pixels too; may be stopped"
     )
+    parser.add_argument("--all-images", action="store_true", help=f"read every image and label, not {READ} of a split")
     options = parser.parse_intermixed_args()
     return options, read(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
 
@@ -33,7 +37,6 @@ import statistics
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -50,6 +53,7 @@ from segkd.runner.building.optimizers import build_optimizers, take_step
 from segkd.runner.building.shapes import crops, shape_graph, shape_predictions, without_autocast
 from segkd.runner.console import clock, say
 from segkd.runner.loading.batch import Batch
+from segkd.runner.loading.data_report import count, never_seen, sampled, told_classes, told_files, told_sizes
 from segkd.runner.loading.data_sets import (
     build_dataset,
     build_training_batches,
@@ -63,10 +67,12 @@ from segkd.runner.recipe import parts
 from segkd.runner.recipe.network import RANDOM
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.term import Ramp
+from segkd.runner.run_folder.replacing import replacing
 from segkd.runner.scoring.cost import flops, told_gain, wait_for_gpu
+from segkd.runner.scoring.pictures import overlays
 from segkd.runner.training.gradients import gradient_report
 
-SAMPLED = 32  # images whose labels are counted
+OVERLAYS = 8, 4  # images to train on and to score that the picture shows
 TIMED = 3
 
 
@@ -80,7 +86,7 @@ def main() -> None:
         check_without_data(recipe)
         return
     accelerator = start_accelerator(recipe)
-    train_set, unlabelled_set, kept = check_data(recipe)
+    train_set, unlabelled_set, kept = check_data(recipe, None if options.all_images else READ)
     if options.fill_cache:
         fill_kept(recipe, kept, accelerator)
     graph = check_networks(recipe, train_set, accelerator)
@@ -105,8 +111,8 @@ def main() -> None:
     accelerator.end_training()
 
 
-def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None, list[KeptPixels]]:
-    """Counts the splits, and looks at the labels of those who have some.
+def check_data(recipe: Recipe, most: int | None) -> tuple[Dataset, Dataset | None, list[KeptPixels]]:
+    """Tells how many images there are and what they hold; `most`: how many of a split are read, None for all.
 
     Returns:
         the images to train on, with labels and without, and the data sets whose pixels are kept.
@@ -123,12 +129,12 @@ def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None, list[KeptPixels
         pseudo = recipe.data.extra.pseudo
         whose = "read from data.extra.labels" if pseudo is None else f"made by {pseudo.network} before the training"
         say(f"extra     {len(extra)} images, {recipe.extra_images} of each batch; their labels are {whose}")
-    for index in {0, len(val_set) - 1}:
-        val_set[index]
     if recipe.judged_by_loss:
+        for index in {0, len(val_set) - 1}:
+            val_set[index]
         say("labels    none are read to score by: the loss on held-out images judges the student")
     else:
-        check_labels(own)
+        check_labels(recipe, own, val_set, most)
     look_at_data(recipe, train_set, unlabelled_set, val_set, whole=True)
     kept = kept_sets(own, extra, unlabelled_set, val_set)
     for one in kept:
@@ -136,18 +142,29 @@ def check_data(recipe: Recipe) -> tuple[Dataset, Dataset | None, list[KeptPixels
     return train_set, unlabelled_set, kept
 
 
-def check_labels(train_set: Dataset) -> None:
-    """Reads a sample of training labels, and shows how the pixels are spread over the classes."""
-    counts = np.zeros(256, np.int64)
-    chosen = np.linspace(0, len(train_set) - 1, min(SAMPLED, len(train_set))).round().astype(int)
-    for index in chosen:
-        counts += np.array(train_set[int(index)][1].histogram())
-    total = counts.sum()
-    shares = " | ".join(f"{name} {count / total:.1%}" for name, count in zip(train_set.class_names, counts))
-    say(f"labels    of {len(chosen)} training images: {shares} | ignored {counts[train_set.ignore_index] / total:.1%}")
-    absent = [name for name, count in zip(train_set.class_names, counts) if count == 0]
-    if absent:
-        say(f"          not seen in this sample: {', '.join(absent)}")
+def check_labels(recipe: Recipe, train_set: Dataset, val_set: Dataset, most: int | None) -> None:
+    """Tells what images and labels of both splits hold, and draws some."""
+    for line in told_files(train_set, val_set):
+        say(f"files     {line}")
+    train, val = count(train_set, most), count(val_set, most)
+    say(f"sizes     {told_sizes(train, val)}")
+    for number, line in enumerate(told_classes(train_set, train, val)):
+        say(f"{'          ' if number else 'labels    '}{line}")
+    for where, counted in (("TRAIN ON", train), ("SCORE", val)):
+        absent = never_seen(train_set, counted)
+        if absent:
+            say(f"warning   NEVER SEEN IN {counted.words.upper()} LABELS TO {where}: {', '.join(absent)}")
+    say(f"picture   {draw_labels(recipe, train_set, val_set)} shows some images under their labels")
+
+
+def draw_labels(recipe: Recipe, train_set: Dataset, val_set: Dataset) -> Path:
+    """A picture of a few images under their labels, beside the run folder."""
+    file = Path(recipe.tracking.folder) / f"{recipe.name}-data.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    chosen = [(one, sampled(one, number)) for one, number in zip((train_set, val_set), OVERLAYS)]
+    with replacing(file) as partial:
+        overlays(chosen).save(partial)
+    return file
 
 
 def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator) -> Graph:

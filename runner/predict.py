@@ -94,12 +94,12 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor, nn
 
 from segkd.datasets._files import IGNORE_INDEX
@@ -107,7 +107,7 @@ from segkd.datasets._images import open_image
 from segkd.datasets._palettes import bit_palette
 from segkd.datasets._resample import resize_image
 from segkd.runner.building.device import find_device
-from segkd.runner.console import message, one_line, progress_bar, say
+from segkd.runner.console import message, progress_bar, say
 from segkd.runner.predicting.confident import STEPS, Rule, count_steps, lowest_steps
 from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decode, find_images, map_ahead
 from segkd.runner.predicting.label_files import Palette, label_image, save_png
@@ -121,6 +121,7 @@ from segkd.runner.run_folder.folder import refuse_inside_a_run
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.inference import predict
+from segkd.runner.scoring.pictures import legend
 
 THREADS = 4  # that decode, and as many that write
 SHOWN = 10  # of the files that could not be predicted
@@ -298,21 +299,6 @@ def write(picture: Picture, labels: np.ndarray, palette: Palette, options: argpa
     for kind in options.write:
         # photographs: more effort takes ten times as long for a tenth of the bytes
         save_png(made[kind](), options.to / kind / f"{picture.name}.png", compress_level=1 if kind == "overlays" else 6)
-
-
-def legend(class_names: Iterable[str], palette: Palette) -> Image.Image:
-    """A picture of the classes' colours, ids and names, in columns of 20."""
-    entries = list(zip(map(one_line, class_names), palette))
-    widths = [ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(f"000 {name}") for name, _ in entries]
-    column, line = round(max(widths)) + 40, 18
-    rows = min(len(entries), 20)
-    picture = Image.new("RGB", (column * -(-len(entries) // rows), line * rows + 4), "white")
-    draw = ImageDraw.Draw(picture)
-    for index, (name, color) in enumerate(entries):
-        left, top = column * (index // rows), line * (index % rows) + 4
-        draw.rectangle((left + 4, top, left + 26, top + 13), fill=tuple(color), outline="black")
-        draw.text((left + 32, top), f"{index} {name}", fill="black")
-    return picture
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Pictures of a run: panels that show what the networks see, and the curves of its losses and scores."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from segkd.runner.scoring.evaluation import label_map
 from segkd.runner.scoring.held_out import TOTAL
 
 LARGEST = 480  # pixels of a panel's tile at most, so that a dashboard stays quick
+TILE = 320  # of one among many
 VOID = (0, 0, 0)
 WRONG, RIGHT = (220, 40, 40), (235, 235, 235)
 
@@ -76,6 +78,54 @@ def beside(tiles: dict[str, np.ndarray]) -> Image.Image:
         resample = Image.Resampling.BILINEAR if name == "image" else Image.Resampling.NEAREST
         picture.paste(Image.fromarray(tile).resize((width, height), resample), (column * (width + 4), head))
         draw.text((column * (width + 4) + 2, 2), one_line(name), fill="black")
+    return picture
+
+
+def overlays(chosen: Sequence[tuple[Dataset, list[int]]]) -> Image.Image:
+    """Images under their labels, in rows of four, each with its name, and the classes' colours below.
+
+    Ignored pixels are darkened.
+
+    Args:
+        chosen: data sets of the same classes, and which of their images.
+    """
+    tiles = []
+    for dataset, index in ((dataset, index) for dataset, indices in chosen for index in indices):
+        image, target = dataset[index]
+        factor = min(1.0, TILE / max(image.size))
+        size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+        labels = np.asarray(target.resize(size, Image.Resampling.NEAREST))
+        shown = Image.fromarray(colored(labels, dataset.palette))
+        tile = np.asarray(Image.blend(image.resize(size, Image.Resampling.BILINEAR), shown, 0.5))
+        tiles.append((dataset.name(index), tile))
+    colors = legend(dataset.class_names, dataset.palette)
+    height, width = (max(tile.shape[axis] for _, tile in tiles) for axis in (0, 1))
+    columns, head = min(4, len(tiles)), 16
+    rows = -(-len(tiles) // columns)
+    whole = Image.new(
+        "RGB", (max(columns * (width + 4), colors.width), rows * (height + head) + colors.height), "white"
+    )
+    draw = ImageDraw.Draw(whole)
+    for place, (name, tile) in enumerate(tiles):
+        left, top = place % columns * (width + 4), place // columns * (height + head)
+        draw.text((left + 2, top + 2), one_line(name)[: width // 6], fill="black")
+        whole.paste(Image.fromarray(tile), (left, top + head))
+    whole.paste(colors, (0, rows * (height + head)))
+    return whole
+
+
+def legend(class_names: Iterable[str], palette: Sequence[Sequence[int]]) -> Image.Image:
+    """A picture of the classes' colours, ids and names, in columns of 20."""
+    entries = list(zip(map(one_line, class_names), palette))
+    widths = [ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(f"000 {name}") for name, _ in entries]
+    column, line = round(max(widths)) + 40, 18
+    rows = min(len(entries), 20)
+    picture = Image.new("RGB", (column * -(-len(entries) // rows), line * rows + 4), "white")
+    draw = ImageDraw.Draw(picture)
+    for index, (name, color) in enumerate(entries):
+        left, top = column * (index // rows), line * (index % rows) + 4
+        draw.rectangle((left + 4, top, left + 26, top + 13), fill=tuple(color), outline="black")
+        draw.text((left + 32, top), f"{index} {name}", fill="black")
     return picture
 
 
