@@ -91,11 +91,12 @@ class COCO(LabelledFiles):
 
         records = self._by_id(content, "images")
         names = {key: entry(record, "file_name", str, self.path) for key, record in records.items()}
-        found = self._paths(names, below(images))
+        found, self.images_left_out = self._paths(names, below(images))
         shapes, masks = self._shapes(notes, names)
         labels = dict.fromkeys(names, self.path)
         if self.is_panoptic:
-            labels = self._paths(masks, below(panoptic) if panoptic else os.path.splitext(self.path)[0])
+            folder = below(panoptic) if panoptic else os.path.splitext(self.path)[0]
+            labels, self.labels_left_out = self._paths(masks, folder)
         called = {key: os.path.splitext(written_alike(name))[0].replace("/", "_") for key, name in names.items()}
         order = sorted(called, key=called.__getitem__)
         order = [order[place] for place in drawn_split([called[key] for key in order], split, val)]
@@ -133,8 +134,8 @@ class COCO(LabelledFiles):
             raise ValueError(f"{self.path}: {kind}: there are none")
         return dict(sorted(found.items())) if kind == "categories" and len({type(key) for key in found}) == 1 else found
 
-    def _paths(self, names: dict[int | str, str], folder: str) -> dict[int | str, str]:
-        """The path of each image that the JSON names; the folder is listed once, and not asked about each of them."""
+    def _paths(self, names: dict[int | str, str], folder: str) -> tuple[dict[int | str, str], tuple[str, ...]]:
+        """The path of each image that the JSON names, and those of others; the folder is listed once."""
         present = paths_below(require_folder(folder, LAYOUT))
         missing = [name for name in names.values() if written_alike(name) not in present]
         if missing:
@@ -142,7 +143,9 @@ class COCO(LabelledFiles):
                 f"{os.path.join(folder, missing[0])}: {self.path} names this image, and it does not exist "
                 f"({len(missing)} of {len(names)} do not)"
             )
-        return {key: present[written_alike(name)] for key, name in names.items()}
+        found = {key: present[written_alike(name)] for key, name in names.items()}
+        named = set(found.values())
+        return found, tuple(path for path in present.values() if path not in named)
 
     def _shapes(self, notes: list, names: dict[int | str, str]) -> tuple[dict[int | str, list], dict[int | str, str]]:
         """Image id -> what its annotations say, and -> the name of its PNG file where they are panoptic."""

@@ -144,10 +144,11 @@ def _load(package, root: str, config: str | None, revision: str | None, split: s
     try:
         if (place / "dataset_dict.json").exists() or (place / "state.json").exists():
             found = package.load_from_disk(root)
-            if not isinstance(found, dict):
-                return found  # one table, whose split it does not say
+            if not isinstance(found, dict):  # one table, which must not be taken for two splits
+                found = {str(found.split or "train"): found}
             if split not in found:
-                raise ValueError(f"no split called {split!r}; there are: {', '.join(found)}")
+                told = " (args: {val: 0.1} divides it)" if list(found) == ["train"] else ""
+                raise ValueError(f"no split called {split!r}; there are: {', '.join(found)}{told}")
             return found[split]
         if place.is_file():
             return package.load_dataset("parquet", data_files={split: root}, split=split)

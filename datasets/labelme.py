@@ -79,6 +79,7 @@ class LabelMe(LabelledFiles):
         self.outside, self.train_ids = ids[0], dict(zip(("background", *names), ids))
         self.train_ids |= {BACKGROUND: ids[0], IGNORED: self.ignore_index}
         images, keys = find_images(folder), list(found)
+        self.images_left_out = tuple(path for key, path in images.items() if key not in found)
         keys = [keys[place] for place in drawn_split(keys, split, val)]
         self.names = [key.replace("/", "_") for key in keys]
         self.files = [(images.get(key) or _image_of(found[key]), found[key]) for key in keys]

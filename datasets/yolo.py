@@ -73,7 +73,7 @@ class YOLO(LabelledFiles):
             images |= {before + key: image for key, image in _images_of(place).items()}
         keys = list(images)
         kept = [keys[place] for place in drawn_split(keys, split, val)]
-        labels = _labels_of(images.values())
+        labels, self.labels_left_out = _labels_of(images.values())
         if not any(labels.values()):
             raise FileNotFoundError(
                 f"{_label_path(images[keys[0]])}: does not exist, and no other image of {split} has a label file either. "
@@ -171,8 +171,8 @@ def _label_path(image: str) -> str:
     return os.path.splitext(f"{before}{os.sep}labels{os.sep}{after}" if middle else image)[0] + ".txt"
 
 
-def _labels_of(images: Iterable[str]) -> dict[str, str | None]:
-    """Image -> its label file, None where it has none; each folder is listed once, not asked about every image.
+def _labels_of(images: Iterable[str]) -> tuple[dict[str, str | None], tuple[str, ...]]:
+    """Image -> its label file, None where it has none, and the label files of no image; each folder is listed once.
 
     Accents count as the same however they are written: a label that is not found would be an empty one.
     """
@@ -184,4 +184,6 @@ def _labels_of(images: Iterable[str]) -> dict[str, str | None]:
             present = os.listdir(folder) if os.path.isdir(folder) else []
             listings[folder] = {unicodedata.normalize("NFC", one): os.path.join(folder, one) for one in present}
         found[image] = listings[folder].get(unicodedata.normalize("NFC", name))
-    return found
+    present = (path for folder in listings.values() for path in folder.values() if path.endswith(".txt"))
+    rest = set(present) - set(found.values())
+    return found, tuple(sorted(path for path in rest if os.path.basename(path) != "classes.txt"))

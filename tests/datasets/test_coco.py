@@ -66,6 +66,14 @@ def test_instances_are_drawn(root: Path) -> None:
     assert drawn(COCO(str(root), "train", crowd="ignore")) == [ignored, B, EMPTY]
 
 
+def test_images_that_no_record_names_are_left_out(root: Path) -> None:
+    write(root, images=[IMAGES[0], *IMAGES[2:], IMAGES[2] | {"id": 71}], annotations=INSTANCES[:2])
+    dataset = COCO(str(root), "train")
+    assert dataset.names == ["b_año 1", "empty", "empty"], "two records of one file are two items"
+    assert dataset.images_left_out == (str(root / "train2017/a.png"),)
+
+
+@pytest.mark.filterwarnings("ignore:__array__")
 def test_instances_are_pycocotools_own(root: Path) -> None:
     COCOFile = pytest.importorskip("pycocotools.coco").COCO
     theirs, ours = COCOFile(str(root / "annotations/instances_train2017.json")), COCO(str(root), "train")

@@ -31,7 +31,7 @@ REFUSED = {
     "folder": {
         "class_names": [[]], "palette": [[[0, 0, 256]]], "lookup": [{256: 0}, {0: -1}], "ignore": [[256]],
         "void_colors": [[[-1, 0, 0]]], "colors": [{"a": [0, 0, 256]}], "classes": [{"a": []}, {"a": 1}],
-        "val": [0, 1, "half"],
+        "val": [0, 1, "half"], "without_label": ["ignore"],
     },
     "coco": {"overlap": ["size"], "crowd": ["keep"]}, "yolo": {"overlap": ["size"]}, "labelme": {"label_names": [[]]},
     "cvat": {"val": [1.5]}, "huggingface": {"id2label": [{256: "a"}, {0: 1}], "reduce_labels": ["yes"]},

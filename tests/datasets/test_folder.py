@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segkd.datasets._files import files_below
 from segkd.datasets.folder import Folder
 
 NAMES = ("ground", "water", "roof")
@@ -230,3 +231,39 @@ def test_masks_that_no_id_fits_are_explained(root: Path) -> None:
         Image.fromarray(np.full((2, 3), 130, np.uint8)).save(place / "tile_2.jpg")
     with pytest.raises(ValueError, match="label ids .*; JPEG alters ids, so save labels as PNG"):
         Folder(str(root), "train", class_names=NAMES)[2]
+
+
+def test_images_without_labels_are_an_error_or_left_out(photographs: Path) -> None:
+    for name in ("jardín 3", "jardín 7"):
+        (photographs / f"fotos/{name}_mask.png").unlink()
+    write(photographs / "fotos/gone_mask.png", [[0, 1, 2]])
+    templates = {"class_names": NAMES, "images": "fotos/{name}.*", "labels": "fotos/{name}_mask.*"}
+    told = (
+        r"jardín 3\.png: its label .*jardín 3_mask\.\* does not exist \(2 of 12 images have none; without_label: skip"
+    )
+    with pytest.raises(FileNotFoundError, match=told):
+        Folder(str(photographs), "train", **templates)
+    dataset = Folder(str(photographs), "train", without_label="skip", **templates)
+    assert len(dataset) == 10 and "jardín 3" not in dataset.names
+    assert [Path(path).name for path in dataset.images_left_out] == ["jardín 3.png", "jardín 7.png"]
+    assert [Path(path).name for path in dataset.labels_left_out] == ["gone_mask.png"]
+    for path in (photographs / "fotos").glob("*_mask.png"):
+        path.unlink()
+    write(photographs / "fotos/gone_mask.png", [[0, 1, 2]])
+    with pytest.raises(FileNotFoundError, match="12 of 12 images have none"):
+        Folder(str(photographs), "train", without_label="skip", **templates)
+
+
+def test_any_ending_in_any_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.JPG", "b.jpeg", "c.1.Png"):
+        write(tmp_path / "root" / name, np.zeros((1, 3, 3)))
+        write(tmp_path / "root" / f"{Path(name).stem}_mask.PNG", [[0, 1, 2]])
+    (tmp_path / "root/a.txt").write_text("no image")
+    write(tmp_path / "other.png", np.zeros((1, 3, 3)))
+    walked = []
+    spy = "segkd.datasets.folder.files_below"
+    monkeypatch.setattr(spy, lambda place: walked.append(str(place)) or files_below(place))
+    for images, labels in (("{name}.*", "{name}_mask.*"), ("{name}.jpg", "{name}_mask.png")):
+        dataset = Folder(str(tmp_path / "root"), "train", class_names=NAMES, images=images, labels=labels)
+        assert dataset.names == (["a", "b", "c.1"] if images == "{name}.*" else ["a"])
+    assert set(walked) == {str(tmp_path / "root")}, "what lies beside the root is not looked at"

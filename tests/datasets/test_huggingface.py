@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -198,15 +199,52 @@ def test_without_the_package_or_with_an_old_one(monkeypatch: pytest.MonkeyPatch)
         HuggingFace("u/x", "train", class_names=NAMES)
 
 
-def test_the_package_itself(tmp_path: Path) -> None:
+def real_package():
     package = pytest.importorskip("datasets")
     if not hasattr(package, "load_dataset"):
         pytest.skip("this is our own folder")
+    return package
+
+
+def test_the_package_itself(tmp_path: Path) -> None:
+    package = real_package()
     rows = {"image": [picture(np.zeros((2, 3, 3)))] * 2, "label": [picture(ids) for ids in IDS]}
     features = package.Features({"image": package.Image(), "label": package.Image()})
     whole = package.Dataset.from_dict(rows, features=features)
     package.DatasetDict({"train": whole}).save_to_disk(str(tmp_path / "saved"))
+    whole.save_to_disk(str(tmp_path / "one table"))
     whole.to_parquet(str(tmp_path / "files/train.parquet"))
-    for place in ("saved", "files", "files/train.parquet"):
+    listed = []
+    for row, ids in enumerate(IDS):
+        for name, pixels in ((f"é {row}.png", np.zeros((2, 3, 3))), (f"mask {row}.png", ids)):
+            (tmp_path / "pictures/train").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "pictures/train" / name).write_bytes(picture(pixels)["bytes"])
+        listed.append({"file_name": f"é {row}.png", "mask_file_name": f"mask {row}.png"})
+    (tmp_path / "pictures/train/metadata.jsonl").write_text("\n".join(map(json.dumps, listed)))
+    for place in ("saved", "one table", "files", "files/train.parquet", "pictures"):
         dataset = HuggingFace(str(tmp_path / place), "train", class_names=NAMES)
         assert targets(dataset) == IDS == [np.asarray(row["label"]).tolist() for row in whole]
+        assert targets(pickle.loads(pickle.dumps(dataset))) == IDS, "loading processes get a copy"
+    for place, told in (
+        ("saved", "train .args: {val: 0.1}"),
+        ("one table", "train .args: {val: 0.1}"),
+        ("pictures", ""),
+    ):
+        with pytest.raises(ValueError, match=f"{place}: split val cannot be loaded: .*val.*{told}"):
+            HuggingFace(str(tmp_path / place), "val", class_names=NAMES)
+
+
+def test_the_packages_own_arrays_and_names(tmp_path: Path) -> None:
+    package = real_package()
+    listed = getattr(package, "List", package.Sequence)
+    labels = [[[0, 1, 2], [1, 2, 0]]] * 2
+    for kind, feature, masks in (
+        ("names", listed(listed(package.ClassLabel(names=list(NAMES)))), labels),
+        ("array", package.Array2D((2, 3), "uint8"), IDS),
+    ):
+        rows = {"image": [picture(np.zeros((2, 3, 3)))] * 2, "mask": masks}
+        features = package.Features({"image": package.Image(), "mask": feature})
+        package.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / f"{kind}.parquet"))
+        options = {} if kind == "names" else {"class_names": NAMES}
+        dataset = HuggingFace(str(tmp_path / f"{kind}.parquet"), "train", **options)
+        assert dataset.class_names == NAMES and targets(dataset) == masks

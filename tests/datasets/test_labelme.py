@@ -61,7 +61,9 @@ def test_shapes_are_drawn(root: Path) -> None:
     # the labels of all splits, so that each has the same classes
     assert dataset.class_names == ("background", "car", "straße", "tree") and len(dataset.palette) == 4
     assert dataset.names == ["empty", "ä_a"] and drawn(dataset) == [["........"] * 8, A]
-    assert drawn(LabelMe(str(root), "val")) == [["tttttttt", *["........"] * 7]]
+    val = LabelMe(str(root), "val")
+    assert drawn(val) == [["tttttttt", *["........"] * 7]]
+    assert val.images_left_out == (str(root / "val/nothing marked yet.jpg"),)
 
 
 def test_larger_shapes_lie_below_where_that_is_said(root: Path) -> None:

@@ -29,6 +29,7 @@ def test_polygons_and_run_lengths_are_cocos(points, text):
     assert (whole(polygon(np.array(points), SIZE)) == whole(run_lengths(text, SIZE))).all()
 
 
+@pytest.mark.filterwarnings("ignore:__array__")
 def test_a_thousand_polygons_are_pycocotools_own():
     mask = pytest.importorskip("pycocotools.mask")
     rng = np.random.default_rng(0)

@@ -46,7 +46,7 @@ def test_lines_are_drawn(root: Path) -> None:
     assert dataset.class_names == ("background", "persona", "wheel") and len(dataset.palette) == dataset.num_classes
     assert dataset.names == ["a ñ", "c", "deep_b"] and drawn(dataset) == [A, EMPTY, EMPTY]
     assert [label is None for _, label in dataset.files] == [False, True, False]
-    assert dataset.stamp(0) != dataset.stamp(1)
+    assert dataset.stamp(0) != dataset.stamp(1) and dataset.labels_left_out == ()
     assert drawn(YOLO(str(root), "val")) == [EMPTY]
     upper = drawn(YOLO(str(root), "train", overlap="order"))[0]
     assert upper == [*A[:3], ".wppppp.", ".wpppppp", *A[5:]]
@@ -69,6 +69,12 @@ def test_classes_lists_and_one_folder_without_splits(root: Path) -> None:
     (root / "train.txt").write_text("train/images/nowhere.png\n")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png: listed in .*train\.txt but no file"):
         YOLO(str(root), "train")
+
+
+def test_text_files_of_no_image_are_left_out(root: Path) -> None:
+    for name in ("gone", "classes"):  # the second one is written by annotation tools
+        (root / f"train/labels/{name}.txt").write_text("0 0 0 1 0 1 1\n")
+    assert YOLO(str(root), "train").labels_left_out == (str(root / "train/labels/gone.txt"),)
 
 
 def test_a_label_whose_accent_is_written_otherwise_is_found(root: Path) -> None:

@@ -1,5 +1,7 @@
 """The check command: what it says about a recipe, and that it leaves nothing behind."""
 
+import re
+
 import pytest
 
 TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false, weights: random}"
@@ -11,17 +13,20 @@ def check(server, folder):
     return lambda *words: server(folder, "check", "tiny.yaml", *words)
 
 
-def test_check_reports_every_part_and_writes_nothing(check, folder):
+def test_check_reports_every_part_and_writes_a_picture(check, folder):
     result = check(TEACHER, "losses=[{loss: cross_entropy}, {loss: fitnet, weight: 10, after: 2}]", "loop.accumulate=2")
     assert result.code == 0, result.err
     firsts = [line.split()[0] for line in result.out.splitlines() if line[:1].strip()]
-    assert firsts == ["recipe", "data", "labels", "start", "network", "network", "images", "images",
+    assert firsts == ["recipe", "data", "sizes", "labels", "picture", "start", "network", "network", "images", "images",
                       "term", "term", "cost", "verdict"]  # fmt: skip
     assert "15 images to train on" in result.out and "student: pspnet mobilenetv2_035, trained" in result.out
     assert "teacher: deeplabv3 resnet18, frozen" in result.out and "this recipe will run" in result.out
     assert "of teacher are normalised with imagenet: mean 123.675 116.28 103.53" in result.out
     assert "fitnet" in result.out and "(iteration 3)" in result.out, "the term behind its gate is tried too"
-    assert not (folder / "runs").exists()
+    assert "32x48 (height x width), all images" in result.out
+    assert re.search(r"labels +all 15 to train on \| all 15 to score: .*\n +sky +\d+\.\d% +15 \| ", result.out)
+    assert "picture   runs/tiny-data.png shows 12 images" in result.out
+    assert [path.name for path in (folder / "runs").iterdir()] == ["tiny-data.png"]
 
 
 def test_check_keeps_pixels(check, folder, assert_refused):

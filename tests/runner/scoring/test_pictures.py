@@ -116,3 +116,20 @@ def test_the_confusion_picture_has_room_for_every_name(tmp_path, count, side):
     matrix[1] = 0  # never labelled
     file = pictures.confusion_picture(matrix, [f"class {index}" for index in range(count)], tmp_path / "confusion.png")
     assert min(Image.open(file).size) >= side and list(tmp_path.iterdir()) == [file]
+
+
+def test_images_under_their_labels_in_one_picture():
+    class Small:
+        palette, class_names = PALETTE, ("a", "b", "c")
+
+        def __getitem__(self, index):
+            return Image.new("RGB", (8, 6), (100, 100, 100)), Image.new("L", (8, 6), (0, 2, 255)[index])
+
+        def name(self, index):
+            return f"number {index}"
+
+    picture = pictures.overlays([(Small(), [0, 1]), (Small(), [2, 2, 2])])
+    pixels = np.asarray(picture)
+    # rows of four, each 16 pixels of name above 6 of image; colours half those of the labels
+    assert [pixels[18, left].tolist() for left in (0, 12, 24)] == [[55, 60, 65], [85, 90, 95], [50, 50, 50]]
+    assert pixels[16 + 6 + 18, 0].tolist() == [50, 50, 50] and picture.height > 2 * 22 + 3 * 15

@@ -1,0 +1,66 @@
+"""Photographs and masks told apart by what people call them, where they put them, and what they look like."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkd.runner.drafting.images_and_masks import find_pairs, split_words
+
+NOISE = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8)
+IDS = np.zeros((20, 20), np.uint8)
+
+
+def lay(root, photographs, masks):
+    for names, pixels in ((photographs, NOISE), (masks, IDS)):
+        for name in names:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / name)
+
+
+@pytest.mark.parametrize("photographs, masks, images, labels", [
+    (["images/a b.jpg", "images/ü.PNG"], ["masks/a b.png", "masks/ü.png"], "images/{name}.*", "masks/{name}.*"),
+    (["a.JPG", "b.jpg"], ["a_mask.png", "b_mask.png"], "{name}.*", "{name}_mask.*"),
+    (["x/a.jpg", "y/a.jpg"], ["x/a-label.png", "y/a-label.png"], "{name}.*", "{name}-label.*"),
+    (["img_1.jpg", "img_2.jpg"], ["mask_1.png", "mask_2.png"], "img_{name}.*", "mask_{name}.*"),
+    (["in/image 1.jpg", "in/dog.jpg"], ["out/image 1.png", "out/dog.png"], "in/{name}.*", "out/{name}.*"),
+    (["in/image 1.jpg", "in/dog.jpg"], ["gt/image 1_gt.png", "gt/dog_gt.png"], "in/{name}.*", "gt/{name}_gt.*"),
+    (["0001.png", "0002.png"], ["labels/0001_L.png", "labels/0002_L.png"], "{name}.*", "labels/{name}_L.*"),
+    (["a.jpg", "b.jpg"], ["a.png", "b.png"], "{name}.jpg", "{name}.png"),
+    (["images/p/1.jpg", "images/q/1.jpg"], ["masks/p/1.png", "masks/q/1.png"], "images/{name}.*", "masks/{name}.*"),
+    (["some/1.jpg", "some/2.jpg"], ["other/1.png", "other/2.png"], "some/{name}.*", "other/{name}.*"),
+])  # fmt: skip
+def test_pairs_without_splits(tmp_path, photographs, masks, images, labels):
+    lay(tmp_path, photographs, masks)
+    lay(tmp_path, [".hidden/images/a.jpg", "__MACOSX/images/b.jpg"], [])
+    pairs = find_pairs(str(tmp_path))
+    assert (pairs.images, pairs.labels, pairs.without_mask) == (images, labels, 0)
+    wanted = [(str(tmp_path / image), str(tmp_path / mask)) for image, mask in zip(photographs, masks)]
+    assert sorted(pairs.files) == sorted(wanted) and set(pairs.of_split) == {""}
+
+
+@pytest.mark.parametrize("image, mask, images, labels", [
+    ("{}/images/a.jpg", "{}/masks/a.png", "{split}/images/{name}.*", "{split}/masks/{name}.*"),
+    ("images/{}/a.jpg", "labels/{}/a.png", "images/{split}/{name}.*", "labels/{split}/{name}.*"),
+    ("{}_images/a.jpg", "{}_masks/a.png", "{split}_images/{name}.*", "{split}_masks/{name}.*"),
+    ("{}/a.jpg", "{}/a_seg.png", "{split}/{name}.*", "{split}/{name}_seg.*"),
+    ("images/{}/{}-1.jpg", "masks/{}-1.png", "images/{split}/{name}.*", "masks/{name}.*"),
+])  # fmt: skip
+def test_pairs_in_splits(tmp_path, image, mask, images, labels):
+    for word in ("Train", "valid"):
+        lay(tmp_path, [image.format(word, word)], [mask.format(word)])
+    pairs = find_pairs(str(tmp_path))
+    assert (pairs.images, pairs.labels) == (images, labels)
+    assert {word: len(files) for word, files in pairs.of_split.items()} == {"Train": 1, "valid": 1}
+
+
+def test_images_without_masks_are_counted(tmp_path):
+    lay(tmp_path, ["images/a.jpg", "images/b.jpg", "images/c.jpg", "preview/x.jpg"], ["masks/b.png"])
+    assert find_pairs(str(tmp_path)).without_mask == 2
+    lay(tmp_path / "alone", ["a.jpg", "b.jpg"], [])
+    assert find_pairs(str(tmp_path / "alone")) is None
+
+
+def test_words_for_splits():
+    assert split_words(["test", "Training", "dev"]) == ("Training", "dev")
+    assert split_words(["testing", "train"]) == ("train", "testing")
+    assert split_words(["", "val"]) == (None, "val")
