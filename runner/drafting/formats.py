@@ -1,8 +1,9 @@
 """Which data set of ours reads a folder: its format, arguments and splits, guessed from the names of its files."""
 
+import os
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -12,6 +13,7 @@ from segkd.runner.drafting.images_and_masks import SPLIT, find_pairs, image_file
 from segkd.runner.drafting.masks import find_names, look_at_masks, meaning_of
 
 LOOKED_AT = 500  # masks
+BEGINNING = 1 << 16  # bytes of a JSON file that tell of which kind it is
 HELP = (
     "one of these is read: a mask for each image, in a folder `masks` beside `images`, or beside the image as "
     "<name>_mask.png; COCO's JSON; YOLO's data.yaml with polygons; LabelMe's JSON files; CVAT's \"Segmentation mask\"; "
@@ -30,6 +32,12 @@ class Found:
     val: str = "val"
     said: list[str] = field(default_factory=list)
 
+    def divided(self, count: int) -> "Found":
+        """The same with a share of its images, which are so many, to be scored: a tenth of many, a fifth of few."""
+        share = 0.2 if count < 200 else 0.1
+        told = f"no splits, so about {share:.0%} of the images are scored, drawn by their names"
+        return replace(self, args=self.args | {"val": share}, said=[*self.said, told])
+
 
 def find_data(root: str) -> Found:
     """The first format whose files are there.
@@ -40,13 +48,13 @@ def find_data(root: str) -> Found:
     place = Path(root)
     if not place.is_dir():
         raise FileNotFoundError(f"--data {root}: there is no such folder")
+    inside = [path for path in place.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+    if len(inside) == 1 and inside[0].is_dir():  # as an archive was unpacked
+        return find_data(str(inside[0]))
     for guess in (_published, _cvat, _hugging_face, _yolo, _coco, _labelme, _images_and_masks):
         found = guess(root)
         if found is not None:
             return found
-    inside = [path for path in place.iterdir() if not path.name.startswith((".", "__MACOSX"))]
-    if len(inside) == 1 and inside[0].is_dir():  # as an archive was unpacked
-        return find_data(str(inside[0]))
     images = len(image_files(root))
     if not images:
         raise ValueError(f"--data {root}: there are no images in it; {HELP}")
@@ -57,18 +65,14 @@ def _published(root: str) -> Found | None:
     """The arrangements of data sets that have a file of their own."""
     place = Path(root)
     if (place / "leftImg8bit").is_dir() and (place / "gtFine").is_dir():
-        names = (name for _, name in files_below(place / "gtFine"))
-        is_own = any(name.endswith("_labelIds.png") for name in names)
+        is_own = any(name.endswith("_labelIds.png") for _, name in files_below(place / "gtFine"))
         args = {} if is_own else {"labels": "labelTrainIds"}
         return Found("cityscapes", root, args, said=["Cityscapes' folders leftImg8bit and gtFine"])
-    voc = next(
-        (one for one in (place, place / "VOCdevkit/VOC2012", place / "VOC2012") if (one / "JPEGImages").is_dir()), None
-    )
-    if voc and all((voc / f"ImageSets/Segmentation/{split}.txt").is_file() for split in ("train", "val")):
-        first = read_list(voc / "ImageSets/Segmentation/train.txt", "")[0]
-        if re.fullmatch(r"\d{4}_\d{6}", first) and not (voc / "labelmap.txt").exists():
+    lists = place / "ImageSets/Segmentation"
+    if all((lists / f"{split}.txt").is_file() for split in ("train", "val")) and not (place / "labelmap.txt").exists():
+        if re.fullmatch(r"\d{4}_\d{6}", read_list(lists / "train.txt", "")[0]):
             return Found("voc", root, said=["VOC's folders JPEGImages, SegmentationClass and ImageSets"])
-    if all((place / name).is_dir() for name in ("train", "trainannot")):
+    if (place / "train").is_dir() and (place / "trainannot").is_dir():
         return _annot_folders(root)
     if (place / "annotations/training").is_dir() and any((place / "images/training").glob("ADE_train_*.jpg")):
         return Found("ade20k", root, said=["ADE20K's folders images and annotations"])
@@ -78,66 +82,49 @@ def _published(root: str) -> Found | None:
 def _annot_folders(root: str) -> Found | None:
     """CamVid in SegNet's arrangement, or another data set in it."""
     labels = list(image_files(f"{root}/trainannot").values())
-    if not labels:
-        return None
     scored = next((split for split in ("val", "test") if Path(root, f"{split}annot").is_dir()), None)
+    if not labels or scored is None:
+        return None
     seen = look_at_masks(_some(labels))
     if seen.ids is not None and max(seen.ids) == 11 and scored == "val":
         return Found("camvid", root, said=["CamVid's folders train, trainannot and so on, with its ids 0..11"])
     meaning = meaning_of(seen, find_names(root), len(labels) <= LOOKED_AT)
     args = {"images": "{split}/{name}.*", "labels": "{split}annot/{name}.*"} | meaning.args
-    said = [f"images in train, masks in trainannot, which {meaning.said}"]
-    if scored is None:
-        args = {
-            key: value.replace("{split}", "train") if isinstance(value, str) else value for key, value in args.items()
-        }
-        args |= _divided(labels, said)
-    return Found("folder", root, args, val=scored or "val", said=said)
+    return Found("folder", root, args, val=scored, said=[f"images in train, masks in trainannot, which {meaning.said}"])
 
 
 def _cvat(root: str) -> Found | None:
-    lists = sorted(Path(root, "ImageSets/Segmentation").glob("*.txt"))
-    if not lists or not (Path(root) / "labelmap.txt").is_file():
+    lists = {path.stem: path for path in sorted(Path(root, "ImageSets/Segmentation").glob("*.txt"))}
+    if not lists or not Path(root, "labelmap.txt").is_file():
         return None
-    train, scored = split_words(path.stem for path in lists)
-    said = [f"CVAT's labelmap.txt, and lists of {', '.join(path.stem for path in lists)} in ImageSets"]
+    train, scored = split_words(lists)
+    said = [f"CVAT's labelmap.txt, and lists of {', '.join(lists)} in ImageSets"]
     if train and scored:
         return Found("cvat", root, {}, train, scored, said)
-    subset = train or lists[0].stem
-    return Found(
-        "cvat",
-        root,
-        {"subset": subset} | _divided(read_list(Path(root, f"ImageSets/Segmentation/{subset}.txt"), ""), said),
-        said=said,
-    )
+    subset = train or next(iter(lists))
+    return Found("cvat", root, {"subset": subset}, said=said).divided(len(read_list(lists[subset], "")))
 
 
 def _hugging_face(root: str) -> Found | None:
     place = Path(root)
     saved, tables = place / "dataset_dict.json", [*place.glob("*.parquet"), *place.glob("data/*.parquet")]
-    listed = [*place.glob("metadata.*"), *place.glob("*/metadata.*")]
-    if saved.is_file():
-        words = read_json(saved, "").get("splits") or []
-    elif (place / "state.json").is_file():
-        words = ["train"]
-    elif tables or any("mask" in read_text(path).partition("\n")[0] for path in listed if path.suffix != ".parquet"):
-        words = [word for path in (*tables, *listed) for word in SPLIT.findall(str(path.relative_to(place)))] or [
-            "train"
-        ]
+    listed = [
+        path
+        for kind in ("csv", "jsonl")
+        for path in (*place.glob(f"metadata.{kind}"), *place.glob(f"*/metadata.{kind}"))
+    ]
+    if saved.is_file() or (place / "state.json").is_file():
+        kind, words = "written by save_to_disk", read_json(saved, "").get("splits", []) if saved.is_file() else []
+    elif tables or any("mask" in read_text(path).partition("\n")[0] for path in listed):
+        kind = "of Parquet files" if tables else "of images with metadata"
+        words = [word for path in (*tables, *listed) for word in SPLIT.findall(str(path.relative_to(place)))]
     else:
         return None
     train, scored = split_words(words)
-    kind = (
-        "written by save_to_disk"
-        if not tables and not listed
-        else "of Parquet files"
-        if tables
-        else "of images with metadata"
-    )
-    said = [f"a Hugging Face data set {kind}, with the splits {', '.join(dict.fromkeys(words))}"]
+    said = [f"a Hugging Face data set {kind}, with the splits {', '.join(dict.fromkeys(words)) or 'train'}"]
     if train and scored:
         return Found("huggingface", root, {}, train, _as_the_package_says(scored), said)
-    return Found("huggingface", root, {"val": 0.1}, said=[*said, "10 % of it is scored, drawn by row"])
+    return Found("huggingface", root, said=said).divided(1000)
 
 
 def _as_the_package_says(word: str) -> str:
@@ -155,48 +142,46 @@ def _yolo(root: str) -> Found | None:
             continue
         args = {} if path.name == "data.yaml" else {"data": path.name}
         said = [f"YOLO's {path.name} with {len(content['names'])} names"]
-        scored = next(
-            (split for split in ("val", "test") if content.get(split) and content[split] != content["train"]), None
-        )
-        if scored is None:
-            args |= _divided(list(image_files(root)), said)
-        return Found("yolo", root, args, val=scored or "val", said=said)
+        for scored in ("val", "test"):
+            if content.get(scored) and content[scored] != content["train"]:
+                return Found("yolo", root, args, val=scored, said=said)
+        return Found("yolo", root, args, said=said).divided(len(image_files(root)))
     return None
 
 
 def _coco(root: str) -> Found | None:
     """JSON files that hold images, annotations and categories."""
-    found: dict[str, dict] = {}
-    for name, path in _json_files(root).items():
-        with open(path, "rb") as file:
-            start = file.read(1 << 16)
-        if re.search(rb'"(images|annotations|categories)"\s*:\s*\[', start):
-            content = read_json(path, "")
-            if all(
-                isinstance(content.get(key), list) and content[key] for key in ("images", "annotations", "categories")
-            ):
-                found[name] = content
+    found = {name: content for name, path in _json_files(root).items() if (content := _coco_json(path)) is not None}
     if not found:
         return None
     present = image_files(root)
-    folders = {name: _folder_of(content, present) for name, content in found.items()}
+    folders = {name: _folder_of(name, content, present) for name, content in found.items()}
     lacking = next((name for name, folder in folders.items() if folder is None), None)
     if lacking:
         first = found[lacking]["images"][0].get("file_name")
         raise ValueError(f"--data {root}: the images that {lacking} names, such as {first}, are not below this folder")
-    of_split = {(SPLIT.findall(name) or [""])[-1]: name for name in found}
+    # of several with the same images, those that are called instances, as COCO's own are
+    of_split = {(SPLIT.findall(name) or [""])[-1]: name for name in sorted(found, key=lambda name: "instances" in name)}
     train, scored = split_words(of_split)
     said = [f"COCO's JSON: {', '.join(found)}"]
     if train and scored:
-        names = [(of_split[word], folders[of_split[word]]) for word in (train, scored)]
-        templates = [tuple(_with_split(text, word) for text in pair) for pair, word in zip(names, (train, scored))]
-        if templates[0] == templates[1]:
-            args = {"annotations": templates[0][0], "images": templates[0][1]}
-            return Found("coco", root, args, train, scored, said)
+        first, second = (
+            [_with_split(text, word) for text in (of_split[word], folders[of_split[word]])] for word in (train, scored)
+        )
+        if first == second:
+            return Found("coco", root, {"annotations": first[0], "images": first[1]}, train, scored, said)
     name = of_split.get(train, next(iter(found)))
-    args = {"annotations": name, "images": folders[name]}
     said += [f"of these, {name} is read"] if len(found) > 1 else []
-    return Found("coco", root, args | _divided([one["file_name"] for one in found[name]["images"]], said), said=said)
+    args = {"annotations": name, "images": folders[name]}
+    return Found("coco", root, args, said=said).divided(len(found[name]["images"]))
+
+
+def _coco_json(path: str) -> dict | None:
+    with open(path, "rb") as file:
+        if not re.search(rb'"(images|annotations|categories)"\s*:\s*\[', file.read(BEGINNING)):
+            return None
+    content = read_json(path, "")
+    return content if all(content.get(key) for key in ("images", "annotations", "categories")) else None
 
 
 def _json_files(root: str) -> dict[str, str]:
@@ -204,13 +189,18 @@ def _json_files(root: str) -> dict[str, str]:
     return {str(Path(parent, name).relative_to(root)): f"{parent}/{name}" for parent, name in paths}
 
 
-def _folder_of(content: dict, present: dict[str, str]) -> str | None:
-    """The folder, from the root, below which a JSON's images lie."""
+def _folder_of(name: str, content: dict, present: dict[str, str]) -> str | None:
+    """The folder, from the root, below which a JSON's images lie: of several the one most like its own path."""
     votes: Counter = Counter()
     for record in content["images"][:20]:
         ending = f"/{record.get('file_name')}"
         votes.update({f"/{path}"[: -len(ending)].lstrip("/") for path in present if f"/{path}".endswith(ending)})
-    return votes.most_common(1)[0][0] if votes else None
+
+    def likeness(folder: str) -> tuple[int, bool, int]:
+        shared = os.path.commonprefix([folder.split("/"), name.split("/")])
+        return votes[folder], SPLIT.findall(folder) == SPLIT.findall(name), len(shared)
+
+    return max(votes, key=likeness, default=None)
 
 
 def _with_split(text: str, word: str) -> str:
@@ -221,7 +211,7 @@ def _labelme(root: str) -> Found | None:
     files = []
     for name, path in _json_files(root).items():
         with open(path, "rb") as file:
-            if re.search(rb'"(shapes|imagePath)"\s*:', file.read(1 << 16)):
+            if re.search(rb'"(shapes|imagePath)"\s*:', file.read(BEGINNING)):
                 files.append(name)
     if not files:
         return None
@@ -230,7 +220,7 @@ def _labelme(root: str) -> Found | None:
     said = [f"LabelMe's JSON files, {len(files)} of them"]
     if train and scored:
         return Found("labelme", root, {}, train, scored, said)
-    return Found("labelme", root, {"labels": train or ""} | _divided(files, said), said=said)
+    return Found("labelme", root, {"labels": train or ""}, said=said).divided(len(files))
 
 
 def _images_and_masks(root: str) -> Found | None:
@@ -242,29 +232,18 @@ def _images_and_masks(root: str) -> Found | None:
         word = train or next(iter(pairs.of_split))
         pairs.images, pairs.labels = (text.replace("{split}", word) for text in (pairs.images, pairs.labels))
         pairs.of_split = {word: pairs.of_split[word]}
-    files = pairs.files
-    masks = _some([mask for _, mask in files])
-    meaning = meaning_of(look_at_masks(masks), find_names(root), len(masks) == len(files))
-    said = [f"{len(files)} images like {pairs.images} with masks like {pairs.labels}"]
-    said += [
-        f"{'the' if len(masks) == len(files) else f'{len(masks)} of the'} masks {'are ' if 'colors' in meaning.args else ''}{meaning.said}"
-    ]
+    masks = [mask for _, mask in pairs.files]
+    meaning = meaning_of(look_at_masks(_some(masks)), find_names(root), len(masks) <= LOOKED_AT)
+    which = "the masks" if len(masks) <= LOOKED_AT else f"{LOOKED_AT} of the masks"
+    said = [f"{len(masks)} images like {pairs.images} with masks like {pairs.labels}", f"{which} {meaning.said}"]
     args = {"images": pairs.images, "labels": pairs.labels} | meaning.args
     if pairs.without_mask:
         args["without_label"] = "skip"
         said.append(f"{pairs.without_mask} further images have no mask and are left out")
-    if train and scored:
-        return Found("folder", root, args, train, scored, said)
-    return Found("folder", root, args | _divided([image for image, _ in files], said), said=said)
+    found = Found("folder", root, args, said=said)
+    return replace(found, train=train, val=scored) if train and scored else found.divided(len(masks))
 
 
 def _some(files: list[str]) -> list[str]:
     """Up to so many, spread over all."""
     return files if len(files) <= LOOKED_AT else [files[index * len(files) // LOOKED_AT] for index in range(LOOKED_AT)]
-
-
-def _divided(names: list[str], said: list[str]) -> dict:
-    """The argument that divides images without splits: a tenth of many is scored, a fifth of few."""
-    share = 0.2 if len(names) < 200 else 0.1
-    said.append(f"no splits, so about {share:.0%} of the images are scored, drawn by their names")
-    return {"val": share}

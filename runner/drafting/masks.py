@@ -166,7 +166,7 @@ def _of_colors(colors: Counter, names: Names | None) -> Meaning:
     args: dict = {"colors": table}
     if BORDER in shown and BORDER not in named:
         args["void_colors"] = [list(BORDER)]
-    said = f"painted in {len(shown)} colours"
+    said = f"are painted in {len(shown)} colours"
     if names and names.colors:
         said += f", named in {names.file}" + (f" but for {len(rest)}" if rest else "")
     return Meaning(args, said)

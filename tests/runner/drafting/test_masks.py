@@ -90,7 +90,7 @@ def test_names_of_a_file_are_used(tmp_path):
     seen = Seen(None, Counter({(1, 2, 3): 5, (0, 0, 0): 1}))
     meaning = meaning_of(seen, find_names(str(tmp_path)), True)
     assert meaning.args == {"colors": {"road": [1, 2, 3], "sky": [4, 5, 6], "background": [0, 0, 0]}}
-    assert meaning.said == "painted in 2 colours, named in classes.txt but for 1"
+    assert meaning.said == "are painted in 2 colours, named in classes.txt but for 1"
 
 
 def test_masks_that_cannot_be_meant_are_refused(tmp_path):

@@ -1,0 +1,107 @@
+"""Recipes that are drafted: they read, nothing is written over, and two commands lead to a trained student."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkd.runner.drafting import draft as drafting
+from segkd.runner.drafting.draft import draft
+from segkd.runner.recipe.read import read
+
+TINY = {"teacher": "mobilenetv2_050", "student": "mobilenetv2_035"}
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Ten photographs with accents in their names, painted masks in a folder beside them, no splits."""
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    for folder in ("Meine Fotos/bilder", "Meine Fotos/masks"):
+        (tmp_path / folder).mkdir(parents=True)
+    for number in range(10):
+        picture = draw.integers(0, 256, (32, 48, 3)).astype(np.uint8)
+        mask = np.zeros((32, 48, 3), np.uint8)
+        mask[:, number:24] = (9, 8, 7)
+        ending = ("jpg", "JPG", "png")[number % 3]
+        Image.fromarray(picture).save(
+            f"Meine Fotos/bilder/Foto {number} ä.{ending}", "JPEG" if number % 3 < 2 else "PNG"
+        )
+        Image.fromarray(mask).save(f"Meine Fotos/masks/Foto {number} ä.png")
+    return tmp_path
+
+
+def options(**changes):
+    return {"output": None, "iterations": None, **TINY, **changes}
+
+
+def test_a_recipe_and_one_for_its_teacher(photos, capsys):
+    draft("Meine Fotos", **options())
+    recipe, teacher = read("meine-fotos.yaml"), read("meine-fotos_teacher.yaml")
+    assert recipe.data == teacher.data and (recipe.name, teacher.name) == ("meine-fotos", "meine-fotos-teacher")
+    assert recipe.data.args["colors"] == {"background": [0, 0, 0], "foreground": [9, 8, 7]}
+    assert recipe.data.crop_size == (32, 48) and recipe.data.resize is None and recipe.schedule.iterations == 600
+    assert recipe.networks["teacher"].args == teacher.networks["student"].args
+    assert recipe.networks["teacher"].title == "deeplabv3plus mobilenetv2_050" and not recipe.networks["teacher"].train
+    assert recipe.networks["student"].args["backbone"] == "mobilenetv2_035"
+    out = capsys.readouterr().out
+    assert "saw       10 images like bilder/{name}.* with masks like masks/{name}.*" in out
+    assert "accelerate launch runner/distill.py meine-fotos.yaml" in out
+    head = (photos / "meine-fotos.yaml").read_text()
+    assert head.startswith("# A small network for the images in Meine Fotos") and "name=meine-fotos-alone" in head
+    assert "segkd" not in head.split("extends")[0].replace("[imagenet]", "")
+
+
+def test_nothing_is_written_over(photos):
+    (photos / "mine_teacher.yaml").write_text("mine")
+    with pytest.raises(ValueError, match="mine_teacher.yaml is there already; name another file with --output"):
+        draft("Meine Fotos", **options(output="mine.yaml"))
+    assert (photos / "mine_teacher.yaml").read_text() == "mine" and not (photos / "mine.yaml").exists()
+    with pytest.raises(ValueError, match="--output mine: give the recipe a name that ends in .yaml"):
+        draft("Meine Fotos", **options(output="mine"))
+    with pytest.raises(ValueError, match="nonsense"):  # which leaves nothing behind
+        draft("Meine Fotos", **options(output="new.yaml", student="nonsense"))
+    assert not list(photos.glob("new*"))
+
+
+def test_images_that_are_large_or_differ_are_brought_to_one_size(photos, monkeypatch):
+    monkeypatch.setitem(drafting.PIXELS, "cpu", 32 * 32)
+    draft("Meine Fotos", **options(output="small.yaml"))
+    recipe = read("small.yaml")
+    assert recipe.data.resize == recipe.data.crop_size == (32, 32) and recipe.evaluate.batch_size == 8
+    monkeypatch.setitem(drafting.PIXELS, "cpu", 10**6)
+    for folder in ("bilder", "masks"):
+        path = next((photos / "Meine Fotos" / folder).glob("Foto 0 *"))
+        Image.open(path).resize((40, 40), Image.Resampling.NEAREST).save(path)
+    draft("Meine Fotos", **options(output="mixed.yaml"))
+    assert read("mixed.yaml").data.resize is None and read("mixed.yaml").evaluate.batch_size == 1
+
+
+def test_a_teacher_that_is_there_needs_no_recipe(photos, deliver):
+    deliver(photos / "their teacher", ["background", "foreground"])
+    draft("Meine Fotos", **options(output="one.yaml", teacher="their teacher"))
+    recipe = read("one.yaml")
+    assert recipe.networks["teacher"].weights == "their teacher" and not list(photos.glob("one_teacher*"))
+    assert recipe.name == "one" and recipe.losses[1].loss == "kl"
+
+
+def test_the_share_that_is_scored_is_met_as_well_as_it_can_be(photos):
+    found, train_set, val_set = drafting._built(drafting.find_data("Meine Fotos"))
+    assert len(val_set) == 2 and len(train_set) == 8
+    for path in [*photos.glob("Meine Fotos/*/*")]:
+        if " 0 " not in path.name:
+            path.unlink()
+    with pytest.raises(ValueError, match="too few images to train on some and to score others"):
+        drafting._built(drafting.find_data("Meine Fotos"))
+
+
+def test_two_commands_from_a_folder_to_a_student(photos, server):
+    made = server(photos, "recipes", "new", "--data", "Meine Fotos", "--teacher", TINY["teacher"], "--student",
+                  TINY["student"], "--iterations", "2")  # fmt: skip
+    assert made.code == 0, made.err
+    trained = server(photos, "distill", "meine-fotos.yaml", "tracking.wandb=disabled", "data.workers=0")
+    assert trained.code == 0, trained.err
+    assert (photos / "runs/meine-fotos/student/model.safetensors").exists()
+    assert "student, meine-fotos" in trained.out
+    checked = server(photos, "check", "meine-fotos.yaml")
+    assert checked.code == 0 and "warning" not in checked.out.lower(), checked.out
+    assert "verdict   this recipe will run" in checked.out
