@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from segkd.runner.drafting import draft as drafting
+from segkd.runner.drafting import plan
 from segkd.runner.drafting.draft import draft
 from segkd.runner.recipe.read import read
 
@@ -64,11 +65,11 @@ def test_nothing_is_written_over(photos):
 
 
 def test_images_that_are_large_or_differ_are_brought_to_one_size(photos, monkeypatch):
-    monkeypatch.setitem(drafting.PIXELS, "cpu", 32 * 32)
+    monkeypatch.setitem(plan.PIXELS, "cpu", 32 * 32)
     draft("Meine Fotos", **options(output="small.yaml"))
     recipe = read("small.yaml")
     assert recipe.data.resize == recipe.data.crop_size == (32, 32) and recipe.evaluate.batch_size == 8
-    monkeypatch.setitem(drafting.PIXELS, "cpu", 10**6)
+    monkeypatch.setitem(plan.PIXELS, "cpu", 10**6)
     for folder in ("bilder", "masks"):
         path = next((photos / "Meine Fotos" / folder).glob("Foto 0 *"))
         Image.open(path).resize((40, 40), Image.Resampling.NEAREST).save(path)
@@ -96,9 +97,10 @@ def test_the_share_that_is_scored_is_met_as_well_as_it_can_be(photos):
 
 def test_two_commands_from_a_folder_to_a_student(photos, server):
     made = server(photos, "recipes", "new", "--data", "Meine Fotos", "--teacher", TINY["teacher"], "--student",
-                  TINY["student"], "--iterations", "2")  # fmt: skip
+                  TINY["student"], "--iterations", "1")  # fmt: skip
     assert made.code == 0, made.err
-    trained = server(photos, "distill", "meine-fotos.yaml", "tracking.wandb=disabled", "data.workers=0")
+    trained = server(photos, "distill", "meine-fotos.yaml", "tracking.wandb=disabled", "tracking.images=0",
+                     "data.workers=0")  # fmt: skip
     assert trained.code == 0, trained.err
     assert (photos / "runs/meine-fotos/student/model.safetensors").exists()
     assert "student, meine-fotos" in trained.out

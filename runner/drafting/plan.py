@@ -1,0 +1,82 @@
+"""What is decided for a folder of images before a recipe is written: size, batch, iterations, encoders."""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Dataset
+
+from segkd.datasets._images import open_image, orientation
+from segkd.models._weights import weights_at_hand
+
+# encoders with ImageNet weights, where these are at hand, and such as learn from nothing
+TRAINED = {"teacher": "timm/tf_efficientnet_lite2", "student": "timm/tf_efficientnet_lite0"}
+UNTRAINED = {"teacher": "resnet18", "student": "mobilenetv2_050"}
+PIXELS = {"cpu": 192 * 256, "cuda": 512 * 1024}  # of an image in training, so that a run takes an hour and not a week
+BATCH = {"cpu": 8, "cuda": 16}
+EPOCHS = 40
+ITERATIONS = {"cpu": (600, 3000), "cuda": (2000, 40_000)}  # at least, at most
+LEAST_SIDE = 32  # pixels
+MEASURED = 1000  # images whose size is looked at
+
+
+@dataclass
+class Plan:
+    """What is decided for the images; sizes are (height, width) in pixels.
+
+    Attributes:
+        size: of the image in the middle. is_one_size: whether all have it, as far as they were looked at.
+        resizes: whether they are brought to `crop_size` as a whole.
+        scored_together: images that are scored in one batch.
+    """
+
+    device: str
+    size: tuple[int, int]
+    is_one_size: bool
+    crop_size: tuple[int, int]
+    resizes: bool
+    batch_size: int
+    scored_together: int
+    iterations: int
+
+
+def plan_for(train_set: Dataset, val_set: Dataset, iterations: int | None) -> Plan:
+    """A plan for images to train on and to score; `iterations`: None: as many as their number asks for."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sizes = [*_sizes(train_set), *_sizes(val_set)]
+    height, width = size = sorted(sizes, key=lambda one: one[0] * one[1])[len(sizes) // 2]
+    is_one_size, factor = len(set(sizes)) == 1, (PIXELS[device] / (height * width)) ** 0.5
+    crop_size, resizes = (max(LEAST_SIDE, height), max(LEAST_SIDE, width)), factor < 0.9
+    if resizes:
+        alike = statistics.mean(abs(h * width / (w * height) - 1) < 0.1 for h, w in sizes)
+        side = PIXELS[device] ** 0.5  # of a square, where some lie and others stand
+        wanted = (height * factor, width * factor) if alike > 0.9 else (side, side)
+        crop_size = tuple(max(LEAST_SIDE, round(one / LEAST_SIDE) * LEAST_SIDE) for one in wanted)
+    batch_size = min(BATCH[device], max(2, len(train_set)))
+    is_known = is_one_size and len(sizes) == len(train_set) + len(val_set)
+    least, most = ITERATIONS[device]
+    wanted = min(max(least, int(round(EPOCHS * len(train_set) / batch_size, -2))), most)
+    together = batch_size if resizes or is_known else 1
+    return Plan(device, size, is_one_size, crop_size, resizes, batch_size, together, iterations or wanted)
+
+
+def _sizes(dataset: Dataset) -> Iterator[tuple[int, int]]:
+    """(height, width) of images spread over the data set, upright."""
+    step = -(-len(dataset) // MEASURED)
+    if not hasattr(dataset, "files"):
+        yield from (dataset[index][0].size[::-1] for index in range(0, len(dataset), step))
+        return
+    for path, _ in dataset.files[::step]:
+        with open_image(path, None) as image:
+            yield image.size if orientation(image) > 4 else image.size[::-1]
+
+
+def encoder_for(role: str) -> str:
+    """The encoder of the `teacher` or the `student`."""
+    return TRAINED[role] if has_weights(TRAINED[role]) else UNTRAINED[role]
+
+
+def has_weights(encoder: str) -> bool:
+    """Whether an encoder's ImageNet weights are at hand."""
+    return encoder.startswith("timm/") and weights_at_hand(encoder.removeprefix("timm/"))
