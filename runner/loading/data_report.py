@@ -98,11 +98,11 @@ def told_files(train_set: Dataset, val_set: Dataset) -> Iterator[str]:
     used = {path for file in files for path in file}
     without = [image for image, label in files if label is None]
     if without:
-        yield f"{len(without)} images have no label file, such as {without[0]}"
+        yield f"images that have no label file: {len(without)}, such as {without[0]}"
     for kind, told in (("images", "have no label and are left out"), ("labels", "belong to no image")):
         left_out = [path for one in sets for path in getattr(one, f"{kind}_left_out", ()) if path not in used]
         if left_out:
-            yield f"{len(set(left_out))} {kind} {told}, such as {left_out[0]}"
+            yield f"{kind} that {told}: {len(set(left_out))}, such as {left_out[0]}"
 
 
 def _whole(dataset: Dataset) -> Dataset:

@@ -229,6 +229,8 @@ def test_imagenet_weights_of_an_installed_package(tmp_path, monkeypatch, caplog)
     torch.save(dict(zip(keys, state.values(), strict=True)), models / "lite0.pth")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(_weights, "try_to_load_from_cache", lambda repository, file: None)
+    assert _weights.weights_at_hand("tf_efficientnet_lite0")
+    assert not any(map(_weights.weights_at_hand, ("resnet18", "no_such_network")))
     with caplog.at_level(logging.INFO):
         network = PSPNet(5, backbone="timm/tf_efficientnet_lite0", output_stride=32, width=16, pretrained=True)
     assert loaded(network, {f"net.{key}": value for key, value in state.items()})

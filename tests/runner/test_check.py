@@ -2,7 +2,12 @@
 
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from segkd.runner.check import check_data
+from segkd.runner.recipe.read import read
 
 TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false, weights: random}"
 
@@ -98,5 +103,22 @@ def test_check_without_data_finds_what_does_not_fit(check):
 def test_check_looks_at_the_images_that_are_scored(check):
     result = check("data.train_split=val")
     assert result.code == 2 and "the images to score are those to train on (val)" in result.err
-    allowed = check("data.train_split=val", "data.allow_overlap=true")
+    allowed = check("data.train_split=val", "data.allow_overlap=true", "--all-images")
     assert allowed.code == 0 and "this recipe will run" in allowed.out
+
+
+def test_check_says_loudly_which_classes_are_never_seen(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    draw = np.random.default_rng(0)
+    for split, ids in (("train", (0, 1)), ("val", (0, 1, 2))):
+        for name in "abc":
+            for kind, pixels in (("images", draw.integers(0, 256, (4, 6, 3))), ("labels", draw.choice(ids, (4, 6)))):
+                (folder / split / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / kind / f"{name}.png")
+    Image.new("L", (6, 4)).save(folder / "val/labels/left over.png")
+    args = "data={dataset: folder, root: ., args: {class_names: [sky, road, car, bus]}, crop_size: [4, 6]}"
+    check_data(read("tiny.yaml", [args]), 2)
+    out = capsys.readouterr().out
+    assert "warning   NEVER SEEN IN 2 OF THE 3 LABELS TO TRAIN ON: car, bus\n" in out
+    assert "warning   NEVER SEEN IN 2 OF THE 3 LABELS TO SCORE: bus\n" in out
+    assert "files     labels that belong to no image: 1, such as val/labels/left over.png" in out

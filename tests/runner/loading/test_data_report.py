@@ -78,5 +78,5 @@ def test_files_left_over(part):
     train = part(Files([("a", "A"), ("b", None)], images_left_out=("c",), labels_left_out=("C", "D")))
     val = Files([("c", "C")], images_left_out=("a",), labels_left_out=("A", "D"))
     assert list(told_files(train, val)) == [
-        "1 images have no label file, such as b", "1 labels belong to no image, such as D"]  # fmt: skip
+        "images that have no label file: 1, such as b", "labels that belong to no image: 1, such as D"]  # fmt: skip
     assert list(told_files(Four(), Four())) == []
