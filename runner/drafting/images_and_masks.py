@@ -16,7 +16,7 @@ MASKS = frozenset("mask masks label labels annotation annotations annot gt groun
 # what folders and files of a split are called, in the order in which one is taken for it
 TRAIN, VAL, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
 SPLIT = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN, *VAL, *TEST))})(?![a-z])", re.IGNORECASE)
-FEW_COLORS = 256  # more, and it is a photograph
+FEW_COLORS = 64  # more, and it is a photograph, of which grey ones have up to 256
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Alike:
+class Series:
     """Files of one folder with the same letters around their names: `mask_7.png`, `mask_8.png`."""
 
     folder: str
@@ -55,7 +55,7 @@ class Alike:
         return "/".join([*folders[: len(folders) - without], f"{self.before}{{name}}{self.after}"])
 
 
-Groups = dict[Alike, dict[str, str]]
+Groups = dict[Series, dict[str, str]]
 
 
 def image_files(root: str) -> dict[str, str]:
@@ -82,7 +82,7 @@ def _find_pairs(files: dict[str, str], words: frozenset[str]) -> Pairs | None:
     """The most pairs whose paths are alike but for such words around their names."""
     photographs, masks = _photographs_and_masks(files, words)
     found: dict[tuple[str, str], Pairs] = {}
-    having: dict[tuple[str, str], set[Alike]] = defaultdict(set)
+    having: dict[tuple[str, str], set[Series]] = defaultdict(set)
     for one, images in photographs.items():
         for other, labels in masks.items():
             before, after, names = _around(images, labels)
@@ -100,7 +100,7 @@ def _find_pairs(files: dict[str, str], words: frozenset[str]) -> Pairs | None:
 
 
 def _photographs_and_masks(files: dict[str, str], words: frozenset[str]) -> tuple[Groups, Groups]:
-    """Files that are alike but for their names -> name -> path, of either kind."""
+    """Series of files -> name -> path, of photographs and of masks."""
     pattern = "|".join(sorted(words, key=len, reverse=True))
     at_the_end = re.compile(rf"()(.+?)((?:[_\-. ]+(?:{pattern}))+)", re.IGNORECASE)
     at_the_start = re.compile(rf"((?:(?:{pattern})[_\-. ]+)+)(.+)()", re.IGNORECASE)
@@ -110,10 +110,10 @@ def _photographs_and_masks(files: dict[str, str], words: frozenset[str]) -> tupl
         stem, ending = os.path.splitext(name)
         match = at_the_end.fullmatch(stem) or at_the_start.fullmatch(stem)
         before, name, after = match.groups() if match else ("", stem, "")
-        groups[Alike(folder, before, after, ending)][name] = file
+        groups[Series(folder, before, after, ending)][name] = file
     kinds: tuple[Groups, Groups] = ({}, {})
-    for alike, found in groups.items():
-        kinds[_is_mask(alike, list(found.values()))][alike] = found
+    for series, found in groups.items():
+        kinds[_is_mask(series, list(found.values()))][series] = found
     return tuple(_with_any_ending(mine, others) for mine, others in (kinds, kinds[::-1]))
 
 
@@ -122,12 +122,12 @@ def _words(text: str) -> set[str]:
     return {word.lower() for word in (*found, *re.findall("[A-Za-z]+", text))}
 
 
-def _is_mask(alike: Alike, files: list[str]) -> bool:
+def _is_mask(series: Series, files: list[str]) -> bool:
     """Whether files are masks: by the words around their names, then by those of their folders, then by their colours."""
-    around = _words(f"{alike.before} {alike.after}")
+    around = _words(f"{series.before} {series.after}")
     if around & MASKS:
         return True
-    for folder in reversed(alike.folder.split("/")):
+    for folder in reversed(series.folder.split("/")):
         if _words(folder) & (MASKS | PHOTOGRAPHS):
             return bool(_words(folder) & MASKS)
     if around & PHOTOGRAPHS:
@@ -146,12 +146,12 @@ def _has_few_colors(file: str) -> bool:
 
 def _with_any_ending(mine: Groups, others: Groups) -> Groups:
     """Files that only their endings tell apart as one group, but where they tell photographs from masks."""
-    taken = {(alike.folder, alike.before, alike.after) for alike in others}
+    taken = {(series.folder, series.before, series.after) for series in others}
     found: Groups = defaultdict(dict)
-    for alike, files in mine.items():
-        is_told = (alike.folder, alike.before, alike.after) in taken
-        ending = alike.ending.lower() if is_told else ".*"
-        found[Alike(alike.folder, alike.before, alike.after, ending)] |= files
+    for series, files in mine.items():
+        is_told = (series.folder, series.before, series.after) in taken
+        ending = series.ending.lower() if is_told else ".*"
+        found[Series(series.folder, series.before, series.after, ending)] |= files
     return found
 
 
@@ -168,7 +168,7 @@ def _around(images: dict[str, str], labels: dict[str, str]) -> tuple[str, str, l
     return before, after, [name for name in images if f"{before}{name}{after}" in labels]
 
 
-def _templates(image: Alike, label: Alike, before: str, after: str) -> tuple[tuple[str, str] | None, str]:
+def _templates(image: Series, label: Series, before: str, after: str) -> tuple[tuple[str, str] | None, str]:
     """The templates of both paths, None where their splits differ, and the word that stands for {split} in them."""
     label = replace(label, before=label.before + before, after=after + label.after)
     if (image.before, image.after) == (label.before, label.after):

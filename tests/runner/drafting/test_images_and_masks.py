@@ -60,6 +60,14 @@ def test_images_without_masks_are_counted(tmp_path):
     assert find_pairs(str(tmp_path / "alone")) is None
 
 
+def test_grey_photographs_are_none_of_masks(tmp_path):
+    lay(tmp_path, [], ["b/1.png", "b/2.png"])
+    for name in ("1", "2"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.fromarray(NOISE[..., 0]).save(tmp_path / f"a/{name}.png")
+    assert (find_pairs(str(tmp_path)).images, find_pairs(str(tmp_path)).labels) == ("a/{name}.*", "b/{name}.*")
+
+
 def test_words_for_splits():
     assert split_words(["test", "Training", "dev"]) == ("Training", "dev")
     assert split_words(["testing", "train"]) == ("train", "testing")
