@@ -219,7 +219,10 @@ def _meaning(
         raise ValueError("id2label: takes the place of class_names; give one of the two")
     named = dict(enumerate(class_names)) if class_names else dict(sorted((id2label or {}).items()))
     if not named:
-        raise ValueError(f"{root}: nothing says what the ids in the masks mean; say it with class_names or id2label")
+        raise ValueError(
+            f"{root}: nothing says what the ids in the masks mean; say it with class_names or id2label, or beside the data "
+            f'in a file id2label.json such as {{"0": "background", "1": "leaf"}}'
+        )
     first = 1 if reduce_labels else 0
     lookup = {raw + first: place for place, raw in enumerate(named) if raw + first < IGNORE_INDEX + 1 - first}
     ignore = (0, IGNORE_INDEX) if reduce_labels else None

@@ -13,6 +13,7 @@ from segkd.runner.drafting.images_and_masks import SPLIT, find_pairs, image_file
 from segkd.runner.drafting.masks import find_names, look_at_masks, meaning_of
 
 LOOKED_AT = 500  # masks
+FEW = 200  # images
 BEGINNING = 1 << 16  # bytes of a JSON file that tell of which kind it is
 HELP = (
     "one of these is read: a mask for each image, in a folder `masks` beside `images`, or beside the image as "
@@ -32,9 +33,9 @@ class Found:
     val: str = "val"
     said: list[str] = field(default_factory=list)
 
-    def divided(self, count: int) -> "Found":
-        """The same with a share of its images, which are so many, to be scored: a tenth of many, a fifth of few."""
-        share = 0.2 if count < 200 else 0.1
+    def divided(self, count: int | None) -> "Found":
+        """The same with a share of its images to be scored: a tenth, or a fifth where it is known that they are few."""
+        share = 0.1 if count is None or count >= FEW else 0.2
         told = f"no splits, so about {share:.0%} of the images are scored, drawn by their names"
         return replace(self, args=self.args | {"val": share}, said=[*self.said, told])
 
@@ -124,7 +125,7 @@ def _hugging_face(root: str) -> Found | None:
     said = [f"a Hugging Face data set {kind}, with the splits {', '.join(dict.fromkeys(words)) or 'train'}"]
     if train and scored:
         return Found("huggingface", root, {}, train, _as_the_package_says(scored), said)
-    return Found("huggingface", root, said=said).divided(1000)
+    return Found("huggingface", root, said=said).divided(None)
 
 
 def _as_the_package_says(word: str) -> str:

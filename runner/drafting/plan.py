@@ -18,7 +18,7 @@ BATCH = {"cpu": 8, "cuda": 16}
 EPOCHS = 40
 ITERATIONS = {"cpu": (600, 3000), "cuda": (2000, 40_000)}  # at least, at most
 LEAST_SIDE = 32  # pixels
-MEASURED = 1000  # images whose size is looked at
+MEASURED, DECODED = 1000, 100  # images whose size is looked at: in files, and where they have to be decoded
 
 
 @dataclass
@@ -63,11 +63,11 @@ def plan_for(train_set: Dataset, val_set: Dataset, iterations: int | None) -> Pl
 
 def _sizes(dataset: Dataset) -> Iterator[tuple[int, int]]:
     """(height, width) of images spread over the data set, upright."""
-    step = -(-len(dataset) // MEASURED)
     if not hasattr(dataset, "files"):
+        step = -(-len(dataset) // DECODED)
         yield from (dataset[index][0].size[::-1] for index in range(0, len(dataset), step))
         return
-    for path, _ in dataset.files[::step]:
+    for path, _ in dataset.files[:: -(-len(dataset) // MEASURED)]:
         with open_image(path, None) as image:
             yield image.size if orientation(image) > 4 else image.size[::-1]
 
