@@ -146,7 +146,7 @@ def check_labels(recipe: Recipe, train_set: Dataset, val_set: Dataset, most: int
     """Tells what images and labels of both splits hold, and draws some."""
     for line in told_files(train_set, val_set):
         say(f"files     {line}")
-    train, val = count(train_set, most), count(val_set, most)
+    train, val = (count(one, most, recipe) for one in (train_set, val_set))
     say(f"sizes     {told_sizes(train, val)}")
     for number, line in enumerate(told_classes(train_set, train, val)):
         say(f"{'          ' if number else 'labels    '}{line}")

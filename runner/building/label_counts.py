@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from segkd.losses._task import LabelCounts
-from segkd.runner.console import progress_bar
 from segkd.runner.loading.content import checksum, known_to, stamp_of
-from segkd.runner.loading.sampler import start_worker
-from segkd.runner.loading.waiting import wait_for_batches
+from segkd.runner.loading.data_report import looks
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.text_file import read_json
 from segkd.runner.run_folder.replacing import write_text
@@ -43,30 +41,10 @@ def count_labels(recipe: Recipe, train_set: Dataset, accelerator: Accelerator) -
 
 
 def _count(recipe: Recipe, train_set: Dataset, shown: bool) -> LabelCounts:
-    loader = DataLoader(
-        _Histograms(train_set), batch_size=None, num_workers=recipe.data.workers, worker_init_fn=start_worker
-    )
     pixels, images, around = (np.zeros(train_set.num_classes, np.int64) for _ in range(3))
-    found = wait_for_batches(loader, recipe.loop.timeout)
-    for histogram in progress_bar(found, total=len(train_set), title="counting labels", unit="image", shown=shown):
-        histogram = np.asarray(histogram)
+    for histogram, _ in looks(train_set, recipe, title="counting labels", shown=shown):
+        histogram = histogram[: train_set.num_classes]
         pixels += histogram
         images += histogram > 0
         around += (histogram > 0) * histogram.sum()
     return LabelCounts(pixels.tolist(), images.tolist(), around.tolist(), len(train_set))
-
-
-class _Histograms(Dataset):
-    """(K,) pixels of each class in each label of a data set."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> np.ndarray | Exception:
-        try:
-            return np.array(self.dataset[index][1].histogram()[: self.dataset.num_classes])
-        except (ValueError, OSError) as error:
-            return error  # travels as a value: torch would wrap it in the worker's traceback

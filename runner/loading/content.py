@@ -37,7 +37,7 @@ def known_to(dataset: Dataset) -> dict:
     return {
         name: value
         for name, value in known.items()
-        if name not in ("files", "names", "max_pixels")
+        if name not in ("files", "names", "images_left_out", "labels_left_out", "max_pixels")
         and (isinstance(value, PLAIN) or dataclasses.is_dataclass(value))
     }
 

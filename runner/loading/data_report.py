@@ -1,13 +1,17 @@
 """What the images and labels of a recipe hold: how often each class occurs, sizes, files that belong to nothing."""
 
 import hashlib
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+
+from segkd.datasets._parts_of_a_set import Chosen
+from segkd.runner.console import progress_bar
+from segkd.runner.loading.sampler import start_worker
+from segkd.runner.loading.waiting import wait_for_batches
+from segkd.runner.recipe.schema import Recipe
 
 ROWS = 40  # of classes in the table
 
@@ -45,17 +49,46 @@ def sampled(dataset: Dataset, most: int | None) -> list[int]:
     return sorted(sorted(range(len(dataset)), key=digests.__getitem__)[:most])
 
 
-def count(dataset: Dataset, most: int | None) -> Counted:
-    """Reads up to so many images and labels. ValueError or OSError for one that cannot be read."""
-
-    def look(index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        image, target = dataset[index]
-        return np.array(target.histogram(), np.int64), image.size[::-1]
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoding needs no Python
-        found = list(threads.map(look, sampled(dataset, most)))
+def count(dataset: Dataset, most: int | None, recipe: Recipe) -> Counted:
+    """Reads up to so many images and labels, None for all. ValueError or OSError for one that cannot be read."""
+    chosen = sampled(dataset, most)
+    found = list(looks(Chosen(dataset, chosen), recipe, title="reading images"))
     histograms = np.stack([histogram for histogram, _ in found])  # (N, 256)
     return Counted(histograms.sum(0), (histograms > 0).sum(0), [size for _, size in found], len(dataset))
+
+
+def looks(
+    dataset: Dataset, recipe: Recipe, title: str, shown: bool = True
+) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+    """(256,) how many pixels of a label have each id, and the (height, width) of its image, for each item.
+
+    Args:
+        title: of the progress bar. shown: on this process.
+
+    Raises:
+        ValueError, OSError: an item cannot be read.
+    """
+    loader = DataLoader(_Looks(dataset), batch_size=None, num_workers=recipe.data.workers, worker_init_fn=start_worker)
+    found = wait_for_batches(loader, recipe.loop.timeout)
+    for histogram, size in progress_bar(found, total=len(dataset), title=title, unit="image", shown=shown):
+        yield np.asarray(histogram), tuple(size)
+
+
+class _Looks(Dataset):
+    """What `looks` gives of each item; of one that cannot be read, the error."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, tuple[int, int]] | Exception:
+        try:
+            image, target = self.dataset[index]
+            return np.array(target.histogram(), np.int64), image.size[::-1]
+        except (ValueError, OSError) as error:
+            return error  # travels as a value: torch would wrap it in the worker's traceback
 
 
 def told_sizes(train: Counted, val: Counted) -> str:
