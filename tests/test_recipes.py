@@ -153,7 +153,7 @@ def test_names_are_told_apart():
 ADDED_SINCE = {
     "evaluate": ("metrics", "fit_corners"),
     "data": ("allow_overlap", "max_pixels", "cache", "cache_folder", "extra"),
-    "networks.*": ("cache", "precision", "compile", "input_scale"),
+    "networks.*": ("cache", "precision", "compile", "input_scale", "int8"),
 }
 # and arguments of views and losses
 ADDED_TO_TRANSFORM = ("flip_vertical", "quarter_turns", "rotation")

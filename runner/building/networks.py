@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from segkd.models._checkpointing import checkpoint_blocks
 from segkd.models._class_map import ClassMapped, read_class_map
+from segkd.models._int8 import simulate_int8
 from segkd.models._prediction import Normalize
 from segkd.models._state_dicts import shown
 from segkd.runner.building.frozen import cheaper
@@ -79,6 +80,8 @@ def build_network(
                 f"leave its head out"
             )
         weights.check(model=file, normalize=network.constants, owner=owner)
+        if weights.config.get("int8"):  # its ranges are among the weights
+            simulate_int8(built)
         weights.load(built, owner=owner, strict=network.strict)
     elif not network.train and built.fresh and network.weights != RANDOM:
         raise ValueError(
@@ -88,6 +91,8 @@ def build_network(
     if network.train == "head":
         with blaming(f"{owner}.train: head: "):
             built.freeze_encoder()
+    if network.int8:
+        simulate_int8(built)
     set_constants(built, network.constants, weights.normalize if weights else None, owner)
     if network.checkpointing:
         with blaming(f"{owner}."):

@@ -75,6 +75,9 @@ class Network(Section):
         1.0, description="factor on the learning rate of this network"
     )
     checkpointing: bool = Field(False, description="compute its blocks again in backward, which takes less memory")
+    int8: bool = Field(
+        False, description="train it as it will compute in INT8: weights and inputs of its layers rounded to 8 bits"
+    )
     optimizer: Optimizer | None = Field(None, description="its own, in place of the recipe's")
     schedule: Curve | None = Field(None, description="the curve of its learning rate, in place of the recipe's")
     ema_of: str | None = Field(None, description="in place of a model: the moving average of this trained network")
@@ -162,6 +165,8 @@ class Network(Section):
             yield ("checkpointing",), f"{name} is not trained, so it keeps nothing for backward; leave it out"
         if self.checkpointing and recipe.loop.compile:
             yield ("checkpointing",), "does not go with loop.compile; leave one of them out"
+        if self.int8 and not self.train:
+            yield ("int8",), f"{name} is not trained; a network that was trained so is computed so"
         asked = {"precision": self.precision, "compile": self.compile, "input_scale": self.input_scale != 1}
         for key in [key for key, asks in asked.items() if asks]:
             if self.ema_of is not None:

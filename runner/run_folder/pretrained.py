@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from segkd.models._int8 import simulate_int8
 from segkd.models._prediction import Normalize
 from segkd.models._weights import fill, read_weights
 from segkd.runner.recipe import parts
@@ -100,6 +101,8 @@ def build(config: dict, source: str) -> nn.Module:
         raise ValueError(f"{source}: args.{dotted(key)}: {text}")
     with torch.random.fork_rng(devices=[]):  # a draw that is thrown away must not show in the caller's next one
         network = parts.build("models", model, args, config["num_classes"])
+    if config.get("int8"):
+        simulate_int8(network)
     if config.get("normalize") is not None:
         network.normalize = Normalize.of(config["normalize"])
     network.class_names = config.get("class_names") or [str(index) for index in range(config["num_classes"])]
