@@ -1,8 +1,11 @@
-"""What a network costs: floating point operations and time of one forward pass."""
+"""What a network costs: floating point operations, memory and time of one forward pass."""
 
+import ctypes
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -28,23 +31,72 @@ def flops(network: nn.Module, images: Tensor) -> int:
     return counter.get_total_flops()
 
 
-@torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # what is delivered is not compiled
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one forward pass: the median, and what 95 of 100 did not exceed."""
+
+    median: float
+    p95: float
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> "Timing":
+        """From those of several."""
+        return cls(statistics.median(times), sorted(times)[min(len(times) - 1, int(0.95 * len(times)))])
+
+
 def latency(run: Callable[[Tensor], object], images: Tensor) -> float:
-    """Median milliseconds of one forward pass of a network in eval mode, or of a program made from one."""
-    return milliseconds(run, images, TIMED)
+    """Median milliseconds of one forward pass of a network in eval mode."""
+    return Timing.of(in_turn([run], images, TIMED)[0]).median
 
 
 def milliseconds(run: Callable[[Tensor], object], images: Tensor, count: int) -> float:
     """Median milliseconds of `count` runs, after two that are not counted."""
-    times = []
+    return statistics.median(_in_turn([run], images, count)[0])
+
+
+@torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # what is delivered is not compiled
+def in_turn(runs: Sequence[Callable[[Tensor], object]], images: Tensor, count: int) -> list[list[float]]:
+    """Milliseconds of `count` runs of each, after two that are not counted.
+
+    They take turns (A B A B): what else this machine does meanwhile, and how warm it is, meets all of them alike.
+    """
+    return _in_turn(runs, images, count)
+
+
+def _in_turn(runs: Sequence[Callable[[Tensor], object]], images: Tensor, count: int) -> list[list[float]]:
+    times: list[list[float]] = [[] for _ in runs]
     for _ in range(count + 2):
-        wait_for_gpu(images.device)
-        since = time.perf_counter()
-        run(images)
-        wait_for_gpu(images.device)
-        times.append(time.perf_counter() - since)
-    return 1000 * statistics.median(times[2:])
+        for run, taken in zip(runs, times):
+            wait_for_gpu(images.device)
+            since = time.perf_counter()
+            run(images)
+            wait_for_gpu(images.device)
+            taken.append(1000 * (time.perf_counter() - since))
+    return [taken[2:] for taken in times]
+
+
+def resident_memory() -> int | None:
+    """Bytes of this process in memory, what nobody uses any more given back first; None where the system tells none.
+
+    The peak that `peak_since` tells begins anew here.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+    except (OSError, AttributeError, StopIteration):  # other systems than Linux, other libraries than glibc
+        return None
+
+
+def peak_since(before: int | None) -> int | None:
+    """Most bytes in memory at a time since `resident_memory` has told how many there were."""
+    return None if before is None else max(0, _status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{field}:")))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from segkd.runner.console import number, say
+from segkd.runner.scoring.cost import latency
 from segkd.runner.scoring.evaluation import Stopped
 from segkd.runner.scoring.held_out import TOTAL, HeldOut, judge
 from segkd.runner.training.report import Report, closing_table, row, time_paragraphs
@@ -52,8 +53,8 @@ class LossReport(Report):
 
     def closing_rows(self, scored: dict, image: Tensor) -> list[dict]:
         """The student alone: losses that others have learnt by do not compare."""
-        title = self.recipe.networks["student"].title
-        return [row("student", title, self.state.student, self.state.best_loss, image, TOTAL)]
+        title, student = self.recipe.networks["student"].title, self.state.student.eval()
+        return [row("student", title, student, self.state.best_loss, latency(student, image), TOTAL)]
 
     def text(self, rows: list[dict], history: list[dict], scored: dict) -> str:
         """report.md: why there is no mIoU, the table, the curves."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 from urllib.parse import quote
 
 from accelerate import Accelerator
@@ -21,7 +22,7 @@ from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import phase_seconds, plain, training_seconds
 from segkd.runner.run_folder.pretrained import description, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
-from segkd.runner.scoring.cost import flops, latency, told_gain
+from segkd.runner.scoring.cost import TIMED, flops, in_turn, told_gain
 from segkd.runner.scoring.evaluation import (
     Evaluation,
     Stopped,
@@ -153,6 +154,7 @@ class Report:
         write_text(run.summary_file, json.dumps(summary, indent=2) + "\n")
         config = {
             **description(student, network.source, network.model, network.args),
+            **({"int8": True} if network.int8 else {}),
             **self.classes(),
             "resize": recipe.data.resize,
             "recipe": recipe.name,
@@ -195,21 +197,22 @@ class Report:
         recipe, graph = self.recipe, self.state.graph
         titles = {name: network.title for name, network in recipe.networks.items()}
         mious = {name: scores["miou"] for name, scores in self.run.read_teachers().items()}
-        rows = [row(name, titles[name], network, mious[name], image) for name, network in self.teachers.items()]
+        entries = [(name, titles[name], network, mious[name]) for name, network in self.teachers.items()]
         for name in recipe.evaluate.also:
             # one with a prompt cannot be timed alone, several networks together are no network
             if f"miou/{name}" in scored and name in recipe.networks and name not in graph.prompted_by:
                 miou = scored[f"miou/{name}"]
-                rows.append(row(f"{name}, at the same time", titles[name], graph.network(name), miou, image))
+                entries.append((f"{name}, at the same time", titles[name], graph.network(name), miou))
         if recipe.baseline is not None:
             other = read(recipe.baseline.recipe)
             network = from_pretrained(other.folder).to(image.device)
             miou = RunFolder(other.folder).student.read_config()["miou"]
-            rows.append(row(f"student, {other.name}", other.networks["student"].title, network, miou, image))
+            entries.append((f"student, {other.name}", other.networks["student"].title, network, miou))
         learns = any(term.source is not None for term in recipe.losses)
         title = f"student, {recipe.name}" if learns or recipe.baseline else "student"
-        rows.append(row(title, titles["student"], self.state.student, self.state.best_miou, image))
-        return rows
+        entries.append((title, titles["student"], self.state.student, self.state.best_miou))
+        times = in_turn([network.eval() for _, _, network, _ in entries], image, TIMED)
+        return [row(*entry, statistics.median(taken)) for entry, taken in zip(entries, times)]
 
     def text(self, rows: list[dict], history: list[dict], scored: dict) -> str:
         """report.md: the table, the curves, what the metrics say of the chosen checkpoint, the last panels."""
@@ -230,16 +233,10 @@ class Report:
         return "\n\n".join(paragraphs) + "\n"
 
 
-def row(title: str, model: str, network: nn.Module, value: float, image: Tensor, measure: str = "miou") -> dict:
+def row(title: str, model: str, network: nn.Module, value: float, milliseconds: float, measure: str = "miou") -> dict:
     """One line of the closing table; `value` is that of `measure`."""
-    network.eval()
-    return {
-        "network": title,
-        "model": model,
-        measure: value,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "milliseconds": latency(network, image),
-    }
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {"network": title, "model": model, measure: value, "parameters": parameters, "milliseconds": milliseconds}
 
 
 def closing_table(rows: list[dict]) -> str:

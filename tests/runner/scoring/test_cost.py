@@ -1,0 +1,25 @@
+"""Networks are timed in turn."""
+
+import torch
+
+from segkd.runner.scoring.cost import Timing, in_turn, peak_since, resident_memory
+
+
+def test_networks_take_turns():
+    order = []
+    times = in_turn([lambda images: order.append("a"), lambda images: order.append("b")], torch.zeros(1), 3)
+    assert order == ["a", "b"] * 5 and [len(taken) for taken in times] == [3, 3], "two of each are not counted"
+
+
+def test_median_and_what_95_of_100_do_not_exceed():
+    timing = Timing.of([float(value) for value in range(1, 101)])
+    assert timing == Timing(50.5, 96.0)
+    assert Timing.of([2.0]) == Timing(2.0, 2.0)
+
+
+def test_memory_is_what_came_on_top():
+    before = resident_memory()
+    if before is not None:  # Linux
+        block = torch.ones(16 * 2**20)  # 64 MiB
+        del block
+        assert 60 * 2**20 < peak_since(before) < 100 * 2**20
