@@ -25,10 +25,12 @@ def new_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_recipe(parser: argparse.ArgumentParser, what: str = "", example: str = "optimizer.lr=0.02") -> None:
-    """The words that name a recipe and change it; `what` else may stand in its place."""
+def add_recipe(
+    parser: argparse.ArgumentParser, what: str = "", example: str = "optimizer.lr=0.02", *, optional: bool = False
+) -> None:
+    """The words that name a recipe and change it; `what` else may stand in its place, `optional` nothing, too."""
     where = "path of a recipe, or hf://user/repo/path.yaml, or wandb://entity/project/run"
-    parser.add_argument("recipe", help=f"{where}{what}")
+    parser.add_argument("recipe", nargs="?" if optional else None, help=f"{where}{what}")
     parser.add_argument("overrides", nargs="*", help=f"key=value, such as {example} losses.1.weight=3")
     parser.add_argument("--trust-checkpoint", action="store_true", help="read weights files that could start code")
 

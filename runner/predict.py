@@ -1,8 +1,9 @@
 """Predicts the classes of images: `python runner/predict.py NETWORK INPUT [INPUT ...] --to FOLDER`.
 
-NETWORK is a run folder, a student folder or a Hub id; INPUT an image, a folder, a quoted pattern, an animation or a
-video, whose frames are predicted. FOLDER gets labels/x.png (class ids, 8-bit grey), colored/x.png (the same with the
-data set's palette), overlays/x.png (image and colours blended) and legend.png; the folders of the inputs are kept.
+NETWORK is a run folder, a student folder, a Hub id or an exported file (.onnx, .pt2); INPUT an image, a folder, a
+quoted pattern, an animation or a video, whose frames are predicted. FOLDER gets labels/x.png (class ids, 8-bit grey),
+colored/x.png (the same with the data set's palette), overlays/x.png (image and colours blended) and legend.png; the
+folders of the inputs are kept.
 
 With --pseudo it gets labels to train others on (data.extra of a recipe): 255, which is ignored, where the network is
 not sure, and description.json, which says whose they are. Labels that are there already are kept, so that after a kill
@@ -20,7 +21,9 @@ KINDS = ("labels", "colored", "overlays")
 def ask() -> argparse.Namespace:
     """The options, as far as they can be checked without looking at anything."""
     parser = new_parser("Predict the classes of images.")
-    parser.add_argument("network", help="a run folder, a student folder or a Hub id user/name")
+    parser.add_argument(
+        "network", help="a run folder, a student folder, a Hub id user/name or an exported file (.onnx, .pt2)"
+    )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="an image, a folder, a quoted pattern or a video")
     parser.add_argument("--to", required=True, type=Path, metavar="FOLDER", help="folder for what is written")
     parser.add_argument(
@@ -114,6 +117,7 @@ from segkd.runner.predicting.label_files import Palette, label_image, save_png
 from segkd.runner.predicting.label_folder import LabelFolder
 from segkd.runner.recipe.extra import CONFIDENCE
 from segkd.runner.recipe.parts import BARE
+from segkd.runner.recipe.program_file import ProgramFile
 from segkd.runner.recipe.student_folder import StudentFolder
 from segkd.runner.recipe.text_file import read_json
 from segkd.runner.run_folder.checksum import checksum
@@ -122,6 +126,7 @@ from segkd.runner.run_folder.pretrained import find_student, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.inference import predict
 from segkd.runner.scoring.pictures import legend
+from segkd.runner.scoring.program import load_program
 
 THREADS = 4  # that decode, and as many that write
 SHOWN = 10  # of the files that could not be predicted
@@ -134,20 +139,26 @@ def main() -> None:
     if options.precision == "bf16" and device.type != "cuda":
         raise ValueError(f"--precision bf16 is for GPUs, and this computes on {device.type}; leave it out")
     files = find_images(options.inputs, leave_out=options.to)
-    student = find_student(options.network)
-    config = student.read_config()
-    if config["model"] == BARE:
-        raise ValueError(f"{student.path} has features alone and no head, so it predicts no classes")
+    program = load_program(options.network) if ProgramFile.named(options.network) else None
+    if program is not None and options.pseudo:
+        raise ValueError(
+            f"--pseudo labels are a teacher's: name its folder, not what it was exported to, {options.network}"
+        )
+    student = find_student(options.network) if program is None else None
+    config = student.read_config() if program is None else program.about | {"num_classes": program.num_classes}
+    if config.get("model") == BARE:
+        raise ValueError(f"{options.network} has features alone and no head, so it predicts no classes")
     if config["num_classes"] > (IGNORE_INDEX if options.pseudo else 256):
-        raise ValueError(f"{student.path}: {config['num_classes']} classes do not fit into 8-bit files")
+        raise ValueError(f"{options.network}: {config['num_classes']} classes do not fit into 8-bit files")
     palette = config.get("palette") or bit_palette(config["num_classes"])
     picture = legend(config.get("class_names") or [str(index) for index in range(config["num_classes"])], palette)
     # a network trained on images of a third of their size knows streets a third as wide
-    options.resize = None if options.native else options.resize or config.get("resize")
+    only = program.signature.size if program else None
+    options.resize = None if options.native else options.resize or only or config.get("resize")
     folder = pseudo_folder(student, files, options) if options.pseudo else None
     if folder is None and not options.overwrite:
         refuse_existing(files, picture, options)
-    network = from_pretrained(student.path).to(device)
+    network = (program or from_pretrained(student.path)).to(device)
     sure = None
     if folder is not None:
         folder.describe()

@@ -2,7 +2,8 @@
 
 RECIPE says which data, and how scores are made (evaluate.protocol); a run folder stands for its recipe and scores what
 the run delivered. `evaluate.protocol=cirkd data.val_split=test` score in another way. `--weights FILE` scores a file of
-this or another code in the recipe's network, `--weights FOLDER` whatever network a student folder holds.
+this or another code in the recipe's network, `--weights FOLDER` whatever network a student folder holds, and of an
+exported file, `--weights student.onnx` or `.pt2`, what the file computes by its own runtime; it knows its recipe.
 """
 
 import argparse
@@ -10,8 +11,9 @@ import json
 from pathlib import Path
 
 from segkd.runner.command import add_recipe, ask_early, new_parser, run_command
+from segkd.runner.recipe.program_file import ProgramFile
 from segkd.runner.recipe.protocols import protocol_words
-from segkd.runner.recipe.read import read
+from segkd.runner.recipe.read import OF_THE_PLACE, read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
 
@@ -19,7 +21,7 @@ from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
 def ask() -> tuple[argparse.Namespace, Recipe, Path]:
     """The options, the recipe they name, checked, and the folder of the run whose networks are scored."""
     parser = new_parser("Score a network of a recipe.")
-    add_recipe(parser, ", or a run folder", "evaluate.protocol=cirkd")
+    add_recipe(parser, ", or a run folder, or an exported file (.onnx, .pt2)", "evaluate.protocol=cirkd", optional=True)
     parser.add_argument(
         "--network", default="student", help="a network of the recipe, or the mean of several, as in student+teacher"
     )
@@ -40,11 +42,13 @@ def ask() -> tuple[argparse.Namespace, Recipe, Path]:
     parser.add_argument("--output", type=Path, metavar="JSON", help="also write the scores to this file")
     parser.add_argument("--overwrite", action="store_true", help="write over files that are there")
     options = parser.parse_intermixed_args()
+    name_recipe(options)
     for file in filter(None, (options.output, options.confusion)):
         refuse_inside_a_run(file)
         refuse_existing(file, options.overwrite)
     path = Path(options.recipe)
-    run = RunFolder.around(path)
+    program = ProgramFile.named(path)
+    run = RunFolder.around(path) if program is None else RunFolder.enclosing(path)
     if run is None and path.is_dir():
         raise ValueError(
             f"{path} holds no recipe.yaml, so nothing says on which data to score; give a recipe and --weights {path}"
@@ -57,6 +61,19 @@ def ask() -> tuple[argparse.Namespace, Recipe, Path]:
         trust_checkpoint=options.trust_checkpoint,
     )
     return options, recipe, run.path if run else recipe.folder
+
+
+def name_recipe(options: argparse.Namespace) -> None:
+    """An exported file is its own recipe where none is named, and weights where it stands in a recipe's place."""
+    if options.recipe is not None and "=" in options.recipe:  # the first of key=value
+        options.overrides.insert(0, options.recipe)
+        options.recipe = None
+    if options.recipe is None:
+        if options.weights is None or ProgramFile.named(options.weights) is None:
+            raise ValueError("name a recipe or a run folder; an exported file (.onnx, .pt2) alone is enough, too")
+        options.recipe = options.weights
+    elif options.weights is None and ProgramFile.named(options.recipe) is not None:
+        options.weights = options.recipe
 
 
 def refuse_existing(file: Path, overwrite: bool) -> None:
@@ -73,10 +90,12 @@ from segkd.runner.building.device import start_accelerator
 from segkd.runner.console import say
 from segkd.runner.loading.data_sets import build_dataset
 from segkd.runner.run_folder.metrics_file import plain
+from segkd.runner.run_folder.program_scores import write_scores
 from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.chosen_network import GivenWeights, choose_network
 from segkd.runner.scoring.evaluation import evaluate, text_of
 from segkd.runner.scoring.pictures import confusion_picture
+from segkd.runner.scoring.program import scores_of_file
 
 
 def main() -> None:
@@ -98,7 +117,14 @@ def main() -> None:
             write_text(options.output, json.dumps(plain(values), indent=2) + "\n")
         if options.confusion:
             confusion_picture(result.counts["confusion"]["matrix"], dataset.class_names, options.confusion)
-        for file in filter(None, (options.output, options.confusion)):
+        written = [file for file in (options.output, options.confusion) if file]
+        program = ProgramFile.named(weights.path) if weights.path is not None else None
+        places = ("data.root", *OF_THE_PLACE)
+        if program is not None and all(said.startswith(places) for said in recipe.assignments):
+            # scored as its recipe says: what comparisons and measurements read
+            write_scores(program, scores_of_file(result, recipe), result.arrays())
+            written.append(program.scores_file)
+        for file in written:
             say(f"written: {file}")
     accelerator.end_training()
 

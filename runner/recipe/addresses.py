@@ -1,4 +1,4 @@
-"""Where a recipe lies: a file here, the Hugging Face Hub, a wandb run; and what one from elsewhere may not say.
+"""Where a recipe lies: a file here, an exported network, the Hub, a wandb run; and what one from elsewhere may not say.
 
 A recipe is data, wherever it comes from: it names parts of this project and values for their arguments. One from
 elsewhere is held to less than one of this machine: it builds only on recipes that lie beside it, and it writes only
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkd.runner.recipe.mistakes import Mistake, Origins
+from segkd.runner.recipe.program_file import ProgramFile
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.yaml_file import lies_inside
@@ -63,11 +64,17 @@ def is_address(recipe: str | Path) -> bool:
 def find_source(recipe: str | Path) -> Source:
     """The recipe that a path, `hf://user/repo[@revision]/path.yaml` or `wandb://entity/project/run` names.
 
+    The path of an exported network means the recipe that the file holds, which may come from anywhere.
+
     Raises:
         ValueError: an address of another form. FileNotFoundError: nothing there, no access, or no network.
     """
     if not is_address(recipe):
-        return Source(Path(recipe))
+        program = ProgramFile.named(recipe)
+        if program is None:
+            return Source(Path(recipe))
+        root = Path(_recipe_inside(program.path).name)
+        return Source(root / "recipe.yaml", root, str(recipe))
     found = ON_THE_HUB.fullmatch(str(recipe))
     if found and not found["repo"].startswith(("datasets/", "spaces/")):
         root = _hub_folder(found["repo"], found["revision"])
@@ -118,6 +125,17 @@ def _run_folder(run: str) -> tempfile.TemporaryDirectory:
             f"wandb://{run}: its recipe.yaml could not be had ({reason}); check entity/project/run, the network and "
             f"whether the run was made by segkd"
         ) from error
+    return folder
+
+
+@functools.cache
+def _recipe_inside(path: Path) -> tempfile.TemporaryDirectory:
+    """A folder, there until the program ends, with the recipe.yaml that an exported network carries with it."""
+    text = ProgramFile(path).read_about().get("yaml")
+    if text is None:
+        raise ValueError(f"{path} holds no recipe, so nothing says which data it is for; name a recipe, too")
+    folder = tempfile.TemporaryDirectory(prefix="segkd-")
+    (Path(folder.name) / "recipe.yaml").write_text(text)
     return folder
 
 

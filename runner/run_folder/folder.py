@@ -134,21 +134,26 @@ class RunFolder:
         return read_json(self.environment_file, {"device": str})["device"]
 
     def read_images(self) -> tuple[list[str], np.ndarray]:
-        """Names of the N validation images, and the (N, K, 3) counts of each (scoring/evaluation.py).
+        """Names of the validation images, and the counts of each."""
+        return read_images(self.images_file)
 
-        Raises:
-            FileNotFoundError: there is no such file. ValueError: it is damaged.
-        """
-        try:
-            with np.load(self.images_file) as arrays:
-                names, counts = arrays["names"].tolist(), arrays["counts"]
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # BadZipFile, KeyError, zlib.error, EOFError, ...
-            raise ValueError(f"{self.images_file} is damaged ({error})") from None
-        if counts.shape[:1] + counts.shape[2:] != (len(names), 3):
-            raise ValueError(f"{self.images_file} is damaged: {len(names)} images, counts {counts.shape}")
-        return names, counts
+
+def read_images(file: Path) -> tuple[list[str], np.ndarray]:
+    """Names of N images, and the (N, K, 3) counts of each (scoring/evaluation.py).
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: it is damaged.
+    """
+    try:
+        with np.load(file) as arrays:
+            names, counts = arrays["names"].tolist(), arrays["counts"]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # BadZipFile, KeyError, zlib.error, EOFError, ...
+        raise ValueError(f"{file} is damaged ({error})") from None
+    if counts.shape[:1] + counts.shape[2:] != (len(names), 3):
+        raise ValueError(f"{file} is damaged: {len(names)} images, counts {counts.shape}")
+    return names, counts
 
 
 def refuse_inside_a_run(path: Path) -> None:

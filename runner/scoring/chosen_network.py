@@ -11,10 +11,12 @@ from segkd.runner.building.frozen import cheaper
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.networks import build_network, mapped, weights_path
 from segkd.runner.recipe.mistakes import did_you_mean
+from segkd.runner.recipe.program_file import ProgramFile
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.student_folder import StudentFolder
 from segkd.runner.run_folder.pretrained import from_pretrained
 from segkd.runner.scoring.evaluation import Together
+from segkd.runner.scoring.program import Program, load_program
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,15 @@ def choose_network(
 def _network(name: str, recipe: Recipe, dataset: Dataset, run: Path, weights: GivenWeights) -> tuple[nn.Module, str]:
     """One network with the data set's classes, and where its weights are from."""
     entry, owner, path = recipe.networks[name], f"networks.{name}", weights.path
-    described = None if path is None or weights.layout or weights.part else StudentFolder.around(Path(path))
-    if described is not None:
+    program = None if path is None else ProgramFile.named(path)
+    if program is not None and (weights.layout or weights.part):
+        raise ValueError(f"--layout and --part say what a weights file holds; {path} is a whole network")
+    is_described = path is not None and not (program or weights.layout or weights.part)
+    described = StudentFolder.around(Path(path)) if is_described else None
+    if program is not None:
+        network, origin = load_program(path), f"{path} ({program.kind})"
+        refuse_other_order(network, dataset, path)
+    elif described is not None:
         network, origin = cheaper(from_pretrained(described.path), entry), path
     elif path is None and name != "student" and (entry.train or entry.ema_of):
         network, origin = delivered.find(str(run), name).network, str(run)
@@ -87,3 +96,10 @@ def _network(name: str, recipe: Recipe, dataset: Dataset, run: Path, weights: Gi
             f"on the data it was trained for, or give {owner} a class_map"
         )
     return network, origin
+
+
+def refuse_other_order(network: Program, dataset: Dataset, path: str) -> None:
+    """ValueError for an exported file that has the data set's classes in another order."""
+    names, ours = network.about.get("class_names"), list(dataset.class_names)
+    if names is not None and names != ours and sorted(names) == sorted(ours):
+        raise ValueError(f"{path} has the data set's classes in another order: {', '.join(names)[:200]}")
