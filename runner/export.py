@@ -2,14 +2,17 @@
 
 segkd: config.json, model.safetensors, recipe.yaml and a card, for from_pretrained. mmseg (or cirkd, aicsd, ...): a
 checkpoint with that code's keys. torchvision, timm (the backbone alone), hf: what these libraries load. onnx, torch:
-one file that needs no code of ours. Each export is compared with the network it comes from, at two sizes, and leaves
-no file if it differs.
+one file that needs no code of ours, with a page beside it for whoever puts it on a device. Each export is compared with
+the network it comes from, at two sizes, and leaves no file if it differs. onnx --int8: in 8 bits, scored beside the
+float file, with what would cost more than --max-loss left in float.
 """
 
 import argparse
 from pathlib import Path
 
 from segkd.runner.command import ask_early, new_parser, run_command
+
+CALIBRATIONS = ("minmax", "entropy", "percentile")
 
 
 def ask() -> argparse.Namespace:
@@ -23,7 +26,7 @@ def ask() -> argparse.Namespace:
     parser.add_argument("--network", default="student", help="which network of the run (default: student)")
     parser.add_argument(
         "--input-size", type=int, nargs=2, metavar=("H", "W"), help="size it is traced, compared and timed at "
-        "(default: the crop size it was trained on)"
+        "(default: onnx and torch: what images are resized to; else the crop size it was trained on)"
     )  # fmt: skip
     parser.add_argument("--fixed-size", action="store_true", help="onnx and torch: take images of this size only")
     parser.add_argument(
@@ -31,6 +34,18 @@ def ask() -> argparse.Namespace:
     )
     parser.add_argument("--push-to-hub", metavar="USER/REPO", help="segkd: upload the folder to the Hugging Face Hub")
     parser.add_argument("--private", action="store_true", help="a repository that --push-to-hub makes is private")
+    int8 = parser.add_argument_group("--to onnx --int8")
+    int8.add_argument("--int8", action="store_true", help="weights and activations in 8 bits")
+    int8.add_argument("--calibration-images", type=int, default=100, metavar="N", help="of training (default: 100)")
+    int8.add_argument("--calibration", choices=CALIBRATIONS, default="minmax", help="of activations (default: minmax)")
+    int8.add_argument("--symmetric", action="store_true", help="activations around zero, as TensorRT needs them")
+    int8.add_argument(
+        "--max-loss", type=float, default=1.0, metavar="POINTS", help="of mIoU below the float file's (default: 1.0)"
+    )
+    int8.add_argument(
+        "--qat", type=int, metavar="ITERATIONS", help="train it in INT8 first, as a run of its own, by its own recipe"
+    )
+    int8.add_argument("--val-images", type=int, metavar="N", help="that is measured on (default: all)")
     return parser.parse_args()
 
 
@@ -39,10 +54,13 @@ ask = ask_early(ask, __name__)  # before the imports that take seconds
 import torch
 
 from segkd.models._checkpoints import LAYOUTS
+from segkd.models._int8 import Range, in_float
 from segkd.runner.building.delivered import Delivered, find
 from segkd.runner.console import say
 from segkd.runner.exporting.agreement import Export
+from segkd.runner.exporting.device_report import write_report
 from segkd.runner.exporting.hub import push, write_card
+from segkd.runner.exporting.int8 import Wish, train_in_int8, write_int8
 from segkd.runner.exporting.other_codes import (
     write_huggingface,
     write_layout,
@@ -50,10 +68,13 @@ from segkd.runner.exporting.other_codes import (
     write_timm,
     write_torchvision,
 )
-from segkd.runner.exporting.programs import write_onnx, write_program
+from segkd.runner.exporting.programs import told_of, write_onnx, write_program
+from segkd.runner.recipe.program_file import ProgramFile
 from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
+from segkd.runner.run_folder.program_scores import remove_scores, write_scores
 from segkd.runner.run_folder.replacing import replacing
-from segkd.runner.scoring.cost import flops, latency
+from segkd.runner.scoring.cost import TIMED, Timing, flops, in_turn
+from segkd.runner.scoring.program import scores_of_file
 
 # target -> what is added to the network's name for the default output
 ENDINGS = {"segkd": "-segkd", "hf": "-hf", "onnx": ".onnx", "torch": ".pt2", "timm": ".timm.safetensors"}
@@ -76,8 +97,17 @@ def main() -> None:
         raise ValueError(
             f"{options.source} has features alone and no head; its student/ is what a next stage starts from"
         )
-    size = tuple(options.input_size or delivered.size)
-    ending = ENDINGS.get(options.to, f".{options.to}.pth")
+    before, learned = None, {}
+    if options.qat is not None:
+        if delivered.run is None:
+            raise ValueError("--qat goes on with a training; give the run folder")
+        before, delivered = delivered, find(str(train_in_int8(delivered.run, options.qat)))
+    if options.to != "segkd":
+        learned = in_float(delivered.network)
+    seen = delivered.config.get("resize") if options.to in PROGRAMS else None  # what a device will see, too
+    size = tuple(options.input_size or seen or delivered.size)
+    ending = "-int8.onnx" if options.qat is None else "-int8-qat.onnx"
+    ending = ending if options.int8 else ENDINGS.get(options.to, f".{options.to}.pth")
     path = options.output or RunFolder(options.source).exports / f"{options.network}{ending}"
     is_folder = options.to in FOLDERS
     if options.output and path.exists() and (path.is_dir() and any(path.iterdir()) or path.is_dir() != is_folder):
@@ -85,12 +115,20 @@ def main() -> None:
         raise ValueError(f"--output {path} is there already, as something else than this export; name {wanted}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, folder=is_folder) as partial:
-        export = write(options, delivered, partial, size)
-        line = cost(delivered, export, size)
+        export = write(options, delivered, partial, size, learned=learned, beside=before)
+        timings, costs = cost(delivered, export, size)
         if options.to == "segkd":
-            write_card(delivered, partial, options.push_to_hub or str(path), line)
+            write_card(delivered, partial, options.push_to_hub or str(path), costs)
     megabytes = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file()) / 1e6
-    say(f"{path}: {megabytes:.1f} MB. {line}\n{export.remark}; {export.agreement}")
+    say(f"{path}: {megabytes:.1f} MB. {costs}\n{export.remark}; {export.loss or export.agreement}")
+    if options.to in PROGRAMS:
+        file = ProgramFile(path)
+        remove_scores(file)
+        if export.loss is not None and options.val_images is None:
+            recipe = delivered.run.read_recipe()
+            write_scores(file, scores_of_file(export.loss.int8, recipe), export.loss.int8.arrays())
+        write_report(file, delivered, export, size, timings, costs)
+        say(f"{file.report_file}: what it is, what it costs and how it is run")
     if options.push_to_hub:
         say(f"uploaded to {push(path, options.push_to_hub, private=options.private)}")
 
@@ -109,20 +147,46 @@ def refuse_wrong(options: argparse.Namespace) -> None:
         raise ValueError(f"--keys-only is for another code's checkpoint, such as --to mmseg, not for --to {options.to}")
     if options.input_size and min(options.input_size) < 1:
         raise ValueError(f"--input-size {options.input_size}: height and width in pixels are at least 1")
+    if options.output and options.to in PROGRAMS and options.output.suffix != ENDINGS[options.to]:
+        raise ValueError(f"--output {options.output}: a file of --to {options.to} ends in {ENDINGS[options.to]}")
+    if options.qat is not None and (not options.int8 or options.network != "student" or options.qat < 1):
+        raise ValueError("--qat ITERATIONS is for --int8 and the student, with at least one iteration")
+    if options.int8 and options.to != "onnx":
+        raise ValueError(f"--int8 is for --to onnx, not for --to {options.to}")
+    fewest = min(options.calibration_images, 1 if options.val_images is None else options.val_images)
+    if fewest < 1 or not options.max_loss >= 0:
+        raise ValueError("--calibration-images and --val-images are at least 1, and --max-loss is not below 0")
 
 
-def write(options: argparse.Namespace, delivered: Delivered, path: Path, size: tuple[int, int]) -> Export:
-    """Writes one export to `path` and compares it with the network. ValueError where it cannot be, or differs."""
+def write(
+    options: argparse.Namespace,
+    delivered: Delivered,
+    path: Path,
+    size: tuple[int, int],
+    *,
+    learned: dict[str, Range],
+    beside: Delivered | None,
+) -> Export:
+    """Writes one export to `path` and compares it with the network. ValueError where it cannot be, or differs.
+
+    Args:
+        learned, beside: of one that was trained in INT8, see write_int8.
+    """
+    if options.int8:
+        wish = Wish(
+            options.calibration_images, options.calibration, options.symmetric, options.max_loss, options.val_images
+        )
+        return write_int8(delivered, path, size, wish, fixed_size=options.fixed_size, learned=learned, beside=beside)
     if options.to in PROGRAMS:
-        return PROGRAMS[options.to](delivered.network, path, size, fixed_size=options.fixed_size)
+        about = told_of(delivered)
+        return PROGRAMS[options.to](delivered.network, path, size, fixed_size=options.fixed_size, about=about)
     if options.to in LIBRARIES:
         return LIBRARIES[options.to](delivered, path, size)
     return write_layout(delivered, path, size, options.to, keys_only=options.keys_only)
 
 
-@torch.no_grad()
-def cost(delivered: Delivered, export: Export, size: tuple[int, int]) -> str:
-    """Parameters, FLOPs and the latency of what was written, for one image."""
+def cost(delivered: Delivered, export: Export, size: tuple[int, int]) -> tuple[dict[str, Timing], str]:
+    """Times of what was written, an INT8 file's beside the float file's; and parameters, FLOPs and time in words."""
     network, image = delivered.network, torch.zeros(1, 3, *size, dtype=torch.uint8)
     device = f"{export.engine} on cpu, {torch.get_num_threads()} threads"
     operations = flops(network, image)
@@ -130,11 +194,17 @@ def cost(delivered: Delivered, export: Export, size: tuple[int, int]) -> str:
     if export.engine == "torch" and torch.cuda.is_available():
         network.cuda()
         image, device = image.cuda(), torch.cuda.get_device_name()
-    milliseconds = latency(export.scorer, image)
+    scorers = {"float32": export.scorer}
+    if export.loss is not None:
+        scorers = {"float32": export.loss.float32_scorer, "int8": export.scorer}
+    times = dict(zip(scorers, in_turn([*scorers.values()], image, TIMED)))
     network.cpu()
-    return (
+    timings = {name: Timing.of(taken) for name, taken in times.items()}
+    *beside, (_, timing) = timings.items()
+    also = "".join(f", {other.median:.1f} ms in {name}" for name, other in beside)
+    return timings, (
         f"{parameters / 1e6:.2f} M parameters, {operations / 1e9:.2f} GFLOP (1 multiply-add = 2) and "
-        f"{milliseconds:.1f} ms for one {size[0]}x{size[1]} image ({device})."
+        f"{timing.median:.1f} ms{also} for one {size[0]}x{size[1]} image ({device})."
     )
 
 

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from segkd.runner.console import percent
+from segkd.runner.exporting.quantization import Sensitivity
+from segkd.runner.scoring.evaluation import Evaluation
+
 LARGEST = 1e-4  # difference, as a share of the scores' standard deviation
 SAME_CLASS = 0.999  # share of pixels: scores that are equal but for rounding swap the first two classes at some
 
@@ -45,13 +49,47 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What an INT8 file scores beside the float file it is made of, and what it keeps in float.
+
+    Attributes:
+        kept, computing: nodes that stay in float, and how many there are. float32_scorer: what computes with the float
+            file, to be timed beside this one. float32_bytes: its size.
+    """
+
+    float32: Evaluation
+    int8: Evaluation
+    kept: list[Sensitivity]
+    computing: int
+    float32_scorer: Scorer
+    float32_bytes: int
+
+    @property
+    def points(self) -> float:
+        """Points of mIoU that are lost."""
+        return 100 * (self.float32.values["miou"] - self.int8.values["miou"])
+
+    def __str__(self) -> str:
+        mious = [percent(one.values["miou"]) for one in (self.int8, self.float32)]
+        lines = [
+            f"{mious[0]} % mIoU on {len(self.int8.names)} images, in float {mious[1]} %; {len(self.kept)} of "
+            f"{self.computing} nodes stay in float, besides normalisation and the last resize"
+        ]
+        return "\n".join([*lines, *(f"  {one}" for one in self.kept)])
+
+
+@dataclass(frozen=True)
 class Export:
-    """A finished export: `engine` computes with it by `scorer`, all but torch on the CPU; `remark`: how it is used."""
+    """A finished export: `engine` computes with it by `scorer`, all but torch on the CPU; `remark`: how it is used.
+
+    An INT8 file has a `loss`, and the agreement of the float file that it is made of.
+    """
 
     scorer: Scorer
     agreement: Agreement
     remark: str
     engine: str = "torch"
+    loss: Loss | None = None
 
 
 @torch.no_grad()

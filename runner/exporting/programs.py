@@ -1,5 +1,6 @@
 """A network as one file that needs none of our code: ONNX and torch.export. Normalisation and resizing are inside."""
 
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -7,35 +8,56 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import yaml
 from torch import nn
 
+from segkd.runner.building.delivered import Delivered
 from segkd.runner.exporting.agreement import Export, PlainScores, Scorer, Shape, compare, other_sizes, takes
+from segkd.runner.exporting.hub import shareable
+from segkd.runner.recipe.program_file import KEY, KNOWN
+from segkd.runner.recipe.yaml_file import write
+from segkd.runner.scoring.program import session_options
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 
 
-def write_program(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_size: bool = False) -> Export:
+def told_of(delivered: Delivered) -> dict:
+    """What a file says of itself: who made it from what, how its scores are told, and on which data."""
+    config = {key: delivered.config[key] for key in KNOWN if key in delivered.config}
+    values = shareable(yaml.safe_load(delivered.recipe)) if delivered.recipe else None
+    # json: tuples become lists, as they are read again
+    told = {"align_corners": delivered.network.align_corners, "precision": "float32"}
+    return json.loads(json.dumps(config | told | ({"yaml": write(values)} if values else {})))
+
+
+def write_program(
+    network: nn.Module, path: Path, size: tuple[int, int], *, fixed_size: bool = False, about: dict | None = None
+) -> Export:
     """A torch.export program (.pt2): `torch.export.load(path).module()(images)`.
 
     Args:
-        size: height and width it is traced at. fixed_size: take no other one.
+        size: height and width it is traced at. fixed_size: take no other one. about: what the file says of itself.
 
     Raises:
         ValueError: the network cannot be traced, or what was written computes something else.
     """
 
     def save(program: torch.export.ExportedProgram, dynamic: bool) -> Scorer:
-        torch.export.save(program, path)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # names folders of this machine
+        torch.export.save(program, path, extra_files={f"{KEY}.json": json.dumps(about or {})})
         return torch.export.load(path).module()
 
     return _export(network, size, fixed_size, save, "torch.export")
 
 
-def write_onnx(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_size: bool = False) -> Export:
+def write_onnx(
+    network: nn.Module, path: Path, size: tuple[int, int], *, fixed_size: bool = False, about: dict | None = None
+) -> Export:
     """An ONNX file with the input `images` (batch, 3, height, width) uint8 and the output `logits` of that size.
 
     Args:
-        size: height and width it is traced at. fixed_size: take no other one.
+        size: height and width it is traced at. fixed_size: take no other one. about: what the file says of itself.
 
     Raises:
         ValueError: onnx is not installed, the network cannot be traced or written as ONNX, or onnxruntime computes
@@ -46,17 +68,17 @@ def write_onnx(network: nn.Module, path: Path, size: tuple[int, int], *, fixed_s
         import onnxscript  # noqa: F401  torch needs it, and says so less clearly
     except ImportError as error:
         raise ValueError(f'ONNX needs {error.name}, which is not installed: pip install -e ".[export]"') from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what it would print comes as an exception too
 
     def save(program: torch.export.ExportedProgram, dynamic: bool) -> Scorer:
         axes = {axis: name for axis, name in AXES.items() if dynamic or name == "batch"}
         written = torch.onnx.export(
             program, input_names=["images"], output_names=["logits"], dynamic_shapes={"images": axes}, verbose=False
         )
+        for node in written.model.graph.all_nodes():
+            node.metadata_props.clear()  # where in which code it comes from: a third of a small file
+        written.model.metadata_props[KEY] = json.dumps(about or {})
         written.save(path)
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
         return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
     return _export(network, size, fixed_size, save, "onnxruntime")

@@ -168,6 +168,8 @@ def test_hugging_face_folder(tmp_path, model):
     (["--to", "onnx", "--push-to-hub", "a/b"], "not of --to onnx"),
     (["--to", "segkd", "--fixed-size"], "--fixed-size is for"), (["--to", "hf", "--keys-only"], "--keys-only is for"),
     (["--to", "segkd", "--private"], "--private is for"), (["--to", "torch", "--input-size", "0", "9"], "at least 1"),
+    (["--to", "torch", "--int8"], "--int8 is for --to onnx"), (["--to", "onnx", "--output", "x.bin"], "ends in .onnx"),
+    (["--to", "onnx", "--int8", "--val-images", "0"], "are at least 1"),
     (["--to", "hf"], "SegFormer"), (["--to", "segkd", "--output", "."], "is there already"),
 ])  # fmt: skip
 def test_wrong_options(run, run_here, monkeypatch, words, message):
@@ -195,20 +197,6 @@ def test_pushing_while_offline_is_one_sentence(run, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="nothing was uploaded .*offline"):
         hub.push(run / "student", "user/tiny")
-
-
-def test_a_trained_run_as_a_program_of_torch(distill, server, folder):
-    trained = distill("tiny.yaml")
-    assert trained.code == 0, trained.err
-    result = server(folder, "export", "runs/tiny", "--to", "torch", "--fixed-size", "--input-size", "33", "48")
-    assert result.code == 0, result.err
-    assert "runs/tiny/export/student.pt2: " in result.out and "torch.export on cpu, 1 threads" in result.out
-    assert "any batch size, this size only; scores differ from torch's by at most" in result.out
-    images = torch.randint(0, 256, (3, 3, 33, 48), dtype=torch.uint8)
-    with torch.no_grad():
-        expected = PlainScores(from_pretrained(folder / "runs/tiny"))(images)
-    found = torch.export.load(folder / "runs/tiny/export/student.pt2").module()(images)
-    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_an_unfinished_run_is_one_sentence(server, folder, assert_refused):
