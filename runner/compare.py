@@ -1,7 +1,7 @@
 """Compares runs: `python runner/compare.py RUN [RUN ...] [--baseline METHOD_OR_RUN] [--output FOLDER] [--sort]`.
 
-A RUN is a run folder, a folder that holds some, or a pattern of either. Runs that differ in nothing but their seed are
-one row.
+A RUN is a run folder, a folder that holds some, a file exported from one that score.py has scored (a row of its own,
+such as "student, INT8", beside its run), or a pattern of these. Runs that differ in nothing but their seed are one row.
 """
 
 import argparse
@@ -14,7 +14,7 @@ def ask() -> argparse.Namespace:
     """The options."""
     parser = new_parser("Compare runs.")
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run folders, folders that hold some, patterns of either"
+        "runs", nargs="+", metavar="RUN", help="run folders, folders that hold some, exported files, patterns of them"
     )
     parser.add_argument(
         "--baseline",

@@ -54,6 +54,11 @@ class Row:
         return self.runs[0].recipe
 
     @property
+    def program(self) -> str:
+        """Of a row of exported files, what they are, such as INT8."""
+        return self.runs[0].program
+
+    @property
     def learns_alone(self) -> bool:
         """Whether its student learns from labels only."""
         return self.recipe.learns_alone
@@ -90,7 +95,7 @@ def compare(runs: list[FinishedRun], *, baseline: str | None = None, sort: bool 
 
     Args:
         baseline: a method or a run; default: the experiments that learn from no other network, each for those with
-            the same student and, of several, the one whose settings differ least.
+            the same student and, of several, the one whose settings differ least; an exported file's is its own run.
         sort: by mIoU, the best first; default: those that learn from no other network first, then as given.
 
     Raises:
@@ -99,12 +104,13 @@ def compare(runs: list[FinishedRun], *, baseline: str | None = None, sort: bool 
     _refuse_what_differs(runs)
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        groups.setdefault(_experiment(run.recipe), []).append(run)
+        groups.setdefault(run.program + _experiment(run.recipe), []).append(run)
     rows = _distinguish([_row(group) for group in groups.values()])
     rows.sort(key=lambda row: (-row.miou.mean() if sort else 0, not row.learns_alone))
     baselines = _baselines(rows, baseline)
     for index, row in enumerate(rows):
-        base = None if row in baselines else _baseline_of(row, baselines, only=baseline is not None)
+        trained = trained_as(row, rows) if row.program and baseline is None else None
+        base = trained or (None if row in baselines else _baseline_of(row, baselines, only=baseline is not None))
         if base is not None:
             rows[index] = replace(row, gain=_gain(row, base))
     one = runs[0]
@@ -162,9 +168,10 @@ def _row(runs: list[FinishedRun]) -> Row:
         for name, network in recipe.networks.items()
         if name != "student"
     ]
+    program = f", {runs[0].program}" if runs[0].program else ""
     return Row(
         recipe.method_name,
-        recipe.networks["student"].title,
+        recipe.networks["student"].title + program,
         " + ".join(teachers) or "-",
         runs,
         mean_iou(counts, runs[0].absent),
@@ -186,7 +193,7 @@ def _distinguish(rows: list[Row]) -> list[Row]:
 def _baselines(rows: list[Row], asked: str | None) -> list[Row]:
     """The rows others may be compared with."""
     if asked is None:
-        return [row for row in rows if row.learns_alone]
+        return [row for row in rows if row.learns_alone and not row.program]
     found = [
         row
         for row in rows
@@ -200,6 +207,11 @@ def _baselines(rows: list[Row], asked: str | None) -> list[Row]:
             f"methods are: {', '.join(methods)}"
         )
     return found
+
+
+def trained_as(row: Row, rows: list[Row]) -> Row | None:
+    """The row of the runs that a row of exported files comes from, if it is compared, too."""
+    return next((one for one in rows if not one.program and _experiment(one.recipe) == _experiment(row.recipe)), None)
 
 
 def _baseline_of(row: Row, baselines: list[Row], *, only: bool) -> Row | None:

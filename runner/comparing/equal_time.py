@@ -39,11 +39,13 @@ def plain_at_same_time(row: Row, rows: list[Row]) -> float:
     Rows of other devices are not asked.
     """
     plain = plain_of(row)
-    if plain is None or plain is row:
+    if plain is None or plain is row or row.program:
         return np.nan
     found, reached = [], False
     for other in rows:
-        if other.learns_alone and _unscheduled(other) == _unscheduled(plain) and _devices(other) == _devices(row):
+        if other.program or not other.learns_alone:
+            continue
+        if _unscheduled(other) == _unscheduled(plain) and _devices(other) == _devices(row):
             ours, theirs = at_shared_seeds(row, other)
             seconds = _mean_seconds(ours)
             found.append(np.mean([best_until(run, seconds) for run in theirs]))

@@ -4,7 +4,7 @@ import glob
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +12,11 @@ import numpy as np
 
 from segkd.runner.comparing.bootstrap import mean_iou
 from segkd.runner.console import say
+from segkd.runner.recipe.program_file import PRECISIONS, ProgramFile
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.folder import RunFolder, read_images
 from segkd.runner.run_folder.metrics_file import phase_seconds, training_times
+from segkd.runner.run_folder.program_scores import read_scores
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class FinishedRun:
         curve: (iteration, seconds of training until then, mIoU) of each evaluation; the seconds are NaN where the log
             does not tell.
         phases: mean seconds of an iteration, and of an evaluation, by what they went into; empty in older runs.
+        program: of a file that the run's student was exported to, what it is, such as INT8; then `folder` is the file,
+            its scores are those of its own runtime, and it was not trained: it has no curve and no seconds.
     """
 
     folder: Path
@@ -43,33 +47,38 @@ class FinishedRun:
     teachers: dict[str, float]
     curve: list[tuple[int, float, float]]
     phases: dict[str, float]
+    program: str = ""
 
 
 def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[FinishedRun]:
-    """The runs that paths name: run folders, folders that hold some at any depth, and patterns of either.
+    """The runs that paths name: run folders, folders that hold some at any depth, exported files, and patterns of them.
 
     Raises:
-        FileNotFoundError: a path holds no run. ValueError: a run has not been finished, or a file of it is damaged.
+        FileNotFoundError: a path holds no run. ValueError: a run has not been finished, or a file of it is damaged; an
+            exported file does not lie in its run's folder, or was not scored.
     """
+    places = [place for path in paths for place in sorted(glob.glob(path)) or [path]]
+    programs = {Path(place).resolve(): file for place in places if (file := ProgramFile.named(place)) is not None}
     runs: dict[Path, RunFolder] = {}
-    for path in paths:
-        found = [run for place in sorted(glob.glob(path)) or [path] for run in _runs_below(Path(place))]
+    for path in [place for place in places if ProgramFile.named(place) is None]:
+        found = _runs_below(Path(path))
         if not found:
             raise FileNotFoundError(f"{path} holds no run; a run is a folder with recipe.yaml, made by distill.py")
         for run in found:
             runs.setdefault(run.path.resolve(), run)
     unfinished = [run for run in runs.values() if not (run.is_finished and run.summary_file.is_file())]
-    if unfinished and (not skip_unfinished or len(unfinished) == len(runs)):
+    if unfinished and (not skip_unfinished or len(unfinished) == len(runs) + len(programs)):
         which = ", ".join(str(run.path) for run in unfinished)
         raise ValueError(f"not finished: {which}; go on with distill.py --resume, or leave out with --skip-unfinished")
     finished = [run for run in runs.values() if run not in unfinished]
     by_loss = {run: loss for run in finished if (loss := _held_out_loss(run)) is not None}
     for run, loss in by_loss.items():
         told = f"{run.path} is judged by the loss on held-out images ({loss:.5g}) and has no mIoU"
-        if len(by_loss) == len(finished):
+        if len(by_loss) == len(finished) + len(programs):
             raise ValueError(f"{told}, so there is nothing to compare; compare the runs that start from its student")
         say(f"{told}; left out")
-    return [_read_run(run) for run in finished if run not in by_loss]
+    read = [_read_run(run) for run in finished if run not in by_loss]
+    return read + [_read_program(file) for file in programs.values()]
 
 
 def _held_out_loss(run: RunFolder) -> float | None:
@@ -121,6 +130,35 @@ def _read_run(run: RunFolder) -> FinishedRun:
             f"{run.images_file} gives {counted:.4f} mIoU, {run.summary_file.name} says {miou:.4f}; train it again"
         )
     return finished
+
+
+def _read_program(file: ProgramFile) -> FinishedRun:
+    """What the run of an exported file holds, with the file's own scores."""
+    run = RunFolder.enclosing(file.path)
+    if run is None or not run.is_finished:
+        raise ValueError(
+            f"{file.path} does not lie in the folder of the run it was exported from, as export.py leaves it"
+        )
+    scores, trained = read_scores(file), _read_run(run)
+    data = trained.recipe.data
+    if scores is None or not file.images_file.is_file():
+        raise ValueError(f"{file.path} was not scored since it was written; score it: runner/score.py {file.path}")
+    if (scores.get("dataset"), scores.get("split")) != (data.dataset, data.val_split):
+        raise ValueError(f"{file.path} was scored last on other images than its run; runner/score.py {file.path}")
+    names, counts = read_images(file.images_file)
+    precision = file.read_about().get("precision")
+    return replace(
+        trained,
+        folder=file.path,
+        summary={key: trained.summary.get(key) for key in ("parameters", "flops", "iteration")} | scores,
+        protocol=scores["protocol"],
+        absent=scores.get("absent", trained.absent),
+        names=names,
+        counts=counts,
+        curve=[],
+        phases={},
+        program=PRECISIONS.get(precision, file.kind),
+    )
 
 
 def common_folder(runs: list[FinishedRun]) -> Path:

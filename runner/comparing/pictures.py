@@ -48,7 +48,7 @@ def draw_curves(comparison: Comparison, file: Path, over: Literal["iteration", "
     """
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     axes = figure.subplots()
-    for number, row in enumerate(comparison.rows):
+    for number, row in enumerate(row for row in comparison.rows if not row.program):
         curves = [{iteration: (seconds, miou) for iteration, seconds, miou in run.curve} for run in row.runs]
         shared = sorted(set(curves[0]).intersection(*curves[1:]))
         points = np.array([[curve[iteration] for iteration in shared] for curve in curves])  # (S, T, 2)
@@ -72,16 +72,17 @@ def draw_examples(comparison: Comparison, file: Path) -> Path | None:
 
     None, and no file, where no image is in the panels of all of them.
     """
-    firsts = [row.runs[0] for row in comparison.rows]
+    rows = [row for row in comparison.rows if not row.program]
+    firsts = [row.runs[0] for row in rows]
     folders = [RunFolder(run.folder).panels(run.summary["iteration"]) for run in firsts]
-    shared = set.intersection(*({path.name for path in folder.glob("*.png")} for folder in folders))
+    shared = set.intersection(*({path.name for path in folder.glob("*.png")} for folder in folders or [Path()]))
     if not shared:
         return None
     panels = [read_image(str(folder / min(shared))) for folder in folders]
     width, height = (max(panel.size[side] for panel in panels) for side in (0, 1))
     picture = Image.new("RGB", (NAME + width, len(panels) * height), "white")
     draw = ImageDraw.Draw(picture)
-    for line, (row, panel) in enumerate(zip(comparison.rows, panels)):
+    for line, (row, panel) in enumerate(zip(rows, panels)):
         draw.text((2, line * height + height // 2), one_line(row.method), fill="black", font_size=13)
         picture.paste(panel, (NAME, line * height))
     picture.save(file)
