@@ -68,7 +68,7 @@ from segkd.runner.recipe.network import RANDOM
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.term import Ramp
 from segkd.runner.run_folder.replacing import replacing
-from segkd.runner.scoring.cost import flops, told_gain, wait_for_gpu
+from segkd.runner.scoring.cost import flops, parameters, told_gain, wait_for_gpu
 from segkd.runner.scoring.pictures import overlays
 from segkd.runner.training.gradients import gradient_report
 
@@ -203,10 +203,9 @@ def described(name: str, graph: Graph, recipe: Recipe, image: Tensor) -> str:
     """A line on a network: parameters, FLOPs for the image, features."""
     network = graph.network(name).eval()
     kind = ["trained"] if name in graph.networks else ["frozen", *recipe.networks[name].cheaper_by]
-    size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     return (
         f"network   {name}: {recipe.networks[name].title}, {', '.join(kind)}, "
-        f"{size:.2f} M parameters, {flops(network, image) / 1e9:.2f} GFLOP for one "
+        f"{parameters(network) / 1e6:.2f} M parameters, {flops(network, image) / 1e9:.2f} GFLOP for one "
         f"{'x'.join(map(str, recipe.data.crop_size))} crop (1 multiply-add = 2), "
         f"features {', '.join(network.channels)}"
     )

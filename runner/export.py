@@ -73,7 +73,7 @@ from segkd.runner.recipe.program_file import ProgramFile
 from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
 from segkd.runner.run_folder.program_scores import remove_scores, write_scores
 from segkd.runner.run_folder.replacing import replacing
-from segkd.runner.scoring.cost import TIMED, Timing, flops, in_turn
+from segkd.runner.scoring.cost import TIMED, Timing, flops, in_turn, parameters
 from segkd.runner.scoring.program import scores_of_file
 
 # target -> what is added to the network's name for the default output
@@ -190,7 +190,6 @@ def cost(delivered: Delivered, export: Export, size: tuple[int, int]) -> tuple[d
     network, image = delivered.network, torch.zeros(1, 3, *size, dtype=torch.uint8)
     device = f"{export.engine} on cpu, {torch.get_num_threads()} threads"
     operations = flops(network, image)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     if export.engine == "torch" and torch.cuda.is_available():
         network.cuda()
         image, device = image.cuda(), torch.cuda.get_device_name()
@@ -203,7 +202,7 @@ def cost(delivered: Delivered, export: Export, size: tuple[int, int]) -> tuple[d
     *beside, (_, timing) = timings.items()
     also = "".join(f", {other.median:.1f} ms in {name}" for name, other in beside)
     return timings, (
-        f"{parameters / 1e6:.2f} M parameters, {operations / 1e9:.2f} GFLOP (1 multiply-add = 2) and "
+        f"{parameters(network) / 1e6:.2f} M parameters, {operations / 1e9:.2f} GFLOP (1 multiply-add = 2) and "
         f"{timing.median:.1f} ms{also} for one {size[0]}x{size[1]} image ({device})."
     )
 

@@ -31,6 +31,12 @@ def flops(network: nn.Module, images: Tensor) -> int:
     return counter.get_total_flops()
 
 
+def parameters(network: nn.Module) -> int:
+    """How many numbers of a network are read to predict: the heads that only losses read are left out."""
+    heads = tuple(f"{head}." for head in ("aux_head", *getattr(network, "own_heads", {}).values()))
+    return sum(one.numel() for name, one in network.named_parameters() if not name.startswith(heads))
+
+
 @dataclass(frozen=True)
 class Timing:
     """Milliseconds of one forward pass: the median, and what 95 of 100 did not exceed."""

@@ -13,7 +13,7 @@ from segkd.runner.recipe.program_file import PRECISIONS, ProgramFile
 from segkd.runner.run_folder.pretrained import build, find_student
 from segkd.runner.run_folder.program_scores import read_scores
 from segkd.runner.run_folder.replacing import replacing
-from segkd.runner.scoring.cost import Timing, flops, in_turn, peak_since, resident_memory, wait_for_gpu
+from segkd.runner.scoring.cost import Timing, flops, in_turn, parameters, peak_since, resident_memory, wait_for_gpu
 from segkd.runner.scoring.program import load_program
 
 
@@ -114,9 +114,8 @@ def _counts(one: _Loaded, size: tuple[int, int]) -> tuple[int | None, int | None
     """Parameters and floating point operations of one image."""
     if one.network is None:
         return None, None
-    parameters = list(one.network.parameters())
-    images = torch.zeros(1, 3, *size, dtype=torch.uint8, device=parameters[0].device)
-    return sum(parameter.numel() for parameter in parameters), flops(one.network, images)
+    images = torch.zeros(1, 3, *size, dtype=torch.uint8, device=next(one.network.parameters()).device)
+    return parameters(one.network), flops(one.network, images)
 
 
 def _memory_before(device: str) -> int | None:

@@ -22,7 +22,7 @@ from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import phase_seconds, plain, training_seconds
 from segkd.runner.run_folder.pretrained import description, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
-from segkd.runner.scoring.cost import TIMED, flops, in_turn, told_gain
+from segkd.runner.scoring.cost import TIMED, flops, in_turn, parameters, told_gain
 from segkd.runner.scoring.evaluation import (
     Evaluation,
     Stopped,
@@ -235,8 +235,8 @@ class Report:
 
 def row(title: str, model: str, network: nn.Module, value: float, milliseconds: float, measure: str = "miou") -> dict:
     """One line of the closing table; `value` is that of `measure`."""
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return {"network": title, "model": model, measure: value, "parameters": parameters, "milliseconds": milliseconds}
+    costs = {"parameters": parameters(network), "milliseconds": milliseconds}
+    return {"network": title, "model": model, measure: value} | costs
 
 
 def closing_table(rows: list[dict]) -> str:
