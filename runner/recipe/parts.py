@@ -92,6 +92,11 @@ def completed_arguments(room: str, name: str, arguments: dict) -> dict:
     return _bound(room, name, arguments).model_dump(mode="json")
 
 
+def chosen_arguments(room: str, name: str, arguments: dict) -> dict:
+    """The arguments less those that are the part's defaults, as plain YAML values."""
+    return _bound(room, name, arguments).model_dump(mode="json", exclude_defaults=True)
+
+
 def build(room: str, name: str, arguments: dict, *given: object) -> object:
     """An instance of the part: `given` is what the runner passes, `arguments` what the recipe says."""
     typed = _bound(room, name, arguments)

@@ -167,7 +167,7 @@ def _without(values: dict, keys: list[Key]) -> dict:
     return values
 
 
-def _parts_of(values: dict) -> Iterator[tuple[str, object, Key | None, Key]]:
+def parts_of(values: dict) -> Iterator[tuple[str, object, Key | None, Key]]:
     """(room, name, key of the name, key of the arguments) of each part a recipe names, however broken it is."""
     yield "datasets", value_at(values, "data", "dataset"), ("data", "dataset"), ("data", "args")
     yield "datasets", "_transforms", None, ("data", "transform")
@@ -228,7 +228,7 @@ def _told_by_recipe(path: str) -> Told | None:
 def _complete_parts(values: dict) -> list[Mistake]:
     """Writes out the arguments of each part with its defaults, in place. Mistakes: unknown names, wrong arguments."""
     mistakes: list[Mistake] = []
-    for room, name, name_key, (*outer, last) in _parts_of(values):
+    for room, name, name_key, (*outer, last) in parts_of(values):
         section = value_at(values, *outer)
         arguments = section.get(last, {}) if isinstance(section, dict) else None
         if not isinstance(name, str) or not isinstance(arguments, dict):
