@@ -38,6 +38,7 @@ class RunFolder:
         self.summary_file = path / "summary.json"  # what comparisons read
         self.report_file = path / "report.md"
         self.curves_file = path / "curves.png"
+        self.page_file = path / "report.html"
         self.nan_file = path / "nan.json"  # the iteration whose loss was not finite, and its samples
         self.wandb_id_file = path / "wandb-id"  # the wandb run to go on with
         self.lock_file = path / "lock"  # held while it trains
@@ -76,8 +77,8 @@ class RunFolder:
         for folder in self.own_folders:
             shutil.rmtree(folder, ignore_errors=True)
         files = (self.environment_file, self.metrics_file, self.teachers_file, self.images_file, self.summary_file)
-        # the recipe last: a folder without one is no run
-        for file in (*files, self.report_file, self.curves_file, self.nan_file, self.wandb_id_file, self.recipe_file):
+        files += (self.report_file, self.curves_file, self.page_file, self.nan_file, self.wandb_id_file)
+        for file in (*files, self.recipe_file):  # the recipe last: a folder without one is no run
             file.unlink(missing_ok=True)
 
     def checkpoint(self, iteration: int) -> Checkpoint:
@@ -96,6 +97,14 @@ class RunFolder:
         """The pictures of the newest evaluation that made some."""
         folders = sorted((self.path / "panels").glob("step-*"))
         return sorted(folders[-1].glob("*.png")) if folders else []
+
+    def tile_folders(self) -> dict[str, dict[int, Path]]:
+        """Image -> iteration -> the folder of its tiles, of all evaluations."""
+        found: dict[str, dict[int, Path]] = {}
+        for folder in sorted((self.path / "panels").glob("step-*/tiles/*")):
+            iteration = int(folder.parent.parent.name.removeprefix("step-"))
+            found.setdefault(folder.name, {})[iteration] = folder
+        return found
 
     def read_recipe(self) -> Recipe:
         """The recipe the run was made by."""
@@ -137,23 +146,44 @@ class RunFolder:
         """Names of the validation images, and the counts of each."""
         return read_images(self.images_file)
 
+    def read_counts(self) -> dict[str, np.ndarray]:
+        """What was counted for the delivered student."""
+        return read_counts(self.images_file)
+
 
 def read_images(file: Path) -> tuple[list[str], np.ndarray]:
-    """Names of N images, and the (N, K, 3) counts of each (scoring/evaluation.py).
+    """Names of N images, and the (N, K, 3) counts of each (scoring/evaluation.py). Raises as `read_counts`."""
+    arrays = read_counts(file)
+    return arrays["names"].tolist(), arrays["counts"]
+
+
+def read_counts(file: Path) -> dict[str, np.ndarray]:
+    """`names` and `counts` of images, and the (K, K) `matrix` of the split, which older files have not.
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: it is damaged.
     """
     try:
         with np.load(file) as arrays:
-            names, counts = arrays["names"].tolist(), arrays["counts"]
+            found = dict(arrays)
+            names, counts = found["names"], found["counts"]
     except FileNotFoundError:
         raise
     except Exception as error:  # BadZipFile, KeyError, zlib.error, EOFError, ...
         raise ValueError(f"{file} is damaged ({error})") from None
     if counts.shape[:1] + counts.shape[2:] != (len(names), 3):
         raise ValueError(f"{file} is damaged: {len(names)} images, counts {counts.shape}")
-    return names, counts
+    return found
+
+
+def tile_folder(panels: Path, name: str) -> Path:
+    """The folder for the tiles of an image, beside an evaluation's pictures."""
+    return panels / "tiles" / name
+
+
+def tile_file(folder: Path, title: str) -> Path:
+    """The file of a tile: photographs are JPEG, labels and errors PNG, whose pixels are class ids."""
+    return folder / f"{title}.{'jpg' if title == 'image' else 'png'}"
 
 
 def refuse_inside_a_run(path: Path) -> None:

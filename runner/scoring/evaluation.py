@@ -44,8 +44,11 @@ class Evaluation:
         return {name: title for metric in self.metrics.values() for name, title in metric.headline.items()}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What images.npz holds, for comparisons of runs image by image: `Confusion`'s (N, K, 3) counts of images."""
-        return {"names": np.array(self.names), "counts": self.counts["confusion"]["images"].numpy()}
+        """What images.npz holds, for comparisons of runs image by image and for reports: what `Confusion` has counted,
+        (N, K, 3) of the images and (K, K) of the split.
+        """
+        counts = self.counts["confusion"]
+        return {"names": np.array(self.names), "counts": counts["images"].numpy(), "matrix": counts["matrix"].numpy()}
 
 
 def build_metrics(recipe: Recipe, dataset: Dataset) -> dict[str, Metric]:

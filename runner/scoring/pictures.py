@@ -1,6 +1,6 @@
 """Pictures of a run: panels that show what the networks see, and the curves of its losses and scores."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
+from segkd.datasets._palettes import Color
 from segkd.runner.console import label_text, one_line
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.folder import tile_file, tile_folder
 from segkd.runner.run_folder.replacing import replacing
 from segkd.runner.scoring.evaluation import label_map
 from segkd.runner.scoring.held_out import TOTAL
@@ -21,6 +23,8 @@ LARGEST = 480  # pixels of a panel's tile at most, so that a dashboard stays qui
 TILE = 320  # of one among many
 VOID = (0, 0, 0)
 WRONG, RIGHT = (220, 40, 40), (235, 235, 235)
+
+Tiles = dict[str, Image.Image]  # by what they show, in the order in which they stand side by side
 
 
 def shown_indices(dataset: Dataset, count: int) -> list[int]:
@@ -31,15 +35,29 @@ def shown_indices(dataset: Dataset, count: int) -> list[int]:
 def panels(
     networks: dict[str, nn.Module], dataset: Dataset, recipe: Recipe, accelerator: Accelerator, folder: Path
 ) -> list[Path]:
-    """One PNG an image: image | label | each network's prediction | where the student (the last one) is wrong."""
+    """One PNG an image: image | label | each network's prediction | where the student (the last one) is wrong.
+
+    Beside them, the tiles one by one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = Subset(dataset, shown_indices(dataset, recipe.tracking.images))
-    files = []
-    for position, batch in enumerate(evaluation_batches(chosen, resize=fixed_resize(recipe, scoring=True))):
+    indices, files = shown_indices(dataset, recipe.tracking.images), []
+    for name, tiles in drawn(networks, dataset, indices, recipe, accelerator):
+        save_tiles(tiles, tile_folder(folder, name))
+        files.append(folder / f"{name}.png")
+        beside(tiles).save(files[-1])
+    return files
+
+
+def drawn(
+    networks: dict[str, nn.Module], dataset: Dataset, indices: list[int], recipe: Recipe, accelerator: Accelerator
+) -> Iterator[tuple[str, Tiles]]:
+    """For each of the images the name of its files, and its tiles: image, label, each network's prediction, error."""
+    chosen = Subset(dataset, indices)
+    for index, batch in zip(indices, evaluation_batches(chosen, resize=fixed_resize(recipe, scoring=True))):
         batch = batch.to(accelerator.device)
         target = batch.target[0].cpu().numpy()
         image = batch.images[0].permute(1, 2, 0).round().byte().cpu().numpy()  # a protocol may resize to floats
-        tiles = {"image": image, "label": colored(target, dataset.palette)}
+        tiles = {"image": Image.fromarray(image), "label": colored(target, dataset.palette)}
         prediction = target
         for name, network in networks.items():
             was_training = network.training
@@ -47,38 +65,52 @@ def panels(
             network.train(was_training)
             tiles[name] = colored(prediction, dataset.palette)
         tiles["error"] = error_map(prediction, target, dataset.ignore_index)
-        index = chosen.indices[position]
-        files.append(folder / f"{dataset.name(index).replace('/', '_')}.png")
-        beside(tiles).save(files[-1])
-    return files
+        yield file_name(dataset.name(index)), alike(tiles)
 
 
-def colored(labels: np.ndarray, palette: tuple[tuple[int, int, int], ...]) -> np.ndarray:
-    """(H, W) class ids -> (H, W, 3) colours; ids outside the palette (void) are black."""
-    table = np.full((256, 3), VOID, np.uint8)
-    table[: len(palette)] = palette
-    return table[labels.clip(0, 255)]
+def file_name(name: str) -> str:
+    """What the files of an image of this name are called."""
+    return name.replace("/", "_")
 
 
-def error_map(prediction: np.ndarray, target: np.ndarray, ignore_index: int) -> np.ndarray:
-    """(H, W, 3): red where the prediction is wrong, light where it is right, black where nothing is known."""
-    picture = np.where((prediction == target)[..., None], np.uint8(RIGHT), np.uint8(WRONG))
-    picture[target == ignore_index] = VOID
+def colored(labels: np.ndarray, palette: tuple[Color, ...]) -> Image.Image:
+    """(H, W) class ids as a picture that keeps them; ids outside the palette (void) are black."""
+    picture = Image.fromarray(labels.clip(0, 255).astype(np.uint8))
+    picture.putpalette([level for color in (*palette[:256], *[VOID] * (256 - len(palette))) for level in color])
     return picture
 
 
-def beside(tiles: dict[str, np.ndarray]) -> Image.Image:
-    """Tiles side by side, each under its name."""
-    height, width = next(iter(tiles.values())).shape[:2]
-    factor = min(1.0, LARGEST / max(height, width))
-    height, width, head = round(height * factor), round(width * factor), 16
+def error_map(prediction: np.ndarray, target: np.ndarray, ignore_index: int) -> Image.Image:
+    """Red where the prediction is wrong, light where it is right, black where nothing is known."""
+    kinds = np.where(target == ignore_index, 2, prediction == target)
+    return colored(kinds, (WRONG, RIGHT, VOID))
+
+
+def alike(tiles: Tiles) -> Tiles:
+    """The tiles at the size of the first, no larger than `LARGEST`; pixels of a label are left out, not mixed."""
+    size = next(iter(tiles.values())).size
+    factor = min(1.0, LARGEST / max(size))
+    size = tuple(round(side * factor) for side in size)
+    ways = {"P": Image.Resampling.NEAREST, "RGB": Image.Resampling.BILINEAR}
+    return {name: tile.resize(size, ways[tile.mode]) for name, tile in tiles.items()}
+
+
+def beside(tiles: Tiles) -> Image.Image:
+    """Tiles of one size side by side, each under its name."""
+    (width, height), head = next(iter(tiles.values())).size, 16
     picture = Image.new("RGB", (len(tiles) * (width + 4) - 4, height + head), "white")
     draw = ImageDraw.Draw(picture)
     for column, (name, tile) in enumerate(tiles.items()):
-        resample = Image.Resampling.BILINEAR if name == "image" else Image.Resampling.NEAREST
-        picture.paste(Image.fromarray(tile).resize((width, height), resample), (column * (width + 4), head))
+        picture.paste(tile.convert("RGB"), (column * (width + 4), head))
         draw.text((column * (width + 4) + 2, 2), one_line(name), fill="black")
     return picture
+
+
+def save_tiles(tiles: Tiles, folder: Path) -> None:
+    """One file a tile, for reports to show them beside others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for title, tile in tiles.items():
+        tile.save(tile_file(folder, title), quality=85)
 
 
 def overlays(chosen: Sequence[tuple[Dataset, list[int]]]) -> Image.Image:
@@ -95,7 +127,7 @@ def overlays(chosen: Sequence[tuple[Dataset, list[int]]]) -> Image.Image:
         factor = min(1.0, TILE / max(image.size))
         size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
         labels = np.asarray(target.resize(size, Image.Resampling.NEAREST))
-        shown = Image.fromarray(colored(labels, dataset.palette))
+        shown = colored(labels, dataset.palette).convert("RGB")
         tile = np.asarray(Image.blend(image.resize(size, Image.Resampling.BILINEAR), shown, 0.5))
         tiles.append((dataset.name(index), tile))
     colors = legend(dataset.class_names, dataset.palette)

@@ -10,34 +10,38 @@ from torch import nn
 from segkd.models._prediction import Normalize, Prediction
 from segkd.runner.recipe.read import read
 from segkd.runner.scoring import pictures
-from segkd.runner.scoring.pictures import LARGEST, beside, colored, error_map, panels, shown_indices
+from segkd.runner.scoring.pictures import LARGEST, alike, beside, colored, error_map, panels, shown_indices
 
 PALETTE = ((10, 20, 30), (40, 50, 60), (70, 80, 90))
 RED, LIGHT, BLACK = (220, 40, 40), (235, 235, 235), (0, 0, 0)
 
 
+def pixels_of(picture):
+    return [tuple(pixel) for pixel in np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist()]
+
+
 def test_colours_are_the_palette_and_void_is_black():
     labels = np.array([[0, 1, 2], [3, 254, 255]])
     picture = colored(labels, PALETTE)
-    assert picture.dtype == np.uint8 and picture.shape == (2, 3, 3)
-    assert [tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()] == [*PALETTE, BLACK, BLACK, BLACK]
+    assert (np.asarray(picture) == labels).all() and picture.size == (3, 2)
+    assert pixels_of(picture) == [*PALETTE, BLACK, BLACK, BLACK]
 
 
 @pytest.mark.parametrize("ignore_index", [255, 0])
 def test_error_map(ignore_index):
     prediction, target = np.array([[1, 1, 2, 2]]), np.array([[1, 2, ignore_index, 2]])
     picture = error_map(prediction, target, ignore_index)
-    assert picture.dtype == np.uint8
-    assert [tuple(pixel) for pixel in picture[0].tolist()] == [LIGHT, RED, BLACK, LIGHT]
+    assert pixels_of(picture) == [LIGHT, RED, BLACK, LIGHT]
 
 
 @pytest.mark.parametrize("height, width", [(32, 48), (360, 480), (1024, 2048), (2000, 100)])
 def test_tiles_stand_beside_each_other_and_stay_small(height, width):
     levels = {"image": 200, "label": 100, "error": 50}
-    tiles = {name: np.full((height, width, 3), level, np.uint8) for name, level in levels.items()}
+    tiles = {name: Image.new("RGB", (width, height), (level,) * 3) for name, level in levels.items()}
+    tiles["label"] = Image.new("RGB", (2 * width, height), (100, 100, 100))  # labels keep their size, images may not
     factor = min(1, LARGEST / max(height, width))
     high, wide = round(height * factor), round(width * factor)
-    picture = beside(tiles)
+    picture = beside(alike(tiles))
     assert picture.size == (3 * wide + 2 * 4, high + 16) and max(high, wide) <= LARGEST
     pixels = np.asarray(picture)
     for column, level in enumerate(levels.values()):
@@ -94,6 +98,13 @@ def test_panels(folder):
     assert (teacher == PALETTE[0]).all() and (student == PALETTE[1]).all()
     # the student's errors: everything on the right
     assert (error[0] == BLACK).all() and (error[1:, :6] == LIGHT).all() and (error[1:, 6:] == RED).all()
+    # the same, tile by tile
+    (teacher, student) = (Image.open(folder / f"panels/tiles/town_scene_2/{name}.png") for name in networks)
+    assert (np.asarray(teacher) == 0).all() and (np.asarray(student) == 1).all()
+    assert (np.asarray(student.convert("RGB")) == PALETTE[1]).all()
+    assert sorted(file.stem for file in (folder / "panels/tiles/town_scene_2").iterdir()) == sorted(
+        ["image", "label", *networks, "error"]
+    )
     none = read(folder / "tiny.yaml", ["tracking.images=0"])
     assert panels(networks, Scenes(), none, Accelerator(cpu=True), folder / "none") == []
 
