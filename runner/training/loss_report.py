@@ -6,6 +6,7 @@ from segkd.runner.console import number, say
 from segkd.runner.scoring.cost import latency
 from segkd.runner.scoring.evaluation import Stopped
 from segkd.runner.scoring.held_out import TOTAL, HeldOut, judge
+from segkd.runner.training.page import Shown
 from segkd.runner.training.report import Report, closing_table, row, time_paragraphs
 from segkd.runner.training.stop_signal import GRACE, StopSignal
 
@@ -37,6 +38,7 @@ class LossReport(Report):
         loss = f"loss on {len(self.val_set)} held-out images {result.values[TOTAL]:.5g}"
         say(f"{recipe.name} {state.iteration}/{recipe.schedule.iterations} | {loss} | {terms}")
         self.dashboard.summarize({f"best_{TOTAL}": state.best_loss, "best_iteration": state.best_iteration})
+        self.write_page_under_way(Shown(state.iteration, result.values))
 
     @property
     def best(self) -> dict[str, float]:

@@ -3,8 +3,10 @@
 import json
 import shutil
 import statistics
+import time
 from urllib.parse import quote
 
+import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -18,7 +20,7 @@ from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.checkpoint import export_student
-from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.folder import RunFolder, tile_folder
 from segkd.runner.run_folder.metrics_file import phase_seconds, plain, training_seconds
 from segkd.runner.run_folder.pretrained import description, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
@@ -33,11 +35,15 @@ from segkd.runner.scoring.evaluation import (
     text_of,
     values_in,
 )
+from segkd.runner.scoring.gallery import image_mious
 from segkd.runner.scoring.held_out import TOTAL
-from segkd.runner.scoring.pictures import curves, panels
+from segkd.runner.scoring.pictures import curves, drawn, panels, save_tiles, shown_indices
+from segkd.runner.training.page import Shown, write_run_page
 from segkd.runner.training.state import TrainingState
 from segkd.runner.training.stop_signal import GRACE, StopSignal
 from segkd.runner.training.wandb_run import Dashboard
+
+CHEAP = 0.01  # share of the time of a run under way that its pages may take
 
 
 class Report:
@@ -53,6 +59,7 @@ class Report:
         scored = not recipe.judged_by_loss
         self.frozen = {name: network for name, network in untrained.items() if scored and network.gives_logits}
         self.teachers = {name: network for name, network in self.frozen.items() if not recipe.networks[name].ema_of}
+        self.next_page = 0.0  # not before this time
 
     def score_teachers(self, scored: dict[nn.Module, dict]) -> None:
         """Scores each frozen network once, as a run starts: a wrong file or normalisation shows now, not after days.
@@ -122,6 +129,15 @@ class Report:
         columns = [name for name in values if name.endswith("_per_class")]
         classes = [list(line) for line in zip(self.val_set.class_names, *(values[name] for name in columns))]
         self.dashboard.log_evaluation(state.iteration, files, ["class", *columns], classes)
+        self.write_page_under_way(Shown(state.iteration, scores_of(result, others), result.arrays()))
+
+    def write_page_under_way(self, shown: Shown) -> None:
+        """report.html of a run that goes on, unless the last one has been too dear for another so soon."""
+        since = time.perf_counter()
+        if since >= self.next_page:
+            write_run_page(self.recipe, self.val_set, shown)
+            now = time.perf_counter()
+            self.next_page = now + (now - since) / CHEAP
 
     def deliver(self) -> None:
         """Ends a run: student/ from the best checkpoint, report.md with curves and pictures, the closing table."""
@@ -140,8 +156,11 @@ class Report:
         rows = self.closing_rows(scored, image)
         curves(history, run.curves_file)
         write_text(run.report_file, self.text(rows, history, scored))
+        counts = None
         if not recipe.judged_by_loss:
             shutil.copyfile(chosen.images_file, run.images_file)
+            counts = run.read_counts()
+            self.draw_worst(image_mious(counts["counts"]))
         summary = {  # what comparisons of runs read
             **self.judged(scored),
             **self.best,
@@ -152,6 +171,7 @@ class Report:
             **{key: rows[-1][key] for key in ("parameters", "milliseconds")},
         }
         write_text(run.summary_file, json.dumps(summary, indent=2) + "\n")
+        write_run_page(recipe, val_set, Shown(state.best_iteration, scored, counts, rows))
         config = {
             **description(student, network.source, network.model, network.args),
             **({"int8": True} if network.int8 else {}),
@@ -162,7 +182,7 @@ class Report:
             **self.best,
         }
         export_student(run, chosen, config)
-        say(f"\n{closing_table(rows)}\n\n{recipe.name} is done: {run.report_file}, {run.student.path}")
+        say(f"\n{closing_table(rows)}\n\n{recipe.name} is done: {run.page_file}, {run.student.path}")
         self.dashboard.log_student(run.student, recipe.name)
 
     @property
@@ -213,6 +233,19 @@ class Report:
         entries.append((title, titles["student"], self.state.student, self.state.best_miou))
         times = in_turn([network.eval() for _, _, network, _ in entries], image, TIMED)
         return [row(*entry, statistics.median(taken)) for entry, taken in zip(entries, times)]
+
+    def draw_worst(self, mious: np.ndarray) -> None:
+        """The tiles of the images that the delivered student sees worst, as many as panels show, where they show others.
+
+        Args:
+            mious: of each image of the split, in its order.
+        """
+        recipe, run = self.recipe, self.run
+        worst = np.argsort(mious, kind="stable")[: recipe.tracking.images].tolist()  # NaN is last
+        new = sorted({*worst} - {*shown_indices(self.val_set, recipe.tracking.images)})
+        networks = {**self.teachers, "student": self.state.student}
+        for name, tiles in drawn(networks, self.val_set, new, recipe, self.accelerator):
+            save_tiles(tiles, tile_folder(run.panels(self.state.best_iteration), name))
 
     def text(self, rows: list[dict], history: list[dict], scored: dict) -> str:
         """report.md: the table, the curves, what the metrics say of the chosen checkpoint, the last panels."""

@@ -5,11 +5,13 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from segkd.runner.building.networks import build_network
 from segkd.runner.recipe.read import read
+from segkd.runner.scoring.gallery import image_mious
 
 TEACHER = "networks.teacher={model: deeplabv3, args: {backbone: resnet18, output_stride: 16, width: 8}, train: false, weights: random}"
 PLAIN_SGD = ["optimizer={lr: 0.01, momentum: 0, weight_decay: 0}", "schedule={iterations: 1, name: constant}"]
@@ -57,7 +59,7 @@ def test_distillation_changes_the_student_and_logs_every_term(trained):
 def test_the_run_folder_holds_what_the_design_says(trained):
     run = trained("tiny", "tracking.images=3")
     for name in (
-        "recipe.yaml environment.json metrics.jsonl report.md curves.png summary.json student/config.json "
+        "recipe.yaml environment.json metrics.jsonl report.html report.md curves.png summary.json student/config.json "
         "student/model.safetensors checkpoints/step-00000004/student.safetensors "
         "checkpoints/step-00000004/training_state/state.pt checkpoints/last/student.safetensors "
         "checkpoints/best/student.safetensors"
@@ -71,6 +73,14 @@ def test_the_run_folder_holds_what_the_design_says(trained):
     assert "| where a step's time goes | ms | % |" in report and "4 iterations took 0:0" in report
     for picture in re.findall(r"\]\((.*?)\)", report):
         assert (run.path / picture).is_file()
+    page = (run.path / "report.html").read_text()
+    assert "Finished: 4 iterations." in page and f"{100 * best['miou']:.2f} %" in page
+    # the three images of the panels and, of the whole split, those that the student sees worst
+    with np.load(run.path / "images.npz") as found:
+        worst = found["names"][np.argsort(image_mious(found["counts"]), kind="stable")[:3]].tolist()
+        assert found["matrix"].sum() == found["counts"][..., 1].sum()
+    names = re.findall(r"<h3>(val_\d+)", page)
+    assert names[:3] == worst and {"val_00000", "val_00007", "val_00014"} <= {*names}
 
 
 def test_recomputed_blocks_train_to_the_same_bits(trained):
