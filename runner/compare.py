@@ -21,7 +21,7 @@ def ask() -> argparse.Namespace:
         metavar="METHOD_OR_RUN",
         help="what gains are over (default: the runs with the same student that learn from no other network)",
     )
-    parser.add_argument("--output", type=Path, help="folder for the tables (default: comparison/ beside the runs)")
+    parser.add_argument("--output", type=Path, help="folder for report and tables (default: comparison/ beside the runs)")
     parser.add_argument("--sort", action="store_true", help="the best mIoU first")
     parser.add_argument("--skip-unfinished", action="store_true", help="leave out runs that have not come to their end")
     return parser.parse_args()
@@ -43,7 +43,7 @@ def main() -> None:
     runs = find_runs(options.runs, skip_unfinished=options.skip_unfinished)
     folder = options.output or common_folder(runs) / "comparison"
     say(write_comparison(compare(runs, baseline=options.baseline, sort=options.sort), folder))
-    say(f"\n{len(runs)} runs: {folder}/table.md, table.csv and pictures")
+    say(f"\n{len(runs)} runs: {folder}/report.html, table.md, table.csv and pictures")
 
 
 if __name__ == "__main__":

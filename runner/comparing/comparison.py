@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -70,6 +71,21 @@ class Row:
         kept = {name: value for name, value in network.args.items() if name not in LEARNING_ONLY}
         return network.source, network.model, kept
 
+    def curve(self, over: Literal["iteration", "training time"]) -> list[tuple[float, float, float, float]]:
+        """(place, mean, lowest, highest mIoU of the seeds) at each iteration they all were scored at.
+
+        Places are iterations, or the minutes they took, without scoring; a row whose log tells none has no curve there.
+        """
+        curves = [{iteration: (seconds, miou) for iteration, seconds, miou in run.curve} for run in self.runs]
+        shared = sorted(set(curves[0]).intersection(*curves[1:]))
+        points = np.array([[curve[iteration] for iteration in shared] for curve in curves])  # (S, T, 2)
+        if not shared:
+            return []
+        seconds, values = points[..., 0].mean(0), points[..., 1]
+        places = np.array(shared) if over == "iteration" else seconds / 60
+        found = np.stack([places, values.mean(0), values.min(0), values.max(0)], axis=1)
+        return [tuple(point) for point in found[~np.isnan(found).any(1)].tolist()]
+
     def measured(self, key: str) -> np.ndarray:
         """A number in the summaries, one for each run; NaN where it is not there."""
         return np.array([run.summary.get(key) for run in self.runs], dtype=float)
@@ -88,6 +104,26 @@ class Comparison:
     class_names: list[str]
     images: int
     headline: dict[str, str]
+
+    @property
+    def trained(self) -> list[Row]:
+        """The rows that are trainings, and no exported files."""
+        return [row for row in self.rows if not row.program]
+
+    def label(self, row: Row) -> str:
+        """What a curve or a column of a row is called: its method, with as much more as tells it from other rows."""
+        words = {
+            one: (one.method, one.student, one.teacher, one.recipe.data.labelled or "all labels") for one in self.rows
+        }
+        needed = 1
+        while needed < 4 and sum(other[:needed] == words[row][:needed] for other in words.values()) > 1:
+            needed += 1
+        return ", ".join(words[row][:needed])
+
+    def gains(self) -> list[tuple[Row, list[Row]]]:
+        """Each baseline with the rows whose gains are over it."""
+        pairs = [(base, [row for row in self.rows if row.gain and row.gain.over is base]) for base in self.rows]
+        return [(base, above) for base, above in pairs if above]
 
 
 def compare(runs: list[FinishedRun], *, baseline: str | None = None, sort: bool = False) -> Comparison:

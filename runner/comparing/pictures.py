@@ -48,18 +48,13 @@ def draw_curves(comparison: Comparison, file: Path, over: Literal["iteration", "
     """
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     axes = figure.subplots()
-    for number, row in enumerate(row for row in comparison.rows if not row.program):
-        curves = [{iteration: (seconds, miou) for iteration, seconds, miou in run.curve} for run in row.runs]
-        shared = sorted(set(curves[0]).intersection(*curves[1:]))
-        points = np.array([[curve[iteration] for iteration in shared] for curve in curves])  # (S, T, 2)
-        seconds, values = points[..., 0].mean(0), 100 * points[..., 1]
-        places = shared if over == "iteration" else seconds / 60
-        alike = sum(row.method == other.method for other in comparison.rows) > 1
+    for number, row in enumerate(comparison.trained):
+        points = np.array(row.curve(over)).reshape(-1, 4)
+        places, mean, lowest, highest = points[:, 0], *(100 * points[:, 1:].T)
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":", "-.")[number // 10 % 4]}
-        label = label_text(f"{row.method}, {row.student}" if alike else row.method)
-        axes.plot(places, values.mean(0), label=label, linewidth=1.5, **style)
-        if len(curves) > 1:
-            axes.fill_between(places, values.min(0), values.max(0), color=style["color"], alpha=0.15, linewidth=0)
+        axes.plot(places, mean, label=label_text(comparison.label(row)), linewidth=1.5, **style)
+        if len(row.runs) > 1:
+            axes.fill_between(places, lowest, highest, color=style["color"], alpha=0.15, linewidth=0)
     axes.set(xlabel=over if over == "iteration" else f"{over} (minutes)", ylabel="validation mIoU (%)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
@@ -72,7 +67,7 @@ def draw_examples(comparison: Comparison, file: Path) -> Path | None:
 
     None, and no file, where no image is in the panels of all of them.
     """
-    rows = [row for row in comparison.rows if not row.program]
+    rows = comparison.trained
     firsts = [row.runs[0] for row in rows]
     folders = [RunFolder(run.folder).panels(run.summary["iteration"]) for run in firsts]
     shared = set.intersection(*({path.name for path in folder.glob("*.png")} for folder in folders or [Path()]))

@@ -10,6 +10,7 @@ import numpy as np
 from segkd.runner.comparing.bootstrap import DRAWS
 from segkd.runner.comparing.comparison import Comparison, Gain, Row
 from segkd.runner.comparing.equal_time import plain_at_same_time, relative_step, step_seconds
+from segkd.runner.comparing.page import INTERVAL, Table, write_comparison_page
 from segkd.runner.comparing.pictures import draw_curves, draw_examples, draw_table
 from segkd.runner.console import clock, markdown, markdown_text, number, percent
 from segkd.runner.run_folder.metrics_file import PHASES
@@ -20,7 +21,7 @@ SAME_TIME = "none, same time"
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> str:
-    """Writes table.md, table.csv and the pictures into a folder, over those of an earlier comparison.
+    """Writes table.md, table.csv, report.html and the pictures into a folder, over those of an earlier comparison.
 
     Returns:
         What table.md says, for the console.
@@ -32,7 +33,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
     shown = "\n\n".join(f"![{name}]({name}.png)" for name in pictures)
     write_text(folder / "table.md", f"{text}\n\n{shown}\n")
     write_text(folder / "table.csv", table_csv(comparison))
-    draw_table(comparison, *main_table(comparison), folder / "table.png")
+    main, times = main_table(comparison), time_table(comparison.rows)
+    write_comparison_page(comparison, folder / "report.html", main, notes(comparison), times)
+    draw_table(comparison, main.columns, main.lines, folder / "table.png")
     draw_curves(comparison, folder / "curves.png", over="iteration")
     draw_curves(comparison, folder / "curves_over_time.png", over="training time")
     return text
@@ -40,21 +43,20 @@ def write_comparison(comparison: Comparison, folder: Path) -> str:
 
 def report(comparison: Comparison) -> str:
     """The table, what its numbers are, where the time goes, and the gains of each class, as Markdown."""
-    parts = [markdown(*main_table(comparison)), *notes(comparison)]
-    if any(phases(row) for row in comparison.rows):
-        parts += ["Where a step's time goes (ms):", time_table(comparison.rows)]
-    for base in comparison.rows:
-        above = [row for row in comparison.rows if row.gain is not None and row.gain.over is base]
-        if above:
-            parts += [markdown_text(f"IoU of each class (%), gains over {base.method}, {base.student}:")]
-            parts += [class_table(comparison.class_names, base, above)]
+    main, times = main_table(comparison), time_table(comparison.rows)
+    parts = [markdown(main.columns, main.lines), *map(markdown_text, notes(comparison))]
+    if times.lines:
+        parts += ["Where a step's time goes (ms):", markdown(times.columns, times.lines)]
+    for base, above in comparison.gains():
+        parts += [markdown_text(f"IoU of each class (%), gains over {base.method}, {base.student}:")]
+        parts += [class_table(comparison.class_names, base, above)]
     return "\n\n".join(parts)
 
 
-def main_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """The table's columns, and its lines."""
+def main_table(comparison: Comparison) -> Table:
+    """The table: a line for each row."""
     lines = [cells(row, comparison) for row in comparison.rows]
-    return list(lines[0]), [list(line.values()) for line in lines]
+    return Table(list(lines[0]), [list(line.values()) for line in lines])
 
 
 def cells(row: Row, comparison: Comparison) -> dict[str, str]:
@@ -68,7 +70,7 @@ def cells(row: Row, comparison: Comparison) -> dict[str, str]:
         "seeds": str(len(row.runs)),
         "mIoU (%)": spread(row.miou, "(%)"),
         "gain": "-" if gain is None else percent(gain.mean, SIGNED),
-        "95 % interval": "-" if gain is None else interval(gain),
+        INTERVAL: "-" if gain is None else interval(gain),
         SAME_TIME: percent(plain_at_same_time(row, comparison.rows)),
         **{title: spread(row.measured(key), title) for key, title in comparison.headline.items()},
         "parameters": number(row.measured("parameters").mean() / 1e6, "{:.2f} M"),
@@ -121,7 +123,7 @@ def notes(comparison: Comparison) -> list[str]:
     if len(devices) > 1:
         words = "; ".join(f"{who}: {device}" for device, who in devices.items())
         lines.append(f"Made on different devices, so that images/s and training times do not compare: {words}.")
-    return [markdown_text(line) for line in lines]
+    return lines
 
 
 def phases(row: Row) -> dict[str, float]:
@@ -131,16 +133,19 @@ def phases(row: Row) -> dict[str, float]:
     return {phase: float(np.mean([one.get(phase, 0.0) for one in told])) for phase in found}
 
 
-def time_table(rows: list[Row]) -> str:
-    """A line for each row: milliseconds of an iteration, and those of each phase; seconds of an evaluation."""
+def time_table(rows: list[Row]) -> Table:
+    """A line for each row: milliseconds of an iteration, and those of each phase; seconds of an evaluation.
+
+    No line where no row's log tells.
+    """
     shown = [phase for phase in PHASES if phase != "scoring" and any(phase in phases(row) for row in rows)]
     lines = []
-    for row in rows:
+    for row in rows if any(map(phases, rows)) else ():
         found = phases(row)
         milliseconds = [1000 * step_seconds(row), *(1000 * found.get(phase, np.nan) for phase in shown)]
         cells = [*(number(one, "{:.1f}") for one in milliseconds), number(found.get("scoring"))]
         lines.append([row.student, row.method, *cells])
-    return markdown(["student", "method", "step", *shown, "an evaluation (s)"], lines)
+    return Table(["student", "method", "step", *shown, "an evaluation (s)"], lines)
 
 
 def methods_by_word(pairs: Iterable[tuple[str, Row]]) -> dict[str, str]:

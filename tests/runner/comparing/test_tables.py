@@ -112,6 +112,6 @@ def test_the_csv_has_the_same_numbers_with_all_digits(runs):
 def test_a_comparison_is_written_over_an_earlier_one(runs, folder):
     write_comparison(compare(runs[:2]), folder / "out")
     text = write_comparison(compare(runs), folder / "out")
-    assert {path.name for path in (folder / "out").iterdir()} == {"table.md", "table.csv", "table.png", "curves.png",
-                                                               "curves_over_time.png"}  # fmt: skip
+    assert {path.name for path in (folder / "out").iterdir()} == {"table.md", "table.csv", "report.html", "table.png",
+                                                               "curves.png", "curves_over_time.png"}  # fmt: skip
     assert (folder / "out/table.md").read_text().startswith(text)
