@@ -39,6 +39,7 @@ def _environment() -> Environment:
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,
+        auto_reload=False,  # an update of segkd must not reach into a run
         trim_blocks=True,
         lstrip_blocks=True,
     )
