@@ -104,6 +104,7 @@ def train(recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, over
         with stop.waiting(AT_ONCE):
             for training in going(trainings):
                 with failing_alone(training, trainings):
+                    training.check_claim()
                     training.report.deliver()
                     training.close()
             accelerator.wait_for_everyone()
@@ -174,6 +175,7 @@ def score_and_save(training: Training, accelerator: Accelerator, stop: StopSigna
         return
     # before the save: a checkpoint never knows more than the log, and a loss that is not finite ends here
     if recipe.writes_at(done) or saves or stopping:
+        training.check_claim()
         tracking.flush(training.norm, scores)
     if result is not None:
         training.report.add_evaluation(result, others)
@@ -190,6 +192,7 @@ def score_late(training: Training, trainings: list[Training], accelerator: Accel
     if result is None:
         leave(trainings, accelerator, stop)
     training.state.unscored = False
+    training.check_claim()
     training.tracking.add_scores(scores_of(result, others))
     training.report.add_evaluation(result, others)
     training.save(accelerator, result)
@@ -203,6 +206,7 @@ def leave(trainings: list[Training], accelerator: Accelerator, stop: StopSignal)
     for training in going(trainings):
         if training.saved < training.state.iteration and (together or accelerator.num_processes == 1):
             share_running_statistics([training.graph, *training.state.averages.values()], accelerator)
+            training.check_claim()
             training.tracking.flush()
             training.save(accelerator)
         training.close()

@@ -1,7 +1,8 @@
 """Trains methods with several seeds: `python runner/sweep.py sweep.yaml [key=value ...] [--only METHOD ...]`.
 
 Each run is a process of its own and may be stopped: started again, the sweep goes on with it and leaves out what is
-done. runner/comparing/sweep_plan.py says what stands in the file.
+done. Started several times, on machines that see one disk, all work on one sweep: a run is trained by who has its claim.
+runner/comparing/sweep_plan.py says what stands in the file.
 """
 
 import argparse
@@ -22,25 +23,27 @@ def ask() -> argparse.Namespace:
 
 ask = ask_early(ask, __name__)  # before the imports that take seconds
 
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import RLock
+from threading import Event, RLock
 from types import FrameType
 
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import common_folder, find_runs
+from segkd.runner.comparing.shared_jobs import SharedJobs, TakenJob
 from segkd.runner.comparing.sweep_plan import Job, Plan, Sweep, read_plan, side_by_side
 from segkd.runner.comparing.tables import write_comparison
 from segkd.runner.console import clock, message, percent, say
+from segkd.runner.run_folder.claim import HANDED_OVER, claimed
 from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.replacing import replacing
 
+POLL = 3.0  # seconds between two looks at runs that are trained elsewhere
 SHOWN = 8  # last lines of a log that are shown when its run fails
 STOPPED = "is stopped and goes on when the sweep is started again"
 
@@ -54,11 +57,13 @@ def command_of(job: Job) -> list[str]:
 class Runs:
     """Trains runs, each job of them in a process of its own, and passes on the signals that ask it to stop."""
 
-    def __init__(self, sweep: Sweep):
-        self.sweep = sweep
-        self.processes: list[subprocess.Popen] = []
-        self.failed: set[Path] = set()
+    def __init__(self, sweep: Sweep, jobs: list[Job]):
+        self.sweep, self.jobs, self.count = sweep, SharedJobs(jobs), len(jobs)
+        self.processes: dict[TakenJob, subprocess.Popen | None] = {}  # None: about to start
         self.received: int | None = None
+        self.stopping = Event()
+        self.seconds: list[float] = []
+        self.told: set[str] = set()
         self.lock = RLock()  # a signal may arrive while another one is passed on
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._pass_on)
@@ -68,59 +73,85 @@ class Runs:
             if self.processes and self.received is None:
                 say("waiting for the runs to finish their step and save; Ctrl-C once more ends them at once")
             self.received = number
-            for process in self.processes:
+            self.stopping.set()
+            for process in filter(None, self.processes.values()):
                 process.send_signal(number)
 
-    def train(self, jobs: list[Job], at_once: int) -> None:
-        """Trains the jobs in their order, so many at once, to the end of the last one or to a signal."""
-        waiting, seconds = deque(enumerate(jobs, start=1)), []
+    def train(self) -> None:
+        """Trains what nobody else trains, in its order, to the end of the last run anywhere or to a signal."""
+        with ThreadPoolExecutor(self.sweep.at_once) as pool:
+            list(pool.map(self._take_turns, range(self.sweep.at_once)))  # an error in one is raised
 
-        def take_turns(slot: int) -> None:
-            while True:
-                with self.lock:
-                    if not waiting or self.received is not None:
-                        return
-                    number, job = waiting.popleft()
-                since = time.monotonic()
-                problem = self._train_one(job, f"[{number}/{len(jobs)}]", slot, at_once)
-                if problem is not None:
-                    say(message(f"{job.name} {problem}"))
-                    continue
-                seconds.append(time.monotonic() - since)
-                # if the others take as long as those that have ended; those going on are taken half done
-                rest, mean = len(waiting) + len(self.processes) / 2, sum(seconds) / len(seconds)
-                left = f"; about {clock(mean * max(rest / at_once, 0.5))} left" if rest else ""
-                for run in job.runs:
-                    summary = RunFolder(run.recipe.folder).read_summary()
-                    if "miou" in summary:
-                        judged = f"{percent(summary['miou'])} % mIoU"
-                    else:
-                        judged = f"a loss of {summary['held_out_loss']:.5g} on held-out images"
-                    say(f"{run.recipe.name}: {judged} after {clock(seconds[-1])}{left}")
+    def _take_turns(self, slot: int) -> None:
+        while self.received is None:
+            with self.lock:
+                self._leave_out()
+                taken = self.jobs.take()
+                if taken is not None:
+                    self.processes[taken] = None
+                elif not self.jobs.left:
+                    return
+                else:
+                    self._tell_who_is_awaited()
+            if taken is None:
+                self.stopping.wait(POLL)
+                continue
+            since = time.monotonic()
+            try:
+                problem = self._train_one(taken, slot)
+            finally:
+                del self.processes[taken]
+                for claim in taken.claims.values():
+                    claim.release()
+            if problem is not None:
+                say(message(f"{taken.job.name} {problem}"))
+                continue
+            self.seconds.append(time.monotonic() - since)
+            self._tell_results(taken)
 
-        with ThreadPoolExecutor(at_once) as pool:
-            list(pool.map(take_turns, range(at_once)))  # an error in one is raised
+    def _leave_out(self) -> None:
+        """Those that cannot be trained any more, since what they need has failed."""
+        for job in self.jobs.left.values():
+            missing = [str(folder) for folder in job.needs if folder in self.jobs.failed]
+            if missing and not set(job.folders) <= self.jobs.failed.keys():
+                say(f"{job.name} is left out: it needs {', '.join(missing)}, which failed")
+                self.jobs.failed |= {folder: "was left out" for folder in job.folders}
 
-    def _train_one(self, job: Job, place: str, slot: int, at_once: int) -> str | None:
+    def _tell_who_is_awaited(self) -> None:
+        own = {run.recipe.name for taken in self.processes for run in taken.job.runs}
+        awaited = {name: holder for name, holder in self.jobs.elsewhere().items() if name not in own}
+        if awaited.keys() - self.told:
+            self.told |= awaited.keys()
+            some = ", ".join(f"{name} ({holder})" for name, holder in list(awaited.items())[:3])
+            more = f" and {len(awaited) - 3} more" if len(awaited) > 3 else ""
+            say(f"nothing to start now; waiting for what is trained elsewhere: {some}{more}")
+
+    def _tell_results(self, taken: TakenJob) -> None:
+        # if the others take as long as those that have ended; those going on are taken half done
+        mean = sum(self.seconds) / len(self.seconds)
+        rest = len(self.jobs.left.keys() - {taken.number}) - len(self.processes) / 2
+        left = f"; about {clock(mean * max(rest / self.sweep.at_once, 0.5))} left" if rest > 0 else ""
+        for run in taken.job.runs:
+            summary = RunFolder(run.recipe.folder).read_summary()
+            if "miou" in summary:
+                judged = f"{percent(summary['miou'])} % mIoU"
+            else:
+                judged = f"a loss of {summary['held_out_loss']:.5g} on held-out images"
+            say(f"{run.recipe.name}: {judged} after {clock(self.seconds[-1])}{left}")
+
+    def _train_one(self, taken: TakenJob, slot: int) -> str | None:
         """Trains a job and says why its runs did not all come to their end, None if they did."""
-        missing = [str(folder) for folder in job.needs if folder in self.failed]
-        if missing:
-            self.failed.update(job.folders)
-            return f"is left out: it needs {', '.join(missing)}, which failed"
+        job, sweep = taken.job, self.sweep
         environment = os.environ | {
-            "OMP_NUM_THREADS": str(self.sweep.threads or max(1, (os.cpu_count() or 1) // at_once))
+            "OMP_NUM_THREADS": str(sweep.threads or max(1, (os.cpu_count() or 1) // sweep.at_once)),
+            HANDED_OVER: " ".join(claim.lend() for claim in taken.claims.values()),
         }
-        if self.sweep.gpus is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(self.sweep.gpus[slot % len(self.sweep.gpus)])
+        if sweep.gpus is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = str(sweep.gpus[slot % len(sweep.gpus)])
         job.prepare()
         with job.log.open("ab") as log, self.lock:  # a signal reaches the process whenever it arrives, and once
             if self.received is not None:
                 return STOPPED
-            try:  # the run holds the lock with its output, also when the sweep that started it was killed
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.failed.update(job.folders)
-                return f"is left out: it is still running, started by another sweep ({job.log})"
             start, began = log.tell(), any(run.state() == "begun" for run in job.runs)
             process = subprocess.Popen(
                 command_of(job),
@@ -130,17 +161,20 @@ class Runs:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in a terminal would reach it twice, and twice means: at once
             )
-            self.processes.append(process)
-        say(f"{place} {job.name}: {'going on' if began else 'started'}, output in {job.log}")
+            self.processes[taken] = process
+        say(f"[{taken.number}/{self.count}] {job.name}: {'going on' if began else 'started'}, output in {job.log}")
         code = process.wait()
-        self.processes.remove(process)
         unfinished = [run.recipe.folder for run in job.runs if run.state() != "done"]
         # a signal may come as it ends
         if (code == 0 or self.received is not None) and not unfinished:
             return None
         if self.received is not None:
             return STOPPED
-        self.failed.update(unfinished)
+        with self.lock:
+            reason = f"exit code {code}"
+            others = [self.jobs.fail(folder, taken.claims[folder], reason) for folder in unfinished]
+        if any(others):
+            return f"has ended here with exit code {code}, and is trained by {next(filter(None, others))} now"
         lines = job.log.read_bytes()[start:].decode(errors="replace").splitlines()
         end = "\n".join([f"    {line}" for line in lines if line.strip()][-SHOWN:])
         return f"failed with exit code {code}; the end of {job.log}:\n{end}"
@@ -160,16 +194,16 @@ def main() -> None:
             if len(job.runs) > 1:
                 say(f"together  {job.name}")
         return
-    runs = Runs(plan.sweep)
-    runs.train([Job([teacher]) for teacher in plan.teachers], at_once=1)
     if len(missing) < len(plan.runs):
         say(f"{len(plan.runs) - len(missing)} of {len(plan.runs)} runs are done already")
-    runs.train(jobs, plan.sweep.at_once)
+    runs = Runs(plan.sweep, [Job([teacher]) for teacher in plan.teachers] + jobs)
+    runs.train()
     if runs.received is not None:
         sys.exit(128 + runs.received)
     show(plan)
-    if runs.failed:
-        say(f"{len(runs.failed)} runs failed: {', '.join(folder.name for folder in sorted(runs.failed))}")
+    failed = [folder.name for folder in sorted(runs.jobs.failed)]
+    if failed:
+        say(f"{len(failed)} runs failed: {', '.join(failed)}")
         sys.exit(1)
 
 
@@ -178,7 +212,12 @@ def show(plan: Plan) -> None:
     if any(run.state() == "done" for run in plan.runs):
         folders = dict.fromkeys(str(run.recipe.folder.parent) for run in plan.runs)
         runs = find_runs(folders, skip_unfinished=True)
-        say("\n" + write_comparison(compare(runs), common_folder(runs) / "comparison"))
+        folder = common_folder(runs) / "comparison"
+        with claimed(folder.with_name("comparison-claim")) as is_mine:  # those that end with this one wait for it
+            if is_mine:
+                with replacing(folder, folder=True) as partial:
+                    write_comparison(compare(runs), partial)
+        say("\n" + (folder / "table.md").read_text().partition("\n\n![")[0])
 
 
 if __name__ == "__main__":

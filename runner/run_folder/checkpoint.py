@@ -17,8 +17,9 @@ from segkd.models._weights import first_line
 from segkd.runner.recipe.student_folder import StudentFolder
 from segkd.runner.recipe.text_file import read_json
 from segkd.runner.run_folder.checksum import checksum
+from segkd.runner.run_folder.claim import Claim, ClaimLost
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
-from segkd.runner.run_folder.replacing import remove_folder, replacing, restore_replaced
+from segkd.runner.run_folder.replacing import remove_folder, remove_partial, replacing, restore_replaced
 
 
 def save(
@@ -30,6 +31,7 @@ def save(
     images: dict[str, np.ndarray] | None = None,
     keep_last: int,
     best: int,
+    claim: Claim | None = None,
 ) -> Checkpoint:
     """Writes the checkpoint of an iteration in one atomic step.
 
@@ -38,12 +40,14 @@ def save(
         images: what the evaluation counted image by image.
         keep_last: older checkpoints than this many are deleted after the new one is safe, except the best.
         best: iteration of the best checkpoint so far, which the `best` link points to; `last` points to this one.
+        claim: of the training that saves.
 
     Raises:
         OSError: the disk is full or not writable. What was saved before is untouched.
+        ClaimLost: another process trains here by now.
     """
     final, best_one = run.checkpoint(iteration), run.checkpoint(best)
-    with _writing(final.path) as partial:
+    with _writing(final.path, claim) as partial:
         new = Checkpoint(partial)
         write_tensors(new.weights_file, student)
         new.state_file.parent.mkdir()
@@ -122,14 +126,20 @@ def remove_leftovers(run: RunFolder) -> None:
     names = {path.name[1:].rpartition(".")[0] for path in run.checkpoints.glob(".*")}
     for final in [*(run.checkpoints / name for name in names), run.student.path]:
         restore_replaced(final)
+    for folder in (run.path, *run.path.glob("panels/*/")):
+        remove_partial(folder)
 
 
 @contextmanager
-def _writing(final: Path) -> Iterator[Path]:
+def _writing(final: Path, claim: Claim | None = None) -> Iterator[Path]:
     """A folder to fill, which takes the place of `final`; a disk that is full becomes a sentence."""
     try:
         with replacing(final, folder=True) as partial:
             yield partial
+            if claim is not None:
+                claim.check()
+    except ClaimLost:
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own for it
         if isinstance(error, RuntimeError) and not re.search("PytorchStreamWriter|inline_container", str(error)):
             raise  # what is no trouble with the disk, such as a loading process that dies in this moment

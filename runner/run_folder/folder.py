@@ -41,7 +41,7 @@ class RunFolder:
         self.page_file = path / "report.html"
         self.nan_file = path / "nan.json"  # the iteration whose loss was not finite, and its samples
         self.wandb_id_file = path / "wandb-id"  # the wandb run to go on with
-        self.lock_file = path / "lock"  # held while it trains
+        self.claims = path / "claim"  # who trains in it: 1, 2, ... while it is not finished
         self.exports = path / "export"  # what export.py writes unless told where
 
     @classmethod
@@ -73,7 +73,7 @@ class RunFolder:
         return self.student.is_complete
 
     def remove_run(self) -> None:
-        """Deletes what a training makes; all else that lies in the folder stays, the lock too."""
+        """Deletes what a training makes; all else that lies in the folder stays, the claim too."""
         for folder in self.own_folders:
             shutil.rmtree(folder, ignore_errors=True)
         files = (self.environment_file, self.metrics_file, self.teachers_file, self.images_file, self.summary_file)

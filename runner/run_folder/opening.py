@@ -7,7 +7,6 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import TextIO
 
 import torch
 from accelerate import Accelerator
@@ -16,8 +15,8 @@ from accelerate.utils import broadcast_object_list
 from segkd.runner.recipe.differences import changes
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.checkpoint import remove_leftovers
+from segkd.runner.run_folder.claim import Claim, claim
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
-from segkd.runner.run_folder.lock import lock
 from segkd.runner.run_folder.replacing import write_text
 
 PACKAGES = ("torch", "accelerate", "timm", "transformers", "segment-anything", "pillow", "pydantic", "safetensors",
@@ -26,11 +25,11 @@ PACKAGES = ("torch", "accelerate", "timm", "transformers", "segment-anything", "
 
 def open_run_folder(
     recipe: Recipe, accelerator: Accelerator, *, resume: bool, overwrite: bool = False
-) -> tuple[TextIO | None, Checkpoint | None]:
-    """Makes the run folder with recipe and environment, locked for this training.
+) -> tuple[Claim | None, Checkpoint | None]:
+    """Makes the run folder with recipe and environment, claimed for this training.
 
     Returns:
-        The lock, on the main process, to be closed when the run is done; the checkpoint to go on from, if any.
+        The claim, on the main process, to be released when the run is done; the checkpoint to go on from, if any.
 
     Raises:
         ValueError: the folder is used (refuse_used_folder), or another training is at work in it.
@@ -41,7 +40,7 @@ def open_run_folder(
     if accelerator.is_main_process:
         run.path.mkdir(parents=True, exist_ok=True)
         try:
-            held = lock(run.lock_file)
+            held = claim(run.claims)
         except ValueError as error:
             refused = [str(error)]
     if broadcast_object_list(refused)[0]:  # by the main process; the others would wait for it

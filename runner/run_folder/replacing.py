@@ -1,6 +1,8 @@
 """Files and folders that appear whole or not at all: written beside their place, then renamed into it."""
 
+import glob
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +18,7 @@ def replacing(final: Path, *, folder: bool = False) -> Iterator[Path]:
     Args:
         folder: makes a folder to fill, which is on the disk before it takes its place.
     """
-    partial = _beside(final, "partial")
-    _remove(partial)
+    partial = _partial(final)
     try:
         if folder:
             partial.mkdir(parents=True)
@@ -50,7 +51,7 @@ def write_text(file: Path, text: str) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Deletes a folder; a kill leaves no half of it under its own name."""
-    partial = _beside(folder, "partial")
+    partial = _partial(folder)
     folder.rename(partial)
     shutil.rmtree(partial)
 
@@ -61,7 +62,19 @@ def restore_replaced(final: Path) -> None:
     if replaced.exists() and not final.exists():  # killed between the two renames: this is the only complete one
         replaced.rename(final)
     _remove(replaced)
-    _remove(_beside(final, "partial"))
+    remove_partial(final.parent, final)
+
+
+def remove_partial(folder: Path, final: Path | None = None) -> None:
+    """Deletes what kills in the middle of writing left in a folder, of one file or of all; nobody may write it now."""
+    stem, suffix = ("*", "") if final is None else (glob.escape(final.stem), glob.escape(final.suffix))
+    for partial in folder.glob(f".{stem}.partial*{suffix}"):
+        _remove(partial)
+
+
+def _partial(final: Path) -> Path:
+    # of its own: a process that was stopped for long may write the same file as the one that has taken its place
+    return _beside(final, f"partial-{secrets.token_hex(4)}")
 
 
 def _beside(final: Path, word: str) -> Path:

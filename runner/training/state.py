@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from segkd.runner.building.graph import Graph, moving_average
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.claim import Claim
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 from segkd.runner.run_folder.metrics_file import plain
 from segkd.runner.scoring.evaluation import Evaluation
@@ -85,10 +86,17 @@ class TrainingState:
             self.best_miou, self.best_loss = miou, loss
             self.best_iteration, self.best_scores = self.iteration, plain(scores)
 
-    def save(self, run: RunFolder, keep_last: int, evaluation: Evaluation | HeldOut | None = None) -> None:
+    def save(
+        self,
+        run: RunFolder,
+        keep_last: int,
+        evaluation: Evaluation | HeldOut | None = None,
+        claim: Claim | None = None,
+    ) -> None:
         """Writes the checkpoint of the finished iteration into a run folder, with its evaluation if it was scored.
 
         Raises:
+            ClaimLost: another process trains here by now.
             FloatingPointError: a weight is not finite. A resume would go on from it for ever.
         """
         for name, parameter in self.graph.named_parameters():
@@ -113,6 +121,7 @@ class TrainingState:
             images=evaluation and evaluation.arrays(),
             keep_last=keep_last,
             best=self.best_iteration,
+            claim=claim,
         )
 
     def restore(self, saved: Checkpoint) -> None:

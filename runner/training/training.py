@@ -4,7 +4,6 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TextIO
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from segkd.runner.building.optimizers import build_optimizers
 from segkd.runner.building.stopwatch import Stopwatch
 from segkd.runner.console import say
 from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.claim import Claim
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import open_run_folder
 from segkd.runner.scoring.evaluation import Evaluation
@@ -37,8 +37,8 @@ class Training:
     """A recipe with its networks, its state and its run folder.
 
     Attributes:
-        wrapped: the graph as Accelerate wraps it. sets: the images of each stream, labelled and unlabelled. lock: of the
-            run folder, on the main process.
+        wrapped: the graph as Accelerate wraps it. sets: the images of each stream, labelled and unlabelled. claim: of
+            the run folder, on the main process.
         saved: how many iterations the last checkpoint has. norm: of the last step's gradient, None where it was not
             asked for. failure: why it has ended early.
     """
@@ -49,7 +49,7 @@ class Training:
     state: TrainingState
     sets: dict[str, Dataset | None]
     run: RunFolder = field(init=False)
-    lock: TextIO | None = field(init=False)
+    claim: Claim | None = field(init=False)
     dashboard: Dashboard = field(init=False)
     tracking: Tracking = field(init=False)
     report: Report = field(init=False)
@@ -83,7 +83,7 @@ class Training:
         """Makes or takes up the run folder, goes back to its last checkpoint, and begins to keep the record."""
         recipe, state = self.recipe, self.state
         self.run = RunFolder(recipe.folder)
-        self.lock, last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
+        self.claim, last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
         if last is not None:
             state.restore(last)
             self.saved = state.iteration
@@ -100,18 +100,23 @@ class Training:
         kind = LossReport if recipe.judged_by_loss else Report
         self.report = kind(recipe, state, val_set, accelerator, self.dashboard)
 
+    def check_claim(self) -> None:
+        """Before anything is written: ClaimLost where another process trains here by now."""
+        if self.claim is not None:
+            self.claim.check()
+
     def save(self, accelerator: Accelerator, result: Evaluation | HeldOut | None = None) -> None:
         """A checkpoint of the finished iterations, with the evaluation of the last one if it was scored."""
         if accelerator.is_main_process:
-            self.state.save(self.run, self.recipe.loop.keep_last, result)
+            self.state.save(self.run, self.recipe.loop.keep_last, result, self.claim)
         self.saved = self.state.iteration
 
     def close(self) -> None:
         """Lets go of the run folder and the dashboard."""
         self.tracking.close()
         self.dashboard.close()
-        if self.lock is not None:
-            self.lock.close()
+        if self.claim is not None:
+            self.claim.release(failed=self.failure, finished=self.run.is_finished)
 
 
 def same_frozen(recipe: Recipe, other: Recipe) -> list[str]:

@@ -1,9 +1,10 @@
 """Sweeps: what runs when, what happens to runs that fail or are stopped, and one small sweep for real."""
 
-import fcntl
+import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from segkd.runner import sweep
 from segkd.runner.comparing.sweep_plan import Job, Run, Sweep, read_plan
+from segkd.runner.run_folder.claim import _machine, claim
 
 # in place of distill.py: leaves what a finished run leaves, unless its method is told to fail or to wait for a signal
 STAND_IN = """
@@ -52,20 +54,20 @@ def stand_in_for(recipe):
 
 @pytest.fixture
 def stand_in(folder, monkeypatch):
-    """Runs of tiny.yaml, for each method, trained by the stand-in: stand_in(at_once, "fails", "none", ...)."""
+    """Runs of tiny.yaml, for each method, trained by the stand-in: stand_in("fails", "none", ..., at_once=2)."""
     monkeypatch.chdir(folder)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(
-        sweep,
-        "command_of",
-        lambda job: stand_in_for(job.runs[0].recipe),
-    )
+    monkeypatch.setattr(sweep, "POLL", 0.05)
+    monkeypatch.setattr(sweep, "command_of", lambda job: stand_in_for(job.runs[0].recipe))
 
-    def made(*methods: str, **settings) -> tuple[sweep.Runs, list]:
+    def made(*methods: str, needing: bool = False, **settings) -> sweep.Runs:
         listed = "".join(f"  {method}: tiny.yaml\n" for method in methods)
         (folder / "sweep.yaml").write_text(f"name: s\nmethods:\n{listed}")
         jobs = [Job([run]) for run in read_plan("sweep.yaml").runs]
-        return sweep.Runs(Sweep(name="s", methods={"x": "x"}, **settings)), jobs
+        if needing:  # the last one reads the first one's student
+            last = jobs[-1].runs[0]
+            jobs[-1] = Job([Run(last.recipe, last.path, needs=(jobs[0].folders[0],))])
+        return sweep.Runs(Sweep(name="s", methods={"x": "x"}, **settings), jobs)
 
     yield made
     for number, handler in handlers.items():
@@ -77,39 +79,54 @@ def order() -> list[list[str]]:
     return [line.split() for line in Path("order").read_text().splitlines()]
 
 
+def failed(runs: sweep.Runs) -> set[str]:
+    """Names of the runs that have failed."""
+    return {folder.name for folder in runs.jobs.failed}
+
+
 def test_runs_go_in_their_order_with_their_threads_and_gpus(stand_in, capsys):
-    runs, listed = stand_in("a", "b", "c", "d", threads=3, gpus=[4, 6])
-    runs.train(listed, at_once=1)
+    runs = stand_in("a", "b", "c", "d", threads=3, gpus=[4, 6])
+    runs.train()
     assert order() == [[f"s-{method}-s0", "3", "4"] for method in "abcd"]
-    assert not runs.failed
+    assert not failed(runs)
     out = capsys.readouterr().out
     assert "[2/4] s-b-s0: started, output in runs/s/s-b-s0.log" in out
     assert re.search(r"s-b-s0: 50.00 % mIoU after 0:0\d; about 0:0\d left", out) and out.rstrip()[-4:-2] == "0:"
     assert Path("runs/s/s-b-s0.log").read_text() == "training runs/s/s-b-s0\n"
+    assert not list(Path("runs").rglob("claim"))
 
 
 def test_runs_side_by_side_are_spread_over_the_gpus(stand_in):
-    runs, listed = stand_in("a", "b", "c", "d", gpus=[4, 6])
-    runs.train(listed, at_once=2)
+    runs = stand_in("a", "b", "c", "d", gpus=[4, 6], at_once=2)
+    runs.train()
     assert sorted(gpu for _, _, gpu in order()[:2]) == ["4", "6"]
     threads = str(max(1, os.cpu_count() // 2))
     assert [count for _, count, _ in order()] == [threads] * 4
 
 
 def test_a_run_that_fails_does_not_stop_the_others(stand_in, capsys):
-    runs, (first, *others) = stand_in("fails", "a", "b")
-    last = others[1].runs[0]
-    needing = Job([Run(last.recipe, last.path, needs=(first.folders[0],))])
-    runs.train([first, others[0], needing], at_once=1)
+    runs = stand_in("fails", "a", "b", needing=True)
+    runs.train()
     out = capsys.readouterr().out
     assert "s-fails-s0 failed with exit code 2; the end of runs/s/s-fails-s0.log:\n    training" in out
     assert "    the disk is full\n" in out and "s-a-s0: 50.00 % mIoU" in out
     assert "s-b-s0 is left out: it needs runs/s/s-fails-s0, which failed" in out
-    assert {folder.name for folder in runs.failed} == {"s-fails-s0", "s-b-s0"}
+    assert failed(runs) == {"s-fails-s0", "s-b-s0"}
+    # what has failed before is tried again, what fails while another sweep is at work is known to that one
+    again = stand_in("fails", "a", "b")
+    again.train()
+    assert [line[0] for line in order()] == ["s-fails-s0", "s-a-s0", "s-fails-s0", "s-b-s0"]
+
+
+def test_what_fails_elsewhere_in_the_meantime_is_left_alone(stand_in):
+    one, other = stand_in("fails", "a"), stand_in("fails", "a")
+    one.train()
+    other.train()
+    assert failed(one) == failed(other) == {"s-fails-s0"} and len(order()) == 2
 
 
 def test_each_signal_is_passed_on_once_and_nothing_new_starts(stand_in, capsys):
-    runs, listed = stand_in("waits", "stubborn", "a")
+    runs = stand_in("waits", "stubborn", "a", at_once=2)
     logs = [Path(f"runs/s/s-{method}-s0.log") for method in ("waits", "stubborn")]
 
     def stop():
@@ -119,22 +136,46 @@ def test_each_signal_is_passed_on_once_and_nothing_new_starts(stand_in, capsys):
             os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop).start()
-    runs.train(listed, at_once=2)
-    assert runs.received == signal.SIGTERM and len(order()) == 2 and not runs.failed
+    runs.train()
+    assert runs.received == signal.SIGTERM and len(order()) == 2 and not failed(runs)
     out = capsys.readouterr().out
     assert out.count("waiting for the runs") == 1
     assert out.count("-s0 is stopped and goes on when the sweep is started again") == 2
     assert [log.read_text().partition("\n")[2] for log in logs] == ["asked 1\n", "asked 1\nasked 2\n"]
 
 
-def test_a_run_that_another_sweep_has_started_is_left_alone(stand_in, capsys):
-    runs, listed = stand_in("a", "b")
-    listed[0].log.parent.mkdir(parents=True)
-    with listed[0].log.open("ab") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)
-        runs.train(listed, at_once=1)
-    assert "s-a-s0 is left out: it is still running" in capsys.readouterr().out
-    assert [line[0] for line in order()] == ["s-b-s0"] and len(runs.failed) == 1
+def test_a_run_that_is_trained_elsewhere_is_waited_for(stand_in, capsys):
+    runs = stand_in("a", "b", "c", needing=True)
+    held = claim(runs.jobs.left[1].folders[0] / "claim")
+
+    def end():
+        while not Path("runs/s/s-b-s0/student").exists():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        subprocess.run(
+            stand_in_for(runs.jobs.left[1].runs[0].recipe), check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        held.release(finished=True)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    runs.train()
+    thread.join()
+    assert [line[0] for line in order()] == ["s-b-s0", "s-a-s0", "s-c-s0"] and not failed(runs)
+    told = f"waiting for what is trained elsewhere: s-a-s0 (process {os.getpid()} on "
+    assert capsys.readouterr().out.count(told) == 1
+
+
+def test_a_run_whose_process_is_gone_is_taken_over(stand_in):
+    runs = stand_in("a")
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    claims = runs.jobs.left[1].folders[0] / "claim"
+    claims.mkdir(parents=True)
+    words = {"host": "here", "machine": _machine(), "process": gone.pid, "since": "today", "token": "t"}
+    (claims / "1").write_text(json.dumps(words))
+    runs.train()
+    assert len(order()) == 1 and not claims.exists()
 
 
 @pytest.mark.slow

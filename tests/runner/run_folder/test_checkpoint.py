@@ -128,7 +128,7 @@ def test_no_moment_of_a_save_is_a_bad_one_to_die_in(tmp_path, monkeypatch):
         assert before.items() <= after.items() and max(after) >= "step-00000003"
         for link in ("last", "best"):
             assert value_of((folder / "checkpoints" / link).resolve()) >= 3
-        assert not [name for name in names(folder) if name.endswith((".partial", ".replaced"))]
+        assert not [name for name in names(folder) if ".partial" in name or ".replaced" in name]
         # and the run goes on as if nothing had happened
         replacement_and_removal(folder)
         assert names(folder) == ["best", "last", "step-00000005"]

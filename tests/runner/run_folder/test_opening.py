@@ -34,6 +34,13 @@ def recipe(tmp_path, monkeypatch):
     return lambda *assignments: read("recipe.yaml", assignments)
 
 
+def opened(*given, **settings):
+    """The checkpoint to go on from in a run folder that is opened and left again."""
+    claim, last = open_run_folder(*given, **settings)
+    claim.release()
+    return last
+
+
 @pytest.fixture(scope="module")
 def accelerator():
     return Accelerator(cpu=True)
@@ -41,19 +48,19 @@ def accelerator():
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_new_run(recipe, accelerator, resume):
-    assert open_run_folder(recipe(), accelerator, resume=resume)[1] is None
+    assert opened(recipe(), accelerator, resume=resume) is None
     folder = recipe().folder
     assert read(folder / "recipe.yaml") == recipe()
-    assert sorted(path.name for path in folder.iterdir()) == ["environment.json", "lock", "recipe.yaml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["claim", "environment.json", "recipe.yaml"]
     found = json.loads((folder / "environment.json").read_text())
     assert found["packages"]["torch"] and found["device"].startswith("cpu")
     assert (found["processes"], found["precision"]) == (1, "no")
 
 
 def test_a_run_is_not_started_twice(recipe, accelerator):
-    open_run_folder(recipe(), accelerator, resume=False)
+    opened(recipe(), accelerator, resume=False)
     with pytest.raises(ValueError) as caught:
-        open_run_folder(recipe(), accelerator, resume=False)
+        opened(recipe(), accelerator, resume=False)
     assert str(caught.value) == (
         "runs/opened holds this run already; go on with it with --resume, start over with --overwrite, "
         "or give this one another name (name=...)"
@@ -61,15 +68,15 @@ def test_a_run_is_not_started_twice(recipe, accelerator):
 
 
 def test_torchrun_s_restart_is_told_to_add_resume(recipe, accelerator, monkeypatch):
-    open_run_folder(recipe(), accelerator, resume=False)
+    opened(recipe(), accelerator, resume=False)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     with pytest.raises(ValueError, match=r"torchrun started them again \(restart 2\); add --resume to the command"):
-        open_run_folder(recipe(), accelerator, resume=False)
-    open_run_folder(recipe(), accelerator, resume=True)
+        opened(recipe(), accelerator, resume=False)
+    opened(recipe(), accelerator, resume=True)
 
 
 def test_a_run_inside_of_another_run_or_around_one_is_refused(recipe, accelerator, tmp_path):
-    open_run_folder(recipe(), accelerator, resume=False)[0].close()
+    opened(recipe(), accelerator, resume=False)
     run = RunFolder(recipe().folder)
     checkpoint.save(run, 2, {}, {}, keep_last=2, best=2)
     (tmp_path / "link").symlink_to(run.checkpoints)
@@ -81,15 +88,15 @@ def test_a_run_inside_of_another_run_or_around_one_is_refused(recipe, accelerato
         inner = recipe(f"tracking.folder={folder}", f"name={name}")
         for settings in ({"resume": False}, {"resume": True}, {"resume": False, "overwrite": True}):
             with pytest.raises(ValueError, match="lies inside of the run .*/runs/opened, whose files"):
-                open_run_folder(inner, accelerator, **settings)
+                opened(inner, accelerator, **settings)
     with pytest.raises(ValueError, match="runs holds other runs, such as runs/opened; give this run another name"):
-        open_run_folder(recipe("tracking.folder=.", "name=runs"), accelerator, resume=False)
+        opened(recipe("tracking.folder=.", "name=runs"), accelerator, resume=False)
     assert sorted(tmp_path.rglob("*")) == before
     assert recipe().folder.parent / "recipe.yaml" not in before and (tmp_path / "recipe.yaml") in before
 
 
 def test_nothing_is_written_among_a_run_s_own_files(recipe, accelerator, tmp_path):
-    open_run_folder(recipe(), accelerator, resume=False)[0].close()
+    opened(recipe(), accelerator, resume=False)
     (tmp_path / "link").symlink_to(recipe().folder)
     for path in ("runs/opened/checkpoints", "runs/opened/student/model.onnx", "link/panels/new/labels", "link/wandb"):
         with pytest.raises(ValueError, match="belongs to the run .*/runs/opened, which keeps its own files there"):
@@ -99,25 +106,25 @@ def test_nothing_is_written_among_a_run_s_own_files(recipe, accelerator, tmp_pat
 
 
 def test_resume_finds_the_last_checkpoint_and_mends_what_a_kill_left(recipe, accelerator):
-    open_run_folder(recipe(), accelerator, resume=False)
+    opened(recipe(), accelerator, resume=False)
     folder = recipe().folder
     for iteration in (1, 2):
         checkpoint.save(RunFolder(folder), iteration, {}, {"iteration": iteration}, keep_last=2, best=1)
     (folder / "checkpoints/.step-00000003.partial").mkdir()
-    _, found = open_run_folder(recipe(), accelerator, resume=True)
+    found = opened(recipe(), accelerator, resume=True)
     assert found.path == folder / "checkpoints/step-00000002" and checkpoint.load(found) == {"iteration": 2}
     assert not (folder / "checkpoints/.step-00000003.partial").exists()
     # nobody may lose these by forgetting --resume
     with pytest.raises(ValueError, match="--resume"):
-        open_run_folder(recipe(), accelerator, resume=False)
+        opened(recipe(), accelerator, resume=False)
     assert len(RunFolder(folder).complete_checkpoints()) == 2
 
 
 def test_another_recipe_is_refused_whatever_is_asked(recipe, accelerator):
-    open_run_folder(recipe(), accelerator, resume=False)
+    opened(recipe(), accelerator, resume=False)
     for resume in (False, True):
         with pytest.raises(ValueError) as caught:
-            open_run_folder(recipe("optimizer.lr=0.5", "losses.1.args.temperature=3"), accelerator, resume=resume)
+            opened(recipe("optimizer.lr=0.5", "losses.1.args.temperature=3"), accelerator, resume=resume)
         assert str(caught.value) == (
             "runs/opened holds the run of another recipe; they differ in losses.1.args.temperature: 1.0 there, "
             "3.0 here; optimizer.lr: 0.01 there, 0.5 here. Give this one another name (name=...), delete that run, "
@@ -126,14 +133,14 @@ def test_another_recipe_is_refused_whatever_is_asked(recipe, accelerator):
 
 
 def test_overwrite_starts_over(recipe, accelerator):
-    open_run_folder(recipe(), accelerator, resume=False)
+    opened(recipe(), accelerator, resume=False)
     checkpoint.save(RunFolder(recipe().folder), 1, {}, {}, keep_last=2, best=1)
     other = recipe("optimizer.lr=0.5")
     (recipe().folder / "notes.txt").write_text("mine")
-    assert open_run_folder(other, accelerator, resume=False, overwrite=True)[1] is None
+    assert opened(other, accelerator, resume=False, overwrite=True) is None
     assert read(other.folder / "recipe.yaml") == other and (other.folder / "notes.txt").exists()
     assert not RunFolder(other.folder).complete_checkpoints()
-    assert open_run_folder(recipe("name=fresh"), accelerator, resume=False, overwrite=True)[1] is None
+    assert opened(recipe("name=fresh"), accelerator, resume=False, overwrite=True) is None
 
 
 @pytest.mark.parametrize("assignment", [
@@ -142,13 +149,13 @@ def test_overwrite_starts_over(recipe, accelerator):
     "loop.save_every=1", "loop.keep_last=9", "loop.timeout=60", "baseline={recipe: other.yaml}",
 ])  # fmt: skip
 def test_what_does_not_touch_the_weights_may_change(recipe, accelerator, assignment):
-    open_run_folder(recipe(), accelerator, resume=False)
+    opened(recipe(), accelerator, resume=False)
     check_same_recipe(recipe(assignment))
     assert recipe(assignment) != recipe()
 
 
 def test_a_run_that_is_older_than_a_field_has_its_default(recipe, accelerator):
-    open_run_folder(recipe(), accelerator, resume=False)
+    opened(recipe(), accelerator, resume=False)
     file = recipe().folder / "recipe.yaml"
     file.write_text(file.read_text().replace("  fit_corners: false\n", "").replace("  metrics: {}\n", ""))
     check_same_recipe(recipe())
@@ -170,7 +177,7 @@ def test_a_run_that_is_older_than_a_field_has_its_default(recipe, accelerator):
     ("schedule.iterations=20", "schedule.iterations: 10 there"),
 ])  # fmt: skip
 def test_what_touches_the_weights_may_not(recipe, accelerator, assignment, told):
-    open_run_folder(recipe(), accelerator, resume=False)
+    opened(recipe(), accelerator, resume=False)
     with pytest.raises(ValueError) as caught:
         check_same_recipe(recipe(assignment))
     assert told in str(caught.value)
@@ -178,7 +185,7 @@ def test_what_touches_the_weights_may_not(recipe, accelerator, assignment, told)
 
 def test_finished_runs(recipe, accelerator):
     assert not is_finished(recipe())
-    open_run_folder(recipe(), accelerator, resume=False)
+    opened(recipe(), accelerator, resume=False)
     assert not is_finished(recipe())
     run = RunFolder(recipe().folder)
     checkpoint.export_student(run, checkpoint.save(run, 1, {}, {}, keep_last=2, best=1), {})
@@ -190,7 +197,7 @@ def test_finished_runs(recipe, accelerator):
 def test_a_folder_that_cannot_be_made(recipe, accelerator, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        open_run_folder(recipe(f"tracking.folder={tmp_path}/file"), accelerator, resume=False)
+        opened(recipe(f"tracking.folder={tmp_path}/file"), accelerator, resume=False)
 
 
 def test_the_environment_without_git(accelerator, monkeypatch, tmp_path):
