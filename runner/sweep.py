@@ -17,6 +17,9 @@ def ask() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help="key=value for all recipes, such as schedule.iterations=400")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="run these methods (after the overrides)")
     parser.add_argument("--together", action="store_true", help="as `together: true` in the file")
+    parser.add_argument(
+        "--slurm", nargs="?", const="", metavar="FILE", help="queue the runs on a cluster, as `slurm:` in the file says"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and start nothing")
     return parser.parse_intermixed_args()
 
@@ -36,7 +39,8 @@ from types import FrameType
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import common_folder, find_runs
 from segkd.runner.comparing.shared_jobs import SharedJobs, TakenJob
-from segkd.runner.comparing.sweep_plan import Job, Plan, Sweep, read_plan, side_by_side
+from segkd.runner.comparing.slurm_submission import submit
+from segkd.runner.comparing.sweep_plan import Job, Plan, Sweep, read_plan, read_slurm, side_by_side
 from segkd.runner.comparing.tables import write_comparison
 from segkd.runner.console import clock, message, percent, say
 from segkd.runner.run_folder.claim import HANDED_OVER, claimed
@@ -187,6 +191,9 @@ def main() -> None:
     jobs = [Job([run]) for run in missing]
     if options.together or plan.sweep.together:
         jobs = side_by_side(missing)
+    if options.slurm is not None:
+        slurm = read_slurm(plan.sweep, options.sweep, options.slurm)
+        return submit(plan, slurm, jobs, lambda job: command_of(job)[1:], dry_run=options.dry_run)
     if options.dry_run:
         for run in [*plan.teachers, *plan.runs]:
             say(f"{run.state():5}  {run.recipe.folder}  {' '.join([run.path, *run.recipe.assignments])}")

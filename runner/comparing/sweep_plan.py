@@ -11,6 +11,7 @@ import pydantic
 from annotated_types import Interval
 from pydantic import Field
 
+from segkd.runner.comparing.slurm import Slurm
 from segkd.runner.console import say
 from segkd.runner.recipe.addresses import Source, is_address
 from segkd.runner.recipe.mistakes import RecipeError, did_you_mean, found_by, located
@@ -42,6 +43,7 @@ class Sweep(Section):
         None, min_length=1, description="the GPUs the runs take in turn, one each; default: what they find"
     )
     assignments: list[str] = Field([], alias="set", description="key=value, for all runs")
+    slurm: Slurm | None = Field(None, description="how `sweep.py --slurm` places the runs on a cluster")
     methods: dict[Name, str | Entry] = Field(min_length=1, description="what tables call it -> recipe")
 
     @pydantic.field_validator("seeds")
@@ -144,6 +146,24 @@ class Plan:
     runs: list[Run]
 
 
+def read_slurm(sweep: Sweep, path: str | Path, other: str) -> Slurm:
+    """The section `slurm` of a sweep, or what another file holds in its place; slurm.yaml beside the sweep is found.
+
+    Raises:
+        ValueError: there is none, or it has mistakes. FileNotFoundError: there is no such file.
+    """
+    if not other and sweep.slurm is not None:
+        return sweep.slurm
+    file = Path(other) if other else Path(path).with_name("slurm.yaml")
+    if not other and not file.is_file():
+        raise ValueError(f"--slurm: {path} has no section `slurm`, and {file} is not there; write one, or name a file")
+    values, origins, mistakes = read_with_traps(file)
+    try:
+        return Slurm.model_validate_json(json.dumps(values))
+    except pydantic.ValidationError as error:
+        raise _wrong(str(file), mistakes + located(found_by(error, Slurm, values), origins, str(file))) from None
+
+
 def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[str] | None = None) -> Plan:
     """Reads a sweep and every recipe in it. All methods of the first seed come first, then those of the next.
 
@@ -161,7 +181,7 @@ def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[
     except pydantic.ValidationError as error:
         mistakes += located(found_by(error, Sweep, values), origins, str(path))
     if mistakes:
-        raise _wrong(path, mistakes)
+        raise _wrong(f"the sweep {path}", mistakes)
     chosen, known = list(sweep.methods if only is None else dict.fromkeys(only)), list(sweep.methods)
     for method in chosen:
         if method not in known:
@@ -190,15 +210,15 @@ def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[
         if key in GIVEN_BY_THE_SWEEP
     ]
     if mistakes:
-        raise _wrong(path, mistakes)
+        raise _wrong(f"the sweep {path}", mistakes)
     by_seed = [run for of_a_seed in zip(*runs) for run in of_a_seed]
     return Plan(sweep, list(teachers.values()), by_seed)
 
 
-def _wrong(path: str | Path, mistakes: list[str]) -> ValueError:
+def _wrong(what: str, mistakes: list[str]) -> ValueError:
     mistakes = list(dict.fromkeys(mistakes))
     count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-    return ValueError(f"the sweep {path} has {count}, nothing was started:\n" + "\n".join(f"  {m}" for m in mistakes))
+    return ValueError(f"{what} has {count}, nothing was started:\n" + "\n".join(f"  {m}" for m in mistakes))
 
 
 def _runs_of(sweep: Sweep, method: str, path: str, given: list[str], teachers: dict[Path, Run]) -> list[Run]:

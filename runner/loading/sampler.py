@@ -146,5 +146,6 @@ def start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     # images that find no shared memory: the training process, which waits for them, tells of it (waiting.py)
     multiprocessing.queues.Queue._on_queue_feeder_error = lambda *_: None
-    for number in (signal.SIGINT, signal.SIGTERM):  # both may reach the whole group; the training process decides, and
-        signal.signal(number, signal.SIG_IGN)  # a worker ends by itself when that is gone
+    # all may reach the whole group; the training process decides, and a worker ends by itself when that is gone
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

@@ -16,6 +16,7 @@ from segkd.runner.console import say
 from segkd.runner.scoring.evaluation import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REQUESTS = (signal.SIGUSR1, signal.SIGUSR2)  # a scheduler's, long before it ends the run
 AT_ONCE = 0.0  # grace, in seconds: how long a stop waits for what may still come
 MOMENT = 1.0  # batches on their way arrive
 GRACE = 15.0
@@ -23,6 +24,8 @@ GRACE = 15.0
 
 class StopSignal:
     """Ctrl-C and SIGTERM: the first lets the loop finish its step and save, the second ends at once.
+
+    SIGUSR1 and SIGUSR2 let it finish and save, too; none of them ends it at once, whatever comes after them.
 
     Until `end`: what comes before and after, such as building a network, is ended by the first one.
     """
@@ -33,13 +36,16 @@ class StopSignal:
         self.gave_up = False
         self._grace: float | None = None  # of what is waited for now
         self._since = 0.0  # when that began, or the signal came
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in (*SIGNALS, *REQUESTS)}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        for one in SIGNALS:
+        for one in SIGNALS if number in SIGNALS else ():
             signal.signal(one, signal.SIG_DFL)
-        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun passes on the signal that a scheduler has sent to all, too
+        for one in REQUESTS:
+            signal.signal(one, signal.SIG_IGN)
+        # torchrun, and what runs in a job, pass on the signal that a scheduler has sent to all, too
+        if number in SIGNALS and {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"} & os.environ.keys():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if self._grace == AT_ONCE:
             raise Stopped

@@ -39,6 +39,14 @@ def test_under_torchrun_a_repeated_sigterm_is_the_first_one_passed_on(stop, monk
     signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_request_of_a_scheduler_is_noted_and_ends_nothing_whatever_comes_after_it(stop, number, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for again in (number, number, signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
+        signal.raise_signal(again)
+    assert stop.asked(at=False)
+
+
 def test_what_may_end_at_once_does(stop):
     with pytest.raises(Stopped), stop.waiting(AT_ONCE):
         signal.raise_signal(signal.SIGINT)
