@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from faults import checkpoints, disks, images, kills, processes, recipes, weights
+from faults import checkpoints, disks, images, kills, processes, recipes, sweeps, weights
 from faults.attempts import Case
 from faults.tally import try_all
 
@@ -40,3 +40,8 @@ def test_a_run_with_one_trouble_after_the_other_ends_as_if_undisturbed(tmp_path)
 @pytest.mark.parametrize("kind", ["a process killed", "a second start with --overwrite"])
 def test_processes(kind, tmp_path):
     assert_all_right([processes.KINDS[kind](kind, random.Random(SEED))], tmp_path)
+
+
+def test_a_sweep_by_four_processes_of_which_some_are_killed_trains_each_run_once(tmp_path):
+    case = sweeps.shared(random.Random(SEED), runs=8, signals=8, training=sweeps.stand_in)
+    assert_all_right([case], tmp_path)
