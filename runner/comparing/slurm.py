@@ -91,7 +91,9 @@ class SlurmTraining:
     def __call__(self) -> None:
         """Trains to the end. RuntimeError: it has failed."""
         signal.signal(signal.SIGTERM, self._pass_on)
-        self.process = subprocess.Popen(self.command(), preexec_fn=_ignore_requests)
+        # torchrun's time for its processes to end, which is 30 s unless this is said
+        environment = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(self.slurm.grace)} | os.environ
+        self.process = subprocess.Popen(self.command(), env=environment, preexec_fn=_ignore_requests)
         self._wait()
         code = self.process.wait()
         if code in STOPPED:  # asked by SLURM, which ends this job now and queues it again if that is to be

@@ -25,6 +25,9 @@ from faults import kills
 from faults.attempts import Case, Ending, Finding, Running, new_folder
 from faults.checkpoints import unlike
 from faults.recipes import train
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from segkd.runner.command import run_command
 
 DISTILL = Path(__file__).parents[2] / "runner/distill.py"
 # each process computes whole batches: half of an accumulated part is too small; time for a machine with other work
@@ -221,6 +224,55 @@ def by_torchrun(number: int | None, *flags: str, restarts: int = 0) -> Callable[
     return case
 
 
+def node(port: int, nodes: tuple[int, int], restarts: int) -> None:
+    """What `torchrun --nnodes LEAST:MOST --nproc-per-node 1 --rdzv-backend c10d` does on one machine, in forks."""
+    config = LaunchConfig(
+        *nodes, 1, run_id="tried", rdzv_backend="c10d", rdzv_endpoint=f"127.0.0.1:{port}", local_addr="127.0.0.1",
+        max_restarts=restarts, start_method="fork",
+        rdzv_configs={"last_call_timeout": 1},
+    )  # fmt: skip
+    elastic_launch(config, _train_on_a_node)()
+
+
+def _train_on_a_node() -> None:
+    run_command(lambda: kills.train_here("--resume"))
+
+
+def on_two_nodes(*, lost: bool) -> Callable[[str, random.Random], Case]:
+    """A training on two machines, of which one process dies; `lost`: its machine does, too, and does not come back."""
+
+    def case(name: str, draw: random.Random) -> Case:
+        def run(folder: Path) -> Finding:
+            undisturbed = whole()
+            kills.prepare(folder, RECIPE)
+            with socket.socket() as asked:
+                asked.bind(("127.0.0.1", 0))
+                port = asked.getsockname()[1]
+            least = 1 if lost else 2
+            nodes = [Running(folder, lambda: node(port, (least, 2), 3), memory=None) for _ in range(2)]
+            step = draw.randint(1, 2)
+            reached = nodes[0].until(lambda: (folder / kills.RUN / f"checkpoints/step-{step:08d}").exists(), SECONDS)
+            # the first one keeps the list of the machines
+            chosen = nodes[1] if lost else draw.choice(nodes)
+            processes = psutil.Process(chosen.process).children(recursive=True)
+            if lost:
+                chosen.signal(signal.SIGKILL)
+            for process in processes:
+                process.kill()
+            endings = [one.wait(SECONDS) for one in nodes]
+            if not reached or [ending.code for ending in endings] != [0, -signal.SIGKILL if lost else 0]:
+                return Finding("lost", "\n".join(f"{ending.code}\n{ending.out}{ending.err}" for ending in endings))
+            if lost:  # one process adds up gradients in another order than two
+                rows = (folder / kills.RUN / "metrics.jsonl").read_text().splitlines()
+                return Finding("fine") if len(rows) == 4 else Finding("lost", f"{len(rows)} rows in the log")
+            wrong = unlike(folder, undisturbed)
+            return Finding("lost", wrong) if wrong else Finding("fine")
+
+        return Case("processes of torchrun", name, run)
+
+    return case
+
+
 def _torchrun(
     folder: Path, number: int | None, rank: int, step: int, flags: tuple[str, ...], restarts: int
 ) -> tuple[int | None, str]:
@@ -277,6 +329,7 @@ KINDS: dict[str, Callable[[str, random.Random], Case]] = {
     "a run in another's checkpoints": inside_a_run("tracking.folder=runs/tried/checkpoints", "name=step-00000002"),
     "a run in another's folder": inside_a_run("tracking.folder=runs/tried", "name=student"),
     "a run that is another's parent": inside_a_run("tracking.folder=.", "name=runs"),
+    "two nodes, a process killed": on_two_nodes(lost=False), "two nodes, one lost": on_two_nodes(lost=True),
     "torchrun, a process killed": by_torchrun(signal.SIGKILL), "torchrun, a process stopped": by_torchrun(signal.SIGSTOP),
     "torchrun that starts again": by_torchrun(signal.SIGKILL, "--resume", restarts=2),
     "torchrun that starts again without --resume": by_torchrun(signal.SIGKILL, restarts=2),

@@ -169,7 +169,7 @@ def shared(
                     workers.append(Running(folder, lambda: work(training)))
             for process in stopped:  # while others go on with what was theirs
                 workers[-1].ends_in(6)
-                process.send_signal(signal.SIGCONT)
+                _signal(process, signal.SIGCONT)
             endings = [worker.wait(SECONDS, clear=False) for worker in workers]
         finally:
             for process in stopped:

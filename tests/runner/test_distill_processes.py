@@ -40,8 +40,10 @@ def test_two_processes_stop_together_and_resume_exactly(trained, server, folder)
     assert trained("tiny", *settings, "--resume", processes=2).ends() == whole.ends()
 
 
-def test_the_process_that_is_left_ends_with_a_sentence(server, folder, assert_refused):
-    settings = ["schedule.iterations=400", "evaluate.every=400", "loop.save_every=1", "tracking.every=1"]
+def test_the_process_that_is_left_ends_with_a_sentence_and_fewer_or_more_go_on_where_they_divide_the_batch(
+    server, distill, folder, assert_refused, run_at
+):
+    settings = ["schedule.iterations=24", "evaluate.every=24", "loop.save_every=1", "tracking.every=1"]
     server.start(folder, "distill", "tiny.yaml", *settings, processes=2)
     server.wait_for("runs/tiny/checkpoints/step-*")
     server.signal(signal.SIGKILL, rank=1)
@@ -49,6 +51,13 @@ def test_the_process_that_is_left_ends_with_a_sentence(server, folder, assert_re
     assert ended.codes == [2, -signal.SIGKILL]
     assert "segkd: another process of this run ended or does not answer" in ended.err and "Traceback" not in ended.err
     assert ended.err.count("go on with --resume") == 1 and "gloo" not in ended.err
+    refused = distill("tiny.yaml", *settings, "--resume", processes=3)
+    assert_refused(refused, "data.batch_size is 4 images in total, which 3 processes times 1 accumulated parts do not")
+    alone = distill("tiny.yaml", *settings, "--resume")
+    assert alone.code == 0 and "tiny: going on from iteration" in alone.out
+    run = run_at(folder / "runs/tiny")
+    assert [row["iteration"] for row in run.rows()] == list(range(1, 25))
+    assert json.loads((run.path / "environment.json").read_text())["processes"] == 1
 
 
 def test_a_batch_that_two_processes_cannot_share_is_one_sentence(distill, assert_refused):
@@ -68,7 +77,8 @@ def test_torchrun_beside_a_package_called_datasets(folder):
     (folder / "site/datasets-9.9.dist-info/METADATA").write_text(described)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
     command = [*torchrun, str(ROOT / "runner/distill.py"), "tiny.yaml", "data.workers=1", "schedule.iterations=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "site")}
+    places = [str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert "tiny is done" in ended.stdout
