@@ -95,9 +95,13 @@ def run_command(main: Callable[[], None]) -> None:
 
             error = LoadingError(told_of_death(error))
         if _is_of_another_process(error):
+            shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
             error = OtherProcessEnded(
                 "another process of this run ended or does not answer; what it said, if anything, stands beside this. "
                 "The last checkpoint is whole: go on with --resume"
+                + "; export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun starts, or a group that it starts "
+                "again may look for processes that are gone" * (shared and again)
             )
         if "--debug" in sys.argv or not _is_the_users(error):
             print(printable("".join(traceback.format_exception(error))), file=sys.stderr, flush=True)

@@ -91,8 +91,10 @@ class SlurmTraining:
     def __call__(self) -> None:
         """Trains to the end. RuntimeError: it has failed."""
         signal.signal(signal.SIGTERM, self._pass_on)
-        # torchrun's time for its processes to end, which is 30 s unless this is said
+        # torchrun's time for its processes to end, else 30 s; a store of its own for each group, else one that starts
+        # again may find the addresses of the processes that are gone
         environment = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(self.slurm.grace)} | os.environ
+        environment |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
         self.process = subprocess.Popen(self.command(), env=environment, preexec_fn=_ignore_requests)
         self._wait()
         code = self.process.wait()

@@ -36,6 +36,8 @@ RECIPE = (
     RECIPE.replace("workers: 1", "workers: 0").replace("iterations: 6", "iterations: 4").replace("every: 3", "every: 2")
 )
 SECONDS = 120
+# else a group that starts again may find the addresses of its earlier processes in torchrun's store (CLUSTER.md)
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def cases(seed: int, count: int) -> Iterator[Case]:
@@ -228,9 +230,9 @@ def node(port: int, nodes: tuple[int, int], restarts: int) -> None:
     """What `torchrun --nnodes LEAST:MOST --nproc-per-node 1 --rdzv-backend c10d` does on one machine, in forks."""
     config = LaunchConfig(
         *nodes, 1, run_id="tried", rdzv_backend="c10d", rdzv_endpoint=f"127.0.0.1:{port}", local_addr="127.0.0.1",
-        max_restarts=restarts, start_method="fork",
-        rdzv_configs={"last_call_timeout": 1},
+        max_restarts=restarts, start_method="fork", rdzv_configs={"last_call_timeout": 1},
     )  # fmt: skip
+    os.environ.update(OWN_STORE)
     elastic_launch(config, _train_on_a_node)()
 
 
@@ -279,7 +281,7 @@ def _torchrun(
     """The launcher's exit code, and what its processes have said on stderr."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max-restarts", str(restarts)]
     command = [sys.executable, *launch, "--log-dir", "logs", "--redirects", "3", str(DISTILL), "tried.yaml", *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, **OWN_STORE, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     launcher = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                 start_new_session=True)  # fmt: skip
     try:
