@@ -38,7 +38,7 @@ from types import FrameType
 
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import common_folder, find_runs
-from segkd.runner.comparing.shared_jobs import SharedJobs, TakenJob
+from segkd.runner.comparing.shared_jobs import SharedJobs, TakenJob, is_over
 from segkd.runner.comparing.slurm_submission import submit
 from segkd.runner.comparing.sweep_plan import Job, Plan, Sweep, read_plan, read_slurm, side_by_side
 from segkd.runner.comparing.tables import write_comparison
@@ -104,7 +104,8 @@ class Runs:
             try:
                 problem = self._train_one(taken, slot)
             finally:
-                del self.processes[taken]
+                with self.lock:
+                    del self.processes[taken]
                 for claim in taken.claims.values():
                     claim.release()
             if problem is not None:
@@ -187,7 +188,7 @@ class Runs:
 def main() -> None:
     options = ask()
     plan = read_plan(options.sweep, options.overrides, options.only)
-    missing = [run for run in plan.runs if run.state() != "done"]
+    missing = [run for run in plan.runs if not is_over(run.recipe.folder)]
     jobs = [Job([run]) for run in missing]
     if options.together or plan.sweep.together:
         jobs = side_by_side(missing)

@@ -144,6 +144,9 @@ def test_leftovers(tmp_path):
     (checkpoints / "step-00000001").rename(checkpoints / ".step-00000001.replaced")
     (tmp_path / ".student.partial").mkdir()
     (tmp_path / ".student.replaced").mkdir()
+    (tmp_path / "panels/step-00000001").mkdir(parents=True)
+    for file in (".metrics.partial-0123abcd.jsonl", "panels/step-00000001/.a.partial-0123abcd.png"):
+        (tmp_path / file).write_text("half")
     checkpoint.remove_leftovers(RunFolder(tmp_path))
     # the old folder is the only complete one where the kill came between the two renames
     assert [value_of(path) for path in steps(tmp_path)] == [1]
