@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from accelerate.state import AcceleratorState
 from faults.attempts import Case, Ending, Finding, Running, attempt, new_folder
 from faults.checkpoints import unlike
 from faults.mounts import in_own_mounts, may_mount, mount_memory
@@ -63,6 +64,7 @@ def cases(seed: int, count: int) -> Iterator[Case]:
 
 def train_here(*arguments: str) -> None:
     """distill.py, which looks at its loading processes often, and draws no curves, which takes as long as its steps."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # this is a fork, whose parent may have had one of its own
     waiting.POLL = POLL
     report.curves = lambda rows, file: file.touch()
     train("tried.yaml", *arguments)

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
+from accelerate.state import AcceleratorState
 from faults.attempts import Case, Ending, Finding, Running, new_folder
 from faults.checkpoints import unlike
 from faults.recipes import FLAT, HEAD, train
@@ -89,6 +90,7 @@ class Forked:
 
 def real(words: list[str]) -> None:
     """distill.py, without the curves, which take as long as its steps."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in kills.train_here
     report.curves = lambda rows, file: file.touch()
     train(*words)
 

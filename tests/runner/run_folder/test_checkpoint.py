@@ -151,7 +151,8 @@ def test_leftovers(tmp_path):
     # the old folder is the only complete one where the kill came between the two renames
     assert [value_of(path) for path in steps(tmp_path)] == [1]
     assert names(tmp_path) == ["last", "step-00000001"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "student"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "panels", "student"]
+    assert not list(tmp_path.rglob(".*"))
     (checkpoints / ".step-00000001.replaced").mkdir()
     checkpoint.remove_leftovers(RunFolder(tmp_path))
     assert names(tmp_path) == ["last", "step-00000001"]
