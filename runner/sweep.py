@@ -188,7 +188,7 @@ class Runs:
 def main() -> None:
     options = ask()
     plan = read_plan(options.sweep, options.overrides, options.only)
-    missing = [run for run in plan.runs if not is_over(run.recipe.folder)]
+    missing = [run for run in plan.runs if not is_over(run.recipe.folder)]  # or a kill has left its claim
     jobs = [Job([run]) for run in missing]
     if options.together or plan.sweep.together:
         jobs = side_by_side(missing)
@@ -202,8 +202,9 @@ def main() -> None:
             if len(job.runs) > 1:
                 say(f"together  {job.name}")
         return
-    if len(missing) < len(plan.runs):
-        say(f"{len(plan.runs) - len(missing)} of {len(plan.runs)} runs are done already")
+    done = sum(run.state() == "done" for run in plan.runs)
+    if done:
+        say(f"{done} of {len(plan.runs)} runs are done already")
     runs = Runs(plan.sweep, [Job([teacher]) for teacher in plan.teachers] + jobs)
     runs.train()
     if runs.received is not None:
