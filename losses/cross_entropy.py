@@ -71,7 +71,7 @@ class CrossEntropy(nn.Module):
         ohem_rule: Literal["batch", "image", "strict", "largest"] = "batch",
         ohem_min_share: Share | None = None,
         focal_gamma: Weight | None = None,
-        focal_alpha: Weight = 0.5,
+        focal_alpha: Share = 0.5,
     ):
         super().__init__()
         if ohem_min_share is not None and (ohem_rule != "largest" or ohem_min_kept is not None):

@@ -15,7 +15,20 @@ from ._encoder import Encoder
 EfficientViTName = Literal["efficientvit_b0", "efficientvit_b1"]
 
 IMAGENET = {"efficientvit_b0": "efficientvit_b0.r224_in1k", "efficientvit_b1": "efficientvit_b1.r288_in1k"}
-EPS = 1e-15  # added to what attention divides by; timm's is 1e-5
+LEAST = 1e-15  # what attention divides by at least
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q (k^T v) over its last channel, which is the sum of the weights: v ends in ones.
+
+    As released but for the bound in place of + 1e-15 (timm adds 1e-5), which onnxruntime drops as if it were 0, so that
+    pixels without a positive query became NaN.
+
+    Shapes:
+        q, k: (B, h, N, d); v: (B, h, N, d + 1); returned: (B, h, N, d).
+    """
+    weighted = q.float() @ (k.float().transpose(-1, -2) @ v.float())
+    return (weighted[..., :-1] / weighted[..., -1:].clamp(min=LEAST)).to(v.dtype)
 
 
 class EfficientViT(Encoder):
@@ -37,7 +50,7 @@ class EfficientViT(Encoder):
         self.strides = {f"stage{i}": 2 ** (i + 1) for i in range(len(widths))}
         for module in self.modules():
             if isinstance(module, LiteMLA):
-                module.eps = EPS
+                module._attn = attend
 
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         found = {"stage0": self.stem(x)}

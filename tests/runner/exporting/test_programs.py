@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from segkd.models._efficientvit import attend
 from segkd.models._prediction import Normalize, Prediction
 from segkd.runner.exporting.agreement import PlainScores, compare
 from segkd.runner.exporting.programs import write_onnx, write_program
@@ -52,6 +53,27 @@ def test_onnx_takes_any_size_only_where_that_is_right(tmp_path):
     written = write_onnx(Small(pool=True), tmp_path / "one.onnx", (36, 44))
     assert written.remark.startswith("any batch size, this size only (as it cannot be traced for any: ")
     assert onnxruntime.InferenceSession(tmp_path / "one.onnx").get_inputs()[0].shape == ["batch", 3, 36, 44]
+
+
+class Attention(nn.Module):
+    """Attention of maps that have no positive query at all, as a trained network's have here and there."""
+
+    def __init__(self):
+        super().__init__()
+        self.align_corners = False
+
+    def forward(self, images):
+        maps = images.float().flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1, N, 3)
+        attended = attend(F.relu(-maps), maps, F.pad(maps, (0, 1), value=1.0))
+        return Prediction(attended.squeeze(1).transpose(1, 2).reshape(images.shape), align_corners=False)
+
+
+def test_attention_without_weights_is_zero_in_onnx_too(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    write_onnx(Attention(), tmp_path / "attention.onnx", (8, 8), fixed_size=True)
+    session = onnxruntime.InferenceSession(tmp_path / "attention.onnx")
+    assert not session.run(["logits"], {"images": images_of(8, 8).numpy()})[0].any()
 
 
 def test_onnx_without_its_packages_is_one_sentence(tmp_path, monkeypatch):
