@@ -181,6 +181,7 @@ def _accepted(tree: dict | None) -> list[str]:
 def check_and_train(*arguments: str, steps: int = 2) -> None:
     """check.py --no-data and so many steps of distill.py, which then gets the signal to stop."""
     check.flops = lambda network, image: 0.0  # as long as all the rest, and no recipe changes how they are counted
+    torch.compiler.set_stance("force_eager")  # `compile: true` starts compilers, for half a minute
     sys.argv = ["check.py", *arguments, "--no-data"]
     check.main()
     train(*arguments, steps=steps)
