@@ -63,6 +63,7 @@ from segkd.runner.loading.data_sets import (
 )
 from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.loading.kept_pixels import KeptPixels, fill_pixels, kept_sets
+from segkd.runner.loading.shards import Shards, shard_paths
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.network import RANDOM
 from segkd.runner.recipe.section import OtherRecipe
@@ -120,7 +121,10 @@ def check_data(recipe: Recipe, most: int | None) -> tuple[Dataset, Dataset | Non
     train_set, unlabelled_set = build_training_sets(recipe)
     val_set = build_dataset(recipe, recipe.data.val_split)
     counted = [f"{len(train_set)} images to train on ({recipe.data.train_split})"] if recipe.sees_labelled else []
-    counted += [f"{len(unlabelled_set)} without labels"] if unlabelled_set is not None else []
+    if unlabelled_set is not None:
+        is_counted = not isinstance(unlabelled_set, Shards)
+        others = len(unlabelled_set) if is_counted else f"{len(unlabelled_set.paths)} shards of images"
+        counted.append(f"{others} without labels")
     judged = "to judge by" if recipe.judged_by_loss else "to score"
     counted += [f"{len(val_set)} {judged} ({recipe.data.val_split})", f"{train_set.num_classes} classes"]
     say(f"data      {recipe.data.dataset}: {', '.join(counted)}")
@@ -239,13 +243,18 @@ def check_without_data(recipe: Recipe) -> None:
 
 def missing(recipe: Recipe) -> list[str]:
     """A line for each folder, file or download that the recipe names and this machine may lack."""
-    unlabelled = recipe.data.unlabelled and recipe.data.unlabelled.images
-    folders = {"data.root": recipe.data.root, "data.unlabelled.images": unlabelled}
+    unlabelled = recipe.data.unlabelled
+    folders = {"data.root": recipe.data.root, "data.unlabelled.images": unlabelled and unlabelled.images}
     lines = [
         f"data      {key}: there is no folder {folder} here"
         for key, folder in folders.items()
         if folder and not Path(folder).is_dir()
     ]
+    if unlabelled and unlabelled.shards is not None:
+        try:
+            shard_paths(unlabelled.shards)
+        except (ValueError, OSError) as error:
+            lines.append(f"data      {error}")
     for name, network in recipe.networks.items():
         files = {
             "weights": None if network.weights == RANDOM else network.weights,

@@ -155,6 +155,7 @@ ADDED_SINCE = {
     "data": ("allow_overlap", "max_pixels", "cache", "cache_folder", "extra"),
     "networks.*": ("cache", "precision", "compile", "input_scale", "int8"),
 }
+ADDED_TO_UNLABELLED = ("shards", "shuffle")
 # and arguments of views and losses
 ADDED_TO_TRANSFORM = ("flip_vertical", "quarter_turns", "rotation")
 ADDED_TO_LOSSES = {"kl": ("standardize", "eps"), "cross_entropy": ("scores", "ohem_min_share")}
@@ -170,6 +171,8 @@ def test_a_recipe_means_what_it_meant(name, monkeypatch):
         for one in values[section].values() if each else [values[section]]:
             for field in fields:
                 del one[field]
+    for field in ADDED_TO_UNLABELLED if values["data"]["unlabelled"] else ():
+        del values["data"]["unlabelled"][field]
     for section in filter(None, (values["data"], values["data"]["unlabelled"])):
         for argument in ADDED_TO_TRANSFORM:
             del section["transform"][argument]

@@ -20,7 +20,8 @@ from segkd.datasets._resample import fitted_pair, fitted_pair_corners, resize_pa
 from segkd.runner.loading.batch import Batch, TrainingViews
 from segkd.runner.loading.fixed_views import FixedViews
 from segkd.runner.loading.kept_pixels import keep_pixels
-from segkd.runner.loading.sampler import samples_of_step, samples_with_extra, training_batches
+from segkd.runner.loading.sampler import samples_at, samples_with_extra, training_batches
+from segkd.runner.loading.shards import Shards
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.extra import REST
 from segkd.runner.recipe.schema import Recipe
@@ -45,7 +46,7 @@ def build_training_sets(recipe: Recipe, pseudo_labels: Path | None = None) -> tu
             read.
 
     Raises:
-        ValueError: data.labelled leaves no image for the stream of unlabelled ones.
+        ValueError: data.labelled leaves no image for the stream of unlabelled ones, or shards that hold none.
     """
     data = recipe.data
     labelled, rest = divide(recipe)
@@ -56,12 +57,17 @@ def build_training_sets(recipe: Recipe, pseudo_labels: Path | None = None) -> tu
         labelled = WithExtra(labelled, images)
     if data.unlabelled is None:
         return labelled, None
+    if data.unlabelled.shards is not None:
+        folder = Path(recipe.tracking.folder) / "shards"
+        shards = Shards(data.unlabelled.shards, folder, data.unlabelled.shuffle, data.max_pixels)
+        shards.samples(range(1), seed_for(recipe.seed, "unlabelled"))  # what is wrong with the first ones is told now
+        return labelled, shards
     if data.unlabelled.images is not None:
         return labelled, WithoutLabels(images_below(recipe, data.unlabelled.images))
     if not len(rest):
         raise ValueError(
             "data.unlabelled: every training image is labelled; say which are with data.labelled (such as 1/8), or "
-            "name a folder of others with data.unlabelled.images"
+            "name a folder of others with data.unlabelled.images, or tar files of them with data.unlabelled.shards"
         )
     return labelled, WithoutLabels(rest)
 
@@ -152,7 +158,7 @@ def samples_seen(recipe: Recipe, sets: dict[str, Dataset | None], step: int) -> 
     if recipe.sees_labelled:
         return samples_with_extra(step, data.batch_size, sets["labelled"], recipe.seed, recipe.extra_images)
     seed = seed_for(recipe.seed, "unlabelled")
-    return samples_of_step(step, data.unlabelled.batch_size, len(sets["unlabelled"]), seed)
+    return samples_at(step, data.unlabelled.batch_size, sets["unlabelled"], seed)
 
 
 def training_views(recipe: Recipe, stream: str, dataset: Dataset, views: dict) -> TrainingViews:

@@ -31,6 +31,13 @@ def samples_of_step(step: int, batch_size: int, length: int, seed: int) -> list[
     return samples
 
 
+def samples_at(step: int, batch_size: int, dataset: Dataset, seed: int) -> list[tuple[int, int]]:
+    """The samples of a step of any data set: one that does not know how many images it has draws them itself."""
+    if hasattr(dataset, "samples"):  # loading/shards.py
+        return dataset.samples(range(step * batch_size, (step + 1) * batch_size), seed)
+    return samples_of_step(step, batch_size, len(dataset), seed)
+
+
 def samples_with_extra(step: int, batch_size: int, dataset: Dataset, seed: int, extra: int) -> list[tuple[int, int]]:
     """The samples of a step of which so many are extra images (datasets/_parts_of_a_set.py:WithExtra).
 
@@ -38,7 +45,7 @@ def samples_with_extra(step: int, batch_size: int, dataset: Dataset, seed: int, 
     the step, so that its parts and processes have as many of them as each other, or one more.
     """
     if not extra:
-        return samples_of_step(step, batch_size, len(dataset), seed)
+        return samples_at(step, batch_size, dataset, seed)
     first = len(dataset.labelled)
     own = iter(samples_of_step(step, batch_size - extra, first, seed))
     others = samples_of_step(step, extra, len(dataset.extra), seed_for(seed, "extra"))

@@ -22,6 +22,14 @@ from segkd.runner.recipe.yaml_file import write
 
 class Unlabelled(Section):
     images: str | None = Field(None, description="folder, at any depth; default: what data.labelled leaves out")
+    shards: str | None = Field(
+        None,
+        description="tar files of images in their place, as WebDataset packs them: `train-{000000..000099}.tar`, or with "
+        "* and ?; data.cache keeps none of their pixels, and they are not compared with the images to score",
+    )
+    shuffle: Annotated[int, Interval(ge=1, le=10**6)] = Field(
+        4096, description="shards: so many images that follow one another in them are shuffled with each other"
+    )
     batch_size: Images | None = Field(None, description="TOTAL as data.batch_size, which is the default")
     transform: dict | None = Field(None, description="as data.transform, which is the default")
     strong: dict | None = Field(None, description="StrongView's arguments (datasets/_strong.py), {} for its own")
@@ -264,6 +272,12 @@ class Recipe(Section):
         if self.data.cache_folder is not None and self.data.cache != "disk":
             yield ("data", "cache_folder"), f"says where cache: disk lies, and cache is {self.data.cache or 'not set'}"
         other = self.data.unlabelled
+        if other is not None and other.shards is not None:
+            if other.images is not None:
+                yield ("data", "unlabelled", "shards"), "stands in the place of images, and both are set; leave one out"
+            for name in self.caches_on("unlabelled"):
+                text = "keeps what a network makes of images whose number is known, and that of shards is not; leave it out"
+                yield ("networks", name, "cache"), text
         batches = {"data.batch_size": self.data.batch_size, "data.unlabelled.batch_size": other and other.batch_size}
         for field, batch_size in batches.items():
             if batch_size is not None and batch_size % self.loop.accumulate:
