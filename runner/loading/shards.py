@@ -178,10 +178,14 @@ class Shards(Dataset):
         return self.scanned[shard]
 
     def _unchanged(self, shard: int) -> str:
-        """The path of a shard. ValueError where another file lies there than when the shards were listed."""
+        """The path of a shard. ValueError where another file lies there than when the shards were listed, or none."""
         path = self.paths[shard]
-        if _stamp(path) != tuple(self.stamps[shard]):
-            raise ValueError(f"{path}: has changed while it was read from; leave the shards of a run as they are")
+        try:
+            is_same = _stamp(path) == tuple(self.stamps[shard])
+        except FileNotFoundError:
+            is_same = False
+        if not is_same:
+            raise ValueError(f"{path}: has changed, or is gone, since the shards were listed; leave them as they are")
         return path
 
 
