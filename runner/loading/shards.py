@@ -2,6 +2,7 @@
 
 import glob
 import importlib
+import itertools
 import json
 import logging
 import os
@@ -110,7 +111,7 @@ class Shards(Dataset):
     def _from(self, index: int) -> Iterator[tuple[str, Member]]:
         """The images from one on, to the end of the last shard and on from the first, each with what it is called."""
         first, place = divmod(index, PLACES)
-        for shard in (*range(first, len(self.paths)), *range(first + 1)):
+        for shard in itertools.chain(range(first, len(self.paths)), range(first + 1)):
             path = self._unchanged(shard)
             try:
                 for member in image_members(path, place):
