@@ -71,6 +71,7 @@ from segkd.runner.recipe.term import Ramp
 from segkd.runner.run_folder.replacing import replacing
 from segkd.runner.scoring.cost import flops, parameters, told_gain, wait_for_gpu
 from segkd.runner.scoring.pictures import overlays
+from segkd.runner.training.estimate import busiest_iteration, scoring_seconds
 from segkd.runner.training.gradients import gradient_report
 
 OVERLAYS = 8, 4  # images to train on and to score that the picture shows
@@ -305,13 +306,6 @@ def check_caches(caches: dict[tuple[str, str], CachedNetwork], batch: Batch, acc
             say(f"          {cached.compared(images[stream], cached.stored(images[stream]))}")
 
 
-def busiest_iteration(graph: Graph, recipe: Recipe) -> int:
-    """The first iteration at which the most terms are active: gates and ramps may keep some away at the start."""
-    last = recipe.schedule.iterations - 1
-    behind_gates = (min(term.after + 1, last) for term in graph.terms if term.after is not None)
-    return max(sorted({0, last // 2, last, *behind_gates}), key=lambda at: len(graph.active_terms(at)))
-
-
 def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Accelerator) -> None:
     """One forward and backward: each term's value, its gradient's norm and cosine to the cross entropy's gradient."""
     graph.keep_predictions = True
@@ -359,10 +353,14 @@ def check_cost(
         wait_for_gpu(accelerator.device)
         times.append(time.perf_counter() - since)
     step = statistics.median(times[1:])
+    run, also = clock(step * recipe.schedule.iterations), ""
+    if not recipe.judged_by_loss:
+        graph, val_set = accelerator.unwrap_model(wrapped), build_dataset(recipe, recipe.data.val_split)
+        also = f", each evaluation about {clock(scoring_seconds(graph, val_set, recipe, accelerator))}"
     say(
         f"cost      {step:.3g} s a step on {accelerator.device} ({recipe.data.batch_size / step:.1f} images/s), "
         f"peak memory {peak_memory(accelerator.device) / 2**30:.2f} GiB, about "
-        f"{clock(step * recipe.schedule.iterations)} for the run without scoring and loading"
+        f"{run} for the run without scoring and loading{also}"
     )
 
 

@@ -12,7 +12,9 @@ import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
-from segkd.runner.console import message, printable
+from segkd.runner.console import message, printable, say
+from segkd.runner.display import display
+from segkd.runner.recipe.memory import is_of_memory
 from segkd.runner.recipe.mistakes import RecipeError
 
 Asked = TypeVar("Asked")
@@ -52,12 +54,12 @@ class OtherProcessEnded(OSError):
     """What the processes that are left of a run end with."""
 
 
-class NoteOfARoom(logging.Formatter):
+class NotesOfRooms(logging.Handler):
     """What the rooms report, such as how many tensors of a file were loaded: text of others is shown as text."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The note as it stands on the console."""
-        return message(super().format(record))
+    def emit(self, record: logging.LogRecord) -> None:
+        """Says the note on the console."""
+        say(message(self.format(record)))
 
 
 def speak_plainly(rank: int) -> None:
@@ -66,8 +68,8 @@ def speak_plainly(rank: int) -> None:
         if hasattr(stream, "reconfigure"):  # a letter that a terminal does not know ends no run
             stream.reconfigure(errors="backslashreplace")
     if rank == 0:
-        notes = logging.StreamHandler(sys.stdout)
-        notes.setFormatter(NoteOfARoom())
+        notes = NotesOfRooms()
+        notes.setFormatter(logging.Formatter())
         logging.basicConfig(handlers=[notes])
         logging.getLogger("segkd").setLevel(logging.INFO)
     warnings.formatwarning = lambda text, kind, *where: message(f"{kind.__name__}: {text}") + "\n"
@@ -81,6 +83,7 @@ def run_command(main: Callable[[], None]) -> None:
         try:
             main()
         except BaseException as error:
+            display.close()
             # loading processes end with the iterators that these frames hold; Python's own way is a SIGTERM,
             # which they ignore. How they end is not to be told any more: torch would raise it from here on
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -117,7 +120,7 @@ def _told(error: Exception) -> str:
     """An error that the user can put right, with what to do where it is not said."""
     if getattr(error, "errno", None) == errno.ENOSPC:
         return f"{error}; make room and run it again (a training with --resume)"
-    if _is_of_memory(error):
+    if is_of_memory(error):
         said = (str(error).strip().splitlines() or ["out of memory"])[0]
         return f"{said}; there is not so much memory: lower data.batch_size, data.crop_size or a network's width"
     return str(error)
@@ -125,7 +128,7 @@ def _told(error: Exception) -> str:
 
 def _is_the_users(error: Exception) -> bool:
     """Whether this is an error that the user can put right."""
-    return isinstance(error, (ValueError, OSError, FloatingPointError)) or _is_of_memory(error)
+    return isinstance(error, (ValueError, OSError, FloatingPointError)) or is_of_memory(error)
 
 
 def _is_of_another_process(error: Exception) -> bool:
@@ -139,12 +142,3 @@ def _is_of_another_process(error: Exception) -> bool:
     if isinstance(error, distributed.DistError):
         return True
     return re.search(r"gloo|NCCL|TCPStore|Connection (closed|reset) by peer|Broken pipe", str(error)) is not None
-
-
-def _is_of_memory(error: Exception) -> bool:
-    """Whether there is not as much memory as was asked for."""
-    torch = sys.modules.get("torch")  # who has not imported it has not run out of a GPU's memory
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    too_much = "not enough memory|can't allocate memory|Storage size calculation overflowed"
-    return isinstance(error, RuntimeError) and re.search(too_much, str(error)) is not None

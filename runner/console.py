@@ -1,19 +1,40 @@
 """What people see: console lines, numbers, Markdown tables, labels in pictures. Text of others is shown as text."""
 
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
+
+from segkd.runner.display import Bar, display, on_a_terminal
 
 SCREEN = (20, 500)  # lines of a message, and letters of a line, that somebody reads
 
 
 def say(text: str) -> None:
     """One line on the console, above a progress bar if there is one."""
-    tqdm.write(printable(text), file=sys.stdout)
-    sys.stdout.flush()
+    if display.live is not None:
+        display.print(Text(printable(text)))
+    else:
+        print(printable(text), flush=True)
+
+
+def say_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """A table: drawn on a terminal, in Markdown elsewhere."""
+    lines = list(lines)
+    if not on_a_terminal():
+        say(markdown(columns, lines))
+        return
+    table = Table(box=SIMPLE_HEAD, header_style="bold")
+    for place, title in enumerate(columns):
+        are_numbers = all(re.match(r"[-+.\d]", line[place]) for line in lines)
+        table.add_column(Text(one_line(title)), justify="right" if are_numbers else "left")
+    for line in lines:
+        table.add_row(*(Text(one_line(cell)) for cell in line))
+    display.print(table)
 
 
 def printable(text: str) -> str:
@@ -41,28 +62,26 @@ def progress_bar(
     title: str,
     unit: str = "it",
     begins_at: int = 0,
-    stays: bool = False,
     shown: bool = True,
-) -> tqdm:
-    """A progress bar with the time left, on a terminal that says how wide it is: elsewhere it would be noise.
+) -> Bar | tqdm:
+    """A progress bar with the time left, in a notebook or on a terminal that says how wide it is.
+
+    Elsewhere it would be noise.
 
     Args:
-        begins_at: how many are done. stays: on the screen, when all are done. shown: on this process.
+        begins_at: how many are done. shown: on this process.
     """
-    try:
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns
-    except (OSError, ValueError):  # no terminal
-        columns = 0
-    return tqdm(
-        items,
-        total=total,
-        desc=one_line(title),
-        unit=unit,
-        initial=begins_at,
-        leave=stays,
-        disable=not (shown and columns > 0),
-        dynamic_ncols=True,
-    )
+    if in_notebook():
+        from tqdm.auto import tqdm  # a widget, where ipywidgets is installed
+
+        title = one_line(title)
+        return tqdm(items, total=total, desc=title, unit=unit, initial=begins_at, disable=not shown)
+    return Bar(items, total, one_line(title), unit, begins_at, disable=not (shown and on_a_terminal()))
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, which shows progress bars and outlives its runs."""
+    return "ipykernel" in sys.modules
 
 
 def one_line(text: str) -> str:

@@ -30,28 +30,36 @@ ask = ask_early(ask, __name__)  # before the imports that take seconds
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import release_memory
 from torch import nn
 
 from segkd.runner.building.device import average_gradients, share_running_statistics, start_accelerator
 from segkd.runner.building.graph import weighted
 from segkd.runner.building.losses import rehearse
 from segkd.runner.building.optimizers import set_rates, take_step
+from segkd.runner.console import say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
 from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.predicting.pseudo_labels import make_pseudo_labels
 from segkd.runner.run_folder.opening import is_finished, refuse_used_folder
 from segkd.runner.scoring.evaluation import Stopped, scores_of
+from segkd.runner.training.estimate import Cost, measured, telling_of_memory
 from segkd.runner.training.gradients import gradient_report
 from segkd.runner.training.stop_signal import AT_ONCE, GRACE, MOMENT, StopSignal
 from segkd.runner.training.training import Training, failing_alone, going, raise_failures, share_predictions
 
 
-def train(recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, overwrite: bool = False) -> None:
+def train(
+    recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, overwrite: bool = False, place: str = ""
+) -> None:
     """Trains a recipe, from its start or its last checkpoint, to its end; leaves the run folder behind.
 
     Several recipes are trained side by side: on the same batches, with one forward of a teacher that they share. Each
     ends with the same bits as if it were trained alone.
+
+    Args:
+        place: which training of several this is, such as `1 of 3: `.
     """
     first = recipes[0]
     train_set, unlabelled_set = build_training_sets(first, make_pseudo_labels(first, accelerator))
@@ -63,14 +71,15 @@ def train(recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, over
         trainings.append(Training.build(recipe, sets, accelerator, beside=trainings))
     # only now: a recipe that cannot be built leaves no run folder behind, and --overwrite does not cost the old run
     for training in trainings:
-        training.open(val_set, accelerator, resume=resume, overwrite=overwrite)
+        training.open(val_set, accelerator, resume=resume, overwrite=overwrite, place=place)
 
     start, iterations = min(training.state.iteration for training in trainings), first.schedule.iterations
     batches = build_training_batches(first, train_set, unlabelled_set, views, accelerator, start=start)
     shared = share_predictions(trainings)
     scored: dict[nn.Module, dict] = {}
     for training in trainings:
-        training.report.score_teachers(scored)
+        with telling_of_memory(training.recipe, training.graph, accelerator, scoring=True):
+            training.report.score_teachers(scored)
         training.wrapped.train()
         training.tracking.restart_clock()
     stop = StopSignal(accelerator)
@@ -89,7 +98,7 @@ def train(recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, over
         # before a kill, some of those side by side may have been saved later than others
         stepping = going(trainings, at=iteration)
         for training in stepping:
-            with failing_alone(training, trainings):
+            with failing_alone(training, trainings), telling_of_memory(training.recipe, training.graph, accelerator):
                 training.graph.stopwatch.marks.append(("data", *waited))
                 take_training_step(training, parts, accelerator)
         shared.clear()
@@ -167,7 +176,8 @@ def score_and_save(training: Training, accelerator: Accelerator, stop: StopSigna
         share_running_statistics([graph, *state.averages.values()], accelerator)
     if evaluates and not stopping:
         since = time.perf_counter()
-        result, others = training.report.score(stop)
+        with telling_of_memory(recipe, graph, accelerator, scoring=True):
+            result, others = training.report.score(stop)
         scores = result and scores_of(result, others)
         graph.stopwatch.marks.append(("scoring", since, time.perf_counter()))
     state.unscored = evaluates and result is None
@@ -224,11 +234,20 @@ def train_with_what_they_need(
     if missing:  # what is wrong with one of them must not show only after another has been trained
         for recipe in recipes:
             refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
-        for one in (*missing.values(), *recipes):
-            rehearse(one, accelerator)
-    for one in missing.values():
-        train([one], accelerator, resume=True)
-    train(recipes, accelerator, resume=resume, overwrite=overwrite)
+        tell_what_follows([*missing.values(), *recipes], accelerator)
+    count = len(missing) + 1
+    for number, one in enumerate(missing.values(), start=1):
+        train([one], accelerator, resume=True, place=f"{number} of {count}: ")
+    train(recipes, accelerator, resume=resume, overwrite=overwrite, place=f"{count} of {count}: " if missing else "")
+
+
+def tell_what_follows(recipes: list[Recipe], accelerator: Accelerator) -> None:
+    """Rehearses what is trained one after the other and says how long it takes."""
+    cost = sum((measured(one, *rehearse(one, accelerator), accelerator) for one in recipes), Cost(0, 0))
+    release_memory()
+    if accelerator.is_main_process:
+        names = ", ".join(recipe.name for recipe in recipes)
+        say(f"{recipes[-1].name} takes {len(recipes)} trainings, {cost}: {names}")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.utils.data import Dataset
 
 from segkd.losses._class_weights import is_rule
 from segkd.losses._task import Features, LabelCounts, Task
@@ -20,13 +21,20 @@ from segkd.runner.recipe.seeds import seed_for
 from segkd.runner.recipe.term import Term
 
 
-def rehearse(recipe: Recipe, accelerator: Accelerator) -> None:
-    """Builds everything a recipe names and throws it away, for what may be wrong with it."""
+def rehearse(recipe: Recipe, accelerator: Accelerator) -> tuple[Graph, tuple[Dataset, Dataset | None, Dataset]]:
+    """Builds everything a recipe names, for what may be wrong with it.
+
+    Returns:
+        a graph to be thrown away, with random weights where a network is to be trained first; the images to train on
+        with labels and without, and those to score.
+    """
     train_set, unlabelled_set = build_training_sets(recipe)
-    look_at_data(recipe, train_set, unlabelled_set, build_dataset(recipe, recipe.data.val_split))
+    val_set = build_dataset(recipe, recipe.data.val_split)
+    look_at_data(recipe, train_set, unlabelled_set, val_set)
     build_views(recipe)
     graph = build_graph(recipe, build_networks(recipe, train_set, untrained=True), train_set.ignore_index)
     open_caches(recipe, graph, {"labelled": train_set, "unlabelled": unlabelled_set}, accelerator, tells=False)
+    return graph, (train_set, unlabelled_set, val_set)
 
 
 def build_loss(

@@ -113,18 +113,22 @@ def is_finished(recipe: Recipe) -> bool:
 
 def environment(accelerator: Accelerator) -> dict:
     """What a run was made with, for whoever wants to make it again."""
-    device = accelerator.device
-    on_gpu = device.type == "cuda"
     return {
         "command": sys.argv,
         "git": git_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {torch.get_num_threads()} threads",
+        "device": device_words(accelerator.device),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
     }
+
+
+def device_words(device: torch.device) -> str:
+    """The name of a GPU, or how many threads the CPU has."""
+    on_gpu = device.type == "cuda"
+    return torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {torch.get_num_threads()} threads"
 
 
 def git_version() -> str | None:

@@ -21,6 +21,7 @@ from segkd.runner.scoring.held_out import TOTAL
 
 LARGEST = 480  # pixels of a panel's tile at most, so that a dashboard stays quick
 TILE = 320  # of one among many
+SMALLEST = 240  # pixels of its height at least, unless it would become too wide
 VOID = (0, 0, 0)
 WRONG, RIGHT = (220, 40, 40), (235, 235, 235)
 
@@ -96,12 +97,15 @@ def alike(tiles: Tiles) -> Tiles:
 
 
 def beside(tiles: Tiles) -> Image.Image:
-    """Tiles of one size side by side, each under its name."""
+    """Tiles of one size side by side, each under its name; small ones are shown some whole times larger."""
     (width, height), head = next(iter(tiles.values())).size, 16
+    times = max(1, min(-(-SMALLEST // height), 2 * LARGEST // width))  # small ones, so that they can be seen
+    width, height = times * width, times * height
     picture = Image.new("RGB", (len(tiles) * (width + 4) - 4, height + head), "white")
     draw = ImageDraw.Draw(picture)
     for column, (name, tile) in enumerate(tiles.items()):
-        picture.paste(tile.convert("RGB"), (column * (width + 4), head))
+        way = Image.Resampling.NEAREST if tile.mode == "P" else Image.Resampling.BILINEAR
+        picture.paste(tile.resize((width, height), way).convert("RGB"), (column * (width + 4), head))
         draw.text((column * (width + 4) + 2, 2), one_line(name), fill="black")
     return picture
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from segkd.models._weights import read_weights
 from segkd.runner.building.frozen import as_it_is
-from segkd.runner.console import clock, markdown, markdown_text, number, percent, say
+from segkd.runner.console import clock, markdown, markdown_text, number, percent, say, say_table
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.protocols import protocol_words
@@ -182,7 +182,7 @@ class Report:
             **self.best,
         }
         export_student(run, chosen, config)
-        say(f"\n{closing_table(rows)}\n\n{recipe.name} is done: {run.page_file}, {run.student.path}")
+        say_closing(recipe, rows, run)
         self.dashboard.log_student(run.student, recipe.name)
 
     @property
@@ -272,8 +272,34 @@ def row(title: str, model: str, network: nn.Module, value: float, milliseconds: 
     return {"network": title, "model": model, measure: value} | costs
 
 
+def say_closing(recipe: Recipe, rows: list[dict], run: RunFolder) -> None:
+    """The end of a run on the console: what came out, what the teacher has brought, and where to look next."""
+    where = f"{run.page_file}, {run.student.path}"
+    columns, lines = closing_lines(rows)
+    if len(rows) == 1:
+        found = [
+            (title.removesuffix(" (%)"), value, " %" * title.endswith(" (%)")) for title, value in zip(columns, *lines)
+        ]
+        result = ", ".join(f"{title} {value}{unit}" for title, value, unit in found[2:])
+        say(f"{recipe.name} is done: {result}: {where}")
+        return
+    say("")
+    say_table(columns, lines)
+    say("")
+    if recipe.baseline is not None:
+        before, after = (100 * one["miou"] for one in rows[-2:])
+        text = f"{after - before:+.2f} points of mIoU against {rows[-2]['network'].partition(', ')[2]}"
+        say(f"{recipe.name} has {text} with this seed ({before:.2f} -> {after:.2f})")
+    say(f"{recipe.name} is done: {where}")
+
+
 def closing_table(rows: list[dict]) -> str:
     """The closing table as Markdown."""
+    return markdown(*closing_lines(rows))
+
+
+def closing_lines(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """The columns and lines of the closing table."""
     by_loss = TOTAL in rows[0]
     lines = [
         [r["network"], r["model"], number(r[TOTAL], "{:.5g}") if by_loss else percent(r["miou"])]
@@ -281,7 +307,7 @@ def closing_table(rows: list[dict]) -> str:
         for r in rows
     ]
     judged = "loss on held-out images" if by_loss else "mIoU (%)"
-    return markdown(["network", "model", judged, "parameters", "ms per image"], lines)
+    return ["network", "model", judged, "parameters", "ms per image"], lines
 
 
 def time_paragraphs(history: list[dict], recipe: Recipe) -> list[str]:

@@ -6,17 +6,27 @@ import time
 
 import torch
 from accelerate import Accelerator
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from segkd.runner.building.device import peak_memory
 from segkd.runner.building.stopwatch import Stopwatch
-from segkd.runner.console import clock, one_line, progress_bar, say
+from segkd.runner.console import clock, number, one_line, percent, progress_bar, say
+from segkd.runner.display import Bar
 from segkd.runner.loading.data_sets import samples_seen
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import append_rows, complete_last_row, keep_rows
+from segkd.runner.scoring.cost import wait_for_gpu
+from segkd.runner.training.estimate import Cost
 from segkd.runner.training.wandb_run import Dashboard
+
+QUIET = 60.0  # seconds between two lines of a log
+FIRST = 3  # steps after which a run says how long it will take
+SETTLED = 50  # and those after which it says so again
 
 
 class Tracking:
@@ -37,6 +47,7 @@ class Tracking:
         stopwatch: Stopwatch,
         start: int,
         dashboard: Dashboard,
+        place: str = "",
     ):
         self.recipe, self.accelerator, self.sets, self.dashboard = recipe, accelerator, sets, dashboard
         self.stopwatch, self.alone = stopwatch, True
@@ -49,12 +60,15 @@ class Tracking:
         self.interval = [start, time.perf_counter()]
         if accelerator.is_main_process:
             keep_rows(self.run.metrics_file, start)
+        self.unsaid: list[dict] = []  # rows since the last line of a log
+        self.said, self.next_line = False, time.monotonic() + QUIET
+        self.start, self.place, self.began = start, place, 0.0
+        self.scored = ""  # the last scores, as a terminal shows them
         self.bar = progress_bar(
             total=recipe.schedule.iterations,
-            title=recipe.name,
-            unit="step",
+            title=f"{place}{recipe.name}",
+            unit="steps",
             begins_at=start,
-            stays=True,
             shown=accelerator.is_main_process,
         )
 
@@ -72,6 +86,7 @@ class Tracking:
         self.values.append(self.parts / self.recipe.loop.accumulate)
         self.parts = None
         self.bar.update()
+        self._estimate(iteration)
 
     def note(self, values: dict[str, float]) -> None:
         """Adds values to the row of the step under way."""
@@ -103,6 +118,8 @@ class Tracking:
             last["gradient_norm"] = float(gradient_norm)
         if self.accelerator.is_main_process:
             append_rows(self.run.metrics_file, rows)
+            if scores and "miou" in scores:
+                self.scored = f"mIoU {percent(scores['miou'])} % at {last['iteration']}"
             self._show(rows)
         self._stop_on_nan(rows)
 
@@ -150,20 +167,70 @@ class Tracking:
         )
 
     def _show(self, rows: list[dict]) -> None:
-        """The last row, its losses averaged over the rows that have them."""
-        last, end = rows[-1], self.recipe.schedule.iterations
-        for key in [key for key in last if key == "total" or key.startswith(("loss/", "weighted/"))]:
-            values = [row[key] for row in rows if key in row]
-            last = last | {key: sum(values) / len(values)}
+        """The last row, its losses averaged over the rows that have them; a log has a line a minute at most."""
+        self.dashboard.log({key: value for key, value in averaged(rows).items() if not isinstance(value, list)})
+        self.unsaid = [*self.unsaid, *rows] if self.bar.disable else rows
+        last = averaged(self.unsaid)
+        speed = f"lr {last['lr']:.2g} | {last['images_per_second']:.1f} img/s"
         terms = " ".join(f"{label} {value:.3f}" for label, value in losses_in(last).items())
-        speed = f"{last['images_per_second']:.1f} img/s"
-        if not self.bar.disable:
+        if isinstance(self.bar, Bar) and not self.bar.disable:
+            self.bar.below = self._table(last, speed)
+        elif not self.bar.disable:
             self.bar.set_postfix_str(f"{one_line(terms)} | {speed}")
-        else:
-            left = clock((end - last["iteration"]) * self.recipe.data.batch_size / last["images_per_second"])
-            name = f"{self.recipe.name} {last['iteration']}/{end}"
-            say(f"{name} | {terms} | lr {last['lr']:.2g} | {speed} | {left} left")
-        self.dashboard.log({key: value for key, value in last.items() if not isinstance(value, list)})
+        elif self._is_time(last, scored="miou" in last):
+            end, rate = self.recipe.schedule.iterations, last["images_per_second"] / self.recipe.data.batch_size
+            left = clock((end - last["iteration"]) / rate)
+            say(f"{self.recipe.name} {last['iteration']}/{end} | {terms} | {speed} | {left} left")
+            self.unsaid, self.said, self.next_line = [], True, time.monotonic() + QUIET
+
+    def _is_time(self, last: dict, scored: bool) -> bool:
+        """Whether a log has a line now: when the speed has settled or all is done, then once a minute.
+
+        Args:
+            scored: the scores of this iteration have a line of their own.
+        """
+        if not self.said and (
+            last["iteration"] >= self.start + SETTLED or last["iteration"] == self.recipe.schedule.iterations
+        ):
+            return True
+        return time.monotonic() >= self.next_line and not scored
+
+    def _estimate(self, iteration: int) -> None:
+        """Says after the first steps how long the rest will take, where nothing else has said so."""
+        left, done = self.recipe.schedule.iterations - iteration, iteration - self.start
+        if done not in (1, FIRST) or left < SETTLED or self.place or not self.alone:
+            return
+        wait_for_gpu(self.accelerator.device)
+        if done == 1:  # in which libraries are set up
+            self.began = time.perf_counter()
+            return
+        step = (time.perf_counter() - self.began) / (FIRST - 1)
+        cost = Cost(step * left, peak_memory(self.accelerator.device))
+        if self.accelerator.is_main_process:
+            say(f"{self.recipe.name}: {cost}, by its first steps and without its evaluations")
+
+    def _table(self, last: dict, speed: str) -> Group:
+        """What a terminal shows below the bar: each term's loss, weight and share of the whole, and the last scores."""
+        table = Table(box=None, padding=(0, 2), header_style="dim")
+        table.add_column("loss")
+        for title in ("value", "weight", "of the whole"):
+            table.add_column(title, justify="right")
+        for label, value in losses_in(last).items():
+            weighted = last[f"weighted/{label}"]
+            share = weighted / last["total"] if last["total"] else float("nan")
+            weight = number(weighted / value if value else None, "{:.3g}")
+            table.add_row(Text(one_line(label)), f"{value:.4g}", weight, f"{percent(share, '{:.0f}')} %")
+        words = [speed, f"{last['memory_gib']:.1f} GiB", *([self.scored] if self.scored else [])]
+        return Group(table, Text(f"  {' | '.join(words)}", style="dim"))
+
+
+def averaged(rows: list[dict]) -> dict:
+    """The last row, its losses averaged over the rows that have them."""
+    last = rows[-1]
+    for key in [key for key in last if key == "total" or key.startswith(("loss/", "weighted/"))]:
+        values = [row[key] for row in rows if key in row]
+        last = last | {key: sum(values) / len(values)}
+    return last
 
 
 def losses_in(row: dict) -> dict[str, float]:

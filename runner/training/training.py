@@ -22,7 +22,7 @@ from segkd.runner.console import say
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.claim import Claim
 from segkd.runner.run_folder.folder import RunFolder
-from segkd.runner.run_folder.opening import open_run_folder
+from segkd.runner.run_folder.opening import device_words, open_run_folder
 from segkd.runner.scoring.evaluation import Evaluation
 from segkd.runner.scoring.held_out import HeldOut
 from segkd.runner.training.loss_report import LossReport
@@ -79,11 +79,20 @@ class Training:
         wrapped, *optimizers = accelerator.prepare(graph, *build_optimizers(recipe, graph))
         return cls(recipe, graph, wrapped, TrainingState.begin(recipe, graph, optimizers, accelerator), sets)
 
-    def open(self, val_set: Dataset, accelerator: Accelerator, *, resume: bool, overwrite: bool) -> None:
-        """Makes or takes up the run folder, goes back to its last checkpoint, and begins to keep the record."""
+    def open(
+        self, val_set: Dataset, accelerator: Accelerator, *, resume: bool, overwrite: bool, place: str = ""
+    ) -> None:
+        """Makes or takes up the run folder, goes back to its last checkpoint, and begins to keep the record.
+
+        Args:
+            place: which training of several this is, such as `1 of 3: `.
+        """
         recipe, state = self.recipe, self.state
         self.run = RunFolder(recipe.folder)
         self.claim, last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
+        if accelerator.is_main_process:
+            much = f"{recipe.schedule.iterations} iterations of {recipe.data.batch_size} images"
+            say(f"{place}{recipe.name}, {much} on {device_words(accelerator.device)}")
         if last is not None:
             state.restore(last)
             self.saved = state.iteration
@@ -96,7 +105,9 @@ class Training:
             say(f"{recipe.name}: {line}")
         self.dashboard = Dashboard(recipe, state.wandb_id, accelerator.is_main_process)
         state.wandb_id = self.dashboard.run_id
-        self.tracking = Tracking(recipe, accelerator, self.sets, self.graph.stopwatch, state.iteration, self.dashboard)
+        self.tracking = Tracking(
+            recipe, accelerator, self.sets, self.graph.stopwatch, state.iteration, self.dashboard, place
+        )
         kind = LossReport if recipe.judged_by_loss else Report
         self.report = kind(recipe, state, val_set, accelerator, self.dashboard)
 

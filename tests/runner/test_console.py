@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import select
 import struct
 import sys
 import termios
@@ -14,8 +15,21 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich.file_proxy import FileProxy
 
-from segkd.runner.console import clock, label_text, markdown, message, number, percent, printable, progress_bar, say
+from segkd.runner.console import (
+    clock,
+    label_text,
+    markdown,
+    message,
+    number,
+    percent,
+    printable,
+    progress_bar,
+    say,
+    say_table,
+)
+from segkd.runner.display import display
 
 HOSTILE = ["a|b", "two\nlines", r"$\alpha$", "<b>bold</b>", "&lt;", "_x_ a_b __init__", "**b** ~~s~~ `c`", "back\\slash",
            "[link](http://x.y)", "![image](x.png)", "a_", "-", "+- 3", "<http://x.y>"]  # fmt: skip
@@ -53,19 +67,62 @@ def test_a_message_fits_a_screen():
     )
 
 
-@pytest.mark.parametrize("columns, shown", [(0, False), (80, True)])
-def test_a_terminal_without_a_width_gets_no_bar(monkeypatch, columns, shown):
+@pytest.fixture
+def terminal(monkeypatch):
+    """terminal(columns): the test's output goes to a terminal of that width; gives what reads all that was written."""
+    opened = []
+
+    def begin(columns):
+        above, below = pty.openpty()
+        fcntl.ioctl(below, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        opened.extend([above, os.fdopen(below, "w")])
+        monkeypatch.setattr(sys, "stdout", opened[-1])
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("NO_COLOR", "1")
+        os.set_blocking(above, False)
+        return lambda: b"".join(
+            iter(lambda: os.read(above, 2**16) if select.select([above], [], [], 0)[0] else b"", b"")
+        ).decode()
+
+    yield begin
+    display.close()
+    for one in opened:
+        os.close(one) if isinstance(one, int) else one.close()
+
+
+@pytest.mark.parametrize("columns, kind, shown", [(0, "xterm", False), (80, "xterm", True), (80, "dumb", False)])
+def test_a_terminal_that_cannot_show_a_bar_gets_none(terminal, monkeypatch, columns, kind, shown):
     """So that the training writes its lines there."""
-    above, below = pty.openpty()
-    fcntl.ioctl(below, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    with os.fdopen(above, "rb"), os.fdopen(below, "w") as terminal:
-        monkeypatch.setattr(sys, "stderr", terminal)
-        bar = progress_bar(total=3, title="a run", shown=True)
-        assert bar.disable is not shown
-        assert progress_bar(total=3, title="another process's", shown=False).disable
-        bar.close()
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    terminal(columns)
+    monkeypatch.setenv("TERM", kind)
+    assert progress_bar(total=3, title="a run", shown=True).disable is not shown
+    assert progress_bar(total=3, title="another process's", shown=False).disable
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert progress_bar(total=3, title="no terminal").disable
+
+
+def test_bars_stand_below_the_lines_and_leave_none(terminal):
+    read = terminal(80)
+    with progress_bar(total=3, title="\x1b[31m [red]a run[/red]", unit="steps") as bar:
+        assert [*progress_bar("abc", total=3, title="scoring", unit="image")] == ["a", "b", "c"]
+        say("a line of [bold]others[/bold] \x1b[2J")
+        bar.update(2)
+        display.draw(at_once=True)
+        shown = read()
+    assert "\\x1b[31m [red]a run[/red]" in shown and "2/3 steps" in shown and "scoring" in shown
+    assert "a line of [bold]others[/bold] \\x1b[2J" in shown and "\x1b[31m" not in shown and "\x1b[2J" not in shown
+    assert display.live is None and not isinstance(sys.stdout, FileProxy) and read().rfind("\x1b[?25h") > 0
+    say_table(["network", "mIoU"], [["[red]", "12.3"]])
+    assert re.search(r"network +mIoU.*\[red\] +12\.3", re.sub(r"\x1b\[\d*m", "", read()), re.DOTALL)
+
+
+def test_a_log_has_no_control_sequences(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with progress_bar(total=1, title="a run") as bar:
+        bar.update()
+        say("a line")
+        say_table(["a"], [["1"]])
+    assert capsys.readouterr() == ("a line\n| a |\n| --- |\n| 1 |\n", "")
 
 
 def test_numbers():

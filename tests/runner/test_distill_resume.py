@@ -1,6 +1,7 @@
 """Runs that are killed, stopped and started again; run folders and recipes that train others first."""
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -66,7 +67,8 @@ def test_a_second_start_is_refused_resume_of_a_finished_run_only_reports_overwri
     assert refused.code == 2 and "--resume" in refused.err and "--overwrite" in refused.err
     # settings that do not touch the weights may change
     again = trained("tiny", "tracking.images=0", "data.workers=1", "evaluate.metrics=[boundary]", "--resume")
-    assert "| student | pspnet mobilenetv2_035 |" in again.out and "tiny 2/4" not in again.out
+    assert re.search(r"tiny is done: mIoU [\d.]+ %, parameters 0.27 M, ms per image", again.out)
+    assert "tiny 2/4" not in again.out
     assert run.ends() == before and (run.path / "metrics.jsonl").read_text() == log
     broken = distill("tiny.yaml", "losses=[{loss: cross_entropy, args: {class_weights: [1.0]}}]", "--overwrite")
     assert broken.code == 2 and run.ends() == before, "a recipe that cannot be built costs no run"
@@ -90,6 +92,11 @@ def test_teacher_and_baseline_are_trained_first_then_reused_and_refused_when_cha
         "losses: [{loss: cross_entropy}, {loss: kl}]\nbaseline: {recipe: plain.yaml}\nschedule: {iterations: 2}\n"
     )
     first = trained("kd", recipe="kd.yaml")
+    said = [re.sub(r"[\d:.]+(?= and|GiB| GiB)", "#", line) for line in first.out.splitlines()]
+    assert said[0] == "kd takes 3 trainings, about # and # GiB of memory: teacher, plain, kd"
+    places = [line.partition(",")[0] for line in said if " of 3: " in line]
+    assert places == ["1 of 3: teacher", "2 of 3: plain", "3 of 3: kd"]
+    assert re.search(r"^kd has [-+][\d.]+ points of mIoU against plain with this seed", first.out, re.MULTILINE)
     assert 0 < first.out.index("teacher is done") < first.out.index("plain is done") < first.out.index("kd is done")
     table = [line.split("|")[1] for line in first.out.split("plain is done")[1].splitlines() if line.startswith("|")]
     assert [cell.strip() for cell in table[2:]] == ["teacher", "student, plain", "student, kd"]

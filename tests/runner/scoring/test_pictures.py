@@ -34,15 +34,17 @@ def test_error_map(ignore_index):
     assert pixels_of(picture) == [LIGHT, RED, BLACK, LIGHT]
 
 
-@pytest.mark.parametrize("height, width", [(32, 48), (360, 480), (1024, 2048), (2000, 100)])
-def test_tiles_stand_beside_each_other_and_stay_small(height, width):
+@pytest.mark.parametrize("height, width, factor", [
+    (32, 48, 8), (96, 128, 3), (180, 240, 2), (240, 320, 1), (20, 480, 2), (360, 480, 1), (1024, 2048, 480 / 2048),
+    (2000, 100, 480 / 2000),
+])  # fmt: skip
+def test_tiles_stand_beside_each_other_and_can_be_seen(height, width, factor):
     levels = {"image": 200, "label": 100, "error": 50}
     tiles = {name: Image.new("RGB", (width, height), (level,) * 3) for name, level in levels.items()}
     tiles["label"] = Image.new("RGB", (2 * width, height), (100, 100, 100))  # labels keep their size, images may not
-    factor = min(1, LARGEST / max(height, width))
     high, wide = round(height * factor), round(width * factor)
     picture = beside(alike(tiles))
-    assert picture.size == (3 * wide + 2 * 4, high + 16) and max(high, wide) <= LARGEST
+    assert picture.size == (3 * wide + 2 * 4, high + 16) and max(high, wide) <= 2 * LARGEST
     pixels = np.asarray(picture)
     for column, level in enumerate(levels.values()):
         assert (pixels[16:, column * (wide + 4) : column * (wide + 4) + wide] == level).all()
@@ -91,8 +93,9 @@ def test_panels(folder):
     assert [file.name for file in files] == ["town_scene_0.png", "town_scene_2.png"]
     assert not networks["teacher"].training and networks["student"].training
     pixels = np.asarray(Image.open(files[1]))
-    assert pixels.shape == (8 + 16, 5 * 12 + 4 * 4, 3)
-    image, label, teacher, student, error = (pixels[16:, left : left + 12] for left in range(0, 5 * 16, 16))
+    assert pixels.shape == (240 + 16, 5 * 360 + 4 * 4, 3)
+    # each pixel of 8 x 12 is shown 30 times in both directions
+    image, label, teacher, student, error = (pixels[16::30, left : left + 360 : 30] for left in range(0, 5 * 364, 364))
     assert (image == (100, 0, 0)).all()
     assert (label[0] == BLACK).all() and (label[1:, :6] == PALETTE[1]).all() and (label[1:, 6:] == PALETTE[0]).all()
     assert (teacher == PALETTE[0]).all() and (student == PALETTE[1]).all()

@@ -36,3 +36,25 @@ def test_scoring_and_saving_are_no_training(folder, monkeypatch, alone):
     rows = RunFolder(recipe.folder).read_rows()
     assert training_times(rows, recipe.data.batch_size) == {2: 2.0, 4: 4.0}
     assert phase_seconds(rows) == {"student": 0.75, "backward": 0.25, "scoring": 7.0}
+
+
+def test_a_log_is_calm(folder, monkeypatch, capsys):
+    """The time it takes after three steps, when the speed has settled, and then a line a minute."""
+    now = 100.0
+    monkeypatch.setattr(tracking.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: now)
+    recipe = read(folder / "tiny.yaml", [f"tracking.folder={folder}", "schedule.iterations=200", "tracking.every=10"])
+    recipe.folder.mkdir()
+    record = Tracking(recipe, Accelerator(cpu=True), {}, Stopwatch(), 0, Dashboard(recipe, None))
+    for iteration in range(1, 201):
+        now += 5.0 if iteration == 1 else 1.0  # the first one sets libraries up
+        record.add({"cross_entropy": torch.tensor(float(iteration))})
+        record.end_step(iteration, 0.1, {"cross_entropy": 1.0})
+        if recipe.writes_at(iteration):
+            record.flush(scores={"miou": 0.5} if iteration == 120 else None)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("tiny: about 3:17 and 0.") or first.startswith("tiny: about 3:17 and 1.")
+    told = [line.split(" | ") for line in lines]
+    assert [line[0] for line in told] == ["tiny 50/200", "tiny 110/200", "tiny 170/200"]
+    # the mean of the 60 iterations since the last line; 90 are left at a second each
+    assert told[1][1] == "cross_entropy 80.500" and told[1][-1] == "1:30 left"
