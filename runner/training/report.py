@@ -274,14 +274,13 @@ def row(title: str, model: str, network: nn.Module, value: float, milliseconds: 
 
 def say_closing(recipe: Recipe, rows: list[dict], run: RunFolder) -> None:
     """The end of a run on the console: what came out, what the teacher has brought, and where to look next."""
-    where = f"{run.page_file}, {run.student.path}"
     columns, lines = closing_lines(rows)
     if len(rows) == 1:
         found = [
             (title.removesuffix(" (%)"), value, " %" * title.endswith(" (%)")) for title, value in zip(columns, *lines)
         ]
         result = ", ".join(f"{title} {value}{unit}" for title, value, unit in found[2:])
-        say(f"{recipe.name} is done: {result}: {where}")
+        say(f"{recipe.name} is done: {result}: {run.page_file}")
         return
     say("")
     say_table(columns, lines)
@@ -290,7 +289,7 @@ def say_closing(recipe: Recipe, rows: list[dict], run: RunFolder) -> None:
         before, after = (100 * one["miou"] for one in rows[-2:])
         text = f"{after - before:+.2f} points of mIoU against {rows[-2]['network'].partition(', ')[2]}"
         say(f"{recipe.name} has {text} with this seed ({before:.2f} -> {after:.2f})")
-    say(f"{recipe.name} is done: {where}")
+    say(f"{recipe.name} is done: {run.page_file}, {run.student.path}")
 
 
 def closing_table(rows: list[dict]) -> str:
