@@ -174,7 +174,7 @@ def _foreign_format(beginning: bytes) -> str | None:
 
 def _raw_mode(image: Image.Image) -> str:
     """How the values of an opened image, not yet loaded, are stored, in Pillow's words, such as RGB;16B."""
-    arguments = image.tile[0][3] if image.tile else ""
+    arguments = image.tile[0][3] if getattr(image, "tile", None) else ""
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 

@@ -22,7 +22,9 @@ Asked = TypeVar("Asked")
 
 def new_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the option that every command has; no abbreviations, so that a new option changes no old call."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    # the program segkd runs the same files
+    name = f"segkd {os.path.basename(sys.argv[0])[:-3]}" if "segkd.runner.program" in sys.modules else None
+    parser = argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -84,39 +86,50 @@ def run_command(main: Callable[[], None]) -> None:
             main()
         except BaseException as error:
             display.close()
-            # loading processes end with the iterators that these frames hold; Python's own way is a SIGTERM,
-            # which they ignore. How they end is not to be told any more: torch would raise it from here on
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            traceback.clear_frames(error.__traceback__)
+            end_loading(error)
             raise
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-            # torch raises it wherever the main process is when a loading process dies
-            from segkd.runner.loading.waiting import LoadingError, told_of_death
-
-            error = LoadingError(told_of_death(error))
-        if _is_of_another_process(error):
-            shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-            again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-            error = OtherProcessEnded(
-                "another process of this run ended or does not answer; what it said, if anything, stands beside this. "
-                "The last checkpoint is whole: go on with --resume"
-                + "; export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun starts, or a group that it starts "
-                "again may look for processes that are gone" * (shared and again)
-            )
+        error = understood(error)
         if "--debug" in sys.argv or not _is_the_users(error):
             print(printable("".join(traceback.format_exception(error))), file=sys.stderr, flush=True)
             sys.exit(1)
         if rank == 0 or not isinstance(error, RecipeError):  # every process finds the same mistakes in a recipe
             where = f"segkd (process {rank})" if rank else "segkd"
-            said = message(f"{where}: {_told(error)}")
+            said = message(f"{where}: {told(error)}")
             print(f"\n{said}\n(--debug shows where in the code)", file=sys.stderr, flush=True)
         sys.exit(2)
 
 
-def _told(error: Exception) -> str:
+def end_loading(error: BaseException) -> None:
+    """Ends the loading processes of what an error has ended."""
+    # they end with the iterators that its frames hold; Python's own way is a SIGTERM, which they ignore. How they end
+    # is not to be told any more: torch would raise it from here on
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    traceback.clear_frames(error.__traceback__)
+
+
+def understood(error: Exception) -> Exception:
+    """An error of another process as what it means for this one, any other as it is."""
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        # torch raises it wherever the main process is when a loading process dies
+        from segkd.runner.loading.waiting import LoadingError, told_of_death
+
+        error = LoadingError(told_of_death(error))
+    if _is_of_another_process(error):
+        shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        error = OtherProcessEnded(
+            "another process of this run ended or does not answer; what it said, if anything, stands beside this. "
+            "The last checkpoint is whole: go on with --resume"
+            + "; export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun starts, or a group that it starts "
+            "again may look for processes that are gone" * (shared and again)
+        )
+    return error
+
+
+def told(error: Exception) -> str:
     """An error that the user can put right, with what to do where it is not said."""
     if getattr(error, "errno", None) == errno.ENOSPC:
         return f"{error}; make room and run it again (a training with --resume)"

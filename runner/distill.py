@@ -32,6 +32,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import release_memory
 from torch import nn
+from torch.utils.data import Dataset
 
 from segkd.runner.building.device import average_gradients, share_running_statistics, start_accelerator
 from segkd.runner.building.graph import weighted
@@ -70,9 +71,25 @@ def train(
     for recipe in recipes:
         trainings.append(Training.build(recipe, sets, accelerator, beside=trainings))
     # only now: a recipe that cannot be built leaves no run folder behind, and --overwrite does not cost the old run
-    for training in trainings:
-        training.open(val_set, accelerator, resume=resume, overwrite=overwrite, place=place)
+    try:
+        for training in trainings:
+            training.open(val_set, accelerator, resume=resume, overwrite=overwrite, place=place)
+        take_all_steps(trainings, train_set, unlabelled_set, views, accelerator)
+    except BaseException:
+        for training in trainings:  # a process that goes on may train again
+            training.close(failed=True)
+        raise
 
+
+def take_all_steps(
+    trainings: list[Training],
+    train_set: Dataset,
+    unlabelled_set: Dataset | None,
+    views: tuple[dict, dict],
+    accelerator: Accelerator,
+) -> None:
+    """The loop: all the iterations that trainings side by side have left, their evaluations, and what they deliver."""
+    first = trainings[0].recipe
     start, iterations = min(training.state.iteration for training in trainings), first.schedule.iterations
     batches = build_training_batches(first, train_set, unlabelled_set, views, accelerator, start=start)
     shared = share_predictions(trainings)
@@ -250,11 +267,16 @@ def tell_what_follows(recipes: list[Recipe], accelerator: Accelerator) -> None:
         say(f"{recipes[-1].name} takes {len(recipes)} trainings, {cost}: {names}")
 
 
+def distill(recipes: list[Recipe], *, resume: bool = False, overwrite: bool = False) -> None:
+    """Trains recipes side by side, and before them what they need, on the device of this process."""
+    accelerator = start_accelerator(*recipes)
+    train_with_what_they_need(recipes, accelerator, resume=resume, overwrite=overwrite)
+    accelerator.end_training()
+
+
 def main() -> None:
     options, recipes = ask()
-    accelerator = start_accelerator(*recipes)
-    train_with_what_they_need(recipes, accelerator, resume=options.resume, overwrite=options.overwrite)
-    accelerator.end_training()
+    distill(recipes, resume=options.resume, overwrite=options.overwrite)
 
 
 if __name__ == "__main__":

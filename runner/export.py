@@ -15,8 +15,8 @@ from segkd.runner.command import ask_early, new_parser, run_command
 CALIBRATIONS = ("minmax", "entropy", "percentile")
 
 
-def ask() -> argparse.Namespace:
-    """The options."""
+def ask(words: list[str] | None = None) -> argparse.Namespace:
+    """The options, of the command line or of words in its place."""
     parser = new_parser("Export a delivered network.")
     parser.add_argument("source", help="a run folder, or a student folder")
     parser.add_argument(
@@ -46,7 +46,7 @@ def ask() -> argparse.Namespace:
         "--qat", type=int, metavar="ITERATIONS", help="train it in INT8 first, as a run of its own, by its own recipe"
     )
     int8.add_argument("--val-images", type=int, metavar="N", help="that is measured on (default: all)")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 ask = ask_early(ask, __name__)  # before the imports that take seconds
@@ -88,7 +88,11 @@ TARGETS = ["segkd", *KEYS, "timm", "hf", "onnx", "torch"]
 
 
 def main() -> None:
-    options = ask()
+    export_network(ask())
+
+
+def export_network(options: argparse.Namespace) -> Path:
+    """Writes one export, says what it weighs and costs, and gives its path."""
     refuse_wrong(options)
     if options.output:
         refuse_inside_a_run(options.output)
@@ -131,6 +135,7 @@ def main() -> None:
         say(f"{file.report_file}: what it is, what it costs and how it is run")
     if options.push_to_hub:
         say(f"uploaded to {push(path, options.push_to_hub, private=options.private)}")
+    return path
 
 
 def refuse_wrong(options: argparse.Namespace) -> None:

@@ -18,8 +18,12 @@ from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
 
 
-def ask() -> tuple[argparse.Namespace, Recipe, Path]:
-    """The options, the recipe they name, checked, and the folder of the run whose networks are scored."""
+def ask(words: list[str] | None = None) -> tuple[argparse.Namespace, Recipe, Path]:
+    """The options, the recipe they name, checked, and the folder of the run whose networks are scored.
+
+    Args:
+        words: in place of the command line's.
+    """
     parser = new_parser("Score a network of a recipe.")
     add_recipe(parser, ", or a run folder, or an exported file (.onnx, .pt2)", "evaluate.protocol=cirkd", optional=True)
     parser.add_argument(
@@ -41,7 +45,7 @@ def ask() -> tuple[argparse.Namespace, Recipe, Path]:
     parser.add_argument("--confusion", type=Path, metavar="PNG", help="also a picture of the confusion matrix")
     parser.add_argument("--output", type=Path, metavar="JSON", help="also write the scores to this file")
     parser.add_argument("--overwrite", action="store_true", help="write over files that are there")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_intermixed_args(words)
     name_recipe(options)
     for file in filter(None, (options.output, options.confusion)):
         refuse_inside_a_run(file)
@@ -93,13 +97,17 @@ from segkd.runner.run_folder.metrics_file import plain
 from segkd.runner.run_folder.program_scores import write_scores
 from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.chosen_network import GivenWeights, choose_network
-from segkd.runner.scoring.evaluation import evaluate, text_of
+from segkd.runner.scoring.evaluation import Evaluation, evaluate, text_of
 from segkd.runner.scoring.pictures import confusion_picture
 from segkd.runner.scoring.program import scores_of_file
 
 
 def main() -> None:
-    options, recipe, run = ask()
+    score(*ask())
+
+
+def score(options: argparse.Namespace, recipe: Recipe, run: Path) -> Evaluation:
+    """Scores a network on a split, prints the scores and writes what the options ask for."""
     accelerator = start_accelerator(recipe)
     dataset = build_dataset(recipe, recipe.data.val_split)
     weights = GivenWeights(options.weights, options.layout, options.part)
@@ -127,6 +135,7 @@ def main() -> None:
         for file in written:
             say(f"written: {file}")
     accelerator.end_training()
+    return result
 
 
 if __name__ == "__main__":

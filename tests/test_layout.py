@@ -97,7 +97,8 @@ def test_nobody_imports_an_entry_script():
     entries = {file.stem for file in RUNNER if 'if __name__ == "__main__":' in file.read_text()}
     assert {"distill", "score", "check"} <= entries
     names = {f"segkd.runner.{entry}" for entry in entries}
-    assert found_in(RUNNER + PARTS, lambda file: names & {module for module, _ in imports(file)}) == {}
+    others = [file for file in RUNNER + PARTS if file != ROOT / "runner/api.py"]  # which is these scripts as functions
+    assert found_in(others, lambda file: names & {module for module, _ in imports(file)}) == {}
 
 
 # room of runner/ -> how high it stands: arrows run down, from a room to a lower one or inside of it

@@ -9,6 +9,7 @@ from pathlib import Path
 import timm
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from segkd.runner.building.graph import Graph
@@ -45,6 +46,8 @@ def start_accelerator(*recipes: Recipe) -> Accelerator:
     use_all_cores()
     # DDP is told once by Accelerate and once by itself that this option has a new name
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
+    # a process may train and score one after another, and Accelerate keeps the precision of the first
+    AcceleratorState._reset_state()
     comes_and_goes = any(term.comes_and_goes for one in recipes for term in one.losses)
     # an encoder alone may have stages that no term reads
     trained = [network for one in recipes for network in one.networks.values() if network.train and network.model]

@@ -31,11 +31,13 @@ class Source:
         path: the file on this machine.
         root: of a recipe from elsewhere, the folder with all that it may build on; None for a recipe of this machine.
         address: what `root` is called where it came from, such as hf://user/repo@commit.
+        given: what a recipe says that is no file; its paths count from the working directory.
     """
 
     path: Path
     root: Path | None = None
     address: str = ""
+    given: dict | None = None
 
     @property
     def default_name(self) -> str:
@@ -61,14 +63,16 @@ def is_address(recipe: str | Path) -> bool:
     return str(recipe).startswith(("hf://", "wandb://"))
 
 
-def find_source(recipe: str | Path) -> Source:
-    """The recipe that a path, `hf://user/repo[@revision]/path.yaml` or `wandb://entity/project/run` names.
+def find_source(recipe: str | Path | dict) -> Source:
+    """The recipe that a mapping is, or a path, `hf://user/repo[@revision]/path.yaml` or `wandb://entity/project/run` names.
 
     The path of an exported network means the recipe that the file holds, which may come from anywhere.
 
     Raises:
         ValueError: an address of another form. FileNotFoundError: nothing there, no access, or no network.
     """
+    if isinstance(recipe, dict):
+        return Source(Path("recipe.yaml"), given=recipe)
     if not is_address(recipe):
         program = ProgramFile.named(recipe)
         if program is None:

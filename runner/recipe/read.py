@@ -14,7 +14,7 @@ from segkd.runner.recipe.protocols import change_protocol, fixed_by, protocol_in
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.told_by_weights import Told, fill, told_by
-from segkd.runner.recipe.yaml_file import expanded, override, read_with_traps, value_at
+from segkd.runner.recipe.yaml_file import expanded, override, read_given, read_with_traps, value_at
 
 # where a recipe names files and folders
 PATHS: tuple[Key, ...] = (
@@ -42,11 +42,11 @@ OF_THE_PLACE = ("data.workers", "data.max_pixels", "data.allow_overlap", "data.c
                 "tracking.gradients")  # fmt: skip
 
 
-def read(path: str | Path, assignments: Iterable[str] = (), *, trust_checkpoint: bool = False) -> Recipe:
+def read(path: str | Path | dict, assignments: Iterable[str] = (), *, trust_checkpoint: bool = False) -> Recipe:
     """Reads, merges, overrides and checks a recipe. RecipeError lists every mistake and what is allowed.
 
     Args:
-        path: of a file, or an address (runner/recipe/addresses.py).
+        path: of a file, or an address (runner/recipe/addresses.py), or what would stand in a file.
         trust_checkpoint: weights files that could start code are read all the same.
     """
     source, assignments = find_source(path), list(assignments)
@@ -115,7 +115,10 @@ def read_needed(recipe: Recipe, is_done: Callable[[Recipe], bool], above: tuple[
 
 def _read_values(source: Source, assignments: list[str]) -> tuple[dict, Origins, list[str]]:
     """What file and command line say, where each says it, and the traps in the file."""
-    values, origins, traps = read_with_traps(source.path, source.root)
+    if source.given is None:
+        values, origins, traps = read_with_traps(source.path, source.root)
+    else:
+        values, origins, traps = read_given(source.given)
     before = protocol_in(values)
     _name_metrics(values)
     override(values, origins, assignments)

@@ -4,7 +4,7 @@ import copy
 import functools
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import yaml
 
@@ -34,6 +34,10 @@ for tag, pattern, first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), first)
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), first)
 
+for kind in (PurePath, os.PathLike):  # paths are words, too
+    _Dumper.add_multi_representer(kind, lambda dumper, path: dumper.represent_str(os.fspath(path)))
+
+GIVEN = "the mapping"  # where a recipe that is no file was written
 _PLAIN = {"scalar": {"null", "bool", "int", "float", "str"}, "sequence": {"seq"}, "mapping": {"map"}}
 _LARGEST_FILE = 2**20  # bytes
 _DEEPEST = 100  # recipes that extend each other
@@ -90,6 +94,24 @@ def read_with_traps(
         asked = f" (`extends` in {above[-1]} asks for it)" if above else ""
         raise RecipeError([f"{error}{asked}"]) from None
     values, origins, traps = copy.deepcopy(_parse(text, path))  # what is kept of a file must not be changed
+    return _extended(values, origins, traps, path, root, (*above, real))
+
+
+def read_given(given: dict) -> tuple[dict, Origins, list[str]]:
+    """As read_with_traps: a mapping in place of a file, which may extend files of the working directory.
+
+    Raises:
+        RecipeError: something in it is no plain value.
+    """
+    path = Path("recipe.yaml")
+    values, origins, traps = _parse(write(given), path)
+    return _extended(copy.deepcopy(values), Origins(dict.fromkeys(origins, GIVEN)), traps, path, None, ())
+
+
+def _extended(
+    values: dict, origins: Origins, traps: list[str], path: Path, root: Path | None, above: tuple[Path, ...]
+) -> tuple[dict, Origins, list[str]]:
+    """The values of the file `path`, the last of `above`, laid over those of the file that it extends."""
     base = values.pop("extends", None)
     if base is None:
         return values, origins, traps
@@ -101,7 +123,7 @@ def read_with_traps(
     elif not lies_inside(root, path.parent / base):
         text = f"extends: {base} does not lie beside this recipe, where one from elsewhere must stay"
         raise RecipeError([f"{at}: {text}"])
-    below, below_origins, below_traps = read_with_traps(path.parent / base, root, (*above, real))
+    below, below_origins, below_traps = read_with_traps(path.parent / base, root, above)
     for replaced in {key[:-1] for key in origins if key and isinstance(key[-1], int)}:
         below_origins.forget_inside(replaced)
     below_origins.update({_numbered(key, below): at for key, at in origins.items()})
@@ -205,13 +227,21 @@ def _numbered(key: Key, values: object) -> Key:
 
 def write(values: object) -> str:
     """The values as YAML that is read back as they are, every string as a string."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=False)
+    return _dumped(values, width=120, default_flow_style=False)
 
 
 def one_line(value: object) -> str:
     """A value as one line of YAML."""
-    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9, default_flow_style=True)
-    return text.removesuffix("...\n").strip()
+    return _dumped(value, width=10**9, default_flow_style=True).removesuffix("...\n").strip()
+
+
+def _dumped(value: object, *, width: int, default_flow_style: bool) -> str:
+    style = {"width": width, "default_flow_style": default_flow_style}
+    try:
+        return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style)
+    except yaml.representer.RepresenterError as error:
+        said = f"{error.args[-1]!r} cannot stand in a recipe, which has numbers, words, lists and mappings of them"
+        raise RecipeError([f"{GIVEN}: {said}"]) from None
 
 
 def override(values: dict, origins: Origins, assignments: list[str]) -> None:

@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 
-from segkd.runner.console import say
+from segkd.runner.console import in_notebook, say
 from segkd.runner.scoring.evaluation import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -41,7 +41,8 @@ class StopSignal:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         for one in SIGNALS if number in SIGNALS else ():
-            signal.signal(one, signal.SIG_DFL)
+            # the kernel of a notebook outlives its runs
+            signal.signal(one, signal.default_int_handler if in_notebook() else signal.SIG_DFL)
         for one in REQUESTS:
             signal.signal(one, signal.SIG_IGN)
         # torchrun, and what runs in a job, pass on the signal that a scheduler has sent to all, too

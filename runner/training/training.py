@@ -56,6 +56,7 @@ class Training:
     saved: int = 0
     norm: Tensor | None = None
     failure: str | None = None
+    is_open: bool = False
 
     @classmethod
     def build(
@@ -110,6 +111,7 @@ class Training:
         )
         kind = LossReport if recipe.judged_by_loss else Report
         self.report = kind(recipe, state, val_set, accelerator, self.dashboard)
+        self.is_open = True
 
     def check_claim(self) -> None:
         """Before anything is written: ClaimLost where another process trains here by now."""
@@ -122,10 +124,13 @@ class Training:
             self.state.save(self.run, self.recipe.loop.keep_last, result, self.claim)
         self.saved = self.state.iteration
 
-    def close(self) -> None:
-        """Lets go of the run folder and the dashboard."""
+    def close(self, *, failed: bool = False) -> None:
+        """Lets go of the run folder and the dashboard, once."""
+        if not self.is_open:
+            return
+        self.is_open = False
         self.tracking.close()
-        self.dashboard.close()
+        self.dashboard.close(failed)
         if self.claim is not None:
             self.claim.release(failed=self.failure, finished=self.run.is_finished)
 

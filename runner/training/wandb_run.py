@@ -134,10 +134,10 @@ class Dashboard:
         self.run.log_artifact(artifact, aliases=["best"])
 
     @optional
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Ends the wandb run; what its server does not take in time stays here."""
         try:
-            self.run.finish()
+            self.run.finish(exit_code=int(failed))
         except Exception as error:
             say(f"wandb: {_reason(error)}; what its server has not got is uploaded by: {self._sync}")
         self.run, self.wanted = None, False

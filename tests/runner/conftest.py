@@ -219,6 +219,12 @@ def server() -> Iterator[Commands]:
     commands.close()
 
 
+@pytest.fixture(scope="session")
+def tiny_recipe() -> str:
+    """A recipe that trains in a second, as it stands in a file."""
+    return TINY
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An empty folder with tiny.yaml in it; runs go to its runs/."""

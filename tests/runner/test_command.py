@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from segkd.runner import program
 from segkd.runner.command import run_command
 from segkd.runner.recipe.mistakes import RecipeError
 
@@ -94,3 +95,22 @@ def test_notes_and_warnings_are_shown_as_text(ended):
     _, out, err = ended(main)
     assert out.startswith("a\\x1b[2J.pth has lines\nmore\n") and len(out.splitlines()) == 20
     assert err == "UserWarning: beware of b\\x1b[2J.pth\n"
+
+
+def test_the_program_names_every_command_and_runs_it():
+    assert COMMANDS == sorted(program.COMMANDS)
+    code = "import sys; sys.argv = sys.argv[1:]; from segkd.runner import program; program.main()"
+    call = [sys.executable, "-c", code, "segkd"]
+    told = subprocess.run([*call, "score", "--help"], capture_output=True, text=True, check=True).stdout
+    assert told.startswith("usage: segkd score [-h]") and "--metrics" in told
+    wrong = subprocess.run([*call, "distil"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "no command distil, did you mean distill?" in wrong.stderr
+
+
+def test_the_program_answers_at_once(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["segkd"])
+    program.main()
+    assert "  distill  train a recipe" in capsys.readouterr().out
+    source = Path(program.__file__).read_text()
+    modules = {line.split()[1] for line in source.splitlines() if line.startswith(("import ", "from "))}
+    assert modules <= sys.stdlib_module_names

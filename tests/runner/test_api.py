@@ -1,0 +1,146 @@
+"""The commands as functions: one after another in a process that lives on, errors as exceptions, a notebook."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from segkd.runner import api, distill
+from segkd.runner.recipe.mistakes import RecipeError
+from segkd.runner.recipe.read import read
+from segkd.runner.run_folder.pretrained import from_pretrained
+
+NOTEBOOK = Path(__file__).parents[2] / "recipes/quickstart.ipynb"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_recipe):
+    """A working directory with tiny.yaml, and runs/first trained by it for two iterations."""
+    folder = tmp_path_factory.mktemp("api")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "tiny.yaml").write_text(tiny_recipe)
+        api.distill("tiny.yaml", {"schedule.iterations": 2}, name="first", loop__precision="bf16")
+        yield folder
+
+
+@pytest.fixture
+def recipe(place, tiny_recipe):
+    """The same recipe as a mapping."""
+    return yaml.safe_load(tiny_recipe)
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """A function leaves no trace in how signals are taken."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_run(place):
+    run = api.Run("runs/first")
+    assert run.recipe.schedule.iterations == 2 and run.recipe.loop.precision == "bf16" and len(run.rows) == 2
+    assert run.miou == run.rows[-1]["miou"] and "pspnet mobilenetv2_035" in run.report
+    assert [file.suffix for file in run.pictures] == [".png"]
+
+
+def test_a_score_is_the_one_of_the_run(place):
+    run = api.Run("runs/first")
+    scores = api.score(run, metrics=["boundary"])
+    assert scores["miou"] == run.miou and scores["boundary_miou"] is not None
+    assert api.score("runs/first", {"data.args": {"size": [32, 48], "length": 3}})["miou"] != run.miou
+
+
+def test_classes_of_images_of_any_kind(place):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 56, 3), dtype=np.uint8)
+    Image.fromarray(pixels[0]).save("one.png")
+    network = from_pretrained("runs/first")
+    with torch.no_grad():
+        scores = network(torch.from_numpy(pixels).permute(0, 3, 1, 2)).resized((40, 56))
+    found = api.predict("runs/first", ["one.png", Image.fromarray(pixels[1])])
+    assert [np.mean(labels == expected.numpy()) > 0.999 for labels, expected in zip(found, scores.argmax(1))] == [1, 1]
+    assert np.array_equal(api.predict(api.load("runs/first"), pixels), found)
+    assert np.array_equal(api.predict(network, "one.png"), found[:1]) and found[0].dtype == np.uint8
+    with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8 arrays; got uint8 \(56, 3\)"):
+        api.predict(network, pixels[0])
+
+
+def test_a_network_sees_images_as_it_was_trained(place):
+    network = api.load("runs/first")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    network.resize = (32, 48)
+    assert not np.array_equal(api.predict(network, [pixels]), api.predict(network, [pixels], native=True))
+
+
+def test_an_export(place):
+    path = api.export(api.Run("runs/first"), "segkd", output=place / "export")
+    assert path == place / "export" and from_pretrained(path).num_classes == from_pretrained("runs/first").num_classes
+    with pytest.raises(ValueError, match="--to onxn: there are segkd"):
+        api.export("runs/first", "onxn")
+
+
+def test_mistakes_in_a_mapping(recipe):
+    with pytest.raises(RecipeError, match=r"the mapping: sede: unknown key, did you mean 'seed'\?"):
+        api.distill({**recipe, "sede": 1})
+    with pytest.raises(RecipeError, match="command line: schedule.iterations: must be"):
+        api.distill(recipe, schedule__iterations=0)
+    for given in ({**recipe, "seed": 1j}, recipe):
+        with pytest.raises(RecipeError, match="1j cannot stand in a recipe, which has numbers, words, lists"):
+            api.distill(given, seed=1j)
+    with pytest.raises(FileNotFoundError, match="did you mean 'quickstart'"):
+        api.distill("quickstrat")
+
+
+def test_a_mapping_extends_a_file_and_takes_paths(place):
+    values = {"extends": Path("tiny.yaml"), "networks": {"student": {"weights": Path("runs/first")}}, "name": "b"}
+    found = read({**values, "tracking": {"folder": place}})
+    assert found.networks["student"].weights == "runs/first" and found.folder == place / "b"
+
+
+def test_who_has_failed_may_try_again(recipe):
+    """The folder is let go, and the next one computes in its own precision."""
+    with pytest.raises(FloatingPointError, match="lower optimizer.lr"):
+        api.distill(recipe, name="again", optimizer__lr=1000.0, schedule__iterations=8, evaluate__every=8)
+    with pytest.raises(ValueError, match="go on with it with --resume"):
+        api.distill(recipe, name="again", optimizer__lr=1000.0, schedule__iterations=8, evaluate__every=8)
+    assert api.distill(recipe, name="again", schedule__iterations=1, overwrite=True).rows[0]["iteration"] == 1
+
+
+def test_an_interrupt_saves_and_is_raised(recipe, monkeypatch):
+    step, done = distill.take_training_step, []
+
+    def interrupted(*given):
+        step(*given)
+        done.append(given)
+        if len(done) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(distill, "take_training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        api.distill(recipe, name="stopped")
+    assert len(api.Run("runs/stopped").rows) == 1
+    assert len(api.distill(recipe, name="stopped", resume=True).rows) == 4 and len(done) == 4
+
+
+def test_the_notebook(place, monkeypatch):
+    """Its code runs from the first cell to the last: with few scenes and one iteration a run."""
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells), "outputs are stripped"
+    first, *others = ["".join(cell["source"]) for cell in cells]
+    assert "iterations = 360\n" in first
+    shown = []
+    namespace = {"display": shown.append}
+    exec(first.replace("iterations = 360", "iterations = 1"), namespace)
+    smaller = {"data.args.length": 8, "data.labelled": "1/4", "data.batch_size": 2, "data.workers": 0}
+    namespace["settings"] |= smaller | {"data.crop_size": [64, 64], "tracking.wandb": "disabled"}
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    for text in others:
+        exec(compile(text, NOTEBOOK.name, "exec"), namespace)
+    assert namespace["run"].rows[-1]["iteration"] == 1 and len(shown) == 1 and namespace["labels"].shape == (120, 200)
