@@ -1,9 +1,17 @@
-"""The recipes that come with segkd, and one for your own images: `python runner/recipes.py ls | show | copy | diff | new`.
+"""The recipes that come with segkd, one for your own images, and every option there is: `python runner/recipes.py ACTION`.
+
+`ls [WORD ...]` lists them, those that hold every WORD; `show NAME` prints one with every default and where each other
+value is written; `copy NAME [TO]` makes one file of it and of what it extends, to change as you like; `diff A B` tells
+how two differ. NAME is that of `ls`, its last part, the path of any recipe, or an address (hf://user/repo/path.yaml,
+wandb://entity/project/run). `new --data FOLDER` looks at your own images and labels and writes a recipe for them.
+`options WORD` tells what a loss, network, data set, metric or section takes; `schema` prints that for editors.
+"""The recipes that come with segkd: `python runner/recipes.py ls [WORD ...] | show | copy | diff | options`.
 
 `ls` lists them, those that hold every WORD; `show NAME` prints one with every default and where each other value is
 written; `copy NAME [TO]` makes one file of it and of what it extends, to change as you like; `diff A B` tells how two
-differ. NAME is that of `ls`, its last part, the path of any recipe, or an address (hf://user/repo/path.yaml,
-wandb://entity/project/run). `new --data FOLDER` looks at your own images and labels and writes a recipe for them.
+differ; `options WORD` tells every option of a loss, network, data set, metric or section, and `schema` prints what an
+editor needs to do so while a recipe is written. NAME is that of `ls`, its last part, the path of any recipe, or an address (hf://user/repo/path.yaml,
+wandb://entity/project/run).
 """
 
 import argparse
@@ -20,7 +28,9 @@ from segkd.runner.command import new_parser, run_command
 from segkd.runner.console import say
 from segkd.runner.recipe.addresses import find_source, is_address
 from segkd.runner.recipe.differences import differences
+from segkd.runner.recipe.editor_schema import MODELINE, editor_schema
 from segkd.runner.recipe.mistakes import Key, did_you_mean
+from segkd.runner.recipe.options import index, options_of
 from segkd.runner.recipe.read import read, read_as_written
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.yaml_file import one_line, override, read_with_traps, write
@@ -31,7 +41,8 @@ NO_RECIPES = {"bases", "sweeps"}  # folders of what recipes extend, and of plans
 
 def main() -> None:
     parser = new_parser("The recipes that come with segkd.")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="{ls,show,copy,diff,new}")
+    words = "{ls,show,copy,diff,new,options,schema}"
+    actions = parser.add_subparsers(dest="action", required=True, metavar=words)
     listing = actions.add_parser("ls", help="list them", allow_abbrev=False)
     listing.add_argument("words", nargs="*", help="only those whose line holds all of these")
     showing = actions.add_parser("show", help="print one with every default", allow_abbrev=False)
@@ -53,6 +64,9 @@ def main() -> None:
     )
     drafting.add_argument("--student", help="an encoder")
     drafting.add_argument("--iterations", type=int, help="of each training (default: by the number of images)")
+    telling = actions.add_parser("options", help="tell every option of a part or a section", allow_abbrev=False)
+    telling.add_argument("word", nargs="?", help="such as kl, deeplabv3, data.transform (default: all words there are)")
+    actions.add_parser("schema", help="print the JSON schema of recipes, for editors", allow_abbrev=False)
     for action in actions.choices.values():  # so that it may stand at the end, as for every other command
         action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -66,6 +80,10 @@ def main() -> None:
         from segkd.runner.drafting.draft import draft  # seconds of torch, which nothing else here needs
 
         draft(options.data, options.output, options.teacher, options.student, options.iterations)
+    elif options.action == "options":
+        say(options_of(options.word) if options.word else index())
+    elif options.action == "schema":
+        print(editor_schema(), end="")
     else:
         say(compare(find_recipe(options.first), find_recipe(options.second)))
 
@@ -89,6 +107,11 @@ def shipped() -> dict[str, Path]:
     if not found:
         raise FileNotFoundError("segkd was installed without its recipes; they lie in recipes/ of its repository")
     return found
+
+
+def shipped_schema() -> Path:
+    """The file that `schema` prints, where it lies beside the recipes."""
+    return shipped()["quickstart"].with_name("schema.json")
 
 
 def find_recipe(name: str) -> str:
@@ -135,9 +158,10 @@ def row(name: str, recipe: Recipe) -> list[str]:
 
 
 def header(file: Path) -> list[str]:
-    """The lines of comment a recipe begins with."""
+    """The lines of comment a recipe begins with, without the one for editors."""
     lines = file.read_text(encoding="utf-8").splitlines()
-    return list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return [line for line in comment if not line.startswith(MODELINE)]
 
 
 def sentence(file: Path) -> str:
@@ -193,7 +217,8 @@ def copy(name: str, to: Path) -> Path:
             other["recipe"] = path if is_address(path) else os.path.relpath(path, file.parent)
     values = {"name": source.default_name, **values}
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, "\n".join([*header(source.path), f"# Copied from {name}.", write(values)]))
+    schema = os.path.relpath(shipped_schema(), file.parent)
+    write_text(file, "\n".join([*header(source.path), f"# Copied from {name}.", MODELINE + schema, write(values)]))
     return file
 
 

@@ -3,6 +3,7 @@
 import difflib
 import re
 import typing
+from collections.abc import Iterable
 
 import pydantic
 
@@ -48,6 +49,11 @@ def did_you_mean(word: str, allowed: list[str]) -> str:
     close = [other for other in allowed if sorted(other) == sorted(word)]
     close = close or difflib.get_close_matches(word, allowed, n=1)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def close_to(word: str, allowed: Iterable[str]) -> list[str]:
+    """Up to three of the allowed words that may be meant."""
+    return difflib.get_close_matches(word, list(allowed), n=3)
 
 
 def located(mistakes: list[Mistake], origins: Origins, path: str) -> list[str]:

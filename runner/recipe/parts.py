@@ -103,6 +103,11 @@ def build(room: str, name: str, arguments: dict, *given: object) -> object:
     return find(room, name)(*given, **{key: getattr(typed, key) for key in type(typed).model_fields})
 
 
+def schema_of(room: str, name: str) -> dict:
+    """The arguments of a part as JSON schema: types, ranges, defaults."""
+    return _arguments(room, name).model_json_schema()
+
+
 def needs_teacher(loss: str) -> bool:
     """Whether a loss reads a second network: the `teacher` of its forward may not be None."""
     hint = typing.get_type_hints(find("losses", loss).forward)["teacher"]
@@ -117,6 +122,31 @@ def needs_labels(loss: str) -> bool:
 def has_labels(dataset: str) -> bool:
     """Whether the images of a data set have labels: its class says `has_labels = False` where they have none."""
     return dataset not in names("datasets") or getattr(find("datasets", dataset), "has_labels", True)
+
+
+class _Anything(dict):
+    """64 channels, or a stride of 64, of whatever feature is asked for."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> int:
+        return 64
+
+
+def features_read(loss: str) -> dict[str, set[str]] | None:
+    """The features a loss asks its two networks for, with its defaults; None where that depends on the networks."""
+    import torch  # whoever asks has imported the loss, and it with that
+
+    from segkd.losses._task import Features, Task
+
+    asked = {who: Features(f"the {who}", _Anything(), _Anything()) for who in ("student", "teacher")}
+    try:
+        with torch.device("meta"):
+            build("losses", loss, {}, Task(19, 255, **asked))
+    except (ValueError, KeyError, NotImplementedError, RuntimeError):
+        return None
+    return {who: features.wanted for who, features in asked.items()}
 
 
 def network_part(source: str, model: str, arguments: dict) -> tuple[str, dict]:
