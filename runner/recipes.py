@@ -5,13 +5,6 @@ value is written; `copy NAME [TO]` makes one file of it and of what it extends, 
 how two differ. NAME is that of `ls`, its last part, the path of any recipe, or an address (hf://user/repo/path.yaml,
 wandb://entity/project/run). `new --data FOLDER` looks at your own images and labels and writes a recipe for them.
 `options WORD` tells what a loss, network, data set, metric or section takes; `schema` prints that for editors.
-"""The recipes that come with segkd: `python runner/recipes.py ls [WORD ...] | show | copy | diff | options`.
-
-`ls` lists them, those that hold every WORD; `show NAME` prints one with every default and where each other value is
-written; `copy NAME [TO]` makes one file of it and of what it extends, to change as you like; `diff A B` tells how two
-differ; `options WORD` tells every option of a loss, network, data set, metric or section, and `schema` prints what an
-editor needs to do so while a recipe is written. NAME is that of `ls`, its last part, the path of any recipe, or an address (hf://user/repo/path.yaml,
-wandb://entity/project/run).
 """
 
 import argparse
@@ -94,13 +87,9 @@ def shipped() -> dict[str, Path]:
     Raises:
         FileNotFoundError: segkd was installed without them.
     """
-    try:
-        folders = [Path(folder) for folder in importlib.import_module("segkd.recipes").__path__]
-    except ModuleNotFoundError:
-        folders = []
     found = {
         file.relative_to(folder).with_suffix("").as_posix(): file
-        for folder in folders
+        for folder in _folders()
         for file in sorted(folder.rglob("*.yaml"))
         if not NO_RECIPES.intersection(file.relative_to(folder).parts)
     }
@@ -109,9 +98,11 @@ def shipped() -> dict[str, Path]:
     return found
 
 
-def shipped_schema() -> Path:
-    """The file that `schema` prints, where it lies beside the recipes."""
-    return shipped()["quickstart"].with_name("schema.json")
+def _folders() -> list[Path]:
+    try:
+        return [Path(folder) for folder in importlib.import_module("segkd.recipes").__path__]
+    except ModuleNotFoundError:
+        return []
 
 
 def find_recipe(name: str) -> str:
@@ -217,8 +208,9 @@ def copy(name: str, to: Path) -> Path:
             other["recipe"] = path if is_address(path) else os.path.relpath(path, file.parent)
     values = {"name": source.default_name, **values}
     file.parent.mkdir(parents=True, exist_ok=True)
-    schema = os.path.relpath(shipped_schema(), file.parent)
-    write_text(file, "\n".join([*header(source.path), f"# Copied from {name}.", MODELINE + schema, write(values)]))
+    schemas = [schema for folder in _folders() if (schema := folder / "schema.json").is_file()]
+    editors = [MODELINE + os.path.relpath(schema, file.parent) for schema in schemas[:1]]
+    write_text(file, "\n".join([*header(source.path), f"# Copied from {name}.", *editors, write(values)]))
     return file
 
 

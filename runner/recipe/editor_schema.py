@@ -35,7 +35,10 @@ def editor_schema() -> str:
     ]
     metrics = defs["Evaluate"]["properties"]["metrics"]
     names = parts.names(parts.METRICS)
-    metrics["anyOf"] = [{"type": "array", "items": {"enum": names}}, _mapping({name: f"metrics/{name}" for name in names})]
+    metrics["anyOf"] = [
+        {"type": "array", "items": {"enum": names}},
+        _mapping({name: f"metrics/{name}" for name in names}),
+    ]
     del metrics["type"], metrics["additionalProperties"]
     for key, name in ARGUMENTS.items():
         section, _, field = key.rpartition(".")

@@ -71,7 +71,8 @@ def _of_section(key: str) -> str:
     section = sections()[key]
     schema = section.model_json_schema(by_alias=True)
     meanings = {name: field.get("description", "") for name, field in _fields(schema).items()}
-    return f"{key}: {section.__doc__ or 'a section of the recipe.'}\n\n{_table(schema, meanings)}"
+    words = " ".join((section.__doc__ or "a section of the recipe.").split())
+    return _wrapped(f"{key}: {words}") + f"\n\n{_table(schema, meanings)}"
 
 
 def _of_part(room: str, name: str, before: str = "") -> str:
