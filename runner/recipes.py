@@ -4,6 +4,7 @@
 value is written; `copy NAME [TO]` makes one file of it and of what it extends, to change as you like; `diff A B` tells
 how two differ. NAME is that of `ls`, its last part, the path of any recipe, or an address (hf://user/repo/path.yaml,
 wandb://entity/project/run). `new --data FOLDER` looks at your own images and labels and writes a recipe for them.
+`suggest --teacher T --student S` prints a first recipe for two networks, with what it rests on in its head.
 `options WORD` tells what a loss, network, data set, metric or section takes; `schema` prints that for editors.
 """
 
@@ -34,7 +35,7 @@ NO_RECIPES = {"bases", "sweeps"}  # folders of what recipes extend, and of plans
 
 def main() -> None:
     parser = new_parser("The recipes that come with segkd.")
-    words = "{ls,show,copy,diff,new,options,schema}"
+    words = "{ls,show,copy,diff,new,suggest,options,schema}"
     actions = parser.add_subparsers(dest="action", required=True, metavar=words)
     listing = actions.add_parser("ls", help="list them", allow_abbrev=False)
     listing.add_argument("words", nargs="*", help="only those whose line holds all of these")
@@ -57,6 +58,12 @@ def main() -> None:
     )
     drafting.add_argument("--student", help="an encoder")
     drafting.add_argument("--iterations", type=int, help="of each training (default: by the number of images)")
+    advising = actions.add_parser("suggest", help="advise a first recipe, and say why", allow_abbrev=False)
+    advising.add_argument("--teacher", required=True, help="an encoder, sam, or a run folder or weights file")
+    advising.add_argument("--student", required=True, help="an encoder, such as mobilenetv3_large_100 or timm/NAME")
+    advising.add_argument("--labelled", type=int, metavar="N", help="images with labels")
+    advising.add_argument("--unlabelled", type=int, metavar="N", help="images without labels")
+    advising.add_argument("--hours", type=float, help="there are for the training")
     telling = actions.add_parser("options", help="tell every option of a part or a section", allow_abbrev=False)
     telling.add_argument("word", nargs="?", help="such as kl, deeplabv3, data.transform (default: all words there are)")
     actions.add_parser("schema", help="print the JSON schema of recipes, for editors", allow_abbrev=False)
@@ -73,6 +80,12 @@ def main() -> None:
         from segkd.runner.drafting.draft import draft  # seconds of torch, which nothing else here needs
 
         draft(options.data, options.output, options.teacher, options.student, options.iterations)
+    elif options.action == "suggest":
+        from segkd.runner.drafting.rules import Asked
+        from segkd.runner.drafting.suggestion import suggest
+
+        names = ("teacher", "student", "labelled", "unlabelled", "hours")
+        print(suggest(Asked(**{name: getattr(options, name) for name in names})), end="")
     elif options.action == "options":
         say(options_of(options.word) if options.word else index())
     elif options.action == "schema":

@@ -1,0 +1,147 @@
+"""What is advised before a first training, a rule a row, with what each rests on: a row of our own results, or a paper.
+
+Our results are small (two CPU cores, random weights, few seeds): a rule that rests on them says how they were made.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+# encoders that were trained to be read, not to name classes
+FEATURES_ALONE = re.compile(r"dino|clip|siglip|mae|sam\b|sam_|beit|eva|radio|depth", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is known before a training; None where it was not said.
+
+    Attributes:
+        teacher, student: an encoder, or for the teacher a run folder, a file of weights or sam.
+        labelled, unlabelled: numbers of images. hours: there are for the training.
+    """
+
+    teacher: str
+    student: str
+    labelled: int | None = None
+    unlabelled: int | None = None
+    hours: float | None = None
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the teacher says classes, and not features alone."""
+        return FEATURES_ALONE.search(self.teacher) is None
+
+    @property
+    def is_sam(self) -> bool:
+        """Whether the teacher is Segment Anything."""
+        return self.teacher == "sam"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row.
+
+    Attributes:
+        when: in words, holds: the same. advice: what to do.
+        rests_on: what that was seen in, or who says so.
+        row: what stands so in a table of the pages, where it is a result of ours. sets: values of the recipe.
+    """
+
+    when: str
+    holds: Callable[[Asked], bool]
+    advice: str
+    rests_on: str
+    row: str = ""
+    sets: dict[str, object] = field(default_factory=dict)
+
+
+RULES = (
+    Rule(
+        "the teacher has scores for your classes",
+        lambda asked: asked.has_scores,
+        "begin with kl on the scores: it asks for no features, and networks of any widths fit",
+        "CamVid at 180 x 240, one seed: 26.61 mIoU alone, 38.06 with kl (T = 2); at 96 x 128, three seeds: no gain",
+        row="| student with `kl`, T = 2 | deeplabv3 mobilenetv2_050 | 38.06 |",
+        sets={"losses": [{"loss": "cross_entropy"}, {"loss": "kl", "weight": 1.0, "args": {"temperature": 2.0}}]},
+    ),
+    Rule(
+        "the teacher has scores for your classes",
+        lambda asked: asked.has_scores,
+        "set cwd beside it (recipes/sweeps/ shows how): with RMRKD the only method that gained at each of its seeds",
+        "CamVid at 96 x 128, 600 iterations, two seeds: +0.78 mIoU, 95 % interval +0.49 to +1.08",
+        row="| CWD | 2 | 24.26 +- 0.12 | +0.78 | +0.49 to +1.08 |",
+    ),
+    Rule(
+        "the teacher gives features and no classes (DINO, CLIP, SAM, ...)",
+        lambda asked: not asked.has_scores,
+        "nfd compares features without their mean and scale, and learns a projection where the widths differ; "
+        "token_relation and phi_s are the others made for such teachers",
+        "the papers of NFD (arXiv 2207.05256) and PKD (2207.02039: weights 6 and 10, which are 3 and 5 here); "
+        "no training of ours",
+        sets={
+            "losses": [
+                {"loss": "cross_entropy"},
+                {"loss": "nfd", "weight": 3.0, "args": {"teacher_feature": "last"}},
+            ]
+        },
+    ),
+    Rule(
+        "the teacher gives features",
+        lambda asked: not asked.has_scores,
+        "widths need not be equal: where they differ, each loss on features trains a projection of the student's",
+        "how the losses are built: none of them asks for equal widths",
+    ),
+    Rule(
+        "the teacher is SAM",
+        lambda asked: asked.is_sam,
+        "take its published weights: from random ones it learns more slowly than its student",
+        "CamVid at 96 x 128, TSIC with SAM from random weights, two seeds: -2.29 mIoU",
+        row="| TSIC | 2 | 21.19 +- 1.18 | -2.29 |",
+        sets={"losses.nfd.args.teacher_feature": "sam"},
+    ),
+    Rule(
+        "there are images without labels, and the teacher has scores",
+        lambda asked: bool(asked.unlabelled) and asked.has_scores,
+        "let the teacher speak on them, too: on: both",
+        "the quickstart, labels for one drawn scene of 40, one seed: 44.03 mIoU alone, 48.12 with kl on both",
+        row="| student, quickstart | deeplabv3plus mobilenetv2_050 | 48.12 |",
+        sets={"losses.kl.on": "both"},
+    ),
+    Rule(
+        "there are images without labels, and the teacher gives features",
+        lambda asked: bool(asked.unlabelled) and not asked.has_scores,
+        "nfd reads no labels, so it may have them, too: on: both",
+        "how the loss is defined; no training of ours",
+        sets={"losses.nfd.on": "both"},
+    ),
+    Rule(
+        "there are more images without labels than with them, and the teacher has scores",
+        lambda asked: asked.has_scores and (asked.unlabelled or 0) > (asked.labelled or 0),
+        "a teacher is worth more there than the student's own average, which taught it wrong things",
+        "CamVid at 96 x 128, a quarter of the labels, 600 iterations, one seed: mean teacher -6.21 mIoU",
+        row="| mean teacher | 1 | 17.85 | -6.21 |",
+    ),
+    Rule(
+        "hours are few",
+        lambda asked: asked.hours is not None and asked.hours <= 2,
+        "give plain training the same time before you believe in a gain: the row `none, same time` of compare.py",
+        "CamVid at 96 x 128: KD trained 4:16 minutes where plain training took 2:12, and lost 0.09 mIoU",
+        row="| KD | 3 | 23.01 +- 2.24 | -0.09 |",
+    ),
+    Rule(
+        "hours count",
+        lambda asked: asked.hours is not None,
+        "keep what the frozen teacher says, for all epochs and later runs (cache: {}); check.py tells its size",
+        "deeplabv3 resnet18 <- resnet101 at 512 x 512: a step costs 2.99 of plain training, 0.99 with a full cache",
+        row="| deeplabv3 resnet18 <- resnet101, 2 of 512 x 512 | 1 | 0.99 | 2.99 |",
+        sets={"networks.teacher.cache": {}},
+    ),
+    Rule(
+        "hours count",
+        lambda asked: asked.hours is not None,
+        "leave mgd, region_cosine, cirkd_v2 and ickd for later: they add 12 to 32 % to a step; kl, cwd and dist 0.1 %. "
+        "Memory: cirkd_memory keeps 0.8 GB with 19 classes (half_memory: true halves it)",
+        "timed at 512 x 512 with deeplabv3 resnet18 <- resnet101 on two CPU cores; 22,000 vectors of 512 a class",
+        row="| `mgd` | 1.0 x | 1.0 x | 32.1 % |",
+    ),
+)

@@ -1,0 +1,89 @@
+"""A first recipe for a teacher and a student, and the advice behind it, as one file."""
+
+import textwrap
+from pathlib import Path
+
+from segkd.runner.drafting.rules import RULES, Asked
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.yaml_file import one_line, override, read_given
+
+UNTRAINED = "runs/suggested-teacher"
+WIDTH = 116  # letters of a line of comment
+DATA = {
+    "dataset": "folder",
+    "root": "data",
+    "args": {"class_names": ["background", "object"]},
+    "crop_size": [512, 512],
+    "batch_size": 16,
+}
+SETTINGS = {
+    "optimizer": {"name": "adamw", "lr": 5e-4, "head_lr_scale": 4.0, "weight_decay": 0.01, "no_decay": ["norm", "bias"]},
+    "schedule": {"iterations": 20_000, "warmup": 1000},
+    "evaluate": {"every": 1000},
+}  # fmt: skip
+
+
+def suggest(asked: Asked) -> str:
+    """The recipe, with what was advised and why in its head.
+
+    Raises:
+        RecipeError: teacher and student cannot be built, or do not fit each other.
+    """
+    rules = [rule for rule in RULES if rule.holds(asked)]
+    networks = {"student": _network(asked.student), "teacher": _teacher(asked)}
+    given = {"name": "suggested", "data": dict(DATA), "networks": networks, **SETTINGS}
+    if asked.unlabelled:
+        given["data"]["unlabelled"] = {"images": "data/unlabelled"}
+    values, origins, _ = read_given(given)
+    for rule in rules:
+        override(values, origins, [f"{key}={one_line(value)}" for key, value in rule.sets.items()])
+    read(values)
+    lines = [f"A first recipe for {asked.student} that learns from {asked.teacher}; write it to a file and change it."]
+    lines += ["Its data section is an example: `recipes.py new --data FOLDER` writes that of your own images."]
+    for rule in rules:
+        lines += ["", *textwrap.wrap(f"{rule.when[0].upper()}{rule.when[1:]}: {rule.advice}.", WIDTH)]
+        lines += textwrap.wrap(f"  Rests on: {rule.rests_on}.", WIDTH, subsequent_indent="  ")
+    if networks["teacher"].get("weights") == UNTRAINED:
+        alone = one_line({"student": _network(asked.teacher)})
+        lines += ["", "The teacher is trained first:", "  accelerate launch runner/distill.py FILE name=suggested-teacher",
+                  "  data.unlabelled=null 'losses=[{loss: cross_entropy}]'", f"  'networks={alone}'"]  # fmt: skip
+    head = "".join(f"# {line}".rstrip() + "\n" for line in lines)
+    return head + _compact(values)
+
+
+def _compact(values: dict) -> str:
+    """YAML with a line for each network, term and value of the data, and one for any other section."""
+    lines = []
+    for key, value in values.items():
+        if key in ("data", "networks"):
+            lines += [f"{key}:", *(f"  {name}: {one_line(network)}" for name, network in value.items())]
+        elif key == "losses":
+            lines += [f"{key}:", *(f"  - {one_line(term)}".replace("'on'", "on") for term in value)]
+        else:
+            lines.append(f"{key}: {one_line(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _network(encoder: str) -> dict:
+    """A network of ours by its file, or our head on an encoder."""
+    if encoder in parts.names("models"):
+        return {"model": encoder}
+    return {"model": "deeplabv3plus", "args": {"backbone": encoder, "pretrained": True}}
+
+
+def _teacher(asked: Asked) -> dict:
+    """The frozen network that is learnt from."""
+    source, _, name = asked.teacher.partition("/")
+    is_foreign = source in ("hf", "timm") and bool(name)
+    if asked.is_sam:
+        return {"model": "sam", "args": {"head": None, "pretrained": True}, "train": False}
+    if is_foreign and not asked.has_scores:
+        return {"source": source, "model": name, "args": {"head": None, "pretrained": True}, "train": False}
+    if is_foreign and source == "hf":  # a segmentation network with classes of its own
+        return {"source": source, "model": name, "class_map": "names", "train": False}
+    if Path(asked.teacher).exists():
+        return {"weights": asked.teacher, "train": False}
+    network = _network(asked.teacher)
+    args = {key: value for key, value in network.get("args", {}).items() if key != "pretrained"}
+    return {**network, "args": args, "weights": UNTRAINED, "train": False}
