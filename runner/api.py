@@ -37,7 +37,7 @@ from segkd.runner.recipes import find_recipe
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import plain
 from segkd.runner.run_folder.pretrained import find_student, from_pretrained
-from segkd.runner.training.stop_signal import SIGNALS
+from segkd.runner.training.stop_signal import REQUESTS, SIGNALS
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
 @contextlib.contextmanager
 def _put_back() -> Iterator[None]:
     """Puts back what commands leave to the end of their process, and raises what they end it with."""
-    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, *REQUESTS, signal.SIGALRM)}
     try:
         yield
     except BaseException as error:
