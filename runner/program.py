@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "predict the classes of images",
     "submit": "write and check what a test server takes",
     "export": "turn what a run has delivered into files that others load",
+    "measure": "time networks and exported files in turn, beside their scores",
 }
 
 
