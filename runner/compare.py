@@ -21,9 +21,7 @@ def ask() -> argparse.Namespace:
         metavar="METHOD_OR_RUN",
         help="what gains are over (default: the runs with the same student that learn from no other network)",
     )
-    parser.add_argument(
-        "--output", type=Path, help="folder for report and tables (default: comparison/ beside the runs)"
-    )
+    parser.add_argument("--output", type=Path, help="folder for report and tables (default: comparison/ beside the runs)")
     parser.add_argument("--sort", action="store_true", help="the best mIoU first")
     parser.add_argument("--skip-unfinished", action="store_true", help="leave out runs that have not come to their end")
     return parser.parse_args()
