@@ -28,6 +28,7 @@ from segkd.runner import score as score_command
 from segkd.runner.building import delivered
 from segkd.runner.building.device import find_device
 from segkd.runner.command import end_loading, told, understood
+from segkd.runner.display import display
 from segkd.runner.predicting.image_files import Picture
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
@@ -236,6 +237,7 @@ def _put_back() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        display.close()
         watch = signal.getsignal(signal.SIGCHLD)
         end_loading(error)
         gc.collect()
