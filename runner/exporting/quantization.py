@@ -217,7 +217,8 @@ def shorten(graph) -> None:
     for one in graph.initializer:
         one.name = named(one.name)
     for node in graph.node:
-        node.name = ""
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.name = ""
         for names in (node.input, node.output):
             names[:] = [named(name) for name in names]
 
