@@ -106,6 +106,7 @@ class Quantizer:
         prepared = folder / "prepared.onnx"
         with quiet():
             quant_pre_process(file, prepared, skip_symbolic_shape=True)  # folds batch norms, finds the maps' types
+        name_nodes(prepared)
         self.ranges = self._calibrate(prepared, calibration)
         self._take(file, learned)
         self.model = load_model_with_shape_infer(prepared)
@@ -199,6 +200,16 @@ def _scores(file: Path, images: Tensor) -> np.ndarray:
 
     session = onnxruntime.InferenceSession(file, session_options(), providers=["CPUExecutionProvider"])
     return session.run(None, {"images": images.numpy()})[0]
+
+
+def name_nodes(file: Path) -> None:
+    """Names for the nodes of a file that have none, as those that came of others: it is by names that they are kept."""
+    import onnx
+
+    model = onnx.load(file)
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"node_{node.op_type}_{number}"
+    onnx.save(model, file)
 
 
 def shorten(graph) -> None:

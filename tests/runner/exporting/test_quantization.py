@@ -119,3 +119,12 @@ def test_calibration_sees_what_the_protocol_shows_a_network(folder):
         images = seen_images(network, build_dataset(recipe, "val"), recipe)
         assert [tuple(one.shape[-2:]) for one in images] == sizes
         assert {one.dtype for one in images} == {torch.uint8}
+
+
+def test_nodes_without_a_name_get_one(quantizers, tmp_path):
+    model = onnx.load(quantizers[1] / "float32.onnx")
+    for node in model.graph.node:
+        node.name = "" if node.op_type == "Conv" else node.name
+    onnx.save(model, tmp_path / "nameless.onnx")
+    quantizer = Quantizer(tmp_path / "nameless.onnx", tmp_path, quantizers[0][:1], "minmax")
+    assert len(set(quantizer.nodes)) == len(quantizer.nodes) == 3 and all(quantizer.nodes)
