@@ -55,9 +55,9 @@ from segkd.runner.console import clock, say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_report import count, never_seen, sampled, told_classes, told_files, told_sizes
 from segkd.runner.loading.data_sets import (
-    build_dataset,
     build_training_batches,
     build_training_sets,
+    build_val_set,
     build_views,
     training_views,
 )
@@ -82,7 +82,7 @@ def main() -> None:
     options, recipe = ask()
     say(
         f"recipe    {recipe.name}: {len(recipe.networks)} networks, {len(recipe.losses)} terms, "
-        f"{recipe.schedule.iterations} iterations of {recipe.data.batch_size} images"
+        f"{recipe.schedule.words} of {recipe.data.batch_size} images"
     )
     if options.no_data:
         check_without_data(recipe)
@@ -120,14 +120,14 @@ def check_data(recipe: Recipe, most: int | None) -> tuple[Dataset, Dataset | Non
         the images to train on, with labels and without, and the data sets whose pixels are kept.
     """
     train_set, unlabelled_set = build_training_sets(recipe)
-    val_set = build_dataset(recipe, recipe.data.val_split)
+    val_set = build_val_set(recipe)
     counted = [f"{len(train_set)} images to train on ({recipe.data.train_split})"] if recipe.sees_labelled else []
     if unlabelled_set is not None:
         is_counted = not isinstance(unlabelled_set, Shards)
         others = len(unlabelled_set) if is_counted else f"{len(unlabelled_set.paths)} shards of images"
         counted.append(f"{others} without labels")
     judged = "to judge by" if recipe.judged_by_loss else "to score"
-    counted += [f"{len(val_set)} {judged} ({recipe.data.val_split})", f"{train_set.num_classes} classes"]
+    counted += [f"{len(val_set)} {judged} ({recipe.data.scored})", f"{train_set.num_classes} classes"]
     say(f"data      {recipe.data.dataset}: {', '.join(counted)}")
     own, extra = getattr(train_set, "labelled", train_set), getattr(train_set, "extra", None)
     if extra is not None:
@@ -354,8 +354,10 @@ def check_cost(
         times.append(time.perf_counter() - since)
     step = statistics.median(times[1:])
     run, also = clock(step * recipe.schedule.iterations), ""
+    if recipe.schedule.is_open:
+        run = f"{recipe.schedule.iterations_at(step)} iterations in {clock(recipe.schedule.budget)}"
     if not recipe.judged_by_loss:
-        graph, val_set = accelerator.unwrap_model(wrapped), build_dataset(recipe, recipe.data.val_split)
+        graph, val_set = accelerator.unwrap_model(wrapped), build_val_set(recipe)
         also = f", each evaluation about {clock(scoring_seconds(graph, val_set, recipe, accelerator))}"
     say(
         f"cost      {step:.3g} s a step on {accelerator.device} ({recipe.data.batch_size / step:.1f} images/s), "

@@ -4,8 +4,10 @@ Data flows one way: recipe -> parts -> graph -> loop -> run folder. This file is
 """
 
 import argparse
+import json
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from typing import NoReturn
 
 from segkd.runner.command import add_recipe, ask_early, new_parser, run_command
@@ -13,6 +15,7 @@ from segkd.runner.recipe.read import read_needed
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.seeds import seed_for
 from segkd.runner.recipe.together import read_together
+from segkd.runner.run_folder.folder import RunFolder
 
 
 def ask() -> tuple[argparse.Namespace, list[Recipe]]:
@@ -22,7 +25,14 @@ def ask() -> tuple[argparse.Namespace, list[Recipe]]:
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run in the run folder")
     again.add_argument("--overwrite", action="store_true", help="delete the run in the run folder and start over")
+    again.add_argument(
+        "--deliver", action="store_true", help="deliver a stopped run as it stands; RECIPE may be its run folder"
+    )
     options = parser.parse_intermixed_args()
+    if options.deliver and Path(options.recipe).is_dir():
+        run = RunFolder(options.recipe)
+        options.recipe = str(run.recipe_file)
+        options.overrides.append(f"tracking.folder={json.dumps(str(run.path.parent))}")
     return options, read_together(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
 
 
@@ -40,11 +50,12 @@ from segkd.runner.building.losses import rehearse
 from segkd.runner.building.optimizers import set_rates, take_step
 from segkd.runner.console import say
 from segkd.runner.loading.batch import Batch
-from segkd.runner.loading.data_sets import build_dataset, build_training_batches, build_training_sets, build_views
+from segkd.runner.loading.data_sets import build_training_batches, build_training_sets, build_val_set, build_views
 from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.predicting.pseudo_labels import make_pseudo_labels
-from segkd.runner.run_folder.opening import is_finished, refuse_used_folder
+from segkd.runner.run_folder.opening import is_finished, refuse_undeliverable, refuse_used_folder
 from segkd.runner.scoring.evaluation import Stopped, scores_of
+from segkd.runner.training.budget import fix_iterations
 from segkd.runner.training.estimate import Cost, measured, telling_of_memory
 from segkd.runner.training.gradients import gradient_report
 from segkd.runner.training.stop_signal import AT_ONCE, GRACE, MOMENT, StopSignal
@@ -52,9 +63,17 @@ from segkd.runner.training.training import Training, failing_alone, going, raise
 
 
 def train(
-    recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, overwrite: bool = False, place: str = ""
+    recipes: list[Recipe],
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+    overwrite: bool = False,
+    as_it_stands: bool = False,
+    place: str = "",
 ) -> None:
     """Trains a recipe, from its start or its last checkpoint, to its end; leaves the run folder behind.
+
+    With `as_it_stands` it is not trained any further, and delivered.
 
     Several recipes are trained side by side: on the same batches, with one forward of a teacher that they share. Each
     ends with the same bits as if it were trained alone.
@@ -64,17 +83,20 @@ def train(
     """
     first = recipes[0]
     train_set, unlabelled_set = build_training_sets(first, make_pseudo_labels(first, accelerator))
-    val_set = build_dataset(first, first.data.val_split)
+    val_set = build_val_set(first)
     look_at_data(first, train_set, unlabelled_set, val_set)
     views = build_views(first)
     sets, trainings = {"labelled": train_set, "unlabelled": unlabelled_set}, []
+    if first.schedule.is_open:
+        refuse_used_folder(first, resume=resume, overwrite=overwrite)
+        recipes = [first := fix_iterations(first, sets, views, accelerator, take_training_step, anew=overwrite)]
     for recipe in recipes:
         trainings.append(Training.build(recipe, sets, accelerator, beside=trainings))
     # only now: a recipe that cannot be built leaves no run folder behind, and --overwrite does not cost the old run
     try:
         for training in trainings:
             training.open(val_set, accelerator, resume=resume, overwrite=overwrite, place=place)
-        take_all_steps(trainings, train_set, unlabelled_set, views, accelerator)
+        take_all_steps(trainings, train_set, unlabelled_set, views, accelerator, as_it_stands=as_it_stands)
     except BaseException:
         for training in trainings:  # a process that goes on may train again
             training.close(failed=True)
@@ -87,10 +109,16 @@ def take_all_steps(
     unlabelled_set: Dataset | None,
     views: tuple[dict, dict],
     accelerator: Accelerator,
+    *,
+    as_it_stands: bool,
 ) -> None:
     """The loop: all the iterations that trainings side by side have left, their evaluations, and what they deliver."""
+    for training in trainings if as_it_stands else ():
+        training.refuse_unscored()
     first = trainings[0].recipe
-    start, iterations = min(training.state.iteration for training in trainings), first.schedule.iterations
+    iterations = first.schedule.iterations
+    left = [training.state.iteration for training in trainings if not (as_it_stands or training.is_over)]
+    start = min(left, default=iterations)
     batches = build_training_batches(first, train_set, unlabelled_set, views, accelerator, start=start)
     shared = share_predictions(trainings)
     scored: dict[nn.Module, dict] = {}
@@ -105,6 +133,8 @@ def take_all_steps(
             score_late(training, trainings, accelerator, stop)
 
     for iteration in range(start, iterations):
+        if all(training.is_over for training in going(trainings)):
+            break
         since = time.perf_counter()
         try:
             with stop.waiting(GRACE if accelerator.num_processes > 1 else MOMENT):
@@ -113,7 +143,7 @@ def take_all_steps(
             leave(trainings, accelerator, stop)
         waited = since, time.perf_counter()
         # before a kill, some of those side by side may have been saved later than others
-        stepping = going(trainings, at=iteration)
+        stepping = [training for training in going(trainings, at=iteration) if not training.is_over]
         for training in stepping:
             with failing_alone(training, trainings), telling_of_memory(training.recipe, training.graph, accelerator):
                 training.graph.stopwatch.marks.append(("data", *waited))
@@ -135,7 +165,7 @@ def take_all_steps(
                     training.close()
             accelerator.wait_for_everyone()
     except Stopped:
-        leave(trainings, accelerator, stop)
+        leave(trainings, accelerator, stop, delivering=True)
     stop.end()
     accelerator.free_memory()
     raise_failures(trainings)
@@ -225,11 +255,13 @@ def score_late(training: Training, trainings: list[Training], accelerator: Accel
     training.save(accelerator, result)
 
 
-def leave(trainings: list[Training], accelerator: Accelerator, stop: StopSignal) -> NoReturn:
+def leave(
+    trainings: list[Training], accelerator: Accelerator, stop: StopSignal, *, delivering: bool = False
+) -> NoReturn:
     """Ends trainings that were asked to stop, between two steps: what is not saved yet is saved first."""
     done = max(training.state.iteration for training in trainings)
     # who gave up waiting, or is done, does not know where the others are
-    together = not stop.gave_up and done < trainings[0].recipe.schedule.iterations
+    together = not (stop.gave_up or delivering or all(training.is_over for training in trainings))
     for training in going(trainings):
         if training.saved < training.state.iteration and (together or accelerator.num_processes == 1):
             share_running_statistics([training.graph, *training.state.averages.values()], accelerator)
@@ -267,16 +299,26 @@ def tell_what_follows(recipes: list[Recipe], accelerator: Accelerator) -> None:
         say(f"{recipes[-1].name} takes {len(recipes)} trainings, {cost}: {names}")
 
 
-def distill(recipes: list[Recipe], *, resume: bool = False, overwrite: bool = False) -> None:
-    """Trains recipes side by side, and before them what they need, on the device of this process."""
+def distill(
+    recipes: list[Recipe], *, resume: bool = False, overwrite: bool = False, as_it_stands: bool = False
+) -> None:
+    """Trains recipes side by side, and before them what they need, on the device of this process.
+
+    With `as_it_stands` they are stopped runs, which are delivered.
+    """
     accelerator = start_accelerator(*recipes)
-    train_with_what_they_need(recipes, accelerator, resume=resume, overwrite=overwrite)
+    if as_it_stands:
+        for recipe in recipes:
+            refuse_undeliverable(recipe)
+        train(recipes, accelerator, resume=True, as_it_stands=True)
+    else:
+        train_with_what_they_need(recipes, accelerator, resume=resume, overwrite=overwrite)
     accelerator.end_training()
 
 
 def main() -> None:
     options, recipes = ask()
-    distill(recipes, resume=options.resume, overwrite=options.overwrite)
+    distill(recipes, resume=options.resume, overwrite=options.overwrite, as_it_stands=options.deliver)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def row(name: str, recipe: Recipe) -> list[str]:
     words = {key: network.title for key, network in recipe.networks.items()}
     student = words.pop("student")
     networks = f"{' + '.join(words.values())} -> {student}" if words else student
-    return [name, recipe.data.dataset, recipe.method_name, networks, str(recipe.schedule.iterations)]
+    return [name, recipe.data.dataset, recipe.method_name, networks, recipe.schedule.length]
 
 
 def header(file: Path) -> list[str]:

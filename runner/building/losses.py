@@ -13,7 +13,7 @@ from segkd.runner.building.cached import open_caches
 from segkd.runner.building.graph import Graph, features_of
 from segkd.runner.building.networks import blaming, build_networks
 from segkd.runner.console import printable
-from segkd.runner.loading.data_sets import build_dataset, build_training_sets, build_views
+from segkd.runner.loading.data_sets import build_training_sets, build_val_set, build_views
 from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Recipe
@@ -29,7 +29,7 @@ def rehearse(recipe: Recipe, accelerator: Accelerator) -> tuple[Graph, tuple[Dat
         with labels and without, and those to score.
     """
     train_set, unlabelled_set = build_training_sets(recipe)
-    val_set = build_dataset(recipe, recipe.data.val_split)
+    val_set = build_val_set(recipe)
     look_at_data(recipe, train_set, unlabelled_set, val_set)
     build_views(recipe)
     graph = build_graph(recipe, build_networks(recipe, train_set, untrained=True), train_set.ignore_index)

@@ -140,7 +140,7 @@ def compare(runs: list[FinishedRun], *, baseline: str | None = None, sort: bool 
     _refuse_what_differs(runs)
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        groups.setdefault(run.program + _experiment(run.recipe), []).append(run)
+        groups.setdefault(run.program + _experiment(run), []).append(run)
     rows = _distinguish([_row(group) for group in groups.values()])
     rows.sort(key=lambda row: (-row.miou.mean() if sort else 0, not row.learns_alone))
     baselines = _baselines(rows, baseline)
@@ -168,6 +168,7 @@ def _refuse_what_differs(runs: list[FinishedRun]) -> None:
         for what, ours, theirs in (
             ("data set", one.recipe.data.dataset, other.recipe.data.dataset),
             ("split", one.recipe.data.val_split, other.recipe.data.val_split),
+            ("data.tuning_part", one.recipe.data.tuning_part, other.recipe.data.tuning_part),
             ("protocol", one.protocol, other.protocol),
             ("number of images", len(one.names), len(other.names)),
             *(("images", a, b) for a, b in zip(one.names, other.names)),
@@ -183,11 +184,15 @@ def _refuse_what_differs(runs: list[FinishedRun]) -> None:
                 )
 
 
-def _experiment(recipe: Recipe) -> str:
+def _experiment(run: FinishedRun) -> str:
     """A key that is equal for runs that differ in nothing but their seed and what no result depends on."""
+    recipe = run.recipe
     values = without(recipe.model_dump(mode="json", by_alias=True), IRRELEVANT_TO_RESULTS)
+    if recipe.schedule.budget is not None:  # each run has measured its own number
+        del values["schedule"]["iterations"]
     # how often it was scored decides which checkpoint is its best
-    return json.dumps([recipe.method_name, recipe.evaluate.every, values], sort_keys=True)
+    scored = recipe.evaluate.every, recipe.evaluate.patience
+    return json.dumps([recipe.method_name, scored, run.unfinished is not None, values], sort_keys=True)
 
 
 def _row(runs: list[FinishedRun]) -> Row:

@@ -20,7 +20,7 @@ def plain_of(row: Row) -> Row | None:
 
 def step_seconds(row: Row) -> float:
     """Mean seconds of an iteration; scoring and saving are not in them."""
-    return row.measured("seconds").mean() / row.recipe.schedule.iterations
+    return float(np.mean(row.measured("seconds") / [run.iterations for run in row.runs]))
 
 
 def relative_step(row: Row) -> float:

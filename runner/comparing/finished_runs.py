@@ -1,4 +1,4 @@
-"""Reads run folders that came to their end: recipe, scores, and what was counted on each image."""
+"""Reads run folders that have delivered: recipe, scores, and what was counted on each image."""
 
 import glob
 import math
@@ -17,6 +17,8 @@ from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder, read_images
 from segkd.runner.run_folder.metrics_file import phase_seconds, training_times
 from segkd.runner.run_folder.program_scores import read_scores
+
+JOURNAL = "journal.log"  # in the folder of a search, whose trials are no results
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,21 @@ class FinishedRun:
     phases: dict[str, float]
     program: str = ""
 
+    @property
+    def iterations(self) -> int:
+        """How many it was trained for; a run that has ended early says so."""
+        return self.summary.get("trained", self.recipe.schedule.iterations)
+
+    @property
+    def unfinished(self) -> str | None:
+        """Why it is not finished, in words; None for a run that is."""
+        return self.summary.get("unfinished")
+
 
 def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[FinishedRun]:
     """The runs that paths name: run folders, folders that hold some at any depth, exported files, and patterns of them.
+
+    The trials of a search are none of them, unless their own folder is named.
 
     Raises:
         FileNotFoundError: a path holds no run. ValueError: a run has not been finished, or a file of it is damaged; an
@@ -66,10 +80,17 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
             raise FileNotFoundError(f"{path} holds no run; a run is a folder with recipe.yaml, made by distill.py")
         for run in found:
             runs.setdefault(run.path.resolve(), run)
-    unfinished = [run for run in runs.values() if not (run.is_finished and run.summary_file.is_file())]
+    unfinished = [
+        run
+        for run in runs.values()
+        if not (run.student.is_complete and run.summary_file.is_file() and (run.is_finished or not skip_unfinished))
+    ]
     if unfinished and (not skip_unfinished or len(unfinished) == len(runs) + len(programs)):
         which = ", ".join(str(run.path) for run in unfinished)
-        raise ValueError(f"not finished: {which}; go on with distill.py --resume, or leave out with --skip-unfinished")
+        raise ValueError(
+            f"not finished: {which}; go on with distill.py --resume, deliver as it stands with distill.py --deliver, or "
+            f"leave out with --skip-unfinished"
+        )
     finished = [run for run in runs.values() if run not in unfinished]
     by_loss = {run: loss for run in finished if (loss := _held_out_loss(run)) is not None}
     for run, loss in by_loss.items():
@@ -93,6 +114,7 @@ def _runs_below(folder: Path) -> list[RunFolder]:
     if RunFolder(folder).is_begun:
         return [RunFolder(folder)]
     inner = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    inner = [path for path in inner if not (path / JOURNAL).is_file()]
     return [run for path in inner if not path.name.startswith(".") for run in _runs_below(path)]
 
 

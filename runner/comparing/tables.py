@@ -102,7 +102,7 @@ def notes(comparison: Comparison) -> list[str]:
     rows = comparison.rows
     data = rows[0].recipe.data
     lines = [
-        f"mIoU of the best checkpoint on {comparison.images} images of {data.dataset} {data.val_split}, mean +- "
+        f"mIoU of the best checkpoint on {comparison.images} images of {data.dataset} {data.scored}, mean +- "
         f"standard deviation over the seeds; {comparison.protocol}. A gain is over the seeds both have. Interval: of "
         f"the gain, over {DRAWS} resamples of the seeds and of the images, the same ones for both; of few seeds it is "
         f"too narrow (where all depends on the seed, intervals of 2, 3, 5 and 10 hold the true gain in 50, 76, 83 and "
@@ -116,9 +116,17 @@ def notes(comparison: Comparison) -> list[str]:
         lines.append(f"Gains are over {next(iter(over))}.")
     elif over:
         lines.append(f"Gains: {'; '.join(f'{who} over {base}' for base, who in over.items())}.")
+    tuned = methods_by_word((run.recipe.tuned or "not tuned here", row) for row in rows for run in row.runs)
+    if any(run.recipe.tuned for row in rows for run in row.runs):
+        lines.append(f"How settings were chosen: {'; '.join(f'{who}: {how}' for how, who in tuned.items())}.")
     training = methods_by_word((setting(row), row) for row in rows)
     if len(training) > 1:
         lines.append(f"Trained differently: {'; '.join(f'{who}: {how}' for how, who in training.items())}.")
+    unfinished = methods_by_word(
+        (f"seed {run.recipe.seed} {run.unfinished}", row) for row in rows for run in row.runs if run.unfinished
+    )
+    if unfinished:
+        lines.append(f"Not finished: {'; '.join(f'{who}, {how}' for how, who in unfinished.items())}.")
     devices = methods_by_word((run.device, row) for row in rows for run in row.runs)
     if len(devices) > 1:
         words = "; ".join(f"{who}: {device}" for device, who in devices.items())
@@ -158,8 +166,12 @@ def methods_by_word(pairs: Iterable[tuple[str, Row]]) -> dict[str, str]:
 
 def setting(row: Row) -> str:
     """`40000 iterations of 16 crops of 360 x 360`."""
-    data, iterations = row.recipe.data, row.recipe.schedule.iterations
-    return f"{iterations} iterations of {data.batch_size} crops of {' x '.join(map(str, data.crop_size))}"
+    data, schedule = row.recipe.data, row.recipe.schedule
+    done = sorted({run.iterations for run in row.runs})
+    words = f"{done[0]} to {done[-1]} iterations" if len(done) > 1 else f"{done[0]} iterations"
+    if schedule.budget is not None:
+        words += f" (as fit into {clock(schedule.budget)})"
+    return f"{words} of {data.batch_size} crops of {' x '.join(map(str, data.crop_size))}"
 
 
 def class_table(class_names: list[str], base: Row, rows: list[Row]) -> str:
@@ -177,7 +189,7 @@ def table_csv(comparison: Comparison) -> str:
     writer.writerow(
         ["dataset", "split", "protocol", "teacher", "student", "method", "seeds", "runs", "miou", "miou_std"]
         + ["baseline", "gain", "gain_low", "gain_high", "none_same_time", "parameters", "flops", "images_per_second"]
-        + ["training_seconds", "step_seconds", "step_relative"]
+        + ["training_seconds", "step_seconds", "step_relative", "tuned"]
         + [f"seconds/{phase}" for phase in PHASES]
         + [f"iou/{name}" for name in classes]
         + [f"gain/{name}" for name in classes]
@@ -186,7 +198,7 @@ def table_csv(comparison: Comparison) -> str:
     for row in comparison.rows:
         gain, data = row.gain, row.recipe.data
         values = [
-            *(data.dataset, data.val_split, comparison.protocol, row.teacher, row.student, row.method),
+            *(data.dataset, data.scored, comparison.protocol, row.teacher, row.student, row.method),
             " ".join(str(run.recipe.seed) for run in row.runs),
             " ".join(str(run.folder) for run in row.runs),
             *(row.miou.mean(), deviation(row.miou)),
@@ -194,7 +206,7 @@ def table_csv(comparison: Comparison) -> str:
             plain_at_same_time(row, comparison.rows),
             *(row.measured(key).mean() for key in ("parameters", "flops")),
             *(1000 / row.measured("milliseconds").mean(), row.measured("seconds").mean()),
-            *(step_seconds(row), relative_step(row)),
+            *(step_seconds(row), relative_step(row), row.recipe.tuned or ""),
             *(phases(row).get(phase, "") for phase in PHASES),
             *row.per_class,
             *([""] * len(classes) if gain is None else gain.per_class),

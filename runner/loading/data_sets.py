@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 from torch.utils.data import Dataset
 
@@ -26,6 +27,8 @@ from segkd.runner.recipe import parts
 from segkd.runner.recipe.extra import REST
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.seeds import seed_for
+
+TUNING_SEED = 0  # of data.tuning_part: all trials of a search are scored on the same images
 
 
 def build_dataset(recipe: Recipe, split: str) -> Dataset:
@@ -74,11 +77,38 @@ def build_training_sets(recipe: Recipe, pseudo_labels: Path | None = None) -> tu
 
 def divide(recipe: Recipe) -> tuple[Dataset, Chosen]:
     """The images of the training split that have labels, and the others."""
+    whole, chosen, aside = _parts(recipe)
+    if recipe.data.labelled is None and not aside:
+        return whole, Chosen(whole, [] if recipe.sees_labelled else list(range(len(whole))))
+    rest = set(range(len(whole))) - set(chosen)
+    if recipe.data.labelled is None and not recipe.sees_labelled:
+        rest = set(chosen)
+    return Chosen(whole, sorted(set(chosen) - set(aside))), Chosen(whole, sorted(rest - set(aside)))
+
+
+def _parts(recipe: Recipe) -> tuple[Dataset, list[int], list[int]]:
+    """The training split, which of its images have labels, and which of those are kept aside to choose settings by."""
     data, whole = recipe.data, build_dataset(recipe, recipe.data.train_split)
+    chosen = list(range(len(whole)))
     if data.labelled is not None:
         chosen = labelled_indices(whole, data.labelled, data.dataset, seed_for(recipe.seed, "labelled"))
-        return Chosen(whole, chosen), Chosen(whole, sorted(set(range(len(whole))) - set(chosen)))
-    return whole, Chosen(whole, [] if recipe.sees_labelled else list(range(len(whole))))
+    if data.tuning_part is None:
+        return whole, chosen, []
+    count = max(1, round(data.tuning_part * len(chosen)))
+    if count >= len(chosen):
+        raise ValueError(
+            f"data.tuning_part: {data.tuning_part:g} of {len(chosen)} labelled images leaves none to train on; lower it"
+        )
+    drawn = np.random.default_rng(seed_for(TUNING_SEED, "tuning part")).permutation(len(chosen))[:count]
+    return whole, chosen, sorted(chosen[index] for index in drawn)
+
+
+def build_val_set(recipe: Recipe) -> Dataset:
+    """The images that are scored: those of val_split or, to choose settings by, a part of the training split."""
+    if recipe.data.tuning_part is None:
+        return build_dataset(recipe, recipe.data.val_split)
+    whole, _, aside = _parts(recipe)
+    return Chosen(whole, aside)
 
 
 def extra_images(recipe: Recipe, rest: Dataset) -> Dataset:

@@ -9,7 +9,7 @@ MAY_CHANGE_ON_RESUME = {
     *("tracking", "data.root", "data.workers", "data.max_pixels", "data.allow_overlap"),
     *("data.cache", "data.cache_folder"),
     *("loop.save_every", "loop.keep_last", "loop.timeout", "baseline"),
-    *("method", "evaluate.every", "evaluate.batch_size", "evaluate.also", "evaluate.metrics"),
+    *("method", "tuned", "evaluate.every", "evaluate.batch_size", "evaluate.also", "evaluate.metrics"),
     *("data.extra.pseudo.folder", "networks.*.cache.folder", "networks.*.cache.max_gib"),
 }
 

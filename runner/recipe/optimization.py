@@ -1,16 +1,20 @@
-"""The sections of a recipe on how weights are updated: the optimizer, and the curve of its learning rate."""
+"""The sections of a recipe on how weights are updated: the optimizer, the curve of its learning rate, and for how long."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
+import pydantic
 from annotated_types import Interval
 from pydantic import Field
 
+from segkd.runner.console import clock
 from segkd.runner.recipe.mistakes import Mistake
 from segkd.runner.recipe.section import Factor, Iteration, Iterations, Rate, Section
 
 # share of what was there before that is kept at each step
 Decay = Annotated[float, Interval(ge=0, lt=1)]
+# iterations of a training that is given its time, until they are measured: as many as there may be
+OPEN = 10**9
 
 
 class Optimizer(Section):
@@ -40,3 +44,58 @@ class Curve(Section):
         """A curve without what it needs."""
         if self.name == "step" and self.drop_every is None:
             yield ("drop_every",), "is missing; name: step needs the iterations between two drops"
+
+
+class Schedule(Curve):
+    iterations: Iterations
+    hours: Annotated[float, Interval(gt=0, le=1e5)] | None = Field(
+        None, description="time to train for, scoring and saving left out; takes the place of iterations"
+    )
+    seconds: Annotated[float, Interval(gt=0, le=1e9)] | None = Field(None, description="as hours")
+    measured: bool = Field(
+        False, description="iterations are as many as fit into the time; a run writes it, once it has measured them"
+    )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _leave_open(cls, values: object) -> object:
+        if not isinstance(values, dict) or values.get("measured") or not {"hours", "seconds"} & _given(values):
+            return values
+        return {**values, "iterations": OPEN}
+
+    @property
+    def budget(self) -> float | None:
+        """Seconds to train for; None where the iterations are given."""
+        return self.seconds if self.hours is None else 3600 * self.hours
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the number of iterations is still to be measured."""
+        return self.budget is not None and not self.measured
+
+    def iterations_at(self, step: float) -> int:
+        """As many as there are or, where they are still to be measured, as fit at so many seconds a step."""
+        return max(1, int(self.budget / step)) if self.is_open else self.iterations
+
+    @property
+    def length(self) -> str:
+        """How long the training is, for a table."""
+        return clock(self.budget) if self.is_open else str(self.iterations)
+
+    @property
+    def words(self) -> str:
+        """How long the training is, in a sentence."""
+        return f"{self.length} of iterations" if self.is_open else f"{self.iterations} iterations"
+
+    def wrong(self) -> Iterator[Mistake]:
+        """As of a curve, and a length that is given twice."""
+        yield from super().wrong()
+        if self.hours is not None and self.seconds is not None:
+            yield ("seconds",), "is given in hours, too; leave one of them out (hours=null)"
+        if self.measured and self.budget is None:
+            yield ("measured",), "is written by a run that is given hours or seconds; leave it out"
+
+
+def _given(values: dict) -> set[str]:
+    """The keys that have a value."""
+    return {key for key, value in values.items() if value is not None}

@@ -14,8 +14,8 @@ from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.extra import Extra
 from segkd.runner.recipe.mistakes import Mistake
 from segkd.runner.recipe.network import Network
-from segkd.runner.recipe.optimization import Curve, Optimizer
-from segkd.runner.recipe.section import Factor, Images, Iterations, Name, OtherRecipe, Section, Seed, Side
+from segkd.runner.recipe.optimization import Optimizer, Schedule
+from segkd.runner.recipe.section import Factor, Images, Iterations, Name, OtherRecipe, Section, Seed, Share, Side
 from segkd.runner.recipe.term import Term
 from segkd.runner.recipe.yaml_file import write
 
@@ -55,6 +55,11 @@ class Data(Section):
     extra: Extra | None = Field(
         None, description="images whose labels come from elsewhere, mixed with the labelled ones"
     )
+    tuning_part: Share | None = Field(
+        None,
+        description="share of the labelled training images that is not trained on and scored in place of val_split, to "
+        "choose settings by; the same images whatever the seed",
+    )
     allow_overlap: bool = Field(False, description="score images that are trained on, too; default: an error")
     max_pixels: Annotated[int, Interval(ge=1, le=10**12)] = Field(
         180_000_000, description="height times width of the largest image that is read"
@@ -67,9 +72,10 @@ class Data(Section):
         2, description="loading processes per training process; 0: that one loads"
     )
 
-
-class Schedule(Curve):
-    iterations: Iterations
+    @property
+    def scored(self) -> str:
+        """What is scored, in words."""
+        return self.val_split if self.tuning_part is None else f"{self.tuning_part:g} of {self.train_split}"
 
 
 class Loop(Section):
@@ -91,6 +97,9 @@ class Loop(Section):
 
 class Evaluate(Section):
     every: Iterations = Field(1000, description="iterations between evaluations; the last one is always evaluated")
+    patience: Iterations | None = Field(
+        None, description="end the training when so many evaluations in a row have brought no gain"
+    )
     protocol: Literal["cirkd", "dist", "mmseg", "aicsd", "trikd", "tsic"] | None = Field(
         None, description="whose way of scoring; it fixes most of the fields below, see runner/recipe/protocols.py"
     )
@@ -158,6 +167,9 @@ class Recipe(Section):
     loop: Loop = Loop()
     evaluate: Evaluate = Evaluate()
     tracking: Tracking = Tracking()
+    tuned: str | None = Field(
+        None, description="how its settings were chosen, in words; the search of a sweep writes it"
+    )
     baseline: OtherRecipe | None = Field(None, description="a run that stands beside this one in the closing table")
     # not fields: no recipe can set them, only the command line
     _trust_checkpoint: bool = pydantic.PrivateAttr(False)
@@ -237,6 +249,11 @@ class Recipe(Section):
     def saves_at(self, done: int) -> bool:
         """Whether a checkpoint is written after this many iterations."""
         return self.evaluates_at(done) or (self.loop.save_every is not None and done % self.loop.save_every == 0)
+
+    def with_iterations(self, iterations: int) -> "Recipe":
+        """The recipe with as many iterations as were measured to fit into its time."""
+        schedule = self.schedule.model_copy(update={"iterations": iterations, "measured": True})
+        return self.model_copy(update={"schedule": schedule})
 
     def source_of(self, term: Term) -> str | None:
         """Network a term learns from: its `from`, or the only other network, or None."""

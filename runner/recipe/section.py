@@ -14,6 +14,7 @@ Images = Annotated[int, Interval(ge=1, le=2**16)]
 Side = Annotated[int, Interval(ge=1, le=2**15)]  # in pixels
 Rate = Annotated[float, Interval(ge=0, le=1e3)]
 Factor = Annotated[float, Interval(gt=0, le=1e6)]
+Share = Annotated[float, Interval(gt=0, lt=1)]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 

@@ -40,6 +40,11 @@ class StudentFolder:
         return self.config_file.is_file() and self.weights_file.is_file()
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether its run was delivered as it stood, before its end."""
+        return self.config_file.is_file() and '"unfinished"' in self.config_file.read_text(errors="replace")
+
+    @property
     def is_ours(self) -> bool:
         """Whether its config.json describes a network of ours: one without `model` is another library's."""
         return self.config_file.is_file() and '"model"' in self.config_file.read_text(errors="replace")

@@ -67,6 +67,8 @@ def what_keeps_apart(one: Recipe, other: Recipe) -> str | None:
     """Why two recipes cannot be trained side by side, in words; None where they can."""
     if "fp16" in (one.loop.precision, other.loop.precision):
         return "fp16 scales all gradients of a process by one factor"
+    if one.schedule.is_open or other.schedule.is_open:
+        return "how many iterations fit into schedule.hours or seconds is measured for one training alone"
     values = (common_values(one), common_values(other))
     found = [f"{key} is {before!r} there and {now!r} here" for key, before, now in differences(*values)]
     return "; ".join(found[:3]) or None

@@ -24,7 +24,10 @@ class Checkpoint:
 
 
 class RunFolder:
-    """A run: begun once its recipe is written, finished once it has delivered its student, which comes last."""
+    """A run: begun once its recipe is written, finished once it has delivered its student, which comes last.
+
+    One that was stopped may be delivered, too; it is not finished, and can be gone on with.
+    """
 
     def __init__(self, path: Path | str):
         self.path = path = Path(path)
@@ -70,7 +73,7 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether the run came to its end."""
-        return self.student.is_complete
+        return self.student.is_complete and not self.student.is_unfinished
 
     def remove_run(self) -> None:
         """Deletes what a training makes; all else that lies in the folder stays, the claim too."""

@@ -89,8 +89,17 @@ def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None
         )
 
 
+def refuse_undeliverable(recipe: Recipe) -> None:
+    """ValueError where no run of this recipe has come to a checkpoint."""
+    run = RunFolder(recipe.folder)
+    if not run.is_begun or not run.complete_checkpoints():
+        raise ValueError(f"{recipe.folder} holds no run with a checkpoint, so there is nothing to deliver")
+    check_same_recipe(recipe)
+
+
 def check_same_recipe(recipe: Recipe) -> None:
     """ValueError where the run in the recipe's folder was made by a recipe that differs in anything that matters."""
+    recipe = as_measured(recipe)
     # read, not compared as it is written: a field that is younger than the run has its default
     written, now = (
         one.model_dump(mode="json", by_alias=True) for one in (RunFolder(recipe.folder).read_recipe(), recipe)
@@ -101,6 +110,16 @@ def check_same_recipe(recipe: Recipe) -> None:
             f"{recipe.folder} holds the run of another recipe; they differ in {changed}. Give this one another name "
             f"(name=...), delete that run, or start over with --overwrite"
         )
+
+
+def as_measured(recipe: Recipe) -> Recipe:
+    """The recipe with the iterations that its run has measured for the same time; as it is where there are none."""
+    run = RunFolder(recipe.folder)
+    if not recipe.schedule.is_open or not run.is_begun:
+        return recipe
+    written = run.read_recipe().schedule
+    same = written.measured and written.budget == recipe.schedule.budget
+    return recipe.with_iterations(written.iterations) if same else recipe
 
 
 def is_finished(recipe: Recipe) -> bool:

@@ -134,7 +134,7 @@ def evaluate(
     }
     if counts["confusion"]["matrix"].sum() == 0:
         raise ValueError(
-            f"no pixel of the {len(dataset)} images of {recipe.data.val_split} has a label that counts; check the "
+            f"no pixel of the {len(dataset)} images of {recipe.data.scored} has a label that counts; check the "
             f"label folder and the ids (runner/check.py shows how they are spread)"
         )
     values = {key: value for name, metric in metrics.items() for key, value in metric.values(counts[name]).items()}

@@ -88,7 +88,7 @@ def judge(
     total = sum(weighted(means, graph.weights_at(last)).values())
     if not math.isfinite(total):
         raise FloatingPointError(
-            f"the loss on the held-out images of {recipe.data.val_split} is {total} ({means}); lower optimizer.lr, or set "
+            f"the loss on the held-out images of {recipe.data.scored} is {total} ({means}); lower optimizer.lr, or set "
             f"loop.clip_norm, and go on from the last checkpoint with --resume"
         )
     return HeldOut({TOTAL: total} | {f"held_out/{name}": value for name, value in means.items()})

@@ -62,8 +62,9 @@ def measured(
     parameters = sum(one.numel() * one.element_size() for one in graph.parameters() if one.requires_grad)
     memory = peak_memory(accelerator.device) + MOMENTS[recipe.optimizer.name] * parameters
     scoring = 0.0 if recipe.judged_by_loss else scoring_seconds(graph, val_set, recipe, accelerator)
-    evaluations = math.ceil(recipe.schedule.iterations / recipe.evaluate.every) * (1 + len(recipe.evaluate.also))
-    return Cost(step * recipe.schedule.iterations + scoring * evaluations, memory)
+    iterations = recipe.schedule.iterations_at(step)
+    evaluations = math.ceil(iterations / recipe.evaluate.every) * (1 + len(recipe.evaluate.also))
+    return Cost(step * iterations + scoring * evaluations, memory)
 
 
 def step_seconds(graph: Graph, batch: Batch, recipe: Recipe, accelerator: Accelerator) -> float:

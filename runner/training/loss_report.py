@@ -66,8 +66,9 @@ class LossReport(Report):
         paragraphs = [
             f"# {recipe.name}",
             closing_table(rows),
+            *(f"The training {words}." for words in self.ended_early().values()),
             f"{why}, so there is no mIoU: the run is judged by {JUDGED_BY} ({len(self.val_set)} of "
-            f"`{recipe.data.val_split}`), which says nothing of classes. The student is the checkpoint of iteration "
+            f"`{recipe.data.scored}`), which says nothing of classes. The student is the checkpoint of iteration "
             f"{state.best_iteration}, the lowest of {len(losses)} ({number(state.best_loss, '{:.5g}')}); the last one has "
             f"{number(losses[-1], '{:.5g}')}. Made by `{run.recipe_file.name}` in `{run.environment_file.name}`.",
             f"![curves]({run.curves_file.name})",

@@ -97,7 +97,7 @@ def about(recipe: Recipe) -> str:
     others = "".join(f", {name} {title}" for name, title in titles.items())
     data = recipe.data
     how = "judged by the loss on held-out images" if recipe.judged_by_loss else protocol_words(recipe)
-    return f"{recipe.method_name}: student {student}{others}; {data.dataset} {data.val_split}, {how}"
+    return f"{recipe.method_name}: student {student}{others}; {data.dataset} {data.scored}, {how}"
 
 
 def state(recipe: Recipe, shown: Shown, history: list[dict]) -> str:
@@ -116,7 +116,7 @@ def judged(shown: Shown) -> str:
 
 def numbers(recipe: Recipe, shown: Shown, history: list[dict]) -> list[tuple[str, str, str]]:
     """What matters most: (number, what it is, beside what)."""
-    found, teacher, where = [], None, f"on {recipe.data.val_split}, iteration {shown.iteration}"
+    found, teacher, where = [], None, f"on {recipe.data.scored}, iteration {shown.iteration}"
     *others, ours = shown.rows or [None]
     if shown.counts is None:
         found.append((number(shown.scores[TOTAL], "{:.5g}"), "loss on held-out images", where))

@@ -89,7 +89,7 @@ class Report:
             known[name] = scored[network]
             if accelerator.is_main_process:
                 write_text(self.run.teachers_file, json.dumps(known, indent=2) + "\n")
-                text = f"{name} has {percent(known[name]['miou'])} % mIoU on {recipe.data.val_split}"
+                text = f"{name} has {percent(known[name]['miou'])} % mIoU on {recipe.data.scored}"
                 if "miou_as_it_is" in known[name]:
                     without = " and ".join(word for word in recipe.networks[name].cheaper_by if word != "compiled")
                     text = f"{text}, {percent(known[name]['miou_as_it_is'])} % without {without}"
@@ -165,7 +165,9 @@ class Report:
             **self.judged(scored),
             **self.best,
             "rows": rows,
+            **self.ended_early(),
             "iteration": state.best_iteration,
+            "trained": state.iteration,
             "seconds": training_seconds(history, recipe.data.batch_size),
             "flops": flops(student, image),
             **{key: rows[-1][key] for key in ("parameters", "milliseconds")},
@@ -176,19 +178,30 @@ class Report:
             **description(student, network.source, network.model, network.args),
             **({"int8": True} if network.int8 else {}),
             **self.classes(),
+            **self.ended_early(),
             "resize": recipe.data.resize,
             "recipe": recipe.name,
             "iteration": state.best_iteration,
             **self.best,
         }
         export_student(run, chosen, config)
-        say_closing(recipe, rows, run)
+        say_closing(recipe, rows, run, self.ended_early().get("unfinished", "is done"))
         self.dashboard.log_student(run.student, recipe.name)
 
     @property
     def best(self) -> dict[str, float]:
         """What chose the student."""
         return {"miou": self.state.best_miou}
+
+    def ended_early(self) -> dict[str, str]:
+        """Why it has not come to its last iteration, in words: as `stalled` or as `unfinished`; empty if it has."""
+        done, last = self.state.iteration, self.recipe.schedule.iterations
+        if self.state.has_stalled(self.recipe) and done < last:
+            stalled = f"ended after iteration {done} of {last}: {self.recipe.evaluate.patience} evaluations in a row"
+            return {"stalled": f"{stalled} brought no gain"}
+        if done < last:
+            return {"unfinished": f"is unfinished, delivered as it stood after iteration {done} of {last}"}
+        return {}
 
     def judged(self, scored: dict) -> dict:
         """How good the student is, and by what rules."""
@@ -249,12 +262,13 @@ class Report:
 
     def text(self, rows: list[dict], history: list[dict], scored: dict) -> str:
         """report.md: the table, the curves, what the metrics say of the chosen checkpoint, the last panels."""
-        run, state, split = self.run, self.state, self.recipe.data.val_split
+        run, state, split = self.run, self.state, self.recipe.data.scored
         evaluations = [row for row in history if "miou" in row] or [scored]
         pictures = [(file.stem, file.relative_to(run.path).as_posix()) for file in run.last_panels()]
         paragraphs = [
             f"# {self.recipe.name}",
             closing_table(rows),
+            *(f"The training {words}." for words in self.ended_early().values()),
             f"The student is the checkpoint of iteration {state.best_iteration}, the best of {len(evaluations)} on "
             f"`{split}` ({percent(state.best_miou)} %); the last one has {percent(evaluations[-1]['miou'])} %. "
             f"Made by `{run.recipe_file.name}` in `{run.environment_file.name}`.",
@@ -272,15 +286,19 @@ def row(title: str, model: str, network: nn.Module, value: float, milliseconds: 
     return {"network": title, "model": model, measure: value} | costs
 
 
-def say_closing(recipe: Recipe, rows: list[dict], run: RunFolder) -> None:
-    """The end of a run on the console: what came out, what the teacher has brought, and where to look next."""
+def say_closing(recipe: Recipe, rows: list[dict], run: RunFolder, end: str) -> None:
+    """The end of a run on the console: what came out, what the teacher has brought, and where to look next.
+
+    Args:
+        end: `is done`, or why it is not.
+    """
     columns, lines = closing_lines(rows)
     if len(rows) == 1:
         found = [
             (title.removesuffix(" (%)"), value, " %" * title.endswith(" (%)")) for title, value in zip(columns, *lines)
         ]
         result = ", ".join(f"{title} {value}{unit}" for title, value, unit in found[2:])
-        say(f"{recipe.name} is done: {result}: {run.page_file}")
+        say(f"{recipe.name} {end}: {result}: {run.page_file}")
         return
     say("")
     say_table(columns, lines)
@@ -289,7 +307,7 @@ def say_closing(recipe: Recipe, rows: list[dict], run: RunFolder) -> None:
         before, after = (100 * one["miou"] for one in rows[-2:])
         text = f"{after - before:+.2f} points of mIoU against {rows[-2]['network'].partition(', ')[2]}"
         say(f"{recipe.name} has {text} with this seed ({before:.2f} -> {after:.2f})")
-    say(f"{recipe.name} is done: {run.page_file}, {run.student.path}")
+    say(f"{recipe.name} {end}: {run.page_file}, {run.student.path}")
 
 
 def closing_table(rows: list[dict]) -> str:
@@ -315,9 +333,10 @@ def time_paragraphs(history: list[dict], recipe: Recipe) -> list[str]:
     scoring = seconds.pop("scoring", None)
     if not seconds:
         return []
-    step = training_seconds(history, recipe.data.batch_size) / recipe.schedule.iterations
+    iterations = history[-1]["iteration"]
+    step = training_seconds(history, recipe.data.batch_size) / iterations
     lines = [[phase, f"{1000 * took:.1f}", f"{100 * took / step:.1f}"] for phase, took in seconds.items()]
-    told = f"{recipe.schedule.iterations} iterations took {clock(step * recipe.schedule.iterations)}"
+    told = f"{iterations} iterations took {clock(step * iterations)}"
     told += f", and each evaluation {scoring:.2f} s more." if scoring is not None else "."
     return [markdown(["where a step's time goes", "ms", "%"], [*lines, ["step", f"{1000 * step:.1f}", "100"]]), told]
 

@@ -86,6 +86,17 @@ class TrainingState:
             self.best_miou, self.best_loss = miou, loss
             self.best_iteration, self.best_scores = self.iteration, plain(scores)
 
+    def has_stalled(self, recipe: Recipe) -> bool:
+        """Whether as many evaluations in a row as evaluate.patience says have brought no gain."""
+        patience, every = recipe.evaluate.patience, recipe.evaluate.every
+        if patience is None or self.unscored:
+            return False
+        return self.iteration // every - self.best_iteration // every >= patience
+
+    def is_over(self, recipe: Recipe) -> bool:
+        """Whether nothing is left to train."""
+        return self.iteration >= recipe.schedule.iterations or self.has_stalled(recipe)
+
     def save(
         self,
         run: RunFolder,

@@ -113,6 +113,18 @@ class Training:
         self.report = kind(recipe, state, val_set, accelerator, self.dashboard)
         self.is_open = True
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.state.is_over(self.recipe)
+
+    def refuse_unscored(self) -> None:
+        """ValueError where no evaluation says which checkpoint to deliver."""
+        if self.state.best_iteration == 0 and not self.state.unscored:
+            raise ValueError(
+                f"{self.run.path} has not come to its first evaluation (evaluate.every), so there is nothing to deliver"
+            )
+
     def check_claim(self) -> None:
         """Before anything is written: ClaimLost where another process trains here by now."""
         if self.claim is not None:

@@ -59,6 +59,20 @@ def test_notes_say_what_must_be_known_before_comparing(runs):
     assert "differently" not in alike and "devices" not in alike and "Gains are" not in alike
 
 
+def test_a_table_says_how_settings_were_chosen_and_how_many_iterations_fitted(fabricate):
+    for seed, count in ((0, 40), (1, 42)):
+        measured = "schedule={seconds: 90, measured: true, iterations: %d}" % count
+        fabricate(f"none-s{seed}", counts(50), f"seed={seed}", measured, 'tuned="3 trials of optimizer.lr"')
+    fabricate("kl", counts(60), taught=True)
+    comparison = compare(find_runs(["runs"]))
+    text = report(comparison)
+    assert "How settings were chosen: none: 3 trials of optimizer.lr; kl: not tuned here." in text
+    assert "none: 40 to 42 iterations (as fit into 1:30) of 4 crops of 32 x 32; kl: 4 iterations of" in text
+    none, kl = csv.DictReader(io.StringIO(table_csv(comparison)))
+    assert (none["tuned"], kl["tuned"], none["seeds"]) == ("3 trials of optimizer.lr", "", "0 1")
+    assert float(none["step_seconds"]) == pytest.approx((90 / 40 + 90 / 42) / 2)
+
+
 def test_a_table_says_where_the_time_goes(runs):
     lines = report(compare(runs)).splitlines()
     first = lines.index("Where a step's time goes (ms):") + 2
