@@ -38,6 +38,7 @@ from types import FrameType
 
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import common_folder, find_runs
+from segkd.runner.comparing.search import Method, Trials, tuned
 from segkd.runner.comparing.shared_jobs import SharedJobs, TakenJob, is_over
 from segkd.runner.comparing.slurm_submission import submit
 from segkd.runner.comparing.sweep_plan import Job, Plan, Sweep, read_plan, read_slurm, side_by_side
@@ -61,8 +62,8 @@ def command_of(job: Job) -> list[str]:
 class Runs:
     """Trains runs, each job of them in a process of its own, and passes on the signals that ask it to stop."""
 
-    def __init__(self, sweep: Sweep, jobs: list[Job]):
-        self.sweep, self.jobs, self.count = sweep, SharedJobs(jobs), len(jobs)
+    def __init__(self, sweep: Sweep, jobs: list[Job] | Trials):
+        self.sweep, self.jobs = sweep, SharedJobs(jobs) if isinstance(jobs, list) else jobs
         self.processes: dict[TakenJob, subprocess.Popen | None] = {}  # None: about to start
         self.received: int | None = None
         self.stopping = Event()
@@ -167,8 +168,15 @@ class Runs:
                 start_new_session=True,  # Ctrl-C in a terminal would reach it twice, and twice means: at once
             )
             self.processes[taken] = process
-        say(f"[{taken.number}/{self.count}] {job.name}: {'going on' if began else 'started'}, output in {job.log}")
-        code = process.wait()
+        say(f"[{taken.number}/{self.jobs.count}] {job.name}: {'going on' if began else 'started'}, output in {job.log}")
+        return self._end(taken, self._wait(taken, process), start)
+
+    def _wait(self, taken: TakenJob, process: subprocess.Popen) -> int:
+        return process.wait()
+
+    def _end(self, taken: TakenJob, code: int, start: int) -> str | None:
+        """Why the runs of a job did not all come to their end, None if they did; the output begins at `start`."""
+        job = taken.job
         unfinished = [run.recipe.folder for run in job.runs if run.state() != "done"]
         # a signal may come as it ends
         if (code == 0 or self.received is not None) and not unfinished:
@@ -185,9 +193,54 @@ class Runs:
         return f"failed with exit code {code}; the end of {job.log}:\n{end}"
 
 
+class Searching(Runs):
+    """Trains the trials of searches: what came of each is told to the others, and those that fall behind are ended."""
+
+    def _wait(self, taken: TakenJob, process: subprocess.Popen) -> int:
+        return self.jobs.watch(taken, process, POLL)
+
+    def _end(self, taken: TakenJob, code: int, start: int) -> str | None:
+        return None if self.jobs.end(taken) else super()._end(taken, code, start)
+
+    def _tell_results(self, taken: TakenJob) -> None:
+        say(self.jobs.told(taken))
+
+
+def search(plan: Plan) -> None:
+    """Trains the teachers, then tries settings until each method has had its trials; leaves where a signal came."""
+    teachers = Runs(plan.sweep, [Job([teacher]) for teacher in plan.teachers])
+    teachers.train()
+    leave_where_asked(teachers)
+    if teachers.jobs.failed:
+        raise ValueError("a teacher's training has failed, so there is nothing to search; its log says why")
+    methods = [Method(plan.sweep, one) for one in plan.tried]
+    trials = Searching(plan.sweep, Trials(methods))
+    trials.train()
+    leave_where_asked(trials)
+    for method in methods:
+        say(method.told_best())
+
+
+def leave_where_asked(runs: Runs) -> None:
+    """Ends with the exit code of the signal that came, if one did."""
+    if runs.received is not None:
+        sys.exit(128 + runs.received)
+
+
 def main() -> None:
     options = ask()
-    plan = read_plan(options.sweep, options.overrides, options.only)
+    plan = read_plan(options.sweep, options.overrides, options.only, tuned)
+    if plan.tried and options.slurm is not None:
+        raise ValueError(
+            f"--slurm: the search of {options.sweep} has not come to its end; make it first, in as many processes as you "
+            f"like (srun python runner/sweep.py {options.sweep})"
+        )
+    for one in plan.tried if options.dry_run else ():
+        words = ", ".join(plan.sweep.search.parameters_of(one.recipe))
+        say(f"search  {one.folder / one.method}: {plan.sweep.search.trials} trials of {words}")
+    if plan.tried and not options.dry_run:
+        search(plan)
+        plan = read_plan(options.sweep, options.overrides, options.only, tuned)
     missing = [run for run in plan.runs if not is_over(run.recipe.folder)]  # or a kill has left its claim
     jobs = [Job([run]) for run in missing]
     if options.together or plan.sweep.together:
@@ -207,8 +260,7 @@ def main() -> None:
         say(f"{done} of {len(plan.runs)} runs are done already")
     runs = Runs(plan.sweep, [Job([teacher]) for teacher in plan.teachers] + jobs)
     runs.train()
-    if runs.received is not None:
-        sys.exit(128 + runs.received)
+    leave_where_asked(runs)
     show(plan)
     failed = [folder.name for folder in sorted(runs.jobs.failed)]
     if failed:

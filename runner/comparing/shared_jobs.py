@@ -21,12 +21,12 @@ class SharedJobs:
     """The jobs of a sweep in their order. Each is taken once: by who has the claims of its run folders.
 
     Attributes:
-        left: those that are not known to be done or failed. failed: run folder -> why its training failed, here or
+        count: how many there are. left: those that are not known to be done or failed. failed: run folder -> why its training failed, here or
             elsewhere since this process began; what had failed before is tried again.
     """
 
     def __init__(self, jobs: list[Job]):
-        self.left = dict(enumerate(jobs, start=1))
+        self.left, self.count = dict(enumerate(jobs, start=1)), len(jobs)
         self.failed: dict[Path, str] = {}
         self._observer = Observer()
         holders = [look(claims_of(folder)) for job in jobs for folder in job.folders]

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +11,7 @@ import pydantic
 from annotated_types import Interval
 from pydantic import Field
 
+from segkd.runner.comparing.search_plan import Search, mistakes_in
 from segkd.runner.comparing.slurm import Slurm
 from segkd.runner.console import say
 from segkd.runner.recipe.addresses import Source, is_address
@@ -43,6 +44,9 @@ class Sweep(Section):
         None, min_length=1, description="the GPUs the runs take in turn, one each; default: what they find"
     )
     assignments: list[str] = Field([], alias="set", description="key=value, for all runs")
+    search: Search | None = Field(
+        None, description="settings that are tried first; the best of each method are trained with all seeds"
+    )
     slurm: Slurm | None = Field(None, description="how `sweep.py --slurm` places the runs on a cluster")
     methods: dict[Name, str | Entry] = Field(min_length=1, description="what tables call it -> recipe")
 
@@ -138,12 +142,37 @@ def side_by_side(runs: list[Run]) -> list[Job]:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A method whose settings are searched.
+
+    Attributes:
+        path, given: of the recipe of its trials, and the overrides that all of them have. folder: of all searches of
+            the sweep. needs: run folders of the teachers it reads.
+    """
+
+    method: str
+    path: str
+    given: list[str]
+    recipe: Recipe
+    folder: Path
+    needs: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A sweep without mistakes: the teachers that have not been trained yet, then the runs in their order."""
+    """A sweep without mistakes: the teachers that have not been trained yet, then the runs in their order.
+
+    Attributes:
+        tried: the methods whose search has not come to its end; the runs of the sweep are not known before all have.
+    """
 
     sweep: Sweep
     teachers: list[Run]
     runs: list[Run]
+    tried: list[Tried]
+
+
+Settings = Callable[[Sweep, Tried], list[str] | None]
 
 
 def read_slurm(sweep: Sweep, path: str | Path, other: str) -> Slurm:
@@ -164,11 +193,17 @@ def read_slurm(sweep: Sweep, path: str | Path, other: str) -> Slurm:
         raise _wrong(str(file), mistakes + located(found_by(error, Slurm, values), origins, str(file))) from None
 
 
-def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[str] | None = None) -> Plan:
+def read_plan(
+    path: str | Path,
+    assignments: Iterable[str] = (),
+    only: Iterable[str] | None = None,
+    tuned: Settings | None = None,
+) -> Plan:
     """Reads a sweep and every recipe in it. All methods of the first seed come first, then those of the next.
 
     Args:
         assignments: overrides of all recipes, over those of the file. only: the methods to keep.
+        tuned: the overrides that the search of a method has found, None while it has not come to its end.
 
     Raises:
         ValueError: with every mistake in the sweep and its recipes. FileNotFoundError: there is no such file.
@@ -190,7 +225,11 @@ def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[
             )
     runs: list[list[Run]] = []
     teachers: dict[Path, Run] = {}
+    tried: list[Tried] = []
+    searched: dict[str, tuple[str, list[str], Recipe]] = {}
     said = {f"{origins.of(('set',))}: set": sweep.assignments, "command line": assignments}
+    if sweep.search is not None:
+        said[f"{origins.of(('search', 'set'))}: search.set"] = sweep.search.assignments
     for method in chosen:
         entry = sweep.methods[method]
         entry = Entry(recipe=entry) if isinstance(entry, str) else entry
@@ -198,7 +237,16 @@ def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[
         said[where] = entry.assignments
         given = [*sweep.assignments, *entry.assignments, *assignments, "baseline=null"]
         try:
-            runs.append(_runs_of(sweep, method, Source(Path(path)).other(entry.recipe), given, teachers))
+            recipe_path = Source(Path(path)).other(entry.recipe)
+            if sweep.search is not None:
+                searched[method] = recipe_path, given, read(recipe_path, [*given, *sweep.search.assignments])
+                one = _tried(sweep, method, *searched[method][:2], teachers)
+                found = None if tuned is None else tuned(sweep, one)
+                if found is None:
+                    tried.append(one)
+                    continue
+                given = [*given, *found]
+            runs.append(_runs_of(sweep, method, recipe_path, given, teachers))
         except RecipeError as error:
             mistakes += [f"methods.{method}: {mistake}" for mistake in error.mistakes]
         except (ValueError, FileNotFoundError) as error:
@@ -209,10 +257,12 @@ def read_plan(path: str | Path, assignments: Iterable[str] = (), only: Iterable[
         for key in (word.partition("=")[0] for word in words)
         if key in GIVEN_BY_THE_SWEEP
     ]
+    if sweep.search is not None and not mistakes and tried:
+        mistakes += mistakes_in(sweep.search, searched)
     if mistakes:
         raise _wrong(f"the sweep {path}", mistakes)
     by_seed = [run for of_a_seed in zip(*runs) for run in of_a_seed]
-    return Plan(sweep, list(teachers.values()), by_seed)
+    return Plan(sweep, list(teachers.values()), by_seed, tried)
 
 
 def _wrong(what: str, mistakes: list[str]) -> ValueError:
@@ -239,6 +289,17 @@ def _runs_of(sweep: Sweep, method: str, path: str, given: list[str], teachers: d
     for run in runs:
         refuse_used_folder(run.recipe, resume=True, overwrite=False)
     return runs
+
+
+def _tried(sweep: Sweep, method: str, path: str, given: list[str], teachers: dict[Path, Run]) -> Tried:
+    """What the trials of a method have in common; the teachers they need are added to `teachers`."""
+    recipe = read(path, given)
+    read_needed(recipe, is_finished)
+    folder = Path(recipe.tracking.folder) / sweep.name / "search"
+    given = [*given, *sweep.search.assignments, f"seed={sweep.seeds[0]}"]
+    given += [f"data.tuning_part={sweep.search.tuning_part}", f"tracking.group={json.dumps(f'{sweep.name}-search')}"]
+    given += [f"method={json.dumps(method)}"] if recipe.method is None else []
+    return Tried(method, path, given, read(path, given), folder, tuple(_needed(recipe, teachers)))
 
 
 def _needed(recipe: Recipe, teachers: dict[Path, Run]) -> Iterator[Path]:

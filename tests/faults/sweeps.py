@@ -12,7 +12,9 @@ stand-ins, which claim and save as distill.py does and compute nothing.
 import functools
 import os
 import random
+import select
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -58,6 +60,7 @@ class Forked:
         self.pid = os.fork()
         if self.pid == 0:
             self._become(training, words, given["env"], given["stdout"].fileno())
+        self.handle = os.pidfd_open(self.pid)
 
     @staticmethod
     def _become(training: Callable[[list[str]], None], words: list[str], environment: dict, out: int) -> None:
@@ -83,8 +86,11 @@ class Forked:
         """As Popen does."""
         os.kill(self.pid, number)
 
-    def wait(self) -> int:
+    def wait(self, timeout: float | None = None) -> int:
         """As Popen does."""
+        if timeout is not None and not select.select([self.handle], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired("a fork", timeout)
+        os.close(self.handle)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
@@ -167,7 +173,7 @@ def shared(
                 if stops and number % 4 == 3:
                     stopped += _stop_one(workers, draw)
                 else:
-                    _kill_one(workers, draw)
+                    kill_one(workers, draw)
                     workers.append(Running(folder, lambda: work(training)))
             for process in stopped:  # while others go on with what was theirs
                 workers[-1].ends_in(6)
@@ -195,7 +201,7 @@ def _signal(process: psutil.Process, number: int) -> None:
         pass
 
 
-def _kill_one(workers: list[Running], draw: random.Random) -> None:
+def kill_one(workers: list[Running], draw: random.Random) -> None:
     """Kills one of those at work; in one of two cases its machine is lost, with the training on it."""
     at_work = [worker for worker in workers if not worker.ends_in(0)] or workers[:1]
     worker = draw.choice(at_work)

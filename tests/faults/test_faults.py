@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from faults import checkpoints, disks, images, kills, processes, recipes, sweeps, weights
+from faults import checkpoints, disks, images, kills, processes, recipes, searches, sweeps, weights
 from faults.attempts import Case
 from faults.tally import try_all
 
@@ -45,3 +45,7 @@ def test_processes(kind, tmp_path):
 def test_a_sweep_by_four_processes_of_which_some_are_killed_trains_each_run_once(tmp_path):
     case = sweeps.shared(random.Random(SEED), runs=8, signals=8, training=sweeps.stand_in)
     assert_all_right([case], tmp_path)
+
+
+def test_a_search_by_three_processes_of_which_some_are_killed_tries_each_setting_once(tmp_path):
+    assert_all_right([searches.shared(random.Random(SEED), signals=4)], tmp_path)
