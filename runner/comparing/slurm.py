@@ -47,7 +47,9 @@ class Slurm(Section):
         3, description="how often torchrun starts all processes of a job again after one of them has died"
     )
     setup: list[str] = Field([], description="lines of the shell before the training, such as `module load cuda`")
-    sbatch: dict[str, str | int | bool] = Field({}, description="any other option of sbatch, such as `mem: 64G`")
+    sbatch: dict[str, str | Annotated[int, Interval(ge=-(10**9), le=10**9)] | bool] = Field(
+        {}, description="any other option of sbatch, such as `mem: 64G`"
+    )
 
     @pydantic.field_validator("time")
     @classmethod

@@ -106,7 +106,8 @@ def state(recipe: Recipe, shown: Shown, history: list[dict]) -> str:
     scored = sum(row.get(judged(shown)) is not None for row in history)
     if not shown.rows:
         return f"Under way: {done} of {end} iterations. Shown is the evaluation after {shown.iteration}."
-    return f"Finished: {end} iterations. Shown is the checkpoint of iteration {shown.iteration}, the best of {scored}."
+    how = f"Finished: {end} iterations" if done >= end else f"Delivered after {done} of {end} iterations"
+    return f"{how}. Shown is the checkpoint of iteration {shown.iteration}, the best of {scored}."
 
 
 def judged(shown: Shown) -> str:

@@ -65,8 +65,9 @@ def test_patience_ends_a_training_and_a_stopped_one_is_delivered_as_it_stands(
         find_runs(["runs"])
     delivered = distill("runs/cut", "--deliver")
     words = "is unfinished, delivered as it stood after iteration 4 of 6"
-    assert delivered.code == 0 and f"cut {words}: runs/cut/report.md" in delivered.out, delivered.err
+    assert delivered.code == 0 and f"cut {words}: mIoU " in delivered.out, delivered.err
     assert f"The training {words}." in (cut / "report.md").read_text() and not RunFolder(cut).is_finished
+    assert "Delivered after 4 of 6 iterations. Shown" in (cut / "report.html").read_text()
     text = report(compare(find_runs(["runs/cut", "runs/whole"]), baseline="runs/whole"))
     assert f"Not finished: none (cut), seed 0 {words}." in text and "4 iterations of 4 crops" in text
     assert [one.folder.name for one in find_runs(["runs"], skip_unfinished=True)] == ["patient", "whole"]
