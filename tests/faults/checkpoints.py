@@ -30,6 +30,7 @@ from faults.recipes import BASES, train, write_teacher
 from faults.weights import Explosive, as_torch
 
 from segkd.runner import compare, score
+from segkd.runner.run_folder import claim as claims
 
 SECONDS = 30
 # accumulation, a moving average, a loss with parameters, a teacher
@@ -42,7 +43,7 @@ FILES = {
     str(LAST / "training_state/state.pt"): 8, str(LAST / "student.safetensors"): 3, str(BEFORE / "images.npz"): 1,
     str(BEFORE / "student.safetensors"): 2,
     str(LAST / "checksums.json"): 2, str(RUN / "recipe.yaml"): 3, str(RUN / "metrics.jsonl"): 3,
-    str(RUN / "environment.json"): 1, str(RUN / "teachers.json"): 2, str(RUN / "lock"): 1,
+    str(RUN / "environment.json"): 1, str(RUN / "teachers.json"): 2,
 }  # fmt: skip
 FINISHED = {
     "student/config.json": 3, "student/model.safetensors": 3, "summary.json": 2, "images.npz": 2, "recipe.yaml": 1,
@@ -108,6 +109,7 @@ def template() -> Path:
 def judged(folder: Path, file: str, damage: Callable[[Path], object]) -> Finding:
     """Damages one file of the stopped run and resumes it."""
     shutil.copytree(template(), folder, dirs_exist_ok=True, symlinks=True)
+    (folder / file).parent.mkdir(exist_ok=True)  # a run that has ended has no claims
     damage(folder / file)
     good = good_rows(folder / RUN / "metrics.jsonl")
     ending = _resume(folder)
@@ -144,7 +146,11 @@ def _put_back(folder: Path, file: str) -> None:
 
 
 def _resume(folder: Path) -> Ending:
-    return attempt(folder, lambda: train("tried.yaml", "--resume"), seconds=SECONDS)
+    def resume() -> None:
+        claims.STALE = 4.0  # for a claim whose owner nobody knows
+        train("tried.yaml", "--resume")
+
+    return attempt(folder, resume, seconds=SECONDS)
 
 
 def good_rows(file: Path) -> dict[int, dict]:
@@ -327,7 +333,7 @@ STRANGE: dict[str, tuple[Path, Callable[[Path], object]]] = {
     "teachers: empty": (RUN / "teachers.json", _text("")), "teachers: a list": (RUN / "teachers.json", _text("[]")),
     "teachers: words": (RUN / "teachers.json", _text('{"teacher": "good"}')),
     "environment: gone": (RUN / "environment.json", _gone),
-    "lock: of nobody": (RUN / "lock", _text('{"host": "elsewhere", "process": 1, "since": "never"}')),
-    "lock: noise": (RUN / "lock", _text(bytes(range(256)))),
+    "claim: of nobody": (RUN / "claim/7", _text('{"host": "elsewhere", "process": 1, "since": "never"}')),
+    "claim: noise": (RUN / "claim/7", _text(bytes(range(256)))),
     "wandb-id: noise": (RUN / "wandb-id", _text(b"\xff\xfe\n../x")),
 }  # fmt: skip
