@@ -252,7 +252,7 @@ def _baselines(rows: list[Row], asked: str | None) -> list[Row]:
 
 def trained_as(row: Row, rows: list[Row]) -> Row | None:
     """The row of the runs that a row of exported files comes from, if it is compared, too."""
-    return next((one for one in rows if not one.program and _experiment(one.recipe) == _experiment(row.recipe)), None)
+    return next((one for one in rows if not one.program and _experiment(one.runs[0]) == _experiment(row.runs[0])), None)
 
 
 def _baseline_of(row: Row, baselines: list[Row], *, only: bool) -> Row | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from segkd.datasets._images import open_image
 from segkd.runner.run_folder.folder import tile_file
 
 # a page of 1,000 images must open at once: this much of it are pictures, in base64 a third more
@@ -144,7 +145,7 @@ def _thumbnail(files: Iterable[Path]) -> str:
     """Tiles side by side, small, as one picture."""
     tiles = []
     for file in files:
-        with Image.open(file) as tile:
+        with open_image(file, None) as tile:
             tiles.append(tile.convert("RGB"))
             tiles[-1].thumbnail((SIDE, SIDE))
     strip = Image.new("RGB", (sum(tile.width for tile in tiles), max(tile.height for tile in tiles)))
@@ -158,7 +159,7 @@ def _thumbnail(files: Iterable[Path]) -> str:
 
 
 def _size(picture: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(picture)) as opened:  # reads no pixels
+    with open_image("a tile", None, picture) as opened:  # reads no pixels
         return opened.size
 
 

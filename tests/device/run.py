@@ -27,7 +27,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NEEDED = ("torch", "accelerate", "timm", "transformers", "segment_anything", "PIL", "yaml", "wandb", "pydantic",
-          "annotated_types", "huggingface_hub", "safetensors", "rich", "tqdm", "numpy", "matplotlib", "scipy", "pytest")  # fmt: skip
+          "annotated_types", "huggingface_hub", "safetensors", "rich", "tqdm", "numpy", "matplotlib", "scipy", "jinja2",
+          "markupsafe", "pytest")  # fmt: skip
 # section -> (the file it stands in, the seconds it may take of 12 minutes); camvid takes what the others leave
 SECTIONS = {
     "facts": ("machine", 25),
