@@ -19,9 +19,19 @@ for name in ("recorded", "faults"):
     sys.modules[name].__path__ = [str(TESTS / name)]
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores for `-n auto`: tests of whole runs wait for processes a good part of their time."""
     return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Workers that are done take over what another has left: tests of whole runs come last, and many to one worker."""
+    if config.getoption("dist") == "load":
+        from xdist.scheduler import WorkStealingScheduling
+
+        return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
