@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import runpy
+import signal
 import sys
 from typing import NoReturn
 
@@ -28,6 +29,7 @@ def run(request: dict, rank: int) -> NoReturn:
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{name}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
     os.environ.update(request["environment"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in a shell's background has it ignored
     if request["processes"] > 1:  # what torchrun tells its processes
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(request["processes"]))
     if request["file_limit"] is not None:
