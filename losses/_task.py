@@ -142,6 +142,16 @@ def resize(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
+def of_heads(
+    of_head: Callable[[Tensor, Tensor, bool], Tensor], student: Prediction, target: Tensor, aux_weight: float
+) -> Tensor:
+    """L(logits) + aux_weight * L(aux), a scalar, with L = of_head(scores, target, align_corners); L(logits) without aux."""
+    loss = of_head(student.logits, target, student.align_corners)
+    if student.aux is not None:
+        loss = loss + aux_weight * of_head(student.aux, target, student.align_corners)
+    return loss
+
+
 def scores_at(prediction: Prediction, size: tuple[int, int]) -> Tensor:
     """(B, K, *size) scores, at least float32, resized by the rule of the network's own family."""
     return resize(at_least_float32(prediction.logits), size, prediction.align_corners)

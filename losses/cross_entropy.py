@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ._class_weights import ClassWeights, weights_of
 from ._pair import channels_of, pick
-from ._task import Prediction, Share, Task, Weight, at_least_float32, resize
+from ._task import Prediction, Share, Task, Weight, at_least_float32, of_heads, resize
 
 
 class CrossEntropy(nn.Module):
@@ -92,10 +92,7 @@ class CrossEntropy(nn.Module):
     def forward(self, student: Prediction, teacher: Prediction | None, target: Tensor) -> Tensor:
         if self.scores is not None:
             return self.of_head(pick(student, self.scores), target, student.align_corners)
-        loss = self.of_head(student.logits, target, student.align_corners)
-        if student.aux is not None:
-            loss = loss + self.aux_weight * self.of_head(student.aux, target, student.align_corners)
-        return loss
+        return of_heads(self.of_head, student, target, self.aux_weight)
 
     def of_head(self, logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
         """The loss of one head's (B, K, h, w) scores, a scalar."""

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ._task import Positive, Prediction, Task, Weight, at_least_float32, resize
+from ._task import Positive, Prediction, Task, Weight, at_least_float32, of_heads, resize
 
 
 class Dice(nn.Module):
@@ -40,10 +40,7 @@ class Dice(nn.Module):
         self.classes, self.per_image, self.smooth, self.aux_weight = classes, per_image, smooth, aux_weight
 
     def forward(self, student: Prediction, teacher: Prediction | None, target: Tensor) -> Tensor:
-        loss = self.of_head(student.logits, target, student.align_corners)
-        if student.aux is not None:
-            loss = loss + self.aux_weight * self.of_head(student.aux, target, student.align_corners)
-        return loss
+        return of_heads(self.of_head, student, target, self.aux_weight)
 
     def of_head(self, logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
         """The loss of one head's (B, K, h, w) scores, a scalar."""

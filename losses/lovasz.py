@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ._task import Prediction, Task, Weight, at_least_float32, resize
+from ._task import Prediction, Task, Weight, at_least_float32, of_heads, resize
 
 
 class Lovasz(nn.Module):
@@ -42,10 +42,7 @@ class Lovasz(nn.Module):
         self.classes, self.per_image, self.aux_weight = classes, per_image, aux_weight
 
     def forward(self, student: Prediction, teacher: Prediction | None, target: Tensor) -> Tensor:
-        loss = self.of_head(student.logits, target, student.align_corners)
-        if student.aux is not None:
-            loss = loss + self.aux_weight * self.of_head(student.aux, target, student.align_corners)
-        return loss
+        return of_heads(self.of_head, student, target, self.aux_weight)
 
     def of_head(self, logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
         """The loss of one head's (B, K, h, w) scores, a scalar."""
