@@ -87,6 +87,24 @@ def stack(block: type[nn.Module], in_channels: int, width: int, count: int, stri
     )
 
 
+def context_stages(width: int, blocks: int, last: int) -> nn.ModuleList:
+    """Stages 3 to 5 of the branch that goes on, from stride 16 to 64; `last`: bottlenecks of the last one."""
+    return nn.ModuleList([
+        stack(BasicBlock, 2 * width, 4 * width, blocks, stride=2),
+        stack(BasicBlock, 4 * width, 8 * width, blocks, stride=2),
+        stack(Bottleneck, 8 * width, 8 * width, last, stride=2),
+    ])  # fmt: skip
+
+
+def detail_stages(width: int, blocks: int) -> nn.ModuleList:
+    """Stages 3 to 5 of the branch that keeps stride 8."""
+    return nn.ModuleList([
+        stack(BasicBlock, 2 * width, 2 * width, blocks),
+        stack(BasicBlock, 2 * width, 2 * width, blocks),
+        stack(Bottleneck, 2 * width, 2 * width, 1),
+    ])  # fmt: skip
+
+
 class DualResolutionEncoder(Encoder):
     """An encoder whose branches keep stride 8 beside the one that goes on to 64; a subclass has the branches.
 

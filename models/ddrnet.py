@@ -4,14 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._dual_resolution import (
-    BasicBlock,
-    Bottleneck,
     ConvBN,
     DualResolutionEncoder,
     NormFirstHead,
+    context_stages,
+    detail_stages,
     enlarge,
     init_convolutions,
-    stack,
 )
 from ._network import Count, Network
 from ._pyramid_pooling import PyramidPooling
@@ -27,16 +26,8 @@ class _DDRNetEncoder(DualResolutionEncoder):
     def __init__(self, width: int, pyramid_width: int, stem_bias: bool):
         super().__init__(width, BLOCKS, stem_bias)
         c = width
-        self.context = nn.ModuleList([
-            stack(BasicBlock, 2 * c, 4 * c, BLOCKS, stride=2),
-            stack(BasicBlock, 4 * c, 8 * c, BLOCKS, stride=2),
-            stack(Bottleneck, 8 * c, 8 * c, 1, stride=2),
-        ])  # fmt: skip
-        self.spatial = nn.ModuleList([
-            stack(BasicBlock, 2 * c, 2 * c, BLOCKS),
-            stack(BasicBlock, 2 * c, 2 * c, BLOCKS),
-            stack(Bottleneck, 2 * c, 2 * c, 1),
-        ])  # fmt: skip
+        self.context = context_stages(c, BLOCKS, last=1)
+        self.spatial = detail_stages(c, BLOCKS)
         self.compressions = nn.ModuleList([ConvBN(4 * c, 2 * c, 1), ConvBN(8 * c, 2 * c, 1)])
         self.downs = nn.ModuleList([
             nn.ModuleList([ConvBN(2 * c, 4 * c, 3, stride=2)]),

@@ -12,9 +12,10 @@ from ._dual_resolution import (
     ConvBN,
     DualResolutionEncoder,
     NormFirstHead,
+    context_stages,
+    detail_stages,
     enlarge,
     init_convolutions,
-    stack,
 )
 from ._network import Count, Network
 from ._pyramid_pooling import PyramidPooling
@@ -72,16 +73,8 @@ class _PIDNetEncoder(DualResolutionEncoder):
         super().__init__(width, stem_blocks, stem_bias)
         c, is_large = width, variant == "l"
         border = 2 * c if is_large else c
-        self.layers_i = nn.ModuleList([
-            stack(BasicBlock, 2 * c, 4 * c, blocks, stride=2),
-            stack(BasicBlock, 4 * c, 8 * c, blocks, stride=2),
-            stack(Bottleneck, 8 * c, 8 * c, 2, stride=2),
-        ])  # fmt: skip
-        self.layers_p = nn.ModuleList([
-            stack(BasicBlock, 2 * c, 2 * c, stem_blocks),
-            stack(BasicBlock, 2 * c, 2 * c, stem_blocks),
-            stack(Bottleneck, 2 * c, 2 * c, 1),
-        ])  # fmt: skip
+        self.layers_i = context_stages(c, blocks, last=2)
+        self.layers_p = detail_stages(c, stem_blocks)
         self.layers_d = nn.ModuleList([
             BasicBlock(2 * c, border),
             BasicBlock(border, 2 * c) if is_large else Bottleneck(border, c),
