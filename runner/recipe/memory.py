@@ -3,9 +3,10 @@
 import re
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from segkd.runner.recipe.cache import Cache
-from segkd.runner.recipe.schema import Recipe
+if TYPE_CHECKING:  # every command asks is_of_memory, and not every one needs the schema
+    from segkd.runner.recipe.schema import Recipe
 
 GIB = 2**30
 
@@ -20,7 +21,7 @@ def is_of_memory(error: BaseException) -> bool:
 
 
 def without_room(
-    recipe: Recipe, error: BaseException, used: float, kept: float, processes: int, *, scoring: bool
+    recipe: "Recipe", error: BaseException, used: float, kept: float, processes: int, *, scoring: bool
 ) -> str:
     """The sentences for an error of memory in a step or, with `scoring`, in an evaluation.
 
@@ -38,12 +39,14 @@ def without_room(
     ])  # fmt: skip
 
 
-def _for_a_step(recipe: Recipe, images: float, processes: int) -> Iterator[tuple[str, str]]:
+def _for_a_step(recipe: "Recipe", images: float, processes: int) -> Iterator[tuple[str, str]]:
     """Assignments and what each saves, those first that change the results the least.
 
     Args:
         images: bytes that a step's images take, with all that is computed of them.
     """
+    from segkd.runner.recipe.cache import Cache
+
     data, loop = recipe.data, recipe.loop
     sizes = [data.batch_size, *([data.unlabelled.batch_size] if data.unlabelled is not None else [])]
     parts = next(
@@ -68,7 +71,7 @@ def _for_a_step(recipe: Recipe, images: float, processes: int) -> Iterator[tuple
     yield f"data.crop_size=[{height},{width}]", f"up to {images * 3 / 4 / GIB:.2f} GiB less, and other results"
 
 
-def _for_scoring(recipe: Recipe) -> Iterator[tuple[str, str]]:
+def _for_scoring(recipe: "Recipe") -> Iterator[tuple[str, str]]:
     settings = recipe.evaluate
     if settings.batch_size > 1:
         half = settings.batch_size // 2
