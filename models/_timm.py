@@ -98,8 +98,9 @@ class TimmBackbone(Encoder):
                 parameter.requires_grad = False
 
     def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights under timm's keys as they stand in this backbone, without those of the layers it has removed."""
-        return {f"net.{key}": value for key, value in state.items() if key not in self.removed}
+        """Weights under timm's keys, or those of a backbone of this kind, without those of the layers it has removed."""
+        entries = {key.removeprefix("net."): value for key, value in state.items()}
+        return {f"net.{key}": value for key, value in entries.items() if key not in self.removed}
 
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         size, multiple = (x.shape[-2], x.shape[-1]), max(self.strides.values())

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segkd.models._network import Network
+from segkd.models.bare_encoder import BareEncoder
+from segkd.models.pspnet import PSPNet
 from segkd.runner.run_folder import checkpoint
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.weights import find_weights, weights_file
@@ -154,3 +156,19 @@ def test_a_run_of_another_network_or_normalisation(run):
             check_same_network(path, owner="networks.teacher", model="pspnet", normalize="cirkd")
     (run / "student/config.json").write_text(json.dumps(PSPNET))
     check_same_network(run, owner="networks.teacher", model="pspnet", normalize="cirkd")
+
+
+DINOV2 = {"model_type": "dinov2", "hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 28}
+
+
+@pytest.mark.parametrize("backbone, stride", [
+    ("mobilenetv2_035", 16), ("timm/mobilenetv3_small_050", 16), ("timm/test_vit", 16), (DINOV2, 14)
+])  # fmt: skip
+def test_an_encoder_without_a_head_fits_a_network_that_has_one(tmp_path, backbone, stride):
+    arguments = {"backbone": backbone, "output_stride": stride}
+    bare, whole = BareEncoder(3, **arguments), PSPNet(3, width=8, **arguments)
+    save_file(bare.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model": "bare_encoder", "args": arguments, "num_classes": 3}))
+    load_weights(whole, tmp_path, owner="networks.student")
+    state, learnt = whole.backbone.state_dict(), bare.backbone.state_dict()
+    assert state.keys() <= learnt.keys() and all(value.equal(learnt[key]) for key, value in state.items())
