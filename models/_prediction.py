@@ -70,6 +70,10 @@ class Normalize(nn.Module):
         std: three grey levels > 0, same order.
         order: `rgb` or `bgr`, the channel order the network was trained with.
 
+    Attributes:
+        makes_contiguous: whether the result is in torch's own memory format. Otherwise it is in that of the images, which
+            are loaded channels last, and all the maps behind it are in it, too, whatever the weights' own.
+
     Shapes:
         images: (B, 3, H, W) RGB, uint8 or float in 0..255 -> (B, 3, H, W) in the network's own float type.
 
@@ -89,6 +93,7 @@ class Normalize(nn.Module):
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"normalize: mean and std need three values each, std above 0; got {mean} and {std}")
         self.order = order
+        self.makes_contiguous = False
         # not in the state dict: published checkpoints know no such keys
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -126,6 +131,8 @@ class Normalize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.order == "bgr":
             images = images.flip(1)  # before the cast: a copy of bytes, not of floats
+        if self.makes_contiguous:
+            images = images.contiguous()
         if not images.is_floating_point():
             images = images.to(self.mean.dtype)
         return (images - self.mean) / self.std

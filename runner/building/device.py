@@ -100,6 +100,7 @@ def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -
         if recipe.networks[name].compile:
             network.compile(dynamic=False, fullgraph=True)  # all of it, or an error
         network.to(device=accelerator.device, memory_format=memory_format)
+        network.normalize.makes_contiguous = not loop.channels_last  # a convolution keeps the format of its input
 
 
 def share_running_statistics(modules: list[nn.Module], accelerator: Accelerator) -> None:
