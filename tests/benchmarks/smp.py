@@ -159,17 +159,20 @@ class Bare:
 
 def train_both(recipe: Recipe, channels_last: bool) -> dict[str, dict]:
     """arm -> what came out: mIoU, parameters, (steps, 2) seconds of the clock and processor, those of its loader."""
-    bare, steps, loaders = Bare(recipe, channels_last), {"segkd": [], "smp": []}, {}
+    bare, steps, loaders, others = Bare(recipe, channels_last), {"segkd": [], "smp": []}, {}, active_children()
     since = clocks()
+
+    def note_step(arm: str, took: np.ndarray) -> None:
+        steps[arm].append(took)
+        if arm not in loaders:  # each begins with the arm's first step
+            (loaders[arm],) = set(active_children()) - {*others, *loaders.values()}
 
     def after_step(iteration: int) -> None:
         nonlocal since
-        steps["segkd"].append(clocks() - since)
-        loaders.setdefault("segkd", active_children()[0])  # the other begins with its first step
-        steps["smp"].append(seconds(bare.step))
-        loaders.setdefault("smp", next(child for child in active_children() if child is not loaders["segkd"]))
-        if iteration == recipe.schedule.iterations:  # they end with the loop
-            loaders.update({arm: processor_time(child.pid) / iteration for arm, child in loaders.items()})
+        note_step("segkd", clocks() - since)
+        note_step("smp", seconds(bare.step))
+        if iteration == recipe.schedule.iterations:  # segkd's ends with the loop
+            loaders.update({arm: processor_time(loader.pid) / iteration for arm, loader in loaders.items()})
         since = clocks()
 
     class Watched(Tracking):
@@ -196,9 +199,10 @@ def processor_time(process: int) -> float:
 
 def print_table(found: dict[int, dict[str, dict]], batch: int) -> None:
     """Both arms over the seeds, and their ratio by pairs of steps."""
-    print(
-        f"{'':8}{'mIoU':>8}{'spread':>8}{'parameters':>12}{'images/s':>10}{'s a step':>10}{'processor s':>13}{'loader':>8}"
+    columns = (
+        f"{'mIoU':>8}{'spread':>8}{'parameters':>12}{'images/s':>10}{'s a step':>10}{'processor s':>13}{'loader':>8}"
     )
+    print(f"{'':8}{columns}  (seeds {' '.join(map(str, found))})")
     for arm in ("segkd", "smp"):
         runs = [one[arm] for one in found.values()]
         scores = 100 * np.array([one["miou"] for one in runs])
@@ -211,10 +215,8 @@ def print_table(found: dict[int, dict[str, dict]], batch: int) -> None:
     ratios = np.concatenate([one["segkd"]["steps"] / one["smp"]["steps"] for one in found.values()])
     clock, processor = np.median(ratios, 0)
     print(f"segkd's step takes {clock:.3f} of smp's, of the processor {processor:.3f} ({len(ratios)} pairs)")
-    print(
-        "mIoU by seed: "
-        + ", ".join(f"{seed}: " + " ".join(f"{one[arm]['miou']:.4f}" for arm in one) for seed, one in found.items())
-    )
+    for seed, one in found.items() if len(found) > 1 else ():
+        print(f"seed {seed}: mIoU " + ", ".join(f"{arm} {100 * one[arm]['miou']:.2f}" for arm in one))
 
 
 def main() -> None:
