@@ -3,14 +3,35 @@
 import re
 import subprocess
 import sys
+import textwrap
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from segkd.runner.comparing.sweep_plan import Sweep, read_plan, read_slurm
+from segkd.runner.recipe.read import read
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.yaml_file import read_with_traps
+
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("runner/*.md"))]
+PAGES = [ROOT / "README.md", *sorted({*ROOT.glob("*/README.md"), *ROOT.glob("runner/*.md")})]
 WIDTH = 120
+EXAMPLES = [
+    pytest.param(text, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, text in enumerate(re.findall(r"(?ms)^```ya?ml\n(.*?)^```", page.read_text()), 1)
+]
+# what an example that shows a part of a recipe, or of a sweep, is laid over
+BASE = """
+data: {dataset: synthetic, crop_size: [64, 64], batch_size: 2}
+networks:
+  student: {model: deeplabv3}
+  teacher: {model: deeplabv3, train: false, weights: random}
+losses: [{loss: cross_entropy}, {loss: kl, from: teacher}]
+optimizer: {name: sgd, lr: 0.01}
+schedule: {iterations: 10}
+"""
 
 
 @cache
@@ -48,6 +69,65 @@ def test_commands_have_the_options(page):
         task = words[0] if script.endswith("recipes.py") and words else None
         unknown = {word.split("=")[0] for word in words if word.startswith("--")} - options_of(script, task)
         assert not unknown, f"{script} has no {unknown}"
+
+
+def read_example(text: str, folder: Path) -> None:
+    """Reads what stands in a page as who copies it would: a recipe, some of its networks, a sweep, or parts of them.
+
+    Args:
+        folder: has recipes of the names that sweeps in the pages use.
+    """
+    example = folder / "example.yaml"
+    example.write_text(text)
+    keys = set(read_with_traps(example)[0])
+    if keys & set(Sweep.model_fields) - set(Recipe.model_fields):
+        if "methods" in keys:
+            read_plan(example)
+        else:
+            example.write_text(f"{text}\nname: example\nmethods: {{none: plain.yaml}}")
+            read_slurm(read_plan(example).sweep, example, "")
+        return
+    if not keys & set(Recipe.model_fields):
+        text = "networks:\n" + textwrap.indent(text, "  ")
+    if not {"data", "networks", "losses", "schedule"} <= keys:
+        text += "\nextends: plain.yaml"
+    example.write_text(text)
+    read(example)
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """A folder among the shipped ones, as recipes/sweeps is, with two small recipes."""
+    root = tmp_path_factory.mktemp("recipes")
+    for shipped in (ROOT / "recipes").iterdir():
+        (root / shipped.name).symlink_to(shipped)
+    folder = root / "examples"
+    folder.mkdir()
+    for name in ("plain", "kl"):
+        (folder / f"{name}.yaml").write_text(BASE)
+    return folder
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_yaml_examples_are_read(text, beside):
+    read_example(text, beside)
+
+
+@pytest.mark.parametrize(
+    "text, mistake",
+    [
+        ("student: {model: pidnet, args: {variant: S}}", "networks.student.args.variant"),
+        ("student: {model: pidnets}", "no models/pidnets.py"),
+        ("losses: [{loss: kl, args: {temperature: 0}}]", "losses.0.args.temperature"),
+        ("data: {crop: [64, 64]}", "data.crop: unknown key"),
+        ("optimiser: {lr: 0.1}", "optimiser"),
+        ("slurm: {partitions: gpu}", "slurm.partitions: unknown key"),
+        ("name: tuned\nmethods: {kd: kl.yaml}\nsearch: {parameters: {lr: {low: 0, high: 1}}}", "lr is a key of no"),
+    ],
+)
+def test_mistakes_in_examples_are_found(text, mistake, beside):
+    with pytest.raises(ValueError, match=re.escape(mistake)):
+        read_example(text, beside)
 
 
 def test_lines_are_short():
