@@ -265,7 +265,7 @@ def missing(recipe: Recipe) -> list[str]:
             if isinstance(file, str) and not Path(file).exists():
                 lines.append(f"weights   networks.{name}.{key}: there is no {file} here")
         if network.args.get("pretrained") and not network.args.get("backbone_weights"):
-            whose = parts.encoder_word(network.args) or network.model
+            whose = parts.encoder_word(network.args) or network.title
             lines.append(f"download  networks.{name}: published weights of {whose}, once, if they are not in the cache")
     return lines
 

@@ -125,13 +125,13 @@ class Network(Section):
 
     @property
     def title(self) -> str:
-        """What tables call the network: `deeplabv3 resnet18`, `pspnet timm/convnext_tiny`, `average of student`."""
+        """What tables call the network: `deeplabv3 resnet18`, `pidnet s`, `pspnet timm/convnext_tiny`, `average of student`."""
         if self.ema_of is not None:
             return f"average of {self.ema_of}"
         file, arguments = parts.network_part(self.source, self.model, self.args)
         if file == "huggingface" and arguments.get("name"):
             return arguments["name"]
-        return " ".join(filter(None, [file, parts.encoder_word(arguments)]))
+        return parts.network_words(file, arguments)
 
     def wrong(self, name: str, recipe: "Recipe") -> Iterator[Mistake]:
         """What this network, called `name`, asks of others that they cannot give, or says twice."""

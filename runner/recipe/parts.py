@@ -167,6 +167,16 @@ def encoder_word(arguments: dict) -> str | None:
     return backbone.get("model_type") if isinstance(backbone, dict) else backbone
 
 
+def network_words(file: str, arguments: dict) -> str:
+    """What tables call a network of a file in models/: `deeplabv3 resnet18`, `pidnet s`, `ddrnet width 32`.
+
+    The width is that of a head where there is an encoder with a name, else one more name of the size.
+    """
+    encoder, width = encoder_word(arguments), arguments.get("width")
+    own = [arguments.get("variant"), f"width {width}" if width else None]
+    return " ".join(str(word) for word in [file, *([encoder] if encoder else own)] if word is not None)
+
+
 def arguments_in_recipe(source: str, file: str, arguments: dict) -> dict:
     """The arguments of `network_part` as a recipe says them, which does not repeat what `source` and `model` say."""
     if source == "segkd":

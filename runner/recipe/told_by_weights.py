@@ -33,7 +33,7 @@ class Told:
     @property
     def title(self) -> str:
         """`deeplabv3 resnet18`."""
-        return " ".join(filter(None, [self.model, parts.encoder_word(self.args)]))
+        return parts.network_words(self.model, self.args)
 
 
 def told_by(path: str, layout: str | None, part: str | None) -> Told | None:

@@ -2,12 +2,17 @@
 
 import pytest
 
+from segkd.runner.recipe import parts
 from segkd.runner.recipe.network import Network
+from segkd.runner.recipe.told_by_weights import Told
 
 
 @pytest.mark.parametrize("title, fields", [
     ("deeplabv3 resnet18", {"model": "deeplabv3", "args": {"backbone": "resnet18"}}),
     ("trikd_tinyvit", {"model": "trikd_tinyvit"}),
+    ("trikd_tinyvit 5m", {"model": "trikd_tinyvit", "args": {"variant": "5m"}}),
+    ("stdc 2 width 64", {"model": "stdc", "args": {"variant": 2, "width": 64}}),
+    ("ddrnet width 32", {"model": "ddrnet", "args": {"width": 32}}),
     ("sam vit_b", {"model": "sam", "args": {"arch": "vit_b"}}),
     ("deeplabv3 timm/convnext_tiny", {"source": "timm", "model": "convnext_tiny"}),
     ("pspnet timm/convnext_tiny", {"source": "timm", "model": "convnext_tiny", "args": {"head": "pspnet"}}),
@@ -19,3 +24,16 @@ from segkd.runner.recipe.network import Network
 ])  # fmt: skip
 def test_titles(title, fields):
     assert Network(**fields).title == title
+
+
+@pytest.mark.parametrize("model", [name for name in parts.names("models") if name != "huggingface"])
+def test_titles_tell_sizes_apart(model):
+    """Of every network, the choices it has of an encoder or a variant, and widths where it has neither."""
+    known = parts.schema_of("models", model)["properties"]
+    sizes = {key: known[key].get("enum") or ["resnet18", "resnet50"] for key in ("backbone", "arch") if key in known}
+    sizes |= {"variant": known["variant"]["enum"]} if "variant" in known else {}
+    [(key, choices)] = (sizes or {"width": [32, 64]}).items()
+    of_each = [parts.completed_arguments("models", model, {key: choice}) for choice in choices]
+    titles = [Network(model=model, args=arguments).title for arguments in of_each]
+    assert len(set(titles)) == len(choices) > 1
+    assert titles == [Told(model, arguments, certain=True).title for arguments in of_each]
