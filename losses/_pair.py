@@ -60,6 +60,8 @@ def channels_of(features: Features, name: str, num_classes: int) -> int:
     """Channels of the map of that name, as Pair takes it, which its network keeps from now on."""
     if name == "aux" and not features.ask_for_aux():
         raise ValueError(f"{features.owner} has no auxiliary head, so no map called 'aux'")
+    if name == "logits":
+        features.named_scores.add(name)
     return num_classes if name in ("logits", "aux") else features.use(name)
 
 

@@ -65,12 +65,14 @@ class Features:
     scores of the auxiliary head, which a network makes outside training only when asked. `norms` has weight and bias,
     each (C,), of the batch norm a feature comes from, for the features whose batch norm the network names. `measure`
     lists a feature in `channels` and `strides` that a network looks for only when it is asked for one of that name.
+    `named_scores` collects which of the two maps of scores, `logits` and `aux`, a loss says it reads; see `scores`.
     """
 
     owner: str
     channels: dict[str, int]
     strides: dict[str, int]
     wanted: set[str] = field(default_factory=set)
+    named_scores: set[str] = field(default_factory=set)
     norms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     has_aux: bool = False
     measure: Callable[[str], None] = lambda name: None
@@ -88,7 +90,17 @@ class Features:
         """Whether the network has an auxiliary head; if so, from now on it gives its scores in eval mode too."""
         if self.has_aux:
             self.wanted.add("aux")
+            self.named_scores.add("aux")
         return self.has_aux
+
+    def read_heads(self) -> None:
+        """Notes that a loss reads the head's scores and, in training, an auxiliary head's, see `of_heads`."""
+        self.named_scores.update({"logits", "aux"} if self.has_aux else {"logits"})
+
+    @property
+    def scores(self) -> set[str]:
+        """The maps of scores that a loss reads: `logits` where it names none of them and no feature."""
+        return self.named_scores or (set() if self.wanted else {"logits"})
 
     def norm_of(self, name: str) -> tuple[Tensor, Tensor]:
         """Weight and bias of the batch norm the feature `name` comes from. ValueError lists those known."""

@@ -29,8 +29,7 @@ class CrossEntropy(nn.Module):
 
     Args:
         scores: one map of scores to read and no other: `logits`, `aux`, or a feature with a channel per class, which is
-            what further heads for training alone are. None: the scores, and those of the auxiliary head. Where no term
-            reads that head, the network is best without it (aux: false): several processes would wait for its gradients.
+            what further heads for training alone are. None: the scores, and those of the auxiliary head.
         aux_weight: factor of the auxiliary head's loss.
         class_weights: K weights (else a ValueError), `cityscapes` for the usual 19, or a rule by which they follow from
             the training labels, `auto` being `median_frequency`, see _class_weights.weights_by.
@@ -76,8 +75,9 @@ class CrossEntropy(nn.Module):
         super().__init__()
         if ohem_min_share is not None and (ohem_rule != "largest" or ohem_min_kept is not None):
             raise ValueError("cross_entropy: ohem_min_share is for ohem_rule: largest, and in place of ohem_min_kept")
-        channels = task.num_classes if scores is None else channels_of(task.student, scores, task.num_classes)
-        if channels != task.num_classes:
+        if scores is None:
+            task.student.read_heads()
+        elif (channels := channels_of(task.student, scores, task.num_classes)) != task.num_classes:
             raise ValueError(f"cross_entropy: {scores} has {channels} channels and not one for each class")
         self.scores = scores
         self.ignore_index = task.ignore_index

@@ -36,6 +36,7 @@ class Dice(nn.Module):
         aux_weight: Weight = 0.4,
     ):
         super().__init__()
+        task.student.read_heads()
         self.ignore_index = task.ignore_index
         self.classes, self.per_image, self.smooth, self.aux_weight = classes, per_image, smooth, aux_weight
 

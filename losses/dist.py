@@ -47,8 +47,10 @@ class DIST(nn.Module):
         super().__init__()
         self.ignore_index = task.ignore_index
         self.inter, self.intra, self.aux_weight = inter, intra, aux_weight
-        if aux_weight > 0:
-            task.teacher.ask_for_aux()
+        for features in (task.student, task.teacher):
+            features.named_scores.add("logits")
+        if aux_weight > 0 and task.teacher.ask_for_aux():
+            task.student.named_scores.add("aux")
         self.temperature = temperature
         self.eps = eps
         self.mask_ignored = mask_ignored

@@ -38,6 +38,7 @@ class Lovasz(nn.Module):
         aux_weight: Weight = 0.4,
     ):
         super().__init__()
+        task.student.read_heads()
         self.ignore_index = task.ignore_index
         self.classes, self.per_image, self.aux_weight = classes, per_image, aux_weight
 

@@ -140,6 +140,7 @@ class ClassMapped(Network):
         self.class_names = list(ours)
         self.channels, self.strides, self.norms = network.channels, network.strides, network.norms
         self.normalize, self.has_aux, self.takes_prompt = network.normalize, network.has_aux, network.takes_prompt
+        self.own_heads = {feature: f"network.{head}" for feature, head in network.own_heads.items()}
         self.sizes = [len(group) for group in groups]
         # found again from the recipe, so no entry of a checkpoint
         self.register_buffer("order", torch.tensor(mapped), persistent=False)

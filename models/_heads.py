@@ -208,6 +208,7 @@ def add_classifiers(
     network.has_aux = aux_width is not None
     if network.has_aux:
         third = network.channels["stage3"]
+        network.own_heads = {"aux": "aux_head"}
         network.aux_head = FCNHead(third, aux_width, network.num_classes, dropout, dropout_kind)
     init_heads(network, head_init)
 

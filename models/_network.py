@@ -80,7 +80,7 @@ class Network(nn.Module):
     # whether it has an auxiliary head, whose scores are made in training; whether they are outside training too
     has_aux = False
     aux_wanted = False
-    # feature -> name of the head, for training alone, that makes it and nothing else: it learns where the map is read
+    # feature, or `aux` -> name of the head, for training alone, that makes it and nothing else
     own_heads: dict[str, str] = {}
     # from RGB bytes to the range its weights were trained on
     normalize: Normalize

@@ -110,6 +110,7 @@ class DDRNet(Network):
         init_convolutions(self.head)
         self.has_aux = aux
         if aux:
+            self.own_heads = {"aux": "aux_head"}
             self.aux_head = NormFirstHead(2 * width, head_width, num_classes)
             init_convolutions(self.aux_head)
 

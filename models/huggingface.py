@@ -127,6 +127,7 @@ class HuggingFace(Network):
         if hasattr(self.network, "upscale_block"):  # EoMT's, whose last output the masks are products with
             self.head_tap = ("upscale_block", "output")
         self.has_aux = getattr(self.network, "auxiliary_head", None) is not None
+        self.own_heads = {"aux": "network.auxiliary_head"} if self.has_aux else {}
         self.forms: dict[str, Form] = {}
         self.unreached = self._probe()
         self.fresh = [key for key in fresh if f"network.{key}" not in self.unreached]

@@ -162,7 +162,7 @@ class PIDNet(Network):
             self.aux_head = NormFirstHead(2 * width, head_width, num_classes)
             self.boundary_head = NormFirstHead(2 * width, width, 1)
             self.add_features(("boundary",), 1, 8)
-            self.own_heads = {"boundary": "boundary_head"}
+            self.own_heads = {"aux": "aux_head", "boundary": "boundary_head"}
         for name in ("head", "aux_head", "boundary_head") if aux else ("head",):
             init_convolutions(self.get_submodule(name))
 

@@ -47,7 +47,7 @@ from segkd.runner.building.device import peak_memory, prepare_for_device, start_
 from segkd.runner.building.first_look import refuse_broken_teachers
 from segkd.runner.building.graph import Graph, weighted
 from segkd.runner.building.label_counts import count_labels
-from segkd.runner.building.losses import build_graph, told_class_weights
+from segkd.runner.building.losses import build_graph, told_class_weights, told_unread_scores
 from segkd.runner.building.networks import build_networks, random_starts, weights_are_there, weights_path
 from segkd.runner.building.optimizers import build_optimizers, take_step
 from segkd.runner.building.shapes import crops, shape_graph, shape_predictions, without_autocast
@@ -185,6 +185,8 @@ def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator)
         say(f"start     {line.removeprefix(f'{recipe.name}: ')}")
     for line in told_class_weights(graph, train_set.class_names):
         say(f"classes   {line}")
+    for line in told_unread_scores(graph):
+        say(f"unread    {line}")
     image = crops(recipe, 1, accelerator.device)
     for name in networks:
         say(described(name, graph, recipe, image))

@@ -306,7 +306,7 @@ def distill(
 
     With `as_it_stands` they are stopped runs, which are delivered.
     """
-    accelerator = start_accelerator(*recipes)
+    accelerator = start_accelerator(recipes[0])
     if as_it_stands:
         for recipe in recipes:
             refuse_undeliverable(recipe)

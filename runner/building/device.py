@@ -24,13 +24,12 @@ def find_device() -> torch.device:
     return torch.device("cpu")
 
 
-def start_accelerator(*recipes: Recipe) -> Accelerator:
-    """Accelerate with the recipes' precision. DDP looks for unused parameters only where there may be some.
+def start_accelerator(recipe: Recipe) -> Accelerator:
+    """Accelerate with the recipe's precision.
 
     Raises:
         ValueError: the launcher asks for another precision or accumulation than the recipe: one would silently win.
     """
-    recipe = recipes[0]
     precision = {"fp32": "no"}.get(recipe.loop.precision, recipe.loop.precision)
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", precision):
@@ -48,19 +47,13 @@ def start_accelerator(*recipes: Recipe) -> Accelerator:
     warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
     # a process may train and score one after another, and Accelerate keeps the precision of the first
     AcceleratorState._reset_state()
-    comes_and_goes = any(term.comes_and_goes for one in recipes for term in one.losses)
-    # an encoder alone may have stages that no term reads
-    trained = [network for one in recipes for network in one.networks.values() if network.train and network.model]
-    has_unread = comes_and_goes or not all(network.has_head for network in trained)
     # without a GPU, Accelerate joins several processes only when told that they use the CPU; else each trains alone
     on_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
     return Accelerator(
         mixed_precision=precision,
         cpu=on_cpus,
         kwargs_handlers=[
-            DistributedDataParallelKwargs(
-                broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=has_unread
-            ),
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.loop.timeout)),
         ],
     )
@@ -77,7 +70,12 @@ def use_all_cores() -> None:
 
 
 def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -> None:
-    """Moves networks to the device in the recipe's memory format; synchronises batch norms and compiles as it says."""
+    """Moves networks to the device in the recipe's memory format; synchronises batch norms and compiles as it says.
+
+    What Accelerate wraps next is taken to be this graph: DDP is told whether it leaves some gradients out.
+    """
+    if accelerator.num_processes > 1:
+        accelerator.ddp_handler.find_unused_parameters = graph.leaves_some_out
     loop, on_gpu = recipe.loop, accelerator.device.type == "cuda"
     share = images_per_part(recipe.data.batch_size, loop.accumulate, accelerator.num_processes)
     if recipe.data.unlabelled is not None:

@@ -36,6 +36,7 @@ class Cheaper(Computed):
         self.channels, self.norms = network.channels, network.norms
         self.strides = self._strides()
         self.normalize, self.has_aux, self.takes_prompt = network.normalize, network.has_aux, network.takes_prompt
+        self.own_heads = {feature: f"network.{head}" for feature, head in network.own_heads.items()}
 
     def _strides(self) -> dict[str, float]:
         return {name: stride / self.scale for name, stride in self.network.strides.items()}

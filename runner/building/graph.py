@@ -45,6 +45,7 @@ class Graph(nn.Module):
         keep_predictions: whether the next forwards leave in `kept` what each term saw, its learner's prediction and
             its source's, for whoever looks into a step.
         stopwatch: measures teachers, students and losses apart.
+        unread: trained network -> its scores, `logits` or `aux`, that no term reads.
         shared: what frozen networks made of the images of a step, for all graphs that are trained side by side on them
             and share these networks; None: this graph is trained alone. The loop empties it after each step.
 
@@ -77,6 +78,7 @@ class Graph(nn.Module):
         self.supervised, self.extra_weight, self.ignore_index = supervised, extra_weight, ignore_index
         self.keep_predictions = False
         self.kept: dict[str, tuple[Prediction, Prediction | None]] = {}
+        self.unread: dict[str, list[str]] = {}
         self.stopwatch = Stopwatch()
         self.shared: dict[tuple[int, int], tuple[Prediction, tuple]] | None = None
         self.prompted_by = prompted_by or {}
@@ -100,6 +102,16 @@ class Graph(nn.Module):
     def weights_at(self, iteration: int) -> dict[str, float]:
         """Label -> weight of the terms active at this iteration."""
         return {term.label: term.weight_at(iteration) for term in self.active_terms(iteration)}
+
+    @property
+    def leaves_some_out(self) -> bool:
+        """Whether a step may end without a gradient for all that is trained.
+
+        That is so where terms come and go, and where no term reads the scores of a network, or it has none: an encoder
+        alone may have stages that no term reads.
+        """
+        have_scores = all(network.gives_logits for network in self.networks.values())
+        return any(term.comes_and_goes for term in self.terms) or any(self.unread.values()) or not have_scores
 
     def active_terms(self, iteration: int) -> list[Term]:
         """The terms whose weight is not 0 at this iteration."""

@@ -57,6 +57,7 @@ def build_loss(
     task = Task(learner.num_classes, ignore_index, ours, theirs, label_counts)
     loss = parts.build("losses", term.loss, term.args, task)
     features[term.of].wanted.update(ours.wanted)
+    features[term.of].named_scores.update(ours.scores)
     if not learner.gives_logits and not ours.wanted:
         raise ValueError(
             f"networks.{term.of} has no head, so no scores for {term.loss} to train; give it one, or use a loss of "
@@ -75,6 +76,8 @@ def build_loss(
             f"features ({', '.join(theirs.channels)})"
         )
     features[term.source].wanted.update(theirs.wanted)
+    if not term.detach:
+        features[term.source].named_scores.update(theirs.scores)
     return loss
 
 
@@ -129,10 +132,32 @@ def build_graph(
         graph.network(name).features_wanted = table.wanted - {"aux"}
         graph.network(name).aux_wanted = "aux" in table.wanted
     for name, network in trained.items():
-        for feature, head in network.own_heads.items():
-            if feature not in features[name].wanted:  # several processes would wait for its gradients
-                network.get_submodule(head).requires_grad_(False)
+        if any(term.trains(name) for term in terms):
+            graph.unread[name] = leave_out_unread(network, features[name])
     return graph
+
+
+def leave_out_unread(network: nn.Module, features: Features) -> list[str]:
+    """The scores of a trained network that no term reads. Its heads for training alone whose map nobody wants freeze.
+
+    Several processes would wait for gradients of both. What makes scores is left in the optimizer, which does nothing
+    without a gradient: checkpoints keep their form whatever the terms read.
+    """
+    for feature, head in network.own_heads.items():
+        if feature != "aux" and feature not in features.wanted:
+            network.get_submodule(head).requires_grad_(False)
+    made = {"logits": network.gives_logits, "aux": network.has_aux}
+    return [name for name, is_made in made.items() if is_made and name not in features.named_scores]
+
+
+def told_unread_scores(graph: Graph) -> list[str]:
+    """A line for each trained network with scores that no term reads."""
+    words = {"logits": "its scores", "aux": "its auxiliary scores"}
+    return [
+        f"{name}: no term reads {' and '.join(words[one] for one in unread)}; what makes nothing else does not learn"
+        for name, unread in graph.unread.items()
+        if unread
+    ]
 
 
 def told_class_weights(graph: Graph, class_names: Sequence[str]) -> list[str]:

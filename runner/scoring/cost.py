@@ -33,7 +33,7 @@ def flops(network: nn.Module, images: Tensor) -> int:
 
 def parameters(network: nn.Module) -> int:
     """How many numbers of a network are read to predict: the heads that only losses read are left out."""
-    heads = tuple(f"{head}." for head in ("aux_head", *getattr(network, "own_heads", {}).values()))
+    heads = tuple(f"{head}." for head in getattr(network, "own_heads", {}).values())
     return sum(one.numel() for name, one in network.named_parameters() if not name.startswith(heads))
 
 

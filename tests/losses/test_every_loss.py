@@ -229,7 +229,7 @@ def test_numbers_are_those_of_the_literal_formula(name, arguments, float64):
 @every_loss(CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_values_and_who_gets_a_gradient(name, arguments, dtype):
-    loss = make_loss(name, arguments).to(dtype)
+    loss = make_loss(name, arguments, task := make_task()).to(dtype)
     student, teacher, target = make_inputs(name, arguments, dtype)
     before = [x.detach().clone() for x in (*maps_of(student), *maps_of(teacher))]
     torch.manual_seed(2)
@@ -240,6 +240,7 @@ def test_values_and_who_gets_a_gradient(name, arguments, dtype):
     total(value).backward()
     assert all(map(torch.equal, before, [*maps_of(student), *maps_of(teacher)])), "a loss changes its inputs"
     assert any(x.grad is not None and x.grad.any() for x in maps_of(student))
+    assert {one for one in ("logits", "aux") if getattr(student, one).grad is not None} == task.student.scores
     learns = any(x.grad is not None and x.grad.any() for x in maps_of(teacher))
     assert learns == (name not in TEACHER_LEARNS_NOTHING and arguments != {"guide": "detached_mean"})
     assert_finite(total(value), [x.grad for x in (*maps_of(student), *maps_of(teacher))])

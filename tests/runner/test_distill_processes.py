@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from segkd.datasets.synthetic import Synthetic
+from segkd.runner.building.networks import build_networks
+from segkd.runner.recipe.read import read
+
 TEACHER = "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false, weights: random}"
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +30,19 @@ def test_two_processes_see_the_samples_of_one_and_end_with_equal_weights(spied, 
     run = run_at(folder / "runs/two")
     assert [row["iteration"] for row in run.rows()] == [1, 2, 3, 4]
     assert json.loads((run.path / "environment.json").read_text())["processes"] == 2
+
+
+def test_two_processes_wait_for_no_gradient_of_what_no_term_reads(spied, folder):
+    """A student with a head and an auxiliary head, of whose features alone a term is made: the heads stay as drawn."""
+    settings = TEACHER, "losses=[{loss: fitnet, args: {feature: stage4}}]"
+    result, states = spied("two", "tiny.yaml", *settings, processes=2)
+    assert result.out.count("two: student: no term reads its scores and its auxiliary scores") == 1
+    recipe = read(folder / "tiny.yaml", settings)
+    start = build_networks(recipe, Synthetic(size=(32, 48), length=15))["student"].state_dict()
+    for state in (one["state"] for one in states):
+        same = {name: state[f"networks.student.{name}"].equal(first) for name, first in start.items()}
+        assert same["classifier.weight"] and same["aux_head.conv.conv.weight"] and same["aux_head.classifier.weight"]
+        assert not same["backbone.conv_stem.weight"]
 
 
 def test_two_processes_stop_together_and_resume_exactly(trained, server, folder):

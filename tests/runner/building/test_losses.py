@@ -6,7 +6,7 @@ from torch import nn
 
 from segkd.models._network import Network
 from segkd.models._prediction import Prediction
-from segkd.runner.building.losses import build_graph
+from segkd.runner.building.losses import build_graph, told_unread_scores
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 
@@ -169,3 +169,27 @@ def test_a_head_whose_map_nobody_reads_does_not_learn(built):
     assert graph.network("student").features_wanted == {"low"}
     assert not any(weight.requires_grad for weight in student.heads["head"].parameters())
     assert all(weight.requires_grad for part in (student.heads["low"], student.first) for weight in part.parameters())
+
+
+def test_scores_that_no_term_reads_are_known(built):
+    class WithAux(Toy):
+        has_aux = True
+
+    def unread(*losses, **networks):
+        graph = built(TWO, f"losses=[{', '.join(losses)}]", student=WithAux(), **networks)
+        return graph.unread["student"], graph.leaves_some_out, told_unread_scores(graph)
+
+    assert unread("{loss: cross_entropy}") == ([], False, [])
+    assert unread("{loss: cross_entropy}", "{loss: kl, after: 1}") == ([], True, [])
+    told = "student: no term reads its auxiliary scores; what makes nothing else does not learn"
+    assert unread("{loss: kl}") == (["aux"], True, [told])
+    assert unread("{loss: cross_entropy, args: {scores: logits}}", "{loss: fitnet}")[0] == ["aux"]
+    assert unread("{loss: dist}")[0] == ["aux"] and unread("{loss: dist}", teacher=WithAux())[0] == []
+    assert unread("{loss: fitnet}")[0] == ["logits", "aux"]
+    assert unread("{loss: fitnet}", "{loss: cross_entropy, args: {scores: aux}}")[0] == ["logits"]
+
+
+def test_scores_of_a_source_are_read_where_it_learns_from_the_term(built):
+    peers = "losses=[{loss: cross_entropy}, {loss: kl, from: peer, detach: false}]"
+    assert built(SEMI, peers).unread == {"student": [], "peer": []}
+    assert built(SEMI, "losses.1={loss: fitnet, of: peer, from: student, label: peer_ce}").unread["peer"] == ["logits"]
