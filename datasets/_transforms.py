@@ -145,7 +145,7 @@ class Transform:
         if self.max_class_share is not None:
             if target is None:
                 raise ValueError("max_class_share: drawing a crop by its classes needs the target")
-            target = _turned(target, upside_down, quarters)
+            target = self._oriented(target, upside_down, quarters, flip)
             for _ in range(CROP_REDRAWS):
                 if self._mixed(resample_label(target, size, self._window(size, corner), self.resample, factor)):
                     break
@@ -154,10 +154,7 @@ class Transform:
 
     def apply(self, image: Image.Image, target: Image.Image, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
         """The view that `draw` describes: (H, W, 3) uint8 RGB and (H, W) uint8, owned by the caller."""
-        image, target = (_turned(one, draw.upside_down, draw.quarters) for one in (image, target))
-        if draw.flip and self.flip_first:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            target = target.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image, target = (self._oriented(one, draw.upside_down, draw.quarters, draw.flip) for one in (image, target))
         crop_size = self.crop_size or draw.size
         margin = _margin(crop_size, draw.angle)
         window = self._window(draw.size, draw.corner, margin)
@@ -175,6 +172,11 @@ class Transform:
         pixels = _place(pixels, (*crop_size, 3), self.pad_image, mirrored)
         labels = _place(labels, crop_size, self.pad_label, mirrored)
         return recolor(pixels, draw.recolor), labels
+
+    def _oriented(self, image: Image.Image, upside_down: bool, quarters: int, flip: bool) -> Image.Image:
+        """An image as crops are cut from it: turned, and mirrored where that comes first."""
+        image = _turned(image, upside_down, quarters)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip and self.flip_first else image
 
     def _draw_turn(self, rng: np.random.Generator) -> tuple[bool, int, float]:
         """Whether upside down, the quarter turns and the angle."""

@@ -140,13 +140,14 @@ def test_sizes_round_as_the_original_codes_do() -> None:
     assert fit_size((1024, 2048), (1024, 2048), 0.5) == (512, 1024)
 
 
-def test_max_class_share_redraws_until_the_crop_is_mixed() -> None:
+@pytest.mark.parametrize("flip_first", [False, True])
+def test_max_class_share_redraws_until_the_crop_is_mixed(flip_first: bool) -> None:
     labels = np.zeros((40, 40), dtype=np.uint8)
-    labels[:, 20:] = 1
+    labels[:, 12:] = 1
     target = Image.fromarray(labels)
     image = Image.new("RGB", (40, 40))
-    plain = Transform((8, 8), scale_range=(1, 1))
-    picky = Transform((8, 8), scale_range=(1, 1), max_class_share=0.9)
+    plain = Transform((8, 8), scale_range=(1, 1), flip_first=flip_first)
+    picky = Transform((8, 8), scale_range=(1, 1), flip_first=flip_first, max_class_share=0.9)
 
     def single(transform: Transform) -> int:
         views = [transform(image, target, np.random.default_rng(seed))[1] for seed in range(100)]
