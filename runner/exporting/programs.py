@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 from torch import nn
+from torch.export.graph_signature import InputKind
 
 from segkd.runner.building.delivered import Delivered
 from segkd.runner.exporting.agreement import Export, PlainScores, Scorer, Shape, compare, other_sizes, takes
@@ -43,12 +44,26 @@ def write_program(
     """
 
     def save(program: torch.export.ExportedProgram, dynamic: bool) -> Scorer:
+        leave_out_unread(program)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # names folders of this machine
         torch.export.save(program, path, extra_files={f"{KEY}.json": json.dumps(about or {})})
         return torch.export.load(path).module()
 
     return _export(network, size, fixed_size, save, "torch.export")
+
+
+def leave_out_unread(program: torch.export.ExportedProgram) -> None:
+    """Takes out what the network holds and its scores do not need, such as heads for training alone, in place."""
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    specs = program.graph_signature.input_specs
+    for spec in [spec for spec in specs if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER)]:
+        if not nodes[spec.arg.name].users:
+            program.graph.erase_node(nodes[spec.arg.name])
+            specs.remove(spec)
+            for held in (program.state_dict, program.constants):
+                held.pop(spec.target, None)
+    program.graph_module.recompile()
 
 
 def write_onnx(

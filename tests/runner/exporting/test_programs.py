@@ -42,6 +42,16 @@ def test_torch_program_takes_any_size(tmp_path):
     assert torch.allclose(loaded(images), PlainScores(Small(pool=True))(images), atol=1e-4)
 
 
+def test_a_program_holds_what_its_scores_need_and_no_more(tmp_path):
+    whole = Small(pool=False)
+    whole.aux_head = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))  # runs in training alone
+    needed = {f"network.{name}" for name in whole.state_dict() if not name.startswith("aux_head")}
+    write_program(whole, tmp_path / "small.pt2", (32, 48))
+    program, images = torch.export.load(tmp_path / "small.pt2"), images_of(41, 30)
+    assert set(program.state_dict) == needed and "network.conv.weight" in needed
+    assert torch.allclose(program.module()(images), PlainScores(whole)(images), atol=1e-4)
+
+
 def test_onnx_takes_any_size_only_where_that_is_right(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
