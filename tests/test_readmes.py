@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from segkd.runner.comparing.sweep_plan import Sweep, read_plan, read_slurm
+from segkd.runner.recipe import parts
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.yaml_file import read_with_traps
@@ -128,6 +129,11 @@ def test_yaml_examples_are_read(text, beside):
 def test_mistakes_in_examples_are_found(text, mistake, beside):
     with pytest.raises(ValueError, match=re.escape(mistake)):
         read_example(text, beside)
+
+
+def test_every_loss_has_its_cost_told():
+    rows = re.findall(r"^\| `(\w+)`", (ROOT / "losses/README.md").read_text(), re.MULTILINE)
+    assert sorted({*rows}) == parts.names("losses")
 
 
 def test_lines_are_short():

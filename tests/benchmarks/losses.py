@@ -2,16 +2,18 @@
 
     python tests/benchmarks/losses.py [LOSS ...] [--crop 512 512] [--batch 2] [--classes 19] [--repeats 3] ...
 
+A LOSS is a file name in losses/, with arguments of its own if that is asked for: kl,standardize=true.
+
 Each measurement (arm) is a process of its own: `ours` is the loss, `literal` its formula as it stands in one of the
 transcriptions_*.py beside this file, where a function has the loss' file name and takes (loss, student, teacher,
 target) with the built loss first, for its adapters and arguments. `step` is what a training step costs without
 distillation: student forward and backward, teacher forward, cross entropy.
 
-Time is the median over repeats, after one that is not counted unless it is the only one. Memory is the peak resident
-size over what was there before the first one (networks, features, adapters), so that it includes the gradients.
-Features are random, of the channels and strides of the two networks; the label is a map of random regions with a part
-of them ignored. The networks are DeepLabV3 on some backbone, or those of other files in models/ (attention_kl, which
-reads attention maps: --student trikd_tinyvit --teacher trikd_deit).
+Time is processor time, which other work on the machine hardly changes: the median over repeats, after one that is not
+counted unless it is the only one. Memory is the peak resident size over what was there before the first one (networks,
+features, adapters), so that it includes the gradients. Features are random, of the channels and strides of the two
+networks; the label is a map of random regions with a part of them ignored. The networks are DeepLabV3 on some backbone,
+or those of other files in models/; losses that read what few networks have are measured on such ones (NEEDED).
 """
 
 import argparse
@@ -27,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from measuring import IGNORED, in_child, peak, random_labels, seconds
 from torch import Tensor, nn
 
@@ -36,6 +39,12 @@ from segkd.models._prediction import Prediction
 from segkd.runner.recipe import parts
 
 HERE = Path(__file__).parent
+NEEDED = {
+    "attention_kl": {"student": "trikd_tinyvit", "teacher": "trikd_deit"},
+    "boundary": {"student": "pidnet"},
+    "boundary_awareness": {"student": "pidnet"},
+    "detail": {"student": "stdc"},
+}
 
 
 def transcriptions() -> dict[str, Callable]:
@@ -70,12 +79,24 @@ def random_prediction(net: nn.Module, features: Features, options: argparse.Name
     return Prediction(random_map("head", options.classes), net.align_corners, features=maps)
 
 
-def loss_arm(name: str, literal: bool, options: argparse.Namespace) -> Callable[[], None]:
+def loss_and_arguments(words: str) -> tuple[str, dict]:
+    """The file name and the arguments in `kl,temperature=2,standardize=true`."""
+    name, *assignments = words.split(",")
+    return name, {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in assignments)}
+
+
+def suited(options: argparse.Namespace, words: str) -> argparse.Namespace:
+    """The options with networks that the loss can be computed on."""
+    return argparse.Namespace(**vars(options) | NEEDED.get(loss_and_arguments(words)[0], {}))
+
+
+def loss_arm(words: str, literal: bool, options: argparse.Namespace) -> Callable[[], None]:
     """One forward and backward of a loss, or of its transcription, on fixed features."""
+    (name, arguments), options = loss_and_arguments(words), suited(options, words)
     with torch.device("meta"):  # for their tables of channels and strides
         nets = network(options.student, options.classes), network(options.teacher, options.classes)
     tables = [feature_table(role, net) for role, net in zip(("student", "teacher"), nets, strict=True)]
-    loss = parts.build("losses", name, {}, Task(options.classes, IGNORED, *tables))
+    loss = parts.build("losses", name, arguments, Task(options.classes, IGNORED, *tables))
     student = random_prediction(nets[0], tables[0], options, learns=True)
     teacher = random_prediction(nets[1], tables[1], options, learns=False)
     target = random_labels(options.batch, options.crop, options.classes, side=32)
@@ -119,12 +140,12 @@ def measure(arm: str, options: argparse.Namespace) -> dict[str, float]:
     limit = int(options.memory * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     kind, _, name = arm.partition(" ")
-    run = step_arm(options) if kind == "step" else loss_arm(name, kind == "literal", options)
+    run = step_arm(suited(options, name)) if kind == "step" else loss_arm(name, kind == "literal", options)
     times: list[float] = []
 
     def repeat() -> None:
         while len(times) <= options.repeats and (not times or times[0] < options.patience):
-            times.append(seconds(run)[0])
+            times.append(seconds(run)[1])
 
     mib = peak(repeat)
     return {"seconds": float(np.median(times[1:] or times)), "gib": mib / 1024}
@@ -162,13 +183,18 @@ def report(names: list[str], options: argparse.Namespace) -> None:
         f"crop {height} x {width}, batch {options.batch}, {options.classes} classes, {options.student} from "
         f"{options.teacher}, float32, {options.threads} threads, torch {torch.__version__}\n"
     )
-    written, step = transcriptions(), measured("step", options)
-    print(f"A step without distillation: {' s, '.join(cells_of(step))} GiB peak over the weights.\n")
+    written, steps = transcriptions(), {"": measured("step", options)}
+    print(f"A step without distillation: {' s, '.join(cells_of(steps['']))} GiB peak over the weights.\n")
     print_row(HEADS)
     print_row(["---"] * len(HEADS))
     for name in names:
+        networks = " from ".join(NEEDED.get(loss_and_arguments(name)[0], {}).values())
+        if networks not in steps:
+            steps[networks] = measured(f"step {name}", options)
+        step = steps[networks]
         ours = measured(f"ours {name}", options)
-        literal = measured(f"literal {name}", options) if name in written and "fault" not in ours else {}
+        is_written = loss_and_arguments(name)[0] in written
+        literal = measured(f"literal {name}", options) if is_written and "fault" not in ours else {}
         both = {"seconds": ours["seconds"] + step["seconds"]} if "seconds" in ours and "seconds" in step else {}
         row = [name, *cells_of(ours), *(cells_of(literal) or ["", ""])]
         row += [ratio(literal, ours, "seconds"), ratio(literal, ours, "gib")]
@@ -177,7 +203,7 @@ def report(names: list[str], options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time and memory of the losses; prints a Markdown table.")
-    parser.add_argument("losses", nargs="*", metavar="LOSS", help="file names in losses/; all when left out")
+    parser.add_argument("losses", nargs="*", metavar="LOSS", help="all of losses/ when left out")
     parser.add_argument("--crop", type=int, nargs=2, default=(512, 512), metavar=("HEIGHT", "WIDTH"), help="in pixels")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--classes", type=int, default=19)
@@ -189,7 +215,7 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=12.0, metavar="GIB", help="an arm that needs more is given up")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    unknown = sorted(set(options.losses) - set(parts.names("losses")))
+    unknown = sorted({loss_and_arguments(words)[0] for words in options.losses} - set(parts.names("losses")))
     if unknown:
         parser.error(f"no losses/{unknown[0]}.py; there are: {', '.join(parts.names('losses'))}")
     if options.arm:

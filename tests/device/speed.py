@@ -101,10 +101,9 @@ def share(machine: Machine) -> Iterator[Row]:
     pair = f"R18 from R101, {options.crop[0]} x {options.crop[1]}, batch {options.batch}, fp32"
     yield Row(f"step without distillation, {pair}", milliseconds(plain), values={"seconds": plain})
     for name in ("kl", "cwd") if machine.tiny else parts.names("losses"):
-        maps = {"student": "trikd_tinyvit", "teacher": "trikd_deit"} if name == "attention_kl" else {}
         try:
             with machine.device:
-                run = bench.loss_arm(name, False, argparse.Namespace(**{**vars(options), **maps}))
+                run = bench.loss_arm(name, False, options)
             mib = None if machine.tiny else measuring.peak(run)
             took = median(run, 1 if machine.tiny else 5)
         except Exception as error:
