@@ -89,15 +89,16 @@ class Commands:
         processes: int = 1,
         environment: dict[str, str] | None = None,
         file_limit: int | None = None,
+        curves: bool = False,
     ) -> None:
-        """Starts a script; `processes` of them, joined as torchrun would join them."""
+        """Starts a script; `processes` of them, joined as torchrun would join them. Only with `curves` it draws them."""
         if self.processes:  # left running by a test that failed
             self.signal(signal.SIGKILL)
             self.wait()
         path = ROOT / "runner" / f"{script}.py" if not script.endswith(".py") else folder / script
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} if processes > 1 else {}
         request = {"script": str(path), "arguments": arguments, "folder": str(folder), "processes": processes}
-        request |= {"environment": {**address, **(environment or {})}, "file_limit": file_limit}
+        request |= {"environment": {**address, **(environment or {})}, "file_limit": file_limit, "curves": curves}
         self.server.stdin.write(json.dumps(request).encode() + b"\n")
         self.folder = folder
         self.processes = json.loads(self.server.stdout.readline())

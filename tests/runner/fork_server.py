@@ -1,8 +1,9 @@
 """Runs scripts for the tests of whole runs: torch is imported once here, then each run is a fork and starts at once.
 
-A request is one JSON line on stdin: {script, arguments, folder, environment, processes, file_limit}. The answers are
-one JSON line each: the process ids at once, and the exit codes (negative: killed by that signal) when all have ended.
-What process r prints is in stdout.<r> and stderr.<r> of `folder`.
+A request is one JSON line on stdin: {script, arguments, folder, environment, processes, file_limit, curves}. The
+answers are one JSON line each: the process ids at once, and the exit codes (negative: killed by that signal) when all
+have ended. What process r prints is in stdout.<r> and stderr.<r> of `folder`. Without `curves`, curves.png is empty: to
+draw it takes as long as all steps of a tiny run.
 """
 
 import atexit
@@ -18,9 +19,16 @@ from typing import NoReturn
 import matplotlib.figure  # noqa: F401  half a second of a run that would be paid each time
 import torch
 
+import segkd.datasets.synthetic
+import segkd.losses.cross_entropy
+import segkd.losses.kl
+import segkd.models.deeplabv3
+import segkd.models.pspnet
 import segkd.runner.check
 import segkd.runner.distill
 import segkd.runner.score  # noqa: F401
+from segkd.runner.scoring import page
+from segkd.runner.training import report
 
 
 def run(request: dict, rank: int) -> NoReturn:
@@ -34,6 +42,8 @@ def run(request: dict, rank: int) -> NoReturn:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(request["processes"]))
     if request["file_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], resource.RLIM_INFINITY))
+    if not request["curves"]:
+        report.curves = lambda rows, file: file.touch()
     sys.argv = [request["script"], *request["arguments"]]
     torch.set_num_threads(1)
     try:
@@ -51,6 +61,8 @@ def run(request: dict, rank: int) -> NoReturn:
 
 
 def main() -> None:
+    for template in page.TEMPLATES.glob("*.html"):  # compiled once, not in each run
+        page._environment().get_template(template.name)
     gc.freeze()  # collections in the forks leave alone what was imported here
     while line := sys.stdin.readline():
         request = json.loads(line)
