@@ -8,6 +8,8 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from segkd.datasets._classes import choose_classes
 from segkd.models._prediction import Prediction
@@ -41,14 +43,30 @@ def shape_graph(recipe: Recipe) -> Graph:
         with blaming(f"networks.{name}: "):
             built = copy.deepcopy(_network(model, json.dumps(arguments, sort_keys=True), num_classes))
         networks[name] = cheaper(built, network)
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutStarts():
         return build_graph(recipe, networks, IGNORE_INDEX)
 
 
-@functools.lru_cache(maxsize=32)  # recipes of one experiment name the same few
+@functools.lru_cache(maxsize=128)  # recipes of one experiment name the same few
 def _network(model: str, arguments: str, num_classes: int) -> nn.Module:
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutStarts():
         return parts.build("models", model, json.loads(arguments), num_classes or 1)
+
+
+class _WithoutStarts(TorchFunctionMode):
+    """No starting values are drawn inside: on the meta device they change nothing and take most of the time."""
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        keywords = keywords or {}
+        if function in _STARTS:
+            tensor = arguments[0] if arguments else keywords["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return function(*arguments, **keywords)
+
+
+_STARTS = {init.uniform_, init.normal_, init.constant_, init.kaiming_uniform_, Tensor.uniform_, Tensor.normal_,
+           Tensor.fill_, Tensor.zero_, Tensor.erfinv_, Tensor.clamp_}  # fmt: skip
 
 
 def shape_predictions(graph: Graph, recipe: Recipe, images: int = 2) -> dict[tuple[str, str], Prediction]:
