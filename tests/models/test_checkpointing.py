@@ -14,6 +14,7 @@ from segkd.models.trikd_deit import TriKDDeiT
 from segkd.models.trikd_resnet import TriKDResNet
 from segkd.models.trikd_tinyvit import TriKDTinyViT
 
+WIDTHS = (4, 6, 8, 10)  # of the decoders, in which nothing is recomputed
 NETWORKS = {
     "deeplabv3": lambda: DeepLabV3(5, backbone="mobilenetv2_035", output_stride=16, dropout=0.1),
     "segformer": lambda: SegFormer(5, backbone="mit_b0"),
@@ -21,9 +22,9 @@ NETWORKS = {
         5, embed_dim=48, depth=4, num_heads=2, global_blocks=(1, 3), taps=(0, 1, 2, 3), window_size=3, out_channels=16,
         neck_width=16, head_width=16, image_size=64,
     ),
-    "trikd_resnet": lambda: TriKDResNet(5, backbone="resnet50"),
-    "trikd_tinyvit": lambda: TriKDTinyViT(5, variant="5m", drop_path=0.1),
-    "trikd_deit": lambda: TriKDDeiT(5, variant="tiny", image_size=(64, 64)),
+    "trikd_resnet": lambda: TriKDResNet(5, backbone="resnet50", widths=WIDTHS),
+    "trikd_tinyvit": lambda: TriKDTinyViT(5, variant="5m", widths=WIDTHS, drop_path=0.1),
+    "trikd_deit": lambda: TriKDDeiT(5, variant="tiny", widths=WIDTHS, neck_width=12, image_size=(64, 64)),
 }  # fmt: skip
 
 
