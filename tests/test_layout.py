@@ -17,7 +17,6 @@ ROOMS = ("datasets", "losses", "models")
 RUNNER = sorted((ROOT / "runner").rglob("*.py"))
 PARTS = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-INSTALLED = metadata.packages_distributions()
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
 LARGEST = 400  # lines; a longer file wants a seam
@@ -25,6 +24,12 @@ LARGEST = 400  # lines; a longer file wants a seam
 # what a room may use besides the standard library and its own files
 FRIENDS = {"torch", "torchvision", "numpy", "PIL", "timm", "transformers", "segment_anything", "safetensors",
            "huggingface_hub", "scipy", "annotated_types", "yaml"}  # fmt: skip
+
+
+@functools.cache
+def installed():
+    """Package -> the distributions that bring it."""
+    return metadata.packages_distributions()
 
 
 @functools.cache
@@ -133,7 +138,7 @@ def test_no_two_files_import_each_other():
 def test_runner_files_shadow_nothing():
     # runner/ is the first place Python looks in when a script of it runs, for a file or a folder of the name it wants
     taken = (
-        {"datasets", "evaluate", "models", "losses", "utils"} | sys.stdlib_module_names | INSTALLED.keys() - {"segkd"}
+        {"datasets", "evaluate", "models", "losses", "utils"} | sys.stdlib_module_names | installed().keys() - {"segkd"}
     )
     assert {path.stem for path in (ROOT / "runner").iterdir()} & taken == set()
 
@@ -144,7 +149,7 @@ def not_required(file):
     for module, dots in imports_at_start(file):
         package = module.split(".")[0]
         if not dots and package != "segkd" and package not in sys.stdlib_module_names:
-            if not required & {name.lower() for name in INSTALLED.get(package, [])}:
+            if not required & {name.lower() for name in installed().get(package, [])}:
                 yield package
 
 
