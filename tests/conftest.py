@@ -1,5 +1,6 @@
 """One thread for torch in all tests: cores are few, and a forked child that misses its threads waits for ever."""
 
+import gc
 import importlib.util
 import os
 import sys
@@ -7,16 +8,24 @@ import types
 from pathlib import Path
 
 import pytest
-import torch
 
-torch.set_num_threads(1)
+gc.disable()  # until all is imported, of which nothing is garbage
 
 TESTS = Path(__file__).parent
-# tests/recorded is imported as `recorded`, tests/faults as `faults`; tests/ itself stays off sys.path, where its folders
+# tests/recorded is imported as `recorded`, and so are the others; tests/ itself stays off sys.path, where its folders
 # datasets and models would be taken for packages of these names
-for name in ("recorded", "faults"):
+for name in ("recorded", "faults", "started"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [str(TESTS / name)]
+
+
+def pytest_collection_finish() -> None:
+    """Before the first test of a process that runs any; to hand out the tests, torch need not be imported."""
+    import torch
+
+    torch.set_num_threads(1)
+    gc.freeze()  # what has been imported stays, and no collection has to look at it again
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

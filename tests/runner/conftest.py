@@ -2,12 +2,8 @@
 
 import json
 import os
-import select
-import signal
-import socket
-import subprocess
+import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from started.commands import Commands, Result
 
 from segkd.runner.building.delivered import Delivered, write_folder
 from segkd.runner.comparing.bootstrap import mean_iou
@@ -28,9 +25,7 @@ from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import append_rows
 from segkd.runner.run_folder.pretrained import description
 
-ROOT = Path(__file__).parents[2]
 HUB_COMMIT = "0123456789abcdef0123456789abcdef01234567"
-PATIENCE = 180  # seconds before a run counts as hanging
 
 TINY = """
 name: tiny
@@ -49,89 +44,6 @@ schedule: {iterations: 4}
 evaluate: {every: 2, batch_size: 5}
 tracking: {wandb: disabled, images: 1, every: 2}
 """
-
-
-@dataclass
-class Result:
-    """How a run ended: exit codes and outputs of its processes, process 0 first."""
-
-    codes: list[int]
-    out: str
-    err: str
-
-    @property
-    def code(self) -> int:
-        """The exit code all processes agree on."""
-        assert len(set(self.codes)) == 1, f"exit codes differ: {self.codes}\n{self.err}"
-        return self.codes[0]
-
-
-class Commands:
-    """Runs the scripts of runner/ (or any other, by its path) one at a time, in a folder."""
-
-    def __init__(self):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        command = [sys.executable, str(Path(__file__).parent / "fork_server.py")]
-        pipe = subprocess.PIPE
-        self.server = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, bufsize=0)
-        self.folder, self.processes = Path(), []  # those of the run that has not been waited for
-
-    def __call__(self, folder: Path, script: str, *arguments: str, **settings) -> Result:
-        """Runs a script to its end."""
-        self.start(folder, script, *arguments, **settings)
-        return self.wait()
-
-    def start(
-        self,
-        folder: Path,
-        script: str,
-        *arguments: str,
-        processes: int = 1,
-        environment: dict[str, str] | None = None,
-        file_limit: int | None = None,
-        curves: bool = False,
-    ) -> None:
-        """Starts a script; `processes` of them, joined as torchrun would join them. Only with `curves` it draws them."""
-        if self.processes:  # left running by a test that failed
-            self.signal(signal.SIGKILL)
-            self.wait()
-        path = ROOT / "runner" / f"{script}.py" if not script.endswith(".py") else folder / script
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} if processes > 1 else {}
-        request = {"script": str(path), "arguments": arguments, "folder": str(folder), "processes": processes}
-        request |= {"environment": {**address, **(environment or {})}, "file_limit": file_limit, "curves": curves}
-        self.server.stdin.write(json.dumps(request).encode() + b"\n")
-        self.folder = folder
-        self.processes = json.loads(self.server.stdout.readline())
-
-    def running(self) -> bool:
-        """Whether the started script has not ended yet."""
-        return not select.select([self.server.stdout], [], [], 0)[0]
-
-    def wait_for(self, pattern: str) -> None:
-        """Waits until a file of the folder has such a name, or the script has ended."""
-        deadline = time.monotonic() + PATIENCE
-        while not any(self.folder.glob(pattern)) and self.running() and time.monotonic() < deadline:
-            time.sleep(0.005)
-
-    def signal(self, number: int, rank: int = 0) -> None:
-        """Sends a signal to one process; one that has ended already stays as it is."""
-        if self.running():
-            os.kill(self.processes[rank], number)
-
-    def wait(self) -> Result:
-        """Waits for the started script; one that hangs is killed and fails the test."""
-        hangs = not select.select([self.server.stdout], [], [], PATIENCE)[0]
-        for process in self.processes if hangs else []:
-            os.kill(process, signal.SIGKILL)
-        codes, self.processes = json.loads(self.server.stdout.readline()), []
-        files = {name: [self.folder / f"{name}.{rank}" for rank in range(len(codes))] for name in ("stdout", "stderr")}
-        out, err = ("".join(file.read_text() for file in outputs) for outputs in files.values())
-        assert not hangs, f"no end after {PATIENCE} s\n{out}\n{err}"
-        return Result(codes, out, err)
-
-    def close(self) -> None:
-        self.server.stdin.close()
-        self.server.wait()
 
 
 @pytest.fixture(scope="session")
@@ -168,13 +80,6 @@ def explosive(tmp_path: Path) -> object:
             return os.mkdir, (str(tmp_path / "exploded"),)
 
     return Explosive()
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return asked.getsockname()[1]
 
 
 @pytest.fixture
@@ -296,6 +201,33 @@ def trained(distill: Callable[..., Result], folder: Path) -> Callable[..., Run]:
         result = distill(recipe, f"name={name}", *arguments, **settings)
         assert result.code == 0, result.err
         return Run(folder / "runs" / name, result.out)
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def finished() -> dict[tuple[str, ...], tuple[Path, str]]:
+    """By name and assignments, runs of TINY that several tests begin with: a copy of the folder, what was printed."""
+    return {}
+
+
+@pytest.fixture
+def trained_once(
+    trained: Callable[..., Run],
+    folder: Path,
+    finished: dict[tuple[str, ...], tuple[Path, str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Run]:
+    """As `trained` for tiny.yaml, which is trained for the first test that asks; the others get a copy."""
+
+    def train(*words: str) -> Run:
+        path = folder / "runs" / words[0]
+        if words not in finished:
+            out = trained(*words).out
+            finished[words] = shutil.copytree(path, tmp_path_factory.mktemp("finished") / "run", symlinks=True), out
+        else:
+            shutil.copytree(finished[words][0], path, symlinks=True)
+        return Run(path, finished[words][1])
 
     return train
 

@@ -32,20 +32,20 @@ def start(folder):
         "[{loss: fitnet, weight: 0.0}, {loss: cross_entropy}, {loss: kl, weight: {start: 0, end: 0, over: [0, 3]}}]",
     ],
 )
-def test_weight_zero_is_plain_training_bit_for_bit(trained, losses):
-    assert trained("plain").ends() == trained("zero", TEACHER, f"losses={losses}").ends()
+def test_weight_zero_is_plain_training_bit_for_bit(trained, trained_once, losses):
+    assert trained_once("plain").ends() == trained("zero", TEACHER, f"losses={losses}").ends()
 
 
-def test_kept_pixels_train_the_same_bits_and_memory_is_given_back(trained):
+def test_kept_pixels_train_the_same_bits_and_memory_is_given_back(trained, trained_once):
     shared = Path(f"/dev/shm/segkd-{os.getuid()}")
     before = {*shared.glob("*")}
-    assert trained("plain").ends() == trained("kept", "data.cache=ram", "data.workers=1").ends()
+    assert trained_once("plain").ends() == trained("kept", "data.cache=ram", "data.workers=1").ends()
     assert {*shared.glob("*")} <= before
 
 
-def test_distillation_changes_the_student_and_logs_every_term(trained):
+def test_distillation_changes_the_student_and_logs_every_term(trained, trained_once):
     losses = "losses=[{loss: cross_entropy}, {loss: kl, weight: 2}, {loss: fitnet, weight: 0.5, after: 1}]"
-    plain, run = trained("plain"), trained("kd", TEACHER, losses)
+    plain, run = trained_once("plain"), trained("kd", TEACHER, losses)
     assert [row["iteration"] for row in run.rows()] == [1, 2, 3, 4]
     assert ["loss/fitnet" in row for row in run.rows()] == [False, False, True, True]
     for row in run.rows():

@@ -45,9 +45,9 @@ def test_banks_draws_and_adversaries_resume_exactly(trained, folder):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_step_saves_and_can_be_resumed(trained, distill, server, folder, number, code):
+def test_a_signal_ends_the_step_saves_and_can_be_resumed(trained, trained_once, server, folder, number, code):
     plain = ["data.workers=1", "schedule.iterations=12", "evaluate.every=12"]
-    whole = trained("whole", *plain)
+    whole = trained_once("whole", *plain)
     server.start(folder, "distill", "tiny.yaml", *plain, "loop.save_every=1")
     wait_for(server, folder / "runs/tiny", 2)
     server.signal(number)

@@ -20,8 +20,8 @@ def score(server, folder):
     return run
 
 
-def test_score_of_a_run_equals_the_score_it_logged(trained, score):
-    best = max((row for row in trained("tiny").rows() if "miou" in row), key=lambda row: row["miou"])
+def test_score_of_a_run_equals_the_score_it_logged(trained_once, score):
+    best = max((row for row in trained_once("tiny").rows() if "miou" in row), key=lambda row: row["miou"])
     scores, printed = score("runs/tiny/recipe.yaml")
     for key in ("miou", "pixel_accuracy", "fwiou", "iou_per_class", "dice_per_class"):
         assert scores[key] == best[key]
@@ -29,14 +29,14 @@ def test_score_of_a_run_equals_the_score_it_logged(trained, score):
     assert scores["protocol"].startswith("whole images")
 
 
-def test_score_takes_other_weights_and_another_protocol(trained, score):
-    weights = trained("tiny").path / "checkpoints/step-00000002"
+def test_score_takes_other_weights_and_another_protocol(trained_once, score):
+    weights = trained_once("tiny").path / "checkpoints/step-00000002"
     _, printed = score("tiny.yaml", "evaluate.flip=true", "evaluate.mode=slide", "--weights", str(weights))
     assert "windows of 32 x 32" in printed and "mirrored too" in printed
 
 
-def test_two_processes_count_what_one_does(trained, score, folder):
-    trained("tiny")
+def test_two_processes_count_what_one_does(trained_once, score, folder):
+    trained_once("tiny")
     asked = "--confusion", "confusion.png", "--metrics", *parts.names(parts.METRICS)
     found = []
     for processes in (1, 2):
@@ -54,8 +54,8 @@ def test_two_processes_count_what_one_does(trained, score, folder):
     assert sum(pixels for pixels, _, _ in found[0]["calibration_bins"]) <= 15 * 32 * 48
 
 
-def test_arguments_of_metrics_are_set_like_any_value(trained, score):
-    trained("tiny")
+def test_arguments_of_metrics_are_set_like_any_value(trained_once, score):
+    trained_once("tiny")
     for words, width in (
         (["evaluate.metrics.boundary.width=2"], 2),
         (["evaluate.metrics.boundary.width=9", "--metrics", "boundary"], 9),
@@ -63,8 +63,8 @@ def test_arguments_of_metrics_are_set_like_any_value(trained, score):
         assert score("runs/tiny", *words)[0]["boundary_width"] == width
 
 
-def test_what_cannot_be_scored_is_one_sentence(trained, server, folder, assert_refused):
-    shutil.copytree(trained("tiny").path / "student", folder / "lone")
+def test_what_cannot_be_scored_is_one_sentence(trained_once, server, folder, assert_refused):
+    shutil.copytree(trained_once("tiny").path / "student", folder / "lone")
     (folder / "there.json").write_text("kept")
     for arguments, words in (
         (("tiny.yaml", "name=untrained"), "there are no weights at runs/untrained"),

@@ -97,8 +97,11 @@ def test_a_metric_is_one_file(commands, server, folder, run_at):
     assert "no runner/scoring/metrics/first_class.py" in refused.err
 
 
-def test_further_metrics_change_nothing_else(trained):
-    plain, more = trained("plain"), trained("more", "evaluate.metrics=[boundary, calibration, trimap, worst_images]")
+def test_further_metrics_change_nothing_else(trained, trained_once):
+    plain, more = (
+        trained_once("plain"),
+        trained("more", "evaluate.metrics=[boundary, calibration, trimap, worst_images]"),
+    )
     for row, other in zip(plain.rows(), more.rows(), strict=True):
         assert {key: other[key] for key in row} == row
     assert "boundary_miou" in more.rows()[-1] and "boundary_miou" not in plain.rows()[-1]
