@@ -35,6 +35,12 @@ def recipe(place, tiny_recipe):
     return yaml.safe_load(tiny_recipe)
 
 
+@pytest.fixture
+def no_curves(monkeypatch):
+    """What takes a third of a tiny run; that of `place` draws them."""
+    monkeypatch.setattr("segkd.runner.training.report.curves", lambda rows, file: file.touch())
+
+
 @pytest.fixture(autouse=True)
 def as_before():
     """A function leaves no trace in how signals are taken."""
@@ -104,7 +110,7 @@ def test_a_mapping_extends_a_file_and_takes_paths(place):
     assert found.networks["student"].weights == "runs/first" and found.folder == place / "b"
 
 
-def test_who_has_failed_may_try_again(recipe):
+def test_who_has_failed_may_try_again(recipe, no_curves):
     """The folder is let go, and the next one computes in its own precision."""
     with pytest.raises(FloatingPointError, match="lower optimizer.lr"):
         api.distill(recipe, name="again", optimizer__lr=1000.0, schedule__iterations=8, evaluate__every=8)
@@ -113,7 +119,7 @@ def test_who_has_failed_may_try_again(recipe):
     assert api.distill(recipe, name="again", schedule__iterations=1, overwrite=True).rows[0]["iteration"] == 1
 
 
-def test_an_interrupt_saves_and_is_raised(recipe, monkeypatch):
+def test_an_interrupt_saves_and_is_raised(recipe, no_curves, monkeypatch):
     step, done = distill.take_training_step, []
 
     def interrupted(*given):

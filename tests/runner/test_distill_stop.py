@@ -59,8 +59,8 @@ def stop(server, folder, trouble, number, *arguments):
     ("scoring", 0, signal.SIGTERM, "tiny: stopped after iteration 3 and saved; go on with --resume"),
     ("delivery", 0, signal.SIGINT, "tiny: stopped after iteration 6 and saved; go on with --resume"),
 ])  # fmt: skip
-def test_a_signal_is_obeyed_and_nothing_is_lost(trained, server, folder, trouble, workers, number, told):
-    whole = trained("whole", *STEPS)
+def test_a_signal_is_obeyed_and_nothing_is_lost(trained, trained_once, server, folder, trouble, workers, number, told):
+    whole = trained_once("whole", *STEPS)
     stopped, seconds = stop(server, folder, trouble, number, f"data.workers={workers}")
     assert told in stopped.out and seconds < 20, (stopped.out, seconds)
     resumed = trained("tiny", *STEPS, "--resume")
