@@ -19,6 +19,25 @@ from segkd.runner.recipe.mistakes import RecipeError
 
 Asked = TypeVar("Asked")
 
+ROOM, PLACE = (
+    "make room and run it again (a training with --resume)",
+    "name another place, or let this user write there",
+)
+# what to do about an error that the system tells in two words
+CURES = {
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EACCES: PLACE,
+    errno.EPERM: PLACE,
+    errno.EROFS: PLACE,
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.ELOOP: "a link in this path leads back to itself; name another place",
+    errno.ENOTDIR: "a file stands where this path needs a folder; name another place",
+    errno.EISDIR: "a folder stands where a file is needed; name another place",
+    errno.EMFILE: "raise the limit on open files (ulimit -n 4096)",
+    errno.ENFILE: "this machine has as many files open as it can; close other programs",
+}
+
 
 def new_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the option that every command has; no abbreviations, so that a new option changes no old call."""
@@ -131,8 +150,9 @@ def understood(error: Exception) -> Exception:
 
 def told(error: Exception) -> str:
     """An error that the user can put right, with what to do where it is not said."""
-    if getattr(error, "errno", None) == errno.ENOSPC:
-        return f"{error}; make room and run it again (a training with --resume)"
+    if getattr(error, "errno", None) in CURES:
+        what = f"{error.filename}: {error.strerror}" if isinstance(error.filename, str) else str(error)
+        return f"{what}; {CURES[error.errno]}"
     if is_of_memory(error):
         said = (str(error).strip().splitlines() or ["out of memory"])[0]
         return f"{said}; there is not so much memory: lower data.batch_size, data.crop_size or a network's width"
