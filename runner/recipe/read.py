@@ -51,10 +51,11 @@ def read(path: str | Path | dict, assignments: Iterable[str] = (), *, trust_chec
     """
     source, assignments = find_source(path), list(assignments)
     values, origins, traps = _read_values(source, assignments)
+    wrong_parts: list[Mistake] = []
     for place in PATHS:  # a stranger's recipe learns nothing of this machine
-        _expand(values, place, lambda key: source.root is None or origins.by_hand(key))
-    wrong_parts, told = _complete_networks(values, source)
-    wrong_parts += _complete_parts(values)
+        wrong_parts += _expand(values, place, lambda key: source.root is None or origins.by_hand(key))
+    wrong_networks, told = _complete_networks(values, source)
+    wrong_parts += wrong_networks + _complete_parts(values)
     recipe, mistakes = _validate(values)
     mistakes += wrong_parts
     if recipe is None:  # what is left without the mistakes may show more of them
@@ -135,15 +136,20 @@ def _name_metrics(values: dict) -> None:
         values["evaluate"]["metrics"] = {name: {} for name in names}
 
 
-def _expand(place: object, path: Key, may: Callable[[Key], bool], above: Key = ()) -> None:
-    """Expands the paths of files at the end of a path of keys, in place."""
+def _expand(place: object, path: Key, may: Callable[[Key], bool], above: Key = ()) -> list[Mistake]:
+    """Expands the paths of files at the end of a path of keys, in place. Mistakes: what this machine does not know."""
+    mistakes: list[Mistake] = []
     word, *rest = path
     for key in (list(place) if word == "*" else [word]) if isinstance(place, dict) else ():
         value, here = place.get(key), (*above, key)
         if rest:
-            _expand(value, tuple(rest), may, here)
+            mistakes += _expand(value, tuple(rest), may, here)
         elif isinstance(value, str) and may(here):
-            place[key] = expanded(value)
+            try:
+                place[key] = expanded(value)
+            except ValueError as error:
+                mistakes.append((here, str(error)))
+    return mistakes
 
 
 def _error(source: Source, mistakes: list[Mistake], origins: Origins, traps: list[str]) -> RecipeError:

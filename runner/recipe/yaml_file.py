@@ -42,6 +42,7 @@ _PLAIN = {"scalar": {"null", "bool", "int", "float", "str"}, "sequence": {"seq"}
 _LARGEST_FILE = 2**20  # bytes
 _DEEPEST = 100  # recipes that extend each other
 _LARGEST = 10_000  # values in one file; aliases of aliases could ask for more than the memory holds
+_UNKNOWN = re.compile(r"\$(\w+|\{\w+\})|^~[^/]*")  # what is left of a path with variables in it
 _UNDERSCORED = re.compile(r"\d+(_\d+)+")
 _AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words in YAML 1.2
 
@@ -52,8 +53,16 @@ def lies_inside(root: Path, path: Path) -> bool:
 
 
 def expanded(path: str) -> str:
-    """A path with `~` and `$HOME` (or any other variable) in it as this machine has them."""
-    return os.path.expandvars(os.path.expanduser(path))
+    """A path with `~` and `$HOME` (or any other variable) in it as this machine has them.
+
+    Raises:
+        ValueError: it has no such user or variable, and no file of that very name.
+    """
+    found = os.path.expandvars(os.path.expanduser(path))
+    unknown = _UNKNOWN.search(found)
+    if unknown and not os.path.lexists(found):
+        raise ValueError(f"{unknown[0]} in {path!r} is not known on this machine; export it, or write the path itself")
+    return found
 
 
 def value_at(values: object, *key: str | int) -> object:
@@ -119,7 +128,10 @@ def _extended(
     if not isinstance(base, str):
         raise RecipeError([f"{at}: extends must be the path of one recipe, got {base!r}"])
     if root is None:
-        base = expanded(base)
+        try:
+            base = expanded(base)
+        except ValueError as error:
+            raise RecipeError([f"{at}: extends: {error}"]) from None
     elif not lies_inside(root, path.parent / base):
         text = f"extends: {base} does not lie beside this recipe, where one from elsewhere must stay"
         raise RecipeError([f"{at}: {text}"])
@@ -150,6 +162,8 @@ def _parse(text: str, path: Path) -> tuple[dict, Origins, list[str]]:
         if isinstance(node, yaml.MappingNode):
             return {name: build(child, (*key, name)) for name, child in keys(node, key)}
         word = node.value
+        if "\0" in word:
+            return trap(node, f"{dotted(key)}: holds a NUL character, which no name, path or file can have")
         bare = f"{dotted(key)}: a bare `{word}` is read as %s by some YAML readers and as a word by others; write %s"
         if not node.style and word.lower() in _AMBIGUOUS:
             return trap(node, bare % ("true/false", f'true, false or "{word}"'))
@@ -167,6 +181,8 @@ def _parse(text: str, path: Path) -> tuple[dict, Origins, list[str]]:
             name, line = name_node.value, name_node.start_mark.line + 1
             if not isinstance(name_node, yaml.ScalarNode) or name == "<<":
                 trap(name_node, "only plain words can be keys; to share values between recipes use `extends`")
+            elif "\0" in name:
+                trap(name_node, f"{dotted(key)}: a key holds a NUL character")
             elif name in seen:
                 trap(name_node, f"{dotted((*key, name))} is given twice (first on line {seen[name]}); keep one")
             else:
@@ -257,7 +273,9 @@ def override(values: dict, origins: Origins, assignments: list[str]) -> None:
             wrapped, _, traps = copy.deepcopy(_parse(f"value: {text}\n", Path("command line")))
         except RecipeError as error:
             traps = error.mistakes
-        if traps:
+        if not traps and len(wrapped) > 1:
+            wrong = [f"sets {', '.join(list(wrapped)[1:])}, too, on lines of its own; give each its own key=value"]
+        elif traps:
             wrong = [trap.split(": ", 1)[1].removeprefix("value: ") for trap in traps]
         else:
             key = _numbered(tuple(path.split(".")), values)

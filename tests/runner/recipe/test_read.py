@@ -52,6 +52,20 @@ def test_paths_of_ones_own_recipe_may_begin_at_home(tmp_path, monkeypatch):
     assert str(recipe.folder) == f"{home}/runs/mine" and recipe.losses[1].label == "$HOME"
 
 
+def test_a_path_with_what_this_machine_does_not_know_makes_no_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.delenv("NOT_THERE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    for folder in ("${NOT_THERE}/runs", "a/$NOT_THERE", "~nobody-of-this-name/runs"):
+        with pytest.raises(RecipeError, match="command line: tracking.folder: .* is not known on this machine"):
+            read("mine.yaml", [f"tracking.folder={folder}"])
+    (tmp_path / "$NOT_THERE").mkdir()  # a name all the same
+    assert read("mine.yaml", ["data.root=$NOT_THERE"]).data.root == "$NOT_THERE"
+    (tmp_path / "other.yaml").write_text("extends: $NOT_THERE/base.yaml\n")
+    with pytest.raises(RecipeError, match="other.yaml:1: extends: .*NOT_THERE"):
+        read("other.yaml")
+
+
 NEEDS = """\
 data: {dataset: %s, crop_size: [32, 32], root: theirs%s}
 networks:

@@ -193,6 +193,19 @@ def test_overrides_take_the_place_of_what_the_file_says(tmp_path):
     assert origins.of(("networks", "student")) == f"{tmp_path}/recipe.yaml:2"
 
 
+def test_an_override_sets_one_value(tmp_path):
+    values = {"seed": 1, "name": "a"}
+    with pytest.raises(RecipeError, match="command line: seed: sets name, too"):
+        override(values, read_file(written(tmp_path, "seed: 1\n"))[1], ["seed=2\nname: b"])
+    assert values == {"seed": 1, "name": "a"}
+
+
+def test_a_name_with_a_nul_character_is_refused_where_it_stands(tmp_path):
+    for text in ('a: 1\nb: {c: "x\\0y"}\n', 'a: 1\nb: {c: [{"x\\0y": 1}]}\n'):
+        (mistake,) = mistakes_of(tmp_path, text)
+        assert mistake.startswith(f"{tmp_path}/recipe.yaml:2: b.c") and "NUL" in mistake
+
+
 def test_wrong_overrides_are_told_together(tmp_path):
     values, origins = read_file(written(tmp_path, RECIPE))
     with pytest.raises(RecipeError) as caught:
