@@ -172,9 +172,10 @@ def read_json(path: str | Path, layout: str) -> dict:
     """What a JSON file holds, which must be one object: {...}."""
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no such file. Expected layout: {layout}")
+    text = read_text(path, largest=None)
     try:
-        found = json.loads(read_text(path, largest=None))
-    except (json.JSONDecodeError, RecursionError) as error:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:  # not only of JSON: a number may have more digits than Python reads
         raise ValueError(f"{path}: is no JSON (cut off?): {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: expected an object, {{...}}, and it is a {type(found).__name__}")

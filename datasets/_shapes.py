@@ -14,6 +14,7 @@ Overlap = Literal["area", "order"]  # smaller shapes lie on larger ones, or late
 
 FINER = 5  # how many steps of a boundary are counted in a pixel, as in COCO
 FARTHEST = 100_000  # pixels from the image's corner: the boundary is walked step by step
+LONGEST = 4_000_000  # pixels around a polygon
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,18 @@ def polygon(points: np.ndarray, size: tuple[int, int]) -> Region:
         size: width and height of the image.
 
     Raises:
-        ValueError: fewer than three points, or one that is no number or farther than 100 000 pixels away.
+        ValueError: fewer than three points, or one that is no number or farther than 100 000 pixels away, or a boundary
+            of more than four million pixels.
     """
     points = np.asarray(points, np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
         raise ValueError("a polygon has at least three points, x and y of each")
     if not (np.abs(points) <= FARTHEST).all():  # of NaN neither is true
         raise ValueError(f"a polygon's points lie at most {FARTHEST} pixels away, and one does not")
+    if np.abs(points - np.roll(points, -1, axis=0)).max(axis=1).sum() > LONGEST:
+        raise ValueError(
+            f"the way around a polygon has at most {LONGEST} pixels, and this one is longer; is it damaged?"
+        )
     x, y = _walk(np.trunc(FINER * points + 0.5).astype(np.int64))
     width, height = size
     # where the boundary crosses the middle of a column, the state of the pixels below changes
@@ -168,7 +174,12 @@ def circle(x: float, y: float, radius: float, size: tuple[int, int]) -> Region:
 
     Args:
         size: width and height of the image.
+
+    Raises:
+        ValueError: a number that is none, or a circle farther than 100 000 pixels away or as large.
     """
+    if not (np.abs([x, y, radius]) <= FARTHEST).all():
+        raise ValueError(f"a circle and its middle reach at most {FARTHEST} pixels, and this one does not")
     across = np.arange(size[0]) + 0.5 - x
     down = np.arange(size[1]) + 0.5 - y
     return Region(0, 0, down[:, None] ** 2 + across**2 <= radius**2)

@@ -170,10 +170,12 @@ class COCO(LabelledFiles):
 
     def _class(self, note: dict, where: str) -> tuple[int, bool]:
         """The train id of an annotation, and whether it is of a crowd."""
-        category, is_crowd = entry(note, "category_id", ID, where), bool(note.get("iscrowd"))
+        category, is_crowd = entry(note, "category_id", ID, where), note.get("iscrowd") or 0
+        if is_crowd not in (0, 1):
+            raise ValueError(f"{where}: 'iscrowd' must be 0 or 1, and is {excerpt(str(is_crowd))}")
         if category not in self.train_ids:
             raise ValueError(f"{where}: is of category {category!r}, which is not among the categories")
-        return IGNORE_INDEX if is_crowd and self.crowd == "ignore" else self.train_ids[category], is_crowd
+        return IGNORE_INDEX if is_crowd and self.crowd == "ignore" else self.train_ids[category], bool(is_crowd)
 
 
 def _region(segmentation: object, size: tuple[int, int]) -> Region:

@@ -80,6 +80,11 @@ class Folder(LabelledFiles):
         lookup: dict[LabelId, LabelId] | None = None,
         ignore: tuple[LabelId, ...] | None = None,
     ):
+        repeated = [name for name in dict.fromkeys(class_names or ()) if class_names.count(name) > 1]
+        if repeated:
+            raise ValueError(
+                f"class_names: {excerpt(repeated[0])} stands there twice; `classes` makes one class of several"
+            )
         self.labels = label_images(class_names, classes, palette, colors, void_colors, lookup, ignore)
         self.class_names, self.palette = self.labels.class_names, self.labels.palette
         self.num_classes, self.table, self.rule = len(self.class_names), self.labels.table, self.labels.rule

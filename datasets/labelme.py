@@ -141,8 +141,10 @@ def _region(shape: dict, size: tuple[int, int]) -> Region:
         raise ValueError("its points are pairs of numbers, and these are not") from None
     if kind == "polygon":
         return polygon(points, size)
-    if len(points) != 2 or not np.isfinite(points).all():
+    if len(points) != 2:
         raise ValueError(f"a {kind} has two points, and this one has {len(points)}")
+    if not np.isfinite(points).all():
+        raise ValueError("its points are pairs of numbers, and one is infinite or no number")
     (left, top), (right, bottom) = points
     if kind == "rectangle":
         return polygon(np.array([(left, top), (right, top), (right, bottom), (left, bottom)]), size)

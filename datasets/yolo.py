@@ -167,8 +167,9 @@ def _images_of(place: Path) -> dict[str, str]:
 
 
 def _label_path(image: str) -> str:
-    before, middle, after = image.rpartition(f"{os.sep}images{os.sep}")
-    return os.path.splitext(f"{before}{os.sep}labels{os.sep}{after}" if middle else image)[0] + ".txt"
+    # of a data set in the working directory, paths begin with images/
+    before, middle, after = f"{os.sep}{image}".rpartition(f"{os.sep}images{os.sep}")
+    return os.path.splitext(f"{before}{os.sep}labels{os.sep}{after}"[1:] if middle else image)[0] + ".txt"
 
 
 def _labels_of(images: Iterable[str]) -> tuple[dict[str, str | None], tuple[str, ...]]:

@@ -36,9 +36,10 @@ def read_json(file: Path, fields: Mapping[str, type | tuple[type, ...]] = {}) ->
     Raises:
         FileNotFoundError: there is no such file. ValueError: it is damaged.
     """
+    text = read_text(file)
     try:
-        values = json.loads(read_text(file))
-    except (json.JSONDecodeError, RecursionError) as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:  # not only of JSON: a number may have more digits than Python reads
         raise ValueError(f"{file} is no JSON ({error}); was it cut off?") from None
     given = values if isinstance(values, dict) else {}
     # True is an int to Python, and to nobody else

@@ -137,6 +137,7 @@ def test_panoptic_files(root: Path) -> None:
     ({"categories": [*CATEGORIES, {"id": 3, "name": "x"}]}, "categories: two have the id 3"),
     ({"annotations": [note(1, 6, 3, [RING])]}, "annotation 1: is of image 6, which is not among the images"),
     ({"annotations": [note(1, 9, 4, [RING])]}, "annotation 1: is of category 4, which is not among the categories"),
+    ({"annotations": [note(1, 9, 3, [RING]) | {"iscrowd": "no"}]}, "annotation 1: 'iscrowd' must be 0 or 1, and is 'no'"),
     ({"annotations": ["no"]}, "annotation no. 1: 'image_id' must be a whole number or a text"),
 ])  # fmt: skip
 def test_what_a_file_lacks_is_said_at_once(root: Path, content: dict, told: str) -> None:
@@ -171,7 +172,11 @@ def test_files_that_do_not_fit(root: Path) -> None:
         COCO(str(root), "train")
     with pytest.raises(FileNotFoundError, match=r"instances_val2017\.json: no such file. Expected layout: <root>/ann"):
         COCO(str(root), "val")
-    for text, told in (("{", "is no JSON"), ("[]", "expected an object, {...}, and it is a list")):
+    for text, told in (
+        ("{", "is no JSON"),
+        (f'{{"a": {"1" * 5000}}}', "val2017.json: is no JSON"),
+        ("[]", "expected an object, {...}, and it is a list"),
+    ):
         (root / "annotations/instances_val2017.json").write_text(text)
         with pytest.raises(ValueError, match=told):
             COCO(str(root), "val")

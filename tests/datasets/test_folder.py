@@ -86,6 +86,11 @@ def test_wrong_arguments_are_named(root: Path, options: dict, word: str) -> None
         Folder(str(root), "train", class_names=NAMES, **options)
 
 
+def test_two_classes_of_one_name_are_not_made_one(root: Path) -> None:
+    with pytest.raises(ValueError, match="class_names: 'dry' stands there twice"):
+        Folder(str(root), "train", class_names=("dry", "wet", "dry"))
+
+
 def test_missing_folder_and_missing_label(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match="val/images: no such folder"):
         Folder(str(root), "val", class_names=NAMES)

@@ -107,6 +107,8 @@ def test_one_folder_is_divided_and_images_may_lie_elsewhere(root: Path) -> None:
     (shape("car", [[0, 0], [1, 1]]), "a polygon has at least three points"),
     (shape("car", [[0, 0], [1]]), "its points are pairs of numbers"),
     (shape("car", [[0, 0]], "circle"), "a circle has two points, and this one has 1"),
+    (shape("car", [[0, 0], [1e300, 1e300]], "circle"), "a circle and its middle reach at most 100000 pixels"),
+    (shape("car", [[0, 0], [float("nan"), 1]], "circle"), "its points are pairs of numbers, and one is infinite"),
     (shape("car", [[0, 0], [1, 1]], "mask"), "its mask is no PNG file in base 64"),
     (shape("car", [[0, 0], [1, 1]], "mask", mask="aGVsbG8="), "its mask is no PNG file in base 64"),
 ])  # fmt: skip

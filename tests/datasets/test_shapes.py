@@ -88,6 +88,7 @@ def test_run_lengths_go_down_each_column():
     (lambda: polygon(np.zeros(6), SIZE), "at least three points"),
     (lambda: polygon(np.array([[0, 0], [1, np.nan], [1, 1]]), SIZE), "at most 100000 pixels away"),
     (lambda: polygon(np.array([[0, 0], [1e12, 0], [1, 1]]), SIZE), "at most 100000 pixels away"),
+    (lambda: polygon(np.array([[99_999, 0], [0, 99_999]] * 500), SIZE), "the way around a polygon has at most"),
 ])  # fmt: skip
 def test_what_is_no_shape(call, told):
     with pytest.raises(ValueError, match=told):

@@ -52,6 +52,12 @@ def test_lines_are_drawn(root: Path) -> None:
     assert upper == [*A[:3], ".wppppp.", ".wpppppp", *A[5:]]
 
 
+def test_labels_are_found_from_the_working_directory_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root / "train")
+    (root / "train/data.yaml").write_text("train: images\nval: images/deep\nnames: {0: persona, 2: wheel}\n")
+    assert drawn(YOLO(".", "train"))[0] == A
+
+
 def test_classes_lists_and_one_folder_without_splits(root: Path) -> None:
     chosen = {"thing": ("persona", "wheel"), "background": "ignore"}
     assert drawn(YOLO(str(root), "train", classes=chosen), "t")[0] == [

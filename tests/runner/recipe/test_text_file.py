@@ -55,6 +55,7 @@ def test_a_file_of_the_system_is_read_no_further_than_its_kind_is_large(monkeypa
 
 @pytest.mark.parametrize("text, told", [
     ("", "is no JSON .*was it cut off"), ('{"device": "cp', "is no JSON"), ("[" * 100_000, "is no JSON"),
+    (f'{{"device": {"1" * 5000}}}', "is no JSON"),
     ("[1]", "was not written by segkd: device, count missing or of another type"),
     ('{"device": 3, "count": true}', "device, count missing or of another type"),
 ])  # fmt: skip
