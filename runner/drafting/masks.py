@@ -82,7 +82,7 @@ def find_names(root: str) -> Names | None:
         if path.is_file() and NAMING.search(path.stem) and path.stat().st_size <= LARGEST:
             try:
                 names = _named(path)
-            except ValueError:  # no text, no JSON: another kind of file
+            except (ValueError, RecursionError):  # no text, no JSON: another kind of file
                 continue
             if names.ids or names.colors:
                 return names

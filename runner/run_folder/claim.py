@@ -253,7 +253,7 @@ def _token(folder: Path, number: int) -> str | None:
         return json.loads((folder / str(number)).read_text())["token"]
     except OSError:
         return None
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return ""
 
 

@@ -75,6 +75,7 @@ def test_colours_are_named_by_their_numbers_and_borders_are_void():
 def test_files_that_name_classes(tmp_path, file, text, ids, colors):
     (tmp_path / "readme.txt").write_text("0 no\n")
     (tmp_path / "class_images.json").write_text("{")
+    (tmp_path / "class_depth.json").write_text("[" * 100_000)
     assert find_names(str(tmp_path)) is None
     (tmp_path / file).write_text(text, encoding="utf-8")
     names = find_names(str(tmp_path))

@@ -198,9 +198,10 @@ def test_a_claim_is_handed_over_to_the_process_that_was_started(folder, monkeypa
     heir.release()
 
 
-def test_a_claim_that_was_never_written_to_its_end_is_taken_over_in_time(folder):
+@pytest.mark.parametrize("text", ["", "[1]", "5"])
+def test_a_claim_that_was_never_written_to_its_end_is_taken_over_in_time(folder, text):
     folder.mkdir(parents=True)
-    (folder / "1").write_text("")
+    (folder / "1").write_text(text)
     since = time.monotonic()
     claim(folder).release()
     assert time.monotonic() - since >= claims.STALE
