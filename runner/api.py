@@ -202,12 +202,14 @@ def export(
     input_size: tuple[int, int] | None = None,
     fixed_size: bool = False,
     keys_only: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Writes a delivered network for others, compared with it, and gives the path; the arguments are export.py's."""
     words = [os.fspath(source), "--to", to, "--network", network]
     words += [] if output is None else ["--output", os.fspath(output)]
     words += [] if input_size is None else ["--input-size", *map(str, input_size)]
     words += ["--fixed-size"] * fixed_size + ["--keys-only"] * keys_only
+    words += ["--overwrite"] * overwrite
     with _put_back():
         return export_command.export_network(export_command.ask(words))
 

@@ -21,7 +21,9 @@ def ask() -> argparse.Namespace:
         metavar="METHOD_OR_RUN",
         help="what gains are over (default: the runs with the same student that learn from no other network)",
     )
-    parser.add_argument("--output", type=Path, help="folder for report and tables (default: comparison/ beside the runs)")
+    parser.add_argument(
+        "--output", type=Path, help="folder for report and tables (default: comparison/ beside the runs)"
+    )
     parser.add_argument("--sort", action="store_true", help="the best mIoU first")
     parser.add_argument("--skip-unfinished", action="store_true", help="leave out runs that have not come to their end")
     return parser.parse_args()
@@ -39,7 +41,7 @@ from segkd.runner.run_folder.folder import refuse_inside_a_run
 def main() -> None:
     options = ask()
     if options.output:
-        refuse_inside_a_run(options.output)
+        refuse_inside_a_run(options.output / "report.html")  # which a run has, too
     runs = find_runs(options.runs, skip_unfinished=options.skip_unfinished)
     folder = options.output or common_folder(runs) / "comparison"
     say(write_comparison(compare(runs, baseline=options.baseline, sort=options.sort), folder))

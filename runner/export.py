@@ -23,6 +23,7 @@ def ask(words: list[str] | None = None) -> argparse.Namespace:
         "--to", required=True, metavar="TARGET", help="segkd, a code such as mmseg or cirkd, timm, hf, onnx or torch"
     )
     parser.add_argument("--output", type=Path, help="file or folder to write (default: in the source's folder export/)")
+    parser.add_argument("--overwrite", action="store_true", help="write over a file that is there")
     parser.add_argument("--network", default="student", help="which network of the run (default: student)")
     parser.add_argument(
         "--input-size", type=int, nargs=2, metavar=("H", "W"), help="size it is traced, compared and timed at "
@@ -72,7 +73,7 @@ from segkd.runner.exporting.programs import told_of, write_onnx, write_program
 from segkd.runner.recipe.program_file import ProgramFile
 from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
 from segkd.runner.run_folder.program_scores import remove_scores, write_scores
-from segkd.runner.run_folder.replacing import replacing
+from segkd.runner.run_folder.replacing import refuse_existing, replacing
 from segkd.runner.scoring.cost import TIMED, Timing, flops, in_turn, parameters
 from segkd.runner.scoring.program import scores_of_file
 
@@ -96,6 +97,8 @@ def export_network(options: argparse.Namespace) -> Path:
     refuse_wrong(options)
     if options.output:
         refuse_inside_a_run(options.output)
+        if options.output.is_file():  # a folder that is not empty is refused below
+            refuse_existing(options.output, options.overwrite)
     delivered = find(options.source, options.network)
     if not delivered.network.gives_logits:
         raise ValueError(

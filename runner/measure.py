@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from segkd.runner.command import ask_early, new_parser, run_command
+from segkd.runner.run_folder.replacing import refuse_existing, write_text
 
 
 def ask() -> argparse.Namespace:
@@ -26,6 +27,7 @@ def ask() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="JSON", help="also write the numbers to this file")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="also draw mIoU over latency")
+    parser.add_argument("--overwrite", action="store_true", help="write over files that are there")
     options = parser.parse_args()
     for name in ("threads", "rounds"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -33,8 +35,7 @@ def ask() -> argparse.Namespace:
     if options.size and min(options.size) < 1:
         raise ValueError(f"--size {options.size}: height and width in pixels are at least 1")
     for file in filter(None, (options.json, options.picture)):
-        if not file.parent.is_dir():
-            raise FileNotFoundError(f"{file} cannot be written: there is no folder {file.parent}")
+        refuse_existing(file, options.overwrite)
     return options
 
 
@@ -47,7 +48,6 @@ import torch
 
 from segkd.runner.console import markdown, number, percent, say
 from segkd.runner.run_folder.folder import refuse_inside_a_run
-from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.measurement import Measurement, draw, measure, on_the_front
 
 

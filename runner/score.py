@@ -16,6 +16,7 @@ from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import OF_THE_PLACE, read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
+from segkd.runner.run_folder.replacing import refuse_existing, write_text
 
 
 def ask(words: list[str] | None = None) -> tuple[argparse.Namespace, Recipe, Path]:
@@ -80,14 +81,6 @@ def name_recipe(options: argparse.Namespace) -> None:
         options.weights = options.recipe
 
 
-def refuse_existing(file: Path, overwrite: bool) -> None:
-    """An error for a file that cannot be written or is there, before the time for the scores is spent."""
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"{file} cannot be written: there is no folder {file.parent}")
-    if file.is_dir() or (file.exists() and not overwrite):
-        raise ValueError(f"{file} is there already; name another file, or write over it with --overwrite")
-
-
 ask = ask_early(ask, __name__)  # before the imports that take seconds
 
 from segkd.runner.building.device import start_accelerator
@@ -95,7 +88,6 @@ from segkd.runner.console import say
 from segkd.runner.loading.data_sets import build_dataset
 from segkd.runner.run_folder.metrics_file import plain
 from segkd.runner.run_folder.program_scores import write_scores
-from segkd.runner.run_folder.replacing import write_text
 from segkd.runner.scoring.chosen_network import GivenWeights, choose_network
 from segkd.runner.scoring.evaluation import Evaluation, evaluate, text_of
 from segkd.runner.scoring.pictures import confusion_picture

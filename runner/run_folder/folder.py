@@ -66,6 +66,13 @@ class RunFolder:
         return self.checkpoints, self.student.path, self.path / "panels", self.path / "wandb"
 
     @property
+    def own_files(self) -> tuple[Path, ...]:
+        """What a training writes beside them, and nobody else; the recipe last: a folder without one is no run."""
+        files = (self.environment_file, self.metrics_file, self.teachers_file, self.images_file, self.summary_file)
+        files += (self.report_file, self.curves_file, self.page_file, self.nan_file, self.wandb_id_file)
+        return *files, self.recipe_file
+
+    @property
     def is_begun(self) -> bool:
         """Whether a run was ever started here."""
         return self.recipe_file.is_file()
@@ -79,9 +86,7 @@ class RunFolder:
         """Deletes what a training makes; all else that lies in the folder stays, the claim too."""
         for folder in self.own_folders:
             shutil.rmtree(folder, ignore_errors=True)
-        files = (self.environment_file, self.metrics_file, self.teachers_file, self.images_file, self.summary_file)
-        files += (self.report_file, self.curves_file, self.page_file, self.nan_file, self.wandb_id_file)
-        for file in (*files, self.recipe_file):  # the recipe last: a folder without one is no run
+        for file in self.own_files:
             file.unlink(missing_ok=True)
 
     def checkpoint(self, iteration: int) -> Checkpoint:
@@ -195,5 +200,5 @@ def refuse_inside_a_run(path: Path) -> None:
     What is written about a run may lie beside them, as export/ does.
     """
     run = RunFolder.enclosing(path / "_")
-    if run is not None and any(path.resolve().is_relative_to(folder) for folder in run.own_folders):
+    if run is not None and any(path.resolve().is_relative_to(own) for own in (*run.own_folders, *run.own_files)):
         raise ValueError(f"{path} belongs to the run {run.path}, which keeps its own files there; name another place")

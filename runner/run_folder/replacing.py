@@ -43,6 +43,14 @@ def replacing(final: Path, *, folder: bool = False) -> Iterator[Path]:
         raise
 
 
+def refuse_existing(file: Path, overwrite: bool) -> None:
+    """An error for a file that cannot be written or is there, before the time for what goes into it is spent."""
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"{file} cannot be written: there is no folder {file.parent}")
+    if file.is_dir() or (file.exists() and not overwrite):
+        raise ValueError(f"{file} is there already; name another file, or write over it with --overwrite")
+
+
 def write_text(file: Path, text: str) -> None:
     """Writes a small text file in one atomic step."""
     with replacing(file) as partial:

@@ -25,3 +25,5 @@ def test_what_cannot_be_compared_is_one_sentence(server, folder, fabricate, asse
     told = "runs/a and runs/b cannot be compared, they differ in protocol: "
     assert_refused(server(folder, "compare", "runs"), told)
     assert not (folder / "runs/comparison").exists()
+    told = "runs/a/report.html belongs to the run"  # whose pages and curves it would replace
+    assert_refused(server(folder, "compare", "runs/a", "--output", "runs/a"), told)

@@ -83,6 +83,7 @@ def test_an_int8_file_from_its_run_to_its_scores(trained, server, folder, assert
         ("score", ("evaluate.flip=true",), "name a recipe or a run folder"),
         ("predict", ("cut.onnx", "images", "--to", "none"), "cut.onnx is damaged"),
         ("measure", ("cut.onnx",), "cut.onnx is damaged"), ("measure", ("runs/tiny", "--rounds", "0"), "--rounds 0"),
+        ("measure", ("runs/tiny", "--json", "cost.json"), "cost.json is there already"),
         ("compare", ("lone.onnx",), "does not lie in the folder of the run"),
     ):  # fmt: skip
         assert_refused(server(folder, script, *words), told)

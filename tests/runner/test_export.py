@@ -171,11 +171,14 @@ def test_hugging_face_folder(tmp_path, model):
     (["--to", "torch", "--int8"], "--int8 is for --to onnx"), (["--to", "onnx", "--output", "x.bin"], "ends in .onnx"),
     (["--to", "onnx", "--int8", "--val-images", "0"], "are at least 1"),
     (["--to", "hf"], "SegFormer"), (["--to", "segkd", "--output", "."], "is there already"),
+    (["--to", "mmseg", "--output", "there.pth"], "there.pth is there already; .* --overwrite"),
 ])  # fmt: skip
 def test_wrong_options(run, run_here, monkeypatch, words, message):
     monkeypatch.chdir(run)
+    (run / "there.pth").write_text("mine")
     with pytest.raises(ValueError, match=message):
         run_here(export, run, *words)
+    assert (run / "there.pth").read_text() == "mine"
     assert not list(run.rglob("*partial*"))
 
 

@@ -98,7 +98,8 @@ def test_a_run_inside_of_another_run_or_around_one_is_refused(recipe, accelerato
 def test_nothing_is_written_among_a_run_s_own_files(recipe, accelerator, tmp_path):
     opened(recipe(), accelerator, resume=False)
     (tmp_path / "link").symlink_to(recipe().folder)
-    for path in ("runs/opened/checkpoints", "runs/opened/student/model.onnx", "link/panels/new/labels", "link/wandb"):
+    for path in ("runs/opened/checkpoints", "runs/opened/student/model.onnx", "link/panels/new/labels", "link/wandb",
+                 "runs/opened/report.html", "link/recipe.yaml", "runs/opened/metrics.jsonl"):  # fmt: skip
         with pytest.raises(ValueError, match="belongs to the run .*/runs/opened, which keeps its own files there"):
             refuse_inside_a_run(Path(path))
     for path in ("runs/opened/export/student", "runs/opened/labels", "runs/comparison", "elsewhere/checkpoints"):
