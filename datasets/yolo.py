@@ -130,8 +130,13 @@ def _names(content: dict, path: str) -> dict[int, str]:
     names = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names or not all(isinstance(key, int) for key in names):
+    if not isinstance(names, dict) or not names or not all(isinstance(key, int) and key >= 0 for key in names):
         raise ValueError(f"{path}: names: expected a list of names, or number: name")
+    if any(isinstance(name, (list, dict, type(None))) for name in names.values()):  # a number or `no` may be a name
+        raise ValueError(f"{path}: names: a class has one name, and one of these has none, or a list or mapping")
+    count = content.get("nc", len(names))
+    if count != len(names):
+        raise ValueError(f"{path}: nc says {excerpt(str(count))} classes, and names has {len(names)}; which is right?")
     return {key: str(name) for key, name in sorted(names.items())}
 
 

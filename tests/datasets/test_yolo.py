@@ -107,6 +107,9 @@ def test_lines_that_are_wrong_are_named(root: Path, line: str, told: str) -> Non
 @pytest.mark.parametrize("text, error, told", [
     ("names: [a", ValueError, "is no YAML"), ("- a", ValueError, "expected entries such as train, val and names"),
     ("train: train/images", ValueError, "names: expected a list of names, or number: name"),
+    ("names: {-1: a, 0: b}", ValueError, "names: expected a list of names, or number: name"),
+    ("a: &a [x, x]\nnames: [*a, b]", ValueError, "names: a class has one name, and one of these has none, or a list"),
+    ("nc: 3\nnames: [a, b]", ValueError, "nc says '3' classes, and names has 2"),
     ("train: nowhere\nnames: [a]", FileNotFoundError, "train: there is no nowhere; tried .*nowhere"),
 ])  # fmt: skip
 def test_a_file_of_names_that_is_wrong(root: Path, text: str, error: type, told: str) -> None:
