@@ -30,6 +30,8 @@ CURES = {
     errno.EACCES: PLACE,
     errno.EPERM: PLACE,
     errno.EROFS: PLACE,
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f unlimited)",
+    errno.ENOENT: "nothing lies there; a link may lead to what is gone",
     errno.ENAMETOOLONG: "give it a shorter name",
     errno.ELOOP: "a link in this path leads back to itself; name another place",
     errno.ENOTDIR: "a file stands where this path needs a folder; name another place",
@@ -98,10 +100,15 @@ def speak_plainly(rank: int) -> None:
 
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command; what the user can put right is told in a sentence, with its traceback only under --debug."""
-    rank = int(os.environ.get("RANK", "0"))
+    number = os.environ.get("RANK", "0")
+    rank = int(number) if number.isdecimal() else 0
     speak_plainly(rank)
     try:
         try:
+            if not number.isdecimal():
+                raise ValueError(
+                    f"the variable RANK is {number!r}; it numbers the processes of a run from 0 on: unset it"
+                )
             main()
         except BaseException as error:
             display.close()
@@ -152,6 +159,8 @@ def told(error: Exception) -> str:
     """An error that the user can put right, with what to do where it is not said."""
     if getattr(error, "errno", None) in CURES:
         what = f"{error.filename}: {error.strerror}" if isinstance(error.filename, str) else str(error)
+        if error.errno == errno.ENOENT and error.filename is None:
+            return f"{what}: the folder this was started in is gone; go to one that is there"
         return f"{what}; {CURES[error.errno]}"
     if is_of_memory(error):
         said = (str(error).strip().splitlines() or ["out of memory"])[0]

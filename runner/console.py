@@ -1,5 +1,7 @@
 """What people see: console lines, numbers, Markdown tables, labels in pictures. Text of others is shown as text."""
 
+import errno
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,10 +18,21 @@ SCREEN = (20, 500)  # lines of a message, and letters of a line, that somebody r
 
 def say(text: str) -> None:
     """One line on the console, above a progress bar if there is one."""
-    if display.live is not None:
-        display.print(Text(printable(text)))
+    if display.live is None:
+        put(f"{printable(text)}\n")
     else:
-        print(printable(text), flush=True)
+        display.print(Text(printable(text)))
+
+
+def put(text: str) -> None:
+    """The text as it is, on the output. That nobody reads it any more, or that its disk is full, ends no training."""
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:  # as of `| head`
+            print(f"segkd: what is said from here on is lost: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def say_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:

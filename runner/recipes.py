@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from segkd.runner.command import new_parser, run_command
-from segkd.runner.console import say
+from segkd.runner.console import put, say
 from segkd.runner.recipe.addresses import find_source, is_address
 from segkd.runner.recipe.differences import differences
 from segkd.runner.recipe.editor_schema import MODELINE, editor_schema
@@ -73,7 +73,7 @@ def main() -> None:
     if options.action == "ls":
         say(list_recipes(options.words))
     elif options.action == "show":
-        print(show(find_recipe(options.name), options.overrides), end="")
+        put(show(find_recipe(options.name), options.overrides))
     elif options.action == "copy":
         say(f"written to {copy(options.name, Path(options.to))}")
     elif options.action == "new":
@@ -85,11 +85,11 @@ def main() -> None:
         from segkd.runner.drafting.suggestion import suggest
 
         names = ("teacher", "student", "labelled", "unlabelled", "hours")
-        print(suggest(Asked(**{name: getattr(options, name) for name in names})), end="")
+        put(suggest(Asked(**{name: getattr(options, name) for name in names})))
     elif options.action == "options":
         say(options_of(options.word) if options.word else index())
     elif options.action == "schema":
-        print(editor_schema(), end="")
+        put(editor_schema())
     else:
         say(compare(find_recipe(options.first), find_recipe(options.second)))
 

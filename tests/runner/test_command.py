@@ -73,6 +73,9 @@ def failing_with(error):
     (OSError(36, "File name too long", "b" * 300), "File name too long; give it a shorter name"),
     (NotADirectoryError(20, "Not a directory", "r.yaml/a"), "segkd: r.yaml/a: Not a directory; a file stands where"),
     (PermissionError(13, "Permission denied", "runs"), "name another place, or let this user write there"),
+    (OSError(27, "File too large"), "ulimit -f"),
+    (FileNotFoundError(2, "No such file or directory", "a.png"), "segkd: a.png: No such file or directory; nothing lies"),
+    (FileNotFoundError(2, "No such file or directory"), "the folder this was started in is gone"),
     (OSError(24, "Too many open files"), "ulimit -n"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand much else"), "lower data.batch_size"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "lower data.batch_size"),
@@ -99,6 +102,12 @@ def test_notes_and_warnings_are_shown_as_text(ended):
     _, out, err = ended(main)
     assert out.startswith("a\\x1b[2J.pth has lines\nmore\n") and len(out.splitlines()) == 20
     assert err == "UserWarning: beware of b\\x1b[2J.pth\n"
+
+
+def test_a_number_of_a_process_that_is_none_is_a_sentence(ended, monkeypatch):
+    monkeypatch.setenv("RANK", "first")
+    code, _, err = ended(failing_with(AssertionError))
+    assert code == 2 and "the variable RANK is 'first'" in err
 
 
 def test_the_program_names_every_command_and_runs_it():

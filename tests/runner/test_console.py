@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import struct
+import subprocess
 import sys
 import termios
 
@@ -143,3 +144,14 @@ def test_labels_are_drawn_as_they_are():
     axes = Figure().subplots()
     axes.plot([1, 2], label=label_text("_hidden"))
     assert len(axes.legend().get_texts()) == 1
+
+
+@pytest.mark.parametrize("output, told", [("/dev/full", "what is said from here on is lost: No space left on device\n"),
+                                          (None, "")])  # fmt: skip
+def test_an_output_that_takes_nothing_ends_nothing(output, told):
+    code = "from segkd.runner.console import say\nsay('a' * 10**6)\nsay('b')\nprint('c')\nraise SystemExit(5)"
+    reader, writer = os.pipe()
+    os.close(reader)  # as of `| head`, when head has seen enough
+    with open(output or writer, "wb") as out:
+        ended = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 5 and ended.stderr == (f"segkd: {told}" if told else "")
