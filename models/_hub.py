@@ -1,10 +1,12 @@
 """Networks of Hugging Face's transformers from a hub id, a local folder or a configuration alone."""
 
 import logging
+import pickle
 from pathlib import Path
 
 import numpy as np
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -52,6 +54,10 @@ def _published_config(name: str, revision: str | None) -> PretrainedConfig:
         raise ValueError(
             f"{name}: transformers {transformers.__version__} has no network for its config.json, and code that comes "
             f"with weights is never run: {first_line(error)}"
+        ) from error
+    except Exception as error:  # its checks are its own, as of a configuration that is given
+        raise ValueError(
+            f"{name}: transformers refuses its config.json: {' '.join(str(error).split())[:300]}"
         ) from error
 
 
@@ -147,12 +153,18 @@ def load(
         )
     except OSError as error:
         raise _absent(name, error) from error
+    except (SafetensorError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{name}: its weights cannot be read ({first_line(error)}): a damaged file, or a .bin that could start code"
+        ) from error
     except (ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"{name}: its weights do not fit {kind.__name__}: {first_line(error)}") from error
     parameters = dict(network.named_parameters())
     other_shape = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
     fresh = [key for key in parameters if key in {*report["missing_keys"], *other_shape}]
     logger.info("%d of %d parameters loaded from %s", len(parameters) - len(fresh), len(parameters), name)
+    if len(fresh) == len(parameters):
+        raise ValueError(f"{name}: none of its weights is one of {kind.__name__}; they belong to another network")
     if fresh:
         logger.warning(
             "%s has no weights that fit %d parameters, which start at random: %s", name, len(fresh), shown(fresh)

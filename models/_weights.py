@@ -91,6 +91,8 @@ def read_part(path: str | Path, part: str | None, *, trust: bool = False) -> tup
     except Exception as error:  # a damaged file can fail in any way: IndexError, AssertionError, ...
         if trust and isinstance(error, (ImportError, AttributeError)):  # a whole network, under its class's name
             told = f"needs code that is not here ({first_line(error)}); save its state dict where that code is"
+        elif isinstance(error, LookupError):  # of the first byte of any other file, which names no step of a pickle
+            told = "is no file of weights, or a damaged one"
         else:
             told = f"cannot be read as a file of weights (truncated?): {first_line(error)}"
         raise ValueError(f"{path} {told}") from error
@@ -106,9 +108,17 @@ def read_part(path: str | Path, part: str | None, *, trust: bool = False) -> tup
 
 
 def compare_checksums(path: Path) -> None:
-    """ValueError where a record of a torch file is not what was written: torch reads a flipped bit as a weight."""
+    """ValueError where a record of a torch file is not what was written: torch reads a flipped bit as a weight.
+
+    A zip file that is no such file is refused, too.
+    """
     if zipfile.is_zipfile(path):  # files of torch before 1.6 are none, and have no checksums
         with zipfile.ZipFile(path) as records:
+            names = {name.rpartition("/")[2] for name in records.namelist()}
+            if "constants.pkl" in names:
+                raise ValueError("it holds a TorchScript program; save the state dict of the network it was made of")
+            if "data.pkl" not in names:
+                raise ValueError("it is a zip file that torch.save has not written")
             has_some = any(record.CRC for record in records.infolist())  # torch can be told to leave them out
             damaged = records.testzip() if has_some else None
         if damaged is not None:

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
     SegformerConfig,
@@ -92,6 +93,23 @@ def test_published_weights_that_no_network_can_have(tmp_path):
     published.save_pretrained(folder)
     told = r"NaN or infinite: decode_head.classifier.bias; 1 of negative variances: decode_head.batch_norm.running_var"
     with pytest.raises(ValueError, match=told):
+        HuggingFace(K, name=folder)
+
+
+def test_damaged_files_of_a_folder_are_sentences(tmp_path):
+    folder, _ = saved(tmp_path)
+    weights, config = (tmp_path / "published" / name for name in ("model.safetensors", "config.json"))
+    save_file({"x": torch.ones(1)}, weights)
+    with pytest.raises(ValueError, match="none of its weights is one of SegformerForSemanticSegmentation"):
+        HuggingFace(K, name=folder, labels="dataset")
+    weights.write_bytes(b"")
+    with pytest.raises(ValueError, match="its weights cannot be read .*header too small"):
+        HuggingFace(K, name=folder)
+    weights.rename(tmp_path / "published/pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(ValueError, match="its weights cannot be read .* a .bin that could start code"):
+        HuggingFace(K, name=folder)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"depths": "x"}))
+    with pytest.raises(ValueError, match="transformers refuses its config.json: .*depths"):
         HuggingFace(K, name=folder)
 
 

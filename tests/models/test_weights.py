@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -112,6 +113,20 @@ class Command:
 
 class Unknown:
     pass
+
+
+def test_other_files_under_the_name_of_weights_are_told_by_their_kind(tmp_path):
+    for name, member in (("program", "program/constants.pkl"), ("other", "word/document.xml")):
+        with zipfile.ZipFile(tmp_path / f"{name}.pth", "w") as file:
+            file.writestr(member, "")
+    (tmp_path / "text.pth").write_text("hello")
+    for name, told in (
+        ("program", "it holds a TorchScript program; save the state dict"),
+        ("other", "it is a zip file that torch.save has not written"),
+        ("text", "text.pth is no file of weights, or a damaged one$"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            read_weights(tmp_path / f"{name}.pth")
 
 
 def test_a_flipped_bit_of_a_torch_file_is_told_by_its_checksum(tmp_path):
