@@ -20,14 +20,15 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from segkd.datasets._images import as_rgb, open_image
+from segkd.datasets._files import read_image
+from segkd.datasets._images import as_rgb
 from segkd.runner import distill as distill_command
 from segkd.runner import export as export_command
 from segkd.runner import predict as predict_command
 from segkd.runner import score as score_command
 from segkd.runner.building import delivered
 from segkd.runner.building.device import find_device
-from segkd.runner.command import end_loading, told, understood
+from segkd.runner.command import end_loading, in_main_thread, told, understood
 from segkd.runner.display import display
 from segkd.runner.predicting.image_files import Picture
 from segkd.runner.recipe.read import read
@@ -109,6 +110,8 @@ def distill(
     Raises:
         RecipeError: with all the mistakes in the recipe. ValueError, OSError, FloatingPointError: what distill.py tells.
     """
+    if not in_main_thread():
+        raise ValueError("a training obeys Ctrl-C, which Python gives to the main thread alone; start it there")
     with _put_back():
         changes = {**(values or {}), **{key.replace("__", "."): value for key, value in more.items()}}
         source = recipe if isinstance(recipe, dict) else find_recipe(str(recipe))
@@ -135,10 +138,10 @@ def score(
     """
     path = os.fspath(source)
     path = path if RunFolder.around(Path(path)) else find_recipe(path)
-    words = [path, *_assignments(values or {}), "--network", network]
-    for option, value in {"--weights": weights, "--layout": layout, "--part": part}.items():
-        words += [] if value is None else [option, os.fspath(value)]
-    words += ["--metrics", *metrics] if metrics else []
+    words = [path, *_assignments(values or {}), f"--network={network}"]
+    for option, value in {"weights": weights, "layout": layout, "part": part}.items():
+        words += [] if value is None else [f"--{option}={os.fspath(value)}"]
+    words += ["--metrics", *([metrics] if isinstance(metrics, str) else metrics)] if metrics else []
     with _put_back():
         return plain(score_command.score(*score_command.ask(words)).values)
 
@@ -163,6 +166,12 @@ def predict(
         scales, flip: as for predict.py.
     """
     network = network if isinstance(network, nn.Module) else load(network)
+    if not getattr(network, "gives_logits", False):
+        raise ValueError(
+            f"{type(network).__name__} is no network of segkd's with a head; give a run, or what `load` gives"
+        )
+    if stride is not None and window is None:
+        raise ValueError("stride is that of sliding windows; give window, too")
     device = find_device()
     options = argparse.Namespace(
         resize=None if native else getattr(network, "resize", None),
@@ -205,8 +214,8 @@ def export(
     overwrite: bool = False,
 ) -> Path:
     """Writes a delivered network for others, compared with it, and gives the path; the arguments are export.py's."""
-    words = [os.fspath(source), "--to", to, "--network", network]
-    words += [] if output is None else ["--output", os.fspath(output)]
+    words = [os.fspath(source), f"--to={to}", f"--network={network}"]
+    words += [] if output is None else [f"--output={os.fspath(output)}"]
     words += [] if input_size is None else ["--input-size", *map(str, input_size)]
     words += ["--fixed-size"] * fixed_size + ["--keys-only"] * keys_only
     words += ["--overwrite"] * overwrite
@@ -222,12 +231,11 @@ def _assignments(values: Mapping[str, object]) -> list[str]:
 def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 RGB, upright. ValueError for an array of another kind."""
     if isinstance(image, (str, Path)):
-        with open_image(Path(image)) as opened:
-            return np.asarray(as_rgb(opened))
+        return np.asarray(read_image(os.fspath(image)))
     if isinstance(image, Image.Image):
         return np.asarray(as_rgb(image))
     pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ValueError(f"images are files, Pillow's or (H, W, 3) uint8 arrays; got {pixels.dtype} {pixels.shape}")
     return pixels
 
@@ -235,7 +243,9 @@ def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
 @contextlib.contextmanager
 def _put_back() -> Iterator[None]:
     """Puts back what commands leave to the end of their process, and raises what they end it with."""
-    before = {number: signal.getsignal(number) for number in (*SIGNALS, *REQUESTS, signal.SIGALRM)}
+    # only the main thread of a process has to do with signals
+    mine = (*SIGNALS, *REQUESTS, signal.SIGALRM) if in_main_thread() else ()
+    before = {number: signal.getsignal(number) for number in mine}
     try:
         yield
     except BaseException as error:
@@ -243,7 +253,10 @@ def _put_back() -> Iterator[None]:
         watch = signal.getsignal(signal.SIGCHLD)
         end_loading(error)
         gc.collect()
-        signal.signal(signal.SIGCHLD, watch)
+        if before:
+            signal.signal(signal.SIGCHLD, watch)
+        if isinstance(error, SystemExit) and error.code == 2:  # argparse's, which has said what it is
+            raise ValueError("an argument is none that the command takes; the last line printed says which") from None
         if isinstance(error, SystemExit):  # a training that was asked to stop
             raise KeyboardInterrupt from None
         if not isinstance(error, Exception):
@@ -252,6 +265,7 @@ def _put_back() -> Iterator[None]:
         words = told(meant)
         raise meant if words == str(meant) else type(meant)(words) from None
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)

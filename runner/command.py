@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -132,8 +133,14 @@ def end_loading(error: BaseException) -> None:
     """Ends the loading processes of what an error has ended."""
     # they end with the iterators that its frames hold; Python's own way is a SIGTERM, which they ignore. How they end
     # is not to be told any more: torch would raise it from here on
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if in_main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     traceback.clear_frames(error.__traceback__)
+
+
+def in_main_thread() -> bool:
+    """Whether this is the thread that Python gives signals to."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def understood(error: Exception) -> Exception:

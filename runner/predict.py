@@ -80,8 +80,10 @@ def refuse_wrong(options: argparse.Namespace) -> None:
         raise ValueError(f"--max-pixels {options.max_pixels}: images have at least one")
     if options.batch_size < 1:
         raise ValueError(f"--batch-size {options.batch_size}: at least one image")
-    if min(options.scales) <= 0:
-        raise ValueError(f"--scales {' '.join(map(str, options.scales))}: factors on the image size are above 0")
+    if not all(0.05 <= scale <= 16 for scale in options.scales):
+        raise ValueError(
+            f"--scales {' '.join(map(str, options.scales))}: factors on the image size are from 0.05 to 16"
+        )
     if (options.mode == "slide") != (options.window is not None) or (options.stride and not options.window):
         raise ValueError("--mode slide needs --window H W (and may have --stride H W); whole images have neither")
     for option, size in (("--resize", options.resize), ("--window", options.window)):

@@ -62,8 +62,11 @@ def predict(
         (B, K, *size) float32 scores, or with `classes` their argmax, (B, *size) int64.
 
     Raises:
-        ValueError: `slide` without a window, or a stride that is not in 1..window (gaps).
+        ValueError: `slide` without a window, or a stride that is not in 1..window (gaps); no scales, or such as make
+            no image.
     """
+    if not scales or not all(0.05 <= scale <= 16 for scale in scales):
+        raise ValueError(f"scales {list(scales)}: factors on the image size are from 0.05 to 16, at least one")
     if mode == "slide":
         window, stride = _window_and_stride(window, stride)
     if classes and mode != "slide" and average == "logits" and len(scales) == 1 and not flip:

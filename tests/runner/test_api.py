@@ -2,6 +2,7 @@
 
 import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,39 @@ def test_a_run(place):
     assert [file.suffix for file in run.pictures] == [".png"]
 
 
+def test_arguments_that_are_none_are_sentences(place):
+    run, image = api.Run("runs/first"), np.zeros((20, 30, 3), np.uint8)
+    network = api.load(run)
+    for call, told in (
+        (lambda: api.predict(network, [image], scales=()), "at least one"),
+        (lambda: api.predict(network, [image], scales=(-1.0,)), "from 0.05 to 16"),
+        (lambda: api.predict(network, [image], scales=(float("nan"), 1.0)), "from 0.05 to 16"),
+        (lambda: api.predict(network, [image], stride=(5, 5)), "give window, too"),
+        (lambda: api.predict(network, [image[:0]]), r"got uint8 \(0, 30, 3\)"),
+        (lambda: api.predict(network, ["tiny.yaml"]), "tiny.yaml: cannot be decoded"),
+        (lambda: api.predict(torch.nn.Linear(2, 2), [image]), "Linear is no network of segkd's with a head"),
+        (lambda: api.score(run, network="--help"), "--network --help: the recipe has student"),
+        (lambda: api.export(run, "segkd", input_size="ab"), "an argument is none that the command takes"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call()
+
+
+def test_other_threads_score_and_predict_and_train_nothing(place):
+    def go(_):
+        with pytest.raises(ValueError, match="--network nobody"):
+            api.score("runs/first", network="nobody")
+        with pytest.raises(ValueError, match="to the main thread alone; start it there"):
+            api.distill("tiny.yaml", name="thread")
+        return api.predict("runs/first", [np.zeros((20, 30, 3), np.uint8)])[0].shape
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(go, range(2))) == [(20, 30)] * 2
+    assert not Path("runs/thread").exists()
+
+
 def test_a_score_is_the_one_of_the_run(place):
+    assert api.score("runs/first", metrics="boundary")["boundary_miou"] is not None
     run = api.Run("runs/first")
     scores = api.score(run, metrics=["boundary"])
     assert scores["miou"] == run.miou and scores["boundary_miou"] is not None
