@@ -1,5 +1,6 @@
 """A run's checkpoints: each is written beside the others and renamed into place, so a kill never leaves half of one."""
 
+import errno
 import json
 import re
 import shutil
@@ -145,9 +146,11 @@ def _writing(final: Path, claim: Claim | None = None) -> Iterator[Path]:
             raise  # what is no trouble with the disk, such as a loading process that dies in this moment
         free = shutil.disk_usage(final.parent).free / 2**20 if final.parent.exists() else 0
         reason = str(error).strip().splitlines()[0]
+        # what torch and safetensors say of a full disk has no number
+        is_full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise OSError(
             f"{final} could not be written ({reason[:160]}; {free:.0f} MiB free there); what was saved before is "
-            f"untouched: make room and go on with --resume"
+            f"untouched: {'make room' if is_full else 'put this right'} and go on with --resume"
         ) from error
 
 

@@ -35,6 +35,9 @@ def open_run_folder(
         ValueError: the folder is used (refuse_used_folder), or another training is at work in it.
     """
     refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
+    checkpoints = RunFolder(recipe.folder).checkpoints
+    if checkpoints.is_symlink() and not checkpoints.exists():  # whoever began anew would cut the log short
+        raise ValueError(f"{checkpoints} leads to {os.readlink(checkpoints)}, which is not there; is a disk missing?")
     run, held, refused = RunFolder(recipe.folder), None, [None]
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

@@ -106,6 +106,14 @@ def test_nothing_is_written_among_a_run_s_own_files(recipe, accelerator, tmp_pat
         refuse_inside_a_run(Path(path))
 
 
+def test_checkpoints_on_a_disk_that_is_missing_are_waited_for(recipe, accelerator):
+    opened(recipe(), accelerator, resume=False)
+    link = recipe().folder / "checkpoints"
+    link.symlink_to("not/mounted")
+    with pytest.raises(ValueError, match="opened/checkpoints leads to not/mounted, which is not there"):
+        opened(recipe(), accelerator, resume=True)
+
+
 def test_resume_finds_the_last_checkpoint_and_mends_what_a_kill_left(recipe, accelerator):
     opened(recipe(), accelerator, resume=False)
     folder = recipe().folder
