@@ -64,14 +64,17 @@ def find_images(words: Iterable[str], leave_out: Path) -> list[ImageFile]:
     path or a pattern, not in folders.
 
     Args:
-        leave_out: a folder whose files do not count, such as the one for the results.
+        leave_out: the folder for the results, whose files do not count.
 
     Raises:
         FileNotFoundError: no such path. ValueError: nothing found, no image, or two files of one name.
     """
     found: dict[str, Path] = {}
     for word in words:
-        files = [(path, name) for path, name in _named(word) if leave_out.resolve() not in path.resolve().parents]
+        named = list(_named(word))
+        files = [(path, name) for path, name in named if leave_out.resolve() not in path.resolve().parents]
+        if named and not files:
+            raise ValueError(f"{word}: all its images lie in {leave_out}, where the results go; name another folder for them")
         if not files:
             raise ValueError(f"{word}: no images here ({', '.join(SUFFIXES)}); a video is named by its own path")
         for path, name in files:

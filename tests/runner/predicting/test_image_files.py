@@ -142,3 +142,9 @@ def test_frames_of_videos(tmp_path, monkeypatch):
     assert first.pixels.shape == (2, 3, 3)
     assert second.pixels.tolist() == [[[0, 0, 255], [255, 0, 0]]] * 3  # a quarter clockwise
     assert failed == Unreadable(tmp_path / "clip.mp4", "cut off (after 2 frames)")
+
+
+def test_a_folder_that_results_go_to_is_named(tmp_path):
+    (tmp_path / "a.png").touch()
+    with pytest.raises(ValueError, match="all its images lie in .*, where the results go; name another folder"):
+        find_images([str(tmp_path)], tmp_path)
