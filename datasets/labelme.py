@@ -131,10 +131,10 @@ def _image_of(path: str) -> str:
 
 def _region(shape: dict, size: tuple[int, int]) -> Region:
     """The pixels of a shape in an image of that width and height."""
-    kind = shape.get("shape_type") or "polygon"
+    kind = str(shape.get("shape_type") or "polygon")
     if kind != "polygon" and kind not in POINTS:
         read = "polygon, rectangle, circle and mask"
-        raise ValueError(f"a shape of type {excerpt(str(kind))} has no pixels inside; those that are read are {read}")
+        raise ValueError(f"a shape of type {excerpt(kind)} has no pixels inside; those that are read are {read}")
     try:
         points = np.array(shape.get("points"), np.float64).reshape(-1, 2)
     except (TypeError, ValueError):

@@ -104,6 +104,7 @@ def test_one_folder_is_divided_and_images_may_lie_elsewhere(root: Path) -> None:
 
 @pytest.mark.parametrize("wrong, told", [
     (shape("car", [[0, 0], [1, 1]], "linestrip"), "a shape of type 'linestrip' has no pixels inside; those that are"),
+    (shape("car", [[0, 0], [1, 1]], ["circle"]), "a shape of type .* has no pixels inside"),
     (shape("car", [[0, 0], [1, 1]]), "a polygon has at least three points"),
     (shape("car", [[0, 0], [1]]), "its points are pairs of numbers"),
     (shape("car", [[0, 0]], "circle"), "a circle has two points, and this one has 1"),

@@ -8,6 +8,7 @@ from segkd.runner.recipe import parts
 
 VALUES = [
     "word", "", " ", "5", "a" * 3000, "../../x", "\x1b[31mred", "$HOME", "~", "no", "1_000", "nan", "\u2603", "{a", "a\nb",
+    "a\0b", "$NOT_THERE/x", "~nobody-of-this-name/x", "a/" * 3000,
     True, False, None, 0, 1, -1, 3, 2**31, 2**63, 10**30, -(10**30), 0.5, -0.5, 1.5, 1e-30, 1e30, 1e308, -0.0,
     math.nan, math.inf, -math.inf, [], [1], [1, 2, 3], [[1]], ["a"], [None], {}, {"a": 1}, {"recipe": "tried.yaml"},
     list(range(2000)),

@@ -19,10 +19,10 @@ sys.modules["faults"] = types.ModuleType("faults")  # these files call each othe
 sys.modules["faults"].__path__ = [str(HERE)]
 
 import torch
-from faults import checkpoints, disks, images, kills, processes, recipes, searches, sweeps, weights
+from faults import annotations, checkpoints, disks, images, kills, processes, recipes, searches, sweeps, weights
 from faults.tally import table, try_all
 
-SUBJECTS = {"recipes": (recipes, 300), "images": (images, 250), "weights": (weights, 200),
+SUBJECTS = {"recipes": (recipes, 300), "images": (images, 250), "annotations": (annotations, 200), "weights": (weights, 200),
             "checkpoints": (checkpoints, 120), "kills": (kills, 16), "disks": (disks, 24),
             "processes": (processes, 20), "sweeps": (sweeps, 40), "searches": (searches, 40)}  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from faults import checkpoints, disks, images, kills, processes, recipes, searches, sweeps, weights
+from faults import annotations, checkpoints, disks, images, kills, processes, recipes, searches, sweeps, weights
 from faults.attempts import Case
 from faults.tally import try_all
 
@@ -19,7 +19,8 @@ def assert_all_right(cases: Iterable[Case], folder: Path) -> None:
     assert counts and not bad, "\n".join(f"{finding.kind}: {case.name}\n{finding.text}" for case, finding in bad)
 
 
-@pytest.mark.parametrize("subject, count", [(recipes, 40), (images, 30), (weights, 16), (checkpoints, 4)])
+@pytest.mark.parametrize("subject, count", [(recipes, 40), (images, 30), (annotations, 12), (weights, 16),
+                                            (checkpoints, 4)])  # fmt: skip
 def test_damaged_files_are_refused_or_read_right(subject, count, tmp_path):
     assert_all_right(itertools.islice(subject.cases(SEED, count), count), tmp_path)
 

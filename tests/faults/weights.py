@@ -210,6 +210,14 @@ def _zip_bomb(state: State) -> bytes:
     return new.getvalue()
 
 
+def _zip(name: str) -> bytes:
+    """A zip file of one empty member."""
+    new = io.BytesIO()
+    with zipfile.ZipFile(new, "w") as writer:
+        writer.writestr(name, "")
+    return new.getvalue()
+
+
 def _climbing(state: State) -> bytes:
     new = io.BytesIO()
     with zipfile.ZipFile(new, "w") as writer:
@@ -313,6 +321,8 @@ STRANGE: dict[str, Callable[[State], object]] = {
     "a whole module": _module, "a path that climbs": _climbing,
     "an old torch file": lambda state: as_torch({"state_dict": state}, _use_new_zipfile_serialization=False),
     # containers
+    "a TorchScript program": lambda state: _zip("program/constants.pkl"), "another zip": lambda state: _zip("word/a.xml"),
+    "a text": lambda state: b"hello", "a picture": lambda state: b"\x89PNG\r\n\x1a\n" + bytes(60),
     "a zip bomb": _zip_bomb, "an empty zip": lambda state: b"PK\5\6" + bytes(18),
     "a record of noise": _replaced("data/0", random.Random(0).randbytes(64)),
     "no pickle in it": _replaced("data.pkl", b""), "a pickle of noise": _replaced("data.pkl", random.Random(1).randbytes(900)),
