@@ -153,8 +153,8 @@ def refuse_wrong(options: argparse.Namespace) -> None:
         raise ValueError(f"--fixed-size is for --to onnx and torch: what --to {options.to} writes knows no image size")
     if options.keys_only and options.to in (*PROGRAMS, *LIBRARIES):
         raise ValueError(f"--keys-only is for another code's checkpoint, such as --to mmseg, not for --to {options.to}")
-    if options.input_size and min(options.input_size) < 1:
-        raise ValueError(f"--input-size {options.input_size}: height and width in pixels are at least 1")
+    if options.input_size and not all(1 <= side <= 2**15 for side in options.input_size):
+        raise ValueError(f"--input-size {options.input_size}: height and width in pixels are from 1 to {2**15}")
     if options.output and options.to in PROGRAMS and options.output.suffix != ENDINGS[options.to]:
         raise ValueError(f"--output {options.output}: a file of --to {options.to} ends in {ENDINGS[options.to]}")
     if options.qat is not None and (not options.int8 or options.network != "student" or options.qat < 1):

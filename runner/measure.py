@@ -32,8 +32,8 @@ def ask() -> argparse.Namespace:
     for name in ("threads", "rounds"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ValueError(f"--{name} {getattr(options, name)}: at least 1")
-    if options.size and min(options.size) < 1:
-        raise ValueError(f"--size {options.size}: height and width in pixels are at least 1")
+    if options.size and not all(1 <= side <= 2**15 for side in options.size):
+        raise ValueError(f"--size {options.size}: height and width in pixels are from 1 to {2**15}")
     for file in filter(None, (options.json, options.picture)):
         refuse_existing(file, options.overwrite)
     return options

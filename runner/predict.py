@@ -11,6 +11,7 @@ the same command goes on.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 from segkd.runner.command import ask_early, new_parser, run_command
@@ -87,8 +88,10 @@ def refuse_wrong(options: argparse.Namespace) -> None:
     if (options.mode == "slide") != (options.window is not None) or (options.stride and not options.window):
         raise ValueError("--mode slide needs --window H W (and may have --stride H W); whole images have neither")
     for option, size in (("--resize", options.resize), ("--window", options.window)):
-        if size and min(size) < 1:
-            raise ValueError(f"{option} {size}: height and width in pixels are at least 1")
+        if size and (min(size) < 1 or math.prod(size) > options.max_pixels):
+            raise ValueError(
+                f"{option} {size}: height and width are at least 1, and at most {options.max_pixels} pixels"
+            )
     if options.to.exists() and not options.to.is_dir():
         raise ValueError(f"--to {options.to} is a file; name a folder")
 
@@ -185,7 +188,12 @@ def pseudo_folder(student: StudentFolder, files: list[ImageFile], options: argpa
     """
     if options.share is None:
         options.confidence = options.confidence or CONFIDENCE
-    stamps = [(file.name, status.st_size, status.st_mtime_ns) for file in files if (status := file.path.stat())]
+    # a link to nowhere cannot be predicted either, which is told with the others
+    stamps = [
+        (file.name, status.st_size, status.st_mtime_ns)
+        for file in files
+        if file.path.exists() and (status := file.path.stat())
+    ]
     seen = ("resize", "mode", "window", "stride", "scales", "flip", "precision")
     description = {
         "format": 1,

@@ -74,7 +74,9 @@ def find_images(words: Iterable[str], leave_out: Path) -> list[ImageFile]:
         named = list(_named(word))
         files = [(path, name) for path, name in named if leave_out.resolve() not in path.resolve().parents]
         if named and not files:
-            raise ValueError(f"{word}: all its images lie in {leave_out}, where the results go; name another folder for them")
+            raise ValueError(
+                f"{word}: all its images lie in {leave_out}, where the results go; name another folder for them"
+            )
         if not files:
             raise ValueError(f"{word}: no images here ({', '.join(SUFFIXES)}); a video is named by its own path")
         for path, name in files:

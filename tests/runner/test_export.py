@@ -167,7 +167,7 @@ def test_hugging_face_folder(tmp_path, model):
     (["--to", "tflite"], "--to tflite: there are segkd, "),
     (["--to", "onnx", "--push-to-hub", "a/b"], "not of --to onnx"),
     (["--to", "segkd", "--fixed-size"], "--fixed-size is for"), (["--to", "hf", "--keys-only"], "--keys-only is for"),
-    (["--to", "segkd", "--private"], "--private is for"), (["--to", "torch", "--input-size", "0", "9"], "at least 1"),
+    (["--to", "segkd", "--private"], "--private is for"), (["--to", "torch", "--input-size", "0", "9"], "from 1 to 32768"),
     (["--to", "torch", "--int8"], "--int8 is for --to onnx"), (["--to", "onnx", "--output", "x.bin"], "ends in .onnx"),
     (["--to", "onnx", "--int8", "--val-images", "0"], "are at least 1"),
     (["--to", "hf"], "SegFormer"), (["--to", "segkd", "--output", "."], "is there already"),

@@ -136,10 +136,14 @@ def test_what_is_there_is_replaced_only_when_told(command, student, images, tmp_
 def test_unreadable_images_are_named_and_the_rest_goes_on(command, student, images, capsys):
     (images / "city/text.png").write_text("not an image")
     (images / "cut.png").write_bytes((images / "a.png").read_bytes()[:300])
+    (images / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(SystemExit):
+        command(student, images, "--pseudo", to="pseudo")
+    assert len(list(images.parent.glob("pseudo/labels/**/*.png"))) == 4
     with pytest.raises(SystemExit) as end:
         command(student, images, "--write", "labels")
     told = capsys.readouterr()
-    assert end.value.code == 1 and "2 files could not be predicted" in told.err and "4 images in" in told.out
+    assert end.value.code == 1 and "3 files could not be predicted" in told.err and "4 images in" in told.out
     assert "city/text.png: " in told.err and "cut.png: " in told.err
     assert len(list(images.parent.glob("out/labels/**/*.png"))) == 4
 
@@ -164,7 +168,7 @@ def test_bad_input_is_one_sentence(server, student, images, tmp_path, assert_ref
         ((student, "images", "--mode", "slide", "--window", "8", "8", "--stride", "9", "8"), "leaves gaps"),
         ((student, "images", "--alpha", "2"), "between 0 and 1"),
         ((student, "images", "--batch-size", "0"), "at least one image"),
-        ((student, "images", "--scales", "0"), "above 0"),
+        ((student, "images", "--scales", "0"), "from 0.05 to 16"),
         ((student, "images", "--max-pixels", "0"), "--max-pixels 0"),
         ((student, "images", "--write", "masks"), "invalid choice: 'masks'"),
     ):  # fmt: skip
@@ -225,6 +229,8 @@ def test_pseudo_labels_of_others_are_refused_and_a_share_is_of_each_class(comman
         ((student, images, "--confidence", 0.5), "--confidence says which pseudo-labels are kept; give --pseudo, too"),
         ((student, images, "--pseudo", "--overwrite"), "--pseudo writes labels and keeps those that are there"),
         ((student, images, "--pseudo", "--share", 0), "--share 0.0: must be above 0 and at most 1"),
+        ((student, images, "--resize", 10**6, 10**6), "at most 180000000 pixels"),
+        ((student, images, "--scales", "nan"), "--scales nan: factors on the image size are from 0.05 to 16"),
     ):
         with pytest.raises(ValueError, match=told):
             command(*words)
