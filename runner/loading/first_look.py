@@ -36,9 +36,10 @@ def look_at_data(
         whole: look further than at each start, as check.py does.
 
     Raises:
-        ValueError: no room for pixels that are to be kept, other classes to train on than to score, a single class, or
-            images that are both trained on and scored.
+        ValueError: a step's images larger than the machine's memory, no room for pixels that are to be kept, other
+            classes to train on than to score, a single class, or images that are both trained on and scored.
     """
+    _refuse_more_than_the_memory(recipe, unlabelled_set is not None)
     own, extra = getattr(train_set, "labelled", train_set), getattr(train_set, "extra", None)
     require_room(recipe, own, extra, unlabelled_set, val_set)
     _refuse_other_classes(recipe, train_set, val_set)
@@ -58,6 +59,20 @@ def _warn(text: str) -> None:
 def _spread(dataset: Dataset, most: int) -> list[int]:
     """Up to so many places in a data set, evenly spaced."""
     return np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int).tolist()
+
+
+def _refuse_more_than_the_memory(recipe: Recipe, with_unlabelled: bool) -> None:
+    """The images alone, as floats: what the networks make of them is many times as large."""
+    data, parts = recipe.data, recipe.loop.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
+    count = data.batch_size + (data.unlabelled.batch_size or data.batch_size if with_unlabelled else 0)
+    height, width = data.crop_size
+    needed, there = 12 * count * height * width // parts, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise ValueError(
+            f"data.batch_size, data.crop_size: {count} images of {height} x {width} in {parts} part(s) are "
+            f"{needed / 2**30:.0f} GiB a part, and this machine has {there / 2**30:.0f} GiB of memory; give smaller "
+            "crops, fewer images or a larger loop.accumulate"
+        )
 
 
 def _refuse_other_classes(recipe: Recipe, train_set: Dataset, val_set: Dataset) -> None:

@@ -172,3 +172,15 @@ def test_the_recipe_says_how_large_images_may_be(look, folder):
             labelled, unlabelled = build_training_sets(recipe)
             assert labelled[0] and unlabelled[[path for path, _ in unlabelled.files].index("./other.png")]
     look(SPLIT, "data.max_pixels=72")
+
+
+def test_a_step_whose_images_alone_are_larger_than_the_memory_is_refused(look, monkeypatch):
+    monkeypatch.setattr(first_look.os, "sysconf", {"SC_PHYS_PAGES": 4096, "SC_PAGE_SIZE": 2**20}.get)  # 4 GiB
+    crops = ["data.crop_size=[16384, 8192]", "data.batch_size=4"]  # 1.5 GiB each
+    with pytest.raises(ValueError, match=r"4 images of 16384 x 8192 in 1 part\(s\) are 6 GiB a part, .* 4 GiB of memory"):
+        look(*crops)
+    look(*crops, "loop.accumulate=2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    look(*crops)
+    with pytest.raises(ValueError, match=r"8 images of 16384 x 8192 in 2 part\(s\)"):
+        look(*crops, "data.labelled=1/2", "data.unlabelled={}")
