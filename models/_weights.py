@@ -200,7 +200,13 @@ def published_file(repository: str, file: str) -> str:
 
 
 def fill(
-    module: nn.Module, state: dict[str, Tensor], source: str, *, dropped: tuple[str, ...] = (), strict: bool = True
+    module: nn.Module,
+    state: dict[str, Tensor],
+    source: str,
+    *,
+    dropped: tuple[str, ...] = (),
+    strict: bool = True,
+    level: int = logging.INFO,
 ) -> None:
     """Copies the tensors of `state` into a module, all or nothing, and logs `N of M tensors loaded`.
 
@@ -209,6 +215,7 @@ def fill(
         dropped: key prefixes of `state` the module has no use for, such as a file's classifier.
         strict: every tensor of the module must come from `state` and the other way round. Otherwise those that fit
             are loaded and the rest is logged.
+        level: of the line in the log.
 
     Raises:
         ValueError: shapes that differ, values that no trained network has or nothing that fits (always), keys missing
@@ -231,7 +238,8 @@ def fill(
         raise ValueError(f"{source} does not fit this network: {found}")
     refuse_impossible({key: given[key] for key in common}, own, source)
     module.load_state_dict({key: given[key] for key in common}, strict=False)
-    logger.info("%d of %d tensors loaded from %s%s", len(common), len(own), source, f"; {found}" if found else "")
+    rest = f"; {found}" if found else ""
+    logger.log(level, "%d of %d tensors loaded from %s%s", len(common), len(own), source, rest)
 
 
 def refuse_impossible(given: dict[str, Tensor], own: dict[str, Tensor], source: str) -> None:

@@ -182,7 +182,7 @@ def check_networks(recipe: Recipe, train_set: Dataset, accelerator: Accelerator)
     prepare_for_device(graph, recipe, accelerator)
     refuse_broken_teachers(graph, recipe, train_set, accelerator)
     for line in random_starts(recipe):
-        say(f"start     {line.removeprefix(f'{recipe.name}: ')}")
+        say(f"start     {line}")
     for line in told_class_weights(graph, train_set.class_names):
         say(f"classes   {line}")
     for line in told_unread_scores(graph):

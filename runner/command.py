@@ -57,7 +57,7 @@ def add_recipe(
     """The words that name a recipe and change it; `what` else may stand in its place, `optional` nothing, too."""
     where = "path of a recipe, or hf://user/repo/path.yaml, or wandb://entity/project/run"
     parser.add_argument("recipe", nargs="?" if optional else None, help=f"{where}{what}")
-    parser.add_argument("overrides", nargs="*", help=f"key=value, such as {example} losses.1.weight=3")
+    parser.add_argument("overrides", nargs="*", help=f"key=value, such as {example} losses.kl.weight=3")
     parser.add_argument("--trust-checkpoint", action="store_true", help="read weights files that could start code")
 
 

@@ -97,6 +97,11 @@ def in_notebook() -> bool:
     return "ipykernel" in sys.modules
 
 
+def command(name: str) -> str:
+    """How a command is called by somebody who has called this one: by its file, or through the program `segkd`."""
+    return f"segkd {name}" if "segkd.runner.program" in sys.modules else f"python runner/{name}.py"
+
+
 def one_line(text: str) -> str:
     """The text as one printable line, such as a label in a picture or a cell of a table."""
     return printable(" ".join(text.split()))

@@ -8,7 +8,7 @@ import runpy
 import sys
 
 COMMANDS = {
-    "recipes": "list, show, copy and compare recipes; every option there is",
+    "recipes": "write one for your own images, advise one; list, show, copy, compare them; every option",
     "check": "say whether a recipe will run, and what it costs",
     "distill": "train a recipe",
     "score": "score a network on a split",

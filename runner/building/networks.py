@@ -176,9 +176,9 @@ def mapped(
 
 
 def random_starts(recipe: Recipe) -> list[str]:
-    """A line for each trained network that starts from random weights without the recipe saying so."""
+    """A sentence for each trained network that starts from random weights without the recipe saying so."""
     return [
-        f"{recipe.name}: {name} ({network.title}) starts from random weights"
+        f"{name} ({network.title}) starts from random weights"
         for name, network in recipe.networks.items()
         if network.train and not network.has_start and network.weights != RANDOM
     ]

@@ -16,7 +16,7 @@ from segkd.runner.building.graph import Graph
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import build_networks
 from segkd.runner.building.shapes import crops
-from segkd.runner.console import clock, say
+from segkd.runner.console import clock, command, say
 from segkd.runner.drafting.formats import Found, find_data
 from segkd.runner.drafting.plan import Plan, encoder_for, plan_for
 from segkd.runner.drafting.recipe_text import header, recipe_texts
@@ -70,8 +70,8 @@ def draft(root: str, output: str | None, teacher: str | None, student: str | Non
     say(
         f"          {each}{'' if is_trained else ' for each'}, about {clock(sum(seconds.values()))} on this {plan.device}"
     )
-    say(f"next      python runner/check.py {file}")
-    say(f"          accelerate launch runner/distill.py {file}")
+    say(f"next      {command('check')} {file}")
+    say(f"          {command('distill')} {file}")
 
 
 def _called(text: str) -> str:

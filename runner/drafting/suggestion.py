@@ -46,7 +46,7 @@ def suggest(asked: Asked) -> str:
         lines += textwrap.wrap(f"  Rests on: {rule.rests_on}.", WIDTH, subsequent_indent="  ")
     if networks["teacher"].get("weights") == UNTRAINED:
         alone = one_line({"student": _network(asked.teacher)})
-        lines += ["", "The teacher is trained first:", "  accelerate launch runner/distill.py FILE name=suggested-teacher",
+        lines += ["", "The teacher is trained first:", "  python runner/distill.py FILE name=suggested-teacher",
                   "  data.unlabelled=null 'losses=[{loss: cross_entropy}]'", f"  'networks={alone}'"]  # fmt: skip
     head = "".join(f"# {line}".rstrip() + "\n" for line in lines)
     return head + _compact(values)

@@ -92,7 +92,8 @@ class Weights:
                 entries = {key.removeprefix("backbone."): value for key, value in self.state.items()}
                 fill(encoder, encoder.fitted(entries), str(self.file), strict=strict)
                 return
-            fill(network, self.entries_for(network), str(self.file), strict=strict)
+            level = logging.DEBUG if self.config and strict else logging.INFO
+            fill(network, self.entries_for(network), str(self.file), strict=strict, level=level)
         except ValueError as error:
             raise ValueError(f"{owner}.weights: {error}; check model, args and the data set's class count") from None
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from segkd.models._weights import read_weights
 from segkd.runner.building.frozen import as_it_is
-from segkd.runner.console import clock, markdown, markdown_text, number, percent, say, say_table
+from segkd.runner.console import clock, command, markdown, markdown_text, number, percent, say, say_table
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.protocols import protocol_words
@@ -118,7 +118,8 @@ class Report:
         }
         shown |= {words: f"{percent(other.values['miou'])} %" for words, other in others.items()}
         numbers = " | ".join(f"{title} {value}" for title, value in shown.items())
-        say(f"{self.recipe.name} {state.iteration}/{self.recipe.schedule.iterations} | {numbers}")
+        if state.iteration < self.recipe.schedule.iterations or len(shown) > 2:  # the run's last line tells the mIoU
+            say(f"{self.recipe.name} {state.iteration}/{self.recipe.schedule.iterations} | {numbers}")
         summary = {"best_miou": state.best_miou, "best_iteration": state.best_iteration}
         if state.best_iteration == state.iteration:
             summary |= {f"best_iou/{name}": iou for name, iou in zip(self.val_set.class_names, values["iou_per_class"])}
@@ -307,7 +308,8 @@ def say_closing(recipe: Recipe, rows: list[dict], run: RunFolder, end: str) -> N
         before, after = (100 * one["miou"] for one in rows[-2:])
         text = f"{after - before:+.2f} points of mIoU against {rows[-2]['network'].partition(', ')[2]}"
         say(f"{recipe.name} has {text} with this seed ({before:.2f} -> {after:.2f})")
-    say(f"{recipe.name} {end}: {run.page_file}, {run.student.path}")
+    say(f"{recipe.name} {end}: its report is {run.page_file}, its student {run.student.path}")
+    say(f"next      {command('predict')} {run.path} IMAGES --to FOLDER")
 
 
 def closing_table(rows: list[dict]) -> str:

@@ -27,6 +27,7 @@ from segkd.runner.training.wandb_run import Dashboard
 QUIET = 60.0  # seconds between two lines of a log
 FIRST = 3  # steps after which a run says how long it will take
 SETTLED = 50  # and those after which it says so again
+BRIEF = 120.0  # seconds of a rest that nobody needs to hear of twice
 
 
 class Tracking:
@@ -177,23 +178,23 @@ class Tracking:
             self.bar.below = self._table(last, speed)
         elif not self.bar.disable:
             self.bar.set_postfix_str(f"{one_line(terms)} | {speed}")
-        elif self._is_time(last, scored="miou" in last):
+        elif "miou" in last:  # its scores have a line of their own
+            self.next_line = time.monotonic() + QUIET
+        else:
             end, rate = self.recipe.schedule.iterations, last["images_per_second"] / self.recipe.data.batch_size
-            left = clock((end - last["iteration"]) / rate)
-            say(f"{self.recipe.name} {last['iteration']}/{end} | {terms} | {speed} | {left} left")
-            self.unsaid, self.said, self.next_line = [], True, time.monotonic() + QUIET
+            left = (end - last["iteration"]) / rate
+            if self._is_time(last["iteration"], left):
+                say(f"{self.recipe.name} {last['iteration']}/{end} | {terms} | {speed} | {clock(left)} left")
+                self.unsaid, self.said, self.next_line = [], True, time.monotonic() + QUIET
 
-    def _is_time(self, last: dict, scored: bool) -> bool:
-        """Whether a log has a line now: when the speed has settled or all is done, then once a minute.
+    def _is_time(self, iteration: int, left: float) -> bool:
+        """Whether a log has a line now: when the speed has settled, then once a minute.
 
         Args:
-            scored: the scores of this iteration have a line of their own.
+            left: seconds to the end.
         """
-        if not self.said and (
-            last["iteration"] >= self.start + SETTLED or last["iteration"] == self.recipe.schedule.iterations
-        ):
-            return True
-        return time.monotonic() >= self.next_line and not scored
+        has_settled = iteration >= self.start + SETTLED
+        return (has_settled and not self.said and left >= BRIEF) or time.monotonic() >= self.next_line
 
     def _estimate(self, iteration: int) -> None:
         """Says after the first steps how long the rest will take, where nothing else has said so."""

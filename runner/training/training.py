@@ -93,14 +93,13 @@ class Training:
         self.claim, last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
         if accelerator.is_main_process:
             much = f"{recipe.schedule.iterations} iterations of {recipe.data.batch_size} images"
-            say(f"{place}{recipe.name}, {much} on {device_words(accelerator.device)}")
+            starts = random_starts(recipe) if last is None else ()
+            say("; ".join([f"{place}{recipe.name}, {much} on {device_words(accelerator.device)}", *starts]))
         if last is not None:
             state.restore(last)
             self.saved = state.iteration
             if accelerator.is_main_process:
                 say(f"{recipe.name}: going on from iteration {state.iteration}")
-        for line in random_starts(recipe) if last is None and accelerator.is_main_process else ():
-            say(line)
         names = self.sets["labelled"].class_names
         told = [*told_class_weights(self.graph, names), *told_unread_scores(self.graph)]
         for line in told if accelerator.is_main_process else ():

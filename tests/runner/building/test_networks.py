@@ -248,7 +248,7 @@ def test_a_frozen_network_from_random_weights_is_a_mistake_unless_it_says_so(bui
     assert Network(model="pspnet", args={"pretrained": True}).has_start
     # what is trained may, and the log says so
     recipe = read("recipe.yaml", ["networks.teacher.weights=random"])
-    assert random_starts(recipe) == ["a: student (pspnet mobilenetv2_035) starts from random weights"]
+    assert random_starts(recipe) == ["student (pspnet mobilenetv2_035) starts from random weights"]
     assert random_starts(read("recipe.yaml", ["networks.teacher.weights=random", "networks.student.weights=b"])) == []
 
 

@@ -46,7 +46,7 @@ def test_a_recipe_and_one_for_its_teacher(photos, capsys):
     assert recipe.networks["student"].args["backbone"] == "mobilenetv2_035"
     out = capsys.readouterr().out
     assert "saw       10 images like bilder/{name}.* with masks like masks/{name}.*" in out
-    assert "accelerate launch runner/distill.py meine-fotos.yaml" in out
+    assert "python runner/distill.py meine-fotos.yaml" in out
     head = (photos / "meine-fotos.yaml").read_text()
     assert head.startswith("# A small network for the images in Meine Fotos") and "name=meine-fotos-alone" in head
     assert "segkd" not in head.split("extends")[0].replace("[imagenet]", "")

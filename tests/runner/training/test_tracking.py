@@ -41,7 +41,7 @@ def test_scoring_and_saving_are_no_training(folder, monkeypatch, alone):
 
 
 def test_a_log_is_calm(folder, monkeypatch, capsys):
-    """The time it takes after three steps, when the speed has settled, and then a line a minute."""
+    """The time it takes after three steps, when the speed has settled, and then a line a minute, scores' lines too."""
     now = 100.0
     monkeypatch.setattr(tracking.time, "perf_counter", lambda: now)
     monkeypatch.setattr(tracking.time, "monotonic", lambda: now)
@@ -57,6 +57,22 @@ def test_a_log_is_calm(folder, monkeypatch, capsys):
     first, *lines = capsys.readouterr().out.splitlines()
     assert re.match(r"tiny: about 3:17 and \d+\.\d GiB of memory", first)
     told = [line.split(" | ") for line in lines]
-    assert [line[0] for line in told] == ["tiny 50/200", "tiny 110/200", "tiny 170/200"]
+    assert [line[0] for line in told] == ["tiny 50/200", "tiny 110/200", "tiny 180/200"]
     # the mean of the 60 iterations since the last line; 90 are left at a second each
     assert told[1][1] == "cross_entropy 80.500" and told[1][-1] == "1:30 left"
+
+
+def test_a_short_training_has_no_lines_between_its_evaluations(folder, monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr(tracking.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: now)
+    recipe = read(folder / "tiny.yaml", [f"tracking.folder={folder}", "schedule.iterations=100", "tracking.every=10"])
+    recipe.folder.mkdir()
+    record = Tracking(recipe, Accelerator(cpu=True), {}, Stopwatch(), 0, Dashboard(recipe, None), "1 of 3: ")
+    for iteration in range(1, 101):
+        now += 1.0
+        record.add({"cross_entropy": torch.tensor(1.0)})
+        record.end_step(iteration, 0.1, {"cross_entropy": 1.0})
+        if recipe.writes_at(iteration):
+            record.flush(scores={"miou": 0.5} if iteration % 50 == 0 else None)
+    assert capsys.readouterr().out == ""
