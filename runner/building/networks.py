@@ -131,7 +131,7 @@ def refuse_other_classes(
     theirs = (weights.num_classes if weights else None) or built.num_classes
     names = (weights.class_names if weights else None) or built.class_names or []
     where = weights.file if weights else "its published network"
-    remedy = "say with class_map which of its classes are which of the data set's"
+    remedy = "say with class_map which of its classes are which of the data set's, {its name or number: ours}"
     if theirs != count:
         told = f"{where} has {theirs} classes and the data set has {count}"
         raise ValueError(f"{owner}: {told}; {remedy}, or give it weights of this data set")

@@ -105,9 +105,8 @@ def test_teacher_and_student_of_different_class_counts(distill, folder, assert_r
     teacher = TEACHER.replace("deeplabv3", "pspnet").replace("resnet18", "mobilenetv2_035")
     teacher = teacher.replace("weights: random", "weights: runs/eight")
     result = distill("tiny.yaml", FOLDER, "losses=[{loss: cross_entropy}, {loss: kl}]", teacher)
-    assert_refused(
-        result, "networks.teacher: runs/eight/student", "has 8 classes and the data set has 3; say with class_map"
-    )
+    told = "has 8 classes and the data set has 3; say with class_map", "{its name or number: ours}"
+    assert_refused(result, "networks.teacher: runs/eight/student", *told)
 
 
 def test_weights_of_another_network_and_damaged_or_dangerous_ones(distill, folder, assert_refused, explosive):
