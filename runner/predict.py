@@ -172,7 +172,9 @@ def main() -> None:
     count, seconds, failed = predict_all(network, files, palette, options, device, sure)
     if options.write != ["labels"]:
         save_png(picture, options.to / "legend.png")
-    say(f"{options.to}: {count} images in {seconds:.1f} s, {count / seconds:.1f} images/s")
+    say(
+        f"{options.to}: {', '.join(options.write)} of {count} images in {seconds:.1f} s, {count / seconds:.1f} images/s"
+    )
     if failed:
         lines = [f"  {item.path}: {item.reason}" for item in failed[:SHOWN]]
         lines += [f"  and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []

@@ -1,6 +1,7 @@
 """The section of a recipe on one network."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
@@ -136,10 +137,10 @@ class Network(Section):
     def wrong(self, name: str, recipe: "Recipe") -> Iterator[Mistake]:
         """What this network, called `name`, asks of others that they cannot give, or says twice."""
         if self.model is None and self.ema_of is None and self.weights not in (None, RANDOM):
-            yield (
-                ("weights",),
-                f"{self.weights_words} tells no network (or is not there yet); name its model: and args:",
-            )
+            is_there = isinstance(self.weights, str) and Path(self.weights).exists()
+            known = f" (one of {', '.join(parts.names('models'))}, or with a source:)" if is_there else ""
+            why = "is of none that is known" if is_there else "is not there yet"
+            yield ("weights",), f"{self.weights_words} tells no network ({why}); name its model:{known} and args:"
         elif (self.model is None) == (self.ema_of is None):
             yield (), "must name either a model: or the network it is the moving average of, ema_of:"
         elif not self.train and not self.has_start and self.weights != RANDOM:

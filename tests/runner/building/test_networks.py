@@ -268,9 +268,15 @@ def test_a_delivered_network_needs_no_model(built, tmp_path, caplog):
     # dilation may be changed after training
     assert logits(built(args={"output_stride": 32}, weights="run")).shape[-1] == 2
     with pytest.raises(
-        ValueError, match="networks.teacher.weights: nowhere tells no network .*; name its model: and arg"
+        ValueError,
+        match="networks.teacher.weights: nowhere tells no network .is not there yet.*; name its model: and arg",
     ):
         built(model=None, weights="nowhere")
+    torch.save({"fc.weight": torch.ones(2, 2)}, "other.pth")
+    with pytest.raises(
+        ValueError, match="other.pth tells no network .is of none that is known.*: .one of bare_enc.*, pspnet"
+    ):
+        built(model=None, weights="other.pth")
 
 
 def test_a_recipe_tells_the_network_it_will_train(built, tmp_path):
