@@ -9,12 +9,14 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils.logging import disable_progress_bar
 
 from ._prediction import Normalize
 from ._state_dicts import shown
 from ._weights import first_line, refuse_impossible
 
 logger = logging.getLogger(__name__)
+disable_progress_bar()  # of reading weights that are here already; those of downloads stay
 
 # encoders whose keys in a file of the whole network begin otherwise, and transformers does not know it
 BEGINNINGS = dict.fromkeys(("sam2_vision_model", "sam3_vision_model"), {r"^(detector_model\.)?vision_encoder\.": ""})

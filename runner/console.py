@@ -7,13 +7,15 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from segkd.runner.display import Bar, display, on_a_terminal
+from segkd.runner.display import Bar, display, on_a_terminal, terminal
 
 SCREEN = (20, 500)  # lines of a message, and letters of a line, that somebody reads
+WIDEST = 1000  # letters of a table that is looked at as if no terminal were too narrow
 
 
 def say(text: str) -> None:
@@ -36,7 +38,7 @@ def put(text: str) -> None:
 
 
 def say_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    """A table: drawn on a terminal, in Markdown elsewhere."""
+    """A table: drawn on a terminal, or told line by line on one too narrow for it; in Markdown elsewhere."""
     lines = list(lines)
     if not on_a_terminal():
         say(markdown(columns, lines))
@@ -47,7 +49,12 @@ def say_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
         table.add_column(Text(one_line(title)), justify="right" if are_numbers else "left")
     for line in lines:
         table.add_row(*(Text(one_line(cell)) for cell in line))
-    display.print(table)
+    console = terminal()
+    if Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum <= console.width:
+        display.print(table)
+        return
+    for line in lines:
+        say(", ".join(f"{title} {cell}" for title, cell in zip(columns, line)))
 
 
 def printable(text: str) -> str:
@@ -73,7 +80,7 @@ def progress_bar(
     *,
     total: int | None,
     title: str,
-    unit: str = "it",
+    unit: str,
     begins_at: int = 0,
     shown: bool = True,
 ) -> Bar | tqdm:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
 REDRAWN = 0.1  # seconds between two drawings
+ROOMY = 72  # columns of a terminal that has room for a bar beside its words
 
 
 def on_a_terminal() -> bool:
@@ -86,6 +87,16 @@ class Display:
 display = Display()
 
 
+class Title(TextColumn):
+    """What a bar is of; on a narrow terminal it is cut, so that the time left is not."""
+
+    def render(self, task: Task) -> Text:
+        """Its text, on one line."""
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
+
+
 class Bar:
     """One progress bar.
 
@@ -105,11 +116,11 @@ class Bar:
         self.items, self.disable = items, disable
         self.below: RenderableType | None = None
         columns = (
-            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, max_width=40)),
-            BarColumn(bar_width=30),
+            Title("{task.description}", markup=False, table_column=Column(ratio=1, max_width=40)),
+            *([BarColumn(bar_width=30)] if disable or terminal().width >= ROOMY else []),
             TextColumn("{task.fields[done]}", markup=False, table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left", style="dim"),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            TextColumn("left", style="dim", table_column=Column(no_wrap=True)),
         )
         self.unit = unit.strip()
         self.progress = Progress(*columns, auto_refresh=False)

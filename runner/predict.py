@@ -216,7 +216,9 @@ def lowest_kept(
     if not folder.lowest_file.is_file():
         counts = torch.zeros(network.num_classes, STEPS, dtype=torch.int64)
         pictures = (item for item in decode(files, THREADS, options.max_pixels) if isinstance(item, Picture))
-        for batch in progress_bar(batches(pictures, options.batch_size), total=None, title="how sure it is"):
+        for batch in progress_bar(
+            batches(pictures, options.batch_size), total=None, title="how sure it is", unit="batches"
+        ):
             counts += count_steps(class_scores(network, batch, options, device)).cpu()
         write_text(folder.lowest_file, json.dumps({"lowest": lowest_steps(counts, options.share).tolist()}) + "\n")
     return torch.tensor(read_json(folder.lowest_file, {"lowest": list})["lowest"])
@@ -280,7 +282,7 @@ def predict_all(
 
     since = time.perf_counter()
     total = None if any(file.is_video for file in files) else len(files)
-    bar = progress_bar(total=total, title="predicting", unit=" images")
+    bar = progress_bar(total=total, title="predicting", unit="images")
     with bar, ThreadPoolExecutor(THREADS) as writers:
         for _ in map_ahead(writers, lambda pair: write(*pair, palette, options), predictions(), 4 * THREADS):
             bar.update()

@@ -178,7 +178,7 @@ def write_labels(
         resize=functools.partial(image_alone, resize=fixed_resize(recipe, scoring=True)),
         pin_memory=device.type == "cuda",
     )
-    for file, image in zip(files, progress_bar(images, total=len(files), title="predicting")):
+    for file, image in zip(files, progress_bar(images, total=len(files), title="predicting", unit="images")):
         if not file.exists():
             classes = label_map(network, image.to(device), recipe)[0].cpu().numpy()
             save_png(label_image(ids[classes], server.palette), file)

@@ -263,7 +263,7 @@ def fill(cached: CachedNetwork, views: TrainingViews, recipe: Recipe, accelerato
             yield batch
 
     total, shown = int(missing[rank::world].sum()), accelerator.is_main_process
-    with progress_bar(total=total, title=cached.title, unit="view", shown=shown) as bar:
+    with progress_bar(total=total, title=cached.title, unit="views", shown=shown) as bar:
         on_gpu = accelerator.device.type == "cuda"
         options = {"workers": recipe.data.workers, "pin_memory": on_gpu, "timeout": recipe.loop.timeout}
         for batch in batches_of(views, samples(), **options):

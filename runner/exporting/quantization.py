@@ -125,7 +125,7 @@ class Quantizer:
         methods = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
         method = getattr(CalibrationMethod, methods[calibration])
         calibrator = create_calibrator(file, None, str(self.folder / "augmented.onnx"), calibrate_method=method)
-        for images in progress_bar(self.images, total=len(self.images), title="calibrating"):
+        for images in progress_bar(self.images, total=len(self.images), title="calibrating", unit="images"):
             with quiet():  # one at a time: all maps of all images take many gigabytes
                 calibrator.collect_data(_Reader([images]))
         with quiet():
@@ -173,7 +173,7 @@ class Quantizer:
         images = [image[:1] for image in self.images[:: max(1, len(self.images) // COMPARED)][:COMPARED]]
         expected = [_scores(self.folder / "prepared.onnx", image) for image in images]
         found = []
-        for name in progress_bar(self.nodes, total=len(self.nodes), title="looking for what INT8 costs"):
+        for name in progress_bar(self.nodes, total=len(self.nodes), title="looking for what INT8 costs", unit="nodes"):
             file = self.write(self.folder / "one.onnx", only=[name])
             scores = [_scores(file, image) for image in images]
             pairs = list(zip(expected, scores))

@@ -70,7 +70,7 @@ def looks(
     """
     loader = DataLoader(_Looks(dataset), batch_size=None, num_workers=recipe.data.workers, worker_init_fn=start_worker)
     found = wait_for_batches(loader, recipe.loop.timeout)
-    for histogram, size in progress_bar(found, total=len(dataset), title=title, unit="image", shown=shown):
+    for histogram, size in progress_bar(found, total=len(dataset), title=title, unit="images", shown=shown):
         yield np.asarray(histogram), tuple(size)
 
 

@@ -180,7 +180,7 @@ def fill_pixels(kept: KeptPixels, recipe: Recipe, rank: int, world: int) -> None
     share = _Filling(kept, list(range(rank, len(kept), world)))
     loader = DataLoader(share, batch_size=None, num_workers=recipe.data.workers, worker_init_fn=start_worker)
     done = wait_for_batches(loader, recipe.loop.timeout)
-    for _ in progress_bar(done, total=len(share), title="pixels", unit="image", shown=rank == 0):
+    for _ in progress_bar(done, total=len(share), title="pixels", unit="images", shown=rank == 0):
         pass
 
 

@@ -142,7 +142,7 @@ def _batches(
         timeout=recipe.loop.timeout,
     )
     total, shown = len(range(rank, len(chosen), world)), accelerator.is_main_process
-    for batch in progress_bar(batches, total=total, title=title, unit="image", shown=shown):
+    for batch in progress_bar(batches, total=total, title=title, unit="images", shown=shown):
         yield batch.to(accelerator.device)
 
 

@@ -112,7 +112,7 @@ def evaluate(
     mine = range(accelerator.process_index, len(dataset), accelerator.num_processes)
     reads_scores = any(metric.reads_scores for metric in metrics.values())
     steps = -(-len(mine) // recipe.evaluate.batch_size)
-    for batch in progress_bar(batches, total=steps, title=title, shown=accelerator.is_main_process):
+    for batch in progress_bar(batches, total=steps, title=title, unit="batches", shown=accelerator.is_main_process):
         batch = batch.to(accelerator.device)
         scores = class_scores(network, batch, recipe) if reads_scores else None
         prediction = label_map(network, batch, recipe) if scores is None else scores.argmax(1)

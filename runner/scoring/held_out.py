@@ -107,5 +107,7 @@ def _batches(
     ]
     loading = {"workers": recipe.data.workers, "timeout": recipe.loop.timeout}
     both = zip(*(batches_of(one, samples, **loading) for one in views))
-    for batches in progress_bar(both, total=len(samples), title="judging", shown=accelerator.is_main_process):
+    for batches in progress_bar(
+        both, total=len(samples), title="judging", unit="batches", shown=accelerator.is_main_process
+    ):
         yield {name: batch.to(accelerator.device) for name, batch in zip(made, batches)}

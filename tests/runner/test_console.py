@@ -96,10 +96,10 @@ def test_a_terminal_that_cannot_show_a_bar_gets_none(terminal, monkeypatch, colu
     """So that the training writes its lines there."""
     terminal(columns)
     monkeypatch.setenv("TERM", kind)
-    assert progress_bar(total=3, title="a run", shown=True).disable is not shown
-    assert progress_bar(total=3, title="another process's", shown=False).disable
+    assert progress_bar(total=3, title="a run", unit="steps", shown=True).disable is not shown
+    assert progress_bar(total=3, title="another process's", unit="steps", shown=False).disable
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert progress_bar(total=3, title="no terminal").disable
+    assert progress_bar(total=3, title="no terminal", unit="steps").disable
 
 
 def test_bars_stand_below_the_lines_and_leave_none(terminal):
@@ -117,9 +117,25 @@ def test_bars_stand_below_the_lines_and_leave_none(terminal):
     assert re.search(r"network +mIoU.*\[red\] +12\.3", re.sub(r"\x1b\[\d*m", "", read()), re.DOTALL)
 
 
+def test_a_narrow_terminal_shows_the_time_left_and_every_figure(terminal, monkeypatch):
+    read = terminal(40)
+    monkeypatch.setenv("COLUMNS", "40")  # for rich, which asks the standard streams
+    with progress_bar(total=360, title="1 of 3: quickstart-teacher", unit="steps") as bar:
+        bar.update(180)
+        display.draw(at_once=True)
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", read()))
+    assert any(re.match(r"1 of 3: qui\S*\u2026 180/360 steps \S+ left", line) for line in lines)
+    assert max(map(len, lines)) <= 40
+    say_table(["network", "model", "mIoU (%)"], [["student", "deeplabv3plus mobilenetv2_050", "48.12"]])
+    say_table(["network", "mIoU (%)"], [["student", "48.12"]])
+    told = read().splitlines()
+    assert told[0] == "network student, model deeplabv3plus mobilenetv2_050, mIoU (%) 48.12"
+    assert "  student      48.12  " in told
+
+
 def test_a_log_has_no_control_sequences(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with progress_bar(total=1, title="a run") as bar:
+    with progress_bar(total=1, title="a run", unit="steps") as bar:
         bar.update()
         say("a line")
         say_table(["a"], [["1"]])
