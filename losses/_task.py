@@ -82,7 +82,8 @@ class Features:
         if name not in self.channels:
             self.measure(name)
         if name not in self.channels:
-            raise ValueError(f"{self.owner} has no feature {name!r}; it has: {', '.join(self.channels)}")
+            known = ", ".join(self.channels)
+            raise ValueError(f"{self.owner} has no feature {name!r}; it has: {known}; name one in the loss's args")
         self.wanted.add(name)
         return self.channels[name]
 

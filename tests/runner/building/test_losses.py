@@ -150,9 +150,10 @@ def test_what_does_not_fit_together(built):
         ValueError, match=r"losses.1 \(soft\): networks.teacher has 4 classes and networks.student has 3"
     ):
         built(TWO, teacher=Toy(4))
-    with pytest.raises(
-        ValueError, match=r"losses.2 \(fitnet\): networks.teacher has no feature 'stage9'; it has: stage4, head"
-    ):
+    told = (
+        r"losses.2 \(fitnet\): networks.teacher has no feature 'stage9'; it has: stage4, head; name one in the loss's"
+    )
+    with pytest.raises(ValueError, match=told):
         built(TWO, "losses.2.args.teacher_feature=stage9")
 
 
