@@ -106,7 +106,8 @@ def in_notebook() -> bool:
 
 def command(name: str) -> str:
     """How a command is called by somebody who has called this one: by its file, or through the program `segkd`."""
-    return f"segkd {name}" if "segkd.runner.program" in sys.modules else f"python runner/{name}.py"
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # None: a file was called
+    return f"segkd {name}" if spec and spec.name.startswith("segkd.runner.") else f"python runner/{name}.py"
 
 
 def one_line(text: str) -> str:

@@ -170,11 +170,11 @@ def encoder_word(arguments: dict) -> str | None:
 def network_words(file: str, arguments: dict) -> str:
     """What tables call a network of a file in models/: `deeplabv3 resnet18`, `pidnet s`, `ddrnet width 32`.
 
-    The width is that of a head where there is an encoder with a name, else one more name of the size.
+    The width tells the size where neither an encoder nor a variant has a name for it; else it is that of a head.
     """
-    encoder, width = encoder_word(arguments), arguments.get("width")
-    own = [arguments.get("variant"), f"width {width}" if width else None]
-    return " ".join(str(word) for word in [file, *([encoder] if encoder else own)] if word is not None)
+    width = arguments.get("width")
+    size = encoder_word(arguments) or arguments.get("variant") or (width and f"width {width}")
+    return f"{file} {size}" if size else file
 
 
 def arguments_in_recipe(source: str, file: str, arguments: dict) -> dict:

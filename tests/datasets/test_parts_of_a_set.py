@@ -108,7 +108,9 @@ def test_the_files_of_a_set_and_of_its_parts(tmp_path):
     assert not hasattr(Chosen(numbered(3), [1]), "files")
 
 
-@pytest.mark.parametrize("folder, lists", [("cityscapes", "1_16, 1_2, 1_30, 1_4, 1_8"), ("camvid", "none")])
+@pytest.mark.parametrize("folder, lists", [
+    ("cityscapes", "1_16, 1_2, 1_30, 1_4, 1_8"), ("camvid", "1_8"), ("ade20k", "none")
+])  # fmt: skip
 def test_an_unknown_list(folder, lists):
     told = f"data.labelled: '1_7' is no fraction such as 1/8 and no file of image names; {folder}: .*there are: {lists}"
     with pytest.raises(ValueError, match=told):

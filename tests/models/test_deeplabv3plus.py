@@ -97,7 +97,7 @@ def test_initial_weights():
 
 
 def features_of(net):
-    return Features(type(net).__name__, net.channels, net.strides, net.features_wanted, net.norms)
+    return Features(type(net).__name__, net.channels, net.strides, net.features_wanted, norms=net.norms)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from segkd.runner.recipe.told_by_weights import Told
     ("deeplabv3 resnet18", {"model": "deeplabv3", "args": {"backbone": "resnet18"}}),
     ("trikd_tinyvit", {"model": "trikd_tinyvit"}),
     ("trikd_tinyvit 5m", {"model": "trikd_tinyvit", "args": {"variant": "5m"}}),
-    ("stdc 2 width 64", {"model": "stdc", "args": {"variant": 2, "width": 64}}),
+    ("stdc 2", {"model": "stdc", "args": {"variant": 2, "width": 64}}),
     ("ddrnet width 32", {"model": "ddrnet", "args": {"width": 32}}),
     ("sam vit_b", {"model": "sam", "args": {"arch": "vit_b"}}),
     ("deeplabv3 timm/convnext_tiny", {"source": "timm", "model": "convnext_tiny"}),
