@@ -247,7 +247,7 @@ def test_a_real_search(folder):
     text = text.replace(", kd: kl.yaml", "").replace("    losses.kl.weight: {choices: [1, 10]}\n", "")
     (folder / "sweep.yaml").write_text(text)
     ending = Running(folder, lambda: sweeps.work(sweeps.real)).wait(100)
-    assert ending.code == 0, ending
+    assert ending.code == 0, (ending, *map(Path.read_text, (folder / "runs/s/search/none").glob("*.log")))
     assert "How settings were chosen: none: 2 trials by random of optimizer.lr 0.001 to 0.08 (log)" in ending.out
     assert "the best of 2 on `0.2 of train`" in (folder / "runs/s/search/none/trial-1/report.md").read_text()
     assert "the best of 1 on `val`" in (folder / "runs/s/s-none-s3/report.md").read_text()
