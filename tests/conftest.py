@@ -1,4 +1,7 @@
-"""One thread for torch in all tests: cores are few, and a forked child that misses its threads waits for ever."""
+"""One thread for torch in all tests: cores are few, and a forked child that misses its threads waits for ever.
+
+No test asks the Hub, and none waits for a network that is not there.
+"""
 
 import gc
 import importlib.util
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything is imported that reads it
 gc.disable()  # until all is imported, of which nothing is garbage
 
 TESTS = Path(__file__).parent

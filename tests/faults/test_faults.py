@@ -38,7 +38,7 @@ def test_a_run_with_one_trouble_after_the_other_ends_as_if_undisturbed(tmp_path)
     assert_all_right([kills.in_turn(troubles, random.Random(SEED))], tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["a second start with --overwrite", "two nodes, a process killed"])
+@pytest.mark.parametrize("kind", ["a second start with --overwrite", "a process killed"])
 def test_processes(kind, tmp_path):
     assert_all_right([processes.KINDS[kind](kind, random.Random(SEED))], tmp_path)
 
