@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize("asked, loss, on, told", [
     (Asked("resnet18", "mobilenetv2_050"), "kl", "labelled", "  python runner/distill.py FILE"),
     (Asked("resnet18", "mobilenetv2_050", labelled=50, unlabelled=900, hours=1.0), "kl", "both", "Hours are few"),
-    (Asked("pspnet", "segformer", unlabelled=900), "kl", "both", "44.03 mIoU alone, 48.12"),
+    (Asked("pspnet", "segformer", unlabelled=900), "kl", "both", "43.86 mIoU alone, 49.06"),
     (Asked("timm/vit_small_patch14_dinov2", "mobilenetv2_050"), "nfd", "labelled", "2207.05256"),
     (Asked("timm/vit_small_patch14_dinov2", "resnet18", hours=9.0, unlabelled=2), "nfd", "both", "0.8 GB"),
     (Asked("sam", "mobilenetv2_050"), "nfd", "labelled", "The teacher is SAM"),
