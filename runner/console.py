@@ -1,6 +1,7 @@
 """What people see: console lines, numbers, Markdown tables, labels in pictures. Text of others is shown as text."""
 
 import errno
+import importlib.util
 import os
 import re
 import sys
@@ -92,10 +93,10 @@ def progress_bar(
         begins_at: how many are done. shown: on this process.
     """
     if in_notebook():
-        from tqdm.auto import tqdm  # a widget, where ipywidgets is installed
-
-        title = one_line(title)
-        return tqdm(items, total=total, desc=title, unit=unit, initial=begins_at, disable=not shown)
+        kind = tqdm
+        if importlib.util.find_spec("ipywidgets"):  # tqdm.auto would warn where it is not
+            from tqdm.notebook import tqdm as kind
+        return kind(items, total=total, desc=one_line(title), unit=unit, initial=begins_at, disable=not shown)
     return Bar(items, total, one_line(title), unit, begins_at, disable=not (shown and on_a_terminal()))
 
 

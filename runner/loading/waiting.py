@@ -53,11 +53,14 @@ def wait_for_batches(loader: DataLoader, limit: float) -> Iterator[Batch]:
 def refuse_lack_of_memory(workers: int) -> None:
     """LoadingError where there is no room for what a process and its loading processes speak through.
 
-    torch would fail half way through, with tracebacks of what it cannot tidy up.
+    torch would fail half way through, with tracebacks of what it cannot tidy up: a queue for each of them and one for
+    their batches, and an event. Two more queues are for what else is written there meanwhile.
     """
     try:
-        for queue in [torch.multiprocessing.Queue() for _ in range(workers + 1 if workers else 0)]:
+        event = torch.multiprocessing.Event() if workers else None
+        for queue in [torch.multiprocessing.Queue() for _ in range(workers + 3 if workers else 0)]:
             queue.close()
+        del event  # only now: all of it is there at one time
     except OSError as error:
         raise LoadingError(
             f"loading processes cannot start: {SHARED_MEMORY} has no room for them or cannot be written to "
