@@ -161,7 +161,7 @@ def take_all_steps(
             for training in going(trainings):
                 with failing_alone(training, trainings):
                     training.check_claim()
-                    training.report.deliver()
+                    training.report.deliver(training.check_claim)
                     training.close()
             accelerator.wait_for_everyone()
     except Stopped:

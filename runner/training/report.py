@@ -4,6 +4,7 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from urllib.parse import quote
 
 import numpy as np
@@ -140,8 +141,12 @@ class Report:
             now = time.perf_counter()
             self.next_page = now + (now - since) / CHEAP
 
-    def deliver(self) -> None:
-        """Ends a run: student/ from the best checkpoint, report.md with curves and pictures, the closing table."""
+    def deliver(self, check_claim: Callable[[], None]) -> None:
+        """Ends a run: student/ from the best checkpoint, report.md with curves and pictures, the closing table.
+
+        Args:
+            check_claim: called once more when all but the student is there, which may have taken long.
+        """
         if not self.accelerator.is_main_process:
             return
         recipe, run, state, val_set = self.recipe, self.run, self.state, self.val_set
@@ -185,6 +190,7 @@ class Report:
             "iteration": state.best_iteration,
             **self.best,
         }
+        check_claim()
         export_student(run, chosen, config)
         say_closing(recipe, rows, run, self.ended_early().get("unfinished", "is done"))
         self.dashboard.log_student(run.student, recipe.name)
