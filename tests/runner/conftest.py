@@ -264,12 +264,12 @@ def watched(*given, **settings):
         seen.append([batch.indices] + ([] if other is None else [other.indices, other.strong.sum().item()]))
         yield batch
 
-def last(report):
+def last(report, check_claim):
     averages = {f"{name}.{key}": value for name, average in report.state.averages.items()
                 for key, value in average.state_dict().items()}
     end = {"seen": seen, "state": {**report.state.graph.state_dict(), **averages}}
     torch.save(end, f"{report.recipe.name}-{os.environ.get('RANK', '0')}.pt")
-    deliver(report)
+    deliver(report, check_claim)
 
 distill.build_training_batches, Report.deliver = watched, last
 run_command(distill.main)
