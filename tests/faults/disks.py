@@ -39,7 +39,7 @@ def _run(name: str, draw: random.Random, folder: Path) -> Finding:
     kills.prepare(folder)
     before: list[str] = []
     # a run that has come some way; without its checkpoints it would begin again, and its log with it
-    if draw.random() < 0.5 and name != "a file called checkpoints":
+    if draw.random() < 0.5 and name not in ("a file called checkpoints", "the run folder is deleted"):
         first = attempt(folder, lambda: kills.train("tried.yaml", steps=draw.randint(1, 6)), seconds=kills.SECONDS)
         assert first.trouble is None, first
         before = _states(folder)
