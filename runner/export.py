@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from segkd.runner.command import ask_early, new_parser, run_command
+from segkd.runner.recipe.ranges import SIDES, are_within
 
 CALIBRATIONS = ("minmax", "entropy", "percentile")
 
@@ -153,8 +154,10 @@ def refuse_wrong(options: argparse.Namespace) -> None:
         raise ValueError(f"--fixed-size is for --to onnx and torch: what --to {options.to} writes knows no image size")
     if options.keys_only and options.to in (*PROGRAMS, *LIBRARIES):
         raise ValueError(f"--keys-only is for another code's checkpoint, such as --to mmseg, not for --to {options.to}")
-    if options.input_size and not all(1 <= side <= 2**15 for side in options.input_size):
-        raise ValueError(f"--input-size {options.input_size}: height and width in pixels are from 1 to {2**15}")
+    if options.input_size and not are_within(options.input_size, SIDES):
+        raise ValueError(
+            f"--input-size {options.input_size}: height and width in pixels are from {SIDES.ge} to {SIDES.le}"
+        )
     if options.output and options.to in PROGRAMS and options.output.suffix != ENDINGS[options.to]:
         raise ValueError(f"--output {options.output}: a file of --to {options.to} ends in {ENDINGS[options.to]}")
     if options.qat is not None and (not options.int8 or options.network != "student" or options.qat < 1):

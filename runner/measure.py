@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from segkd.runner.command import ask_early, new_parser, run_command
+from segkd.runner.recipe.ranges import SIDES, are_within
 from segkd.runner.run_folder.replacing import refuse_existing, write_text
 
 
@@ -32,8 +33,8 @@ def ask() -> argparse.Namespace:
     for name in ("threads", "rounds"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ValueError(f"--{name} {getattr(options, name)}: at least 1")
-    if options.size and not all(1 <= side <= 2**15 for side in options.size):
-        raise ValueError(f"--size {options.size}: height and width in pixels are from 1 to {2**15}")
+    if options.size and not are_within(options.size, SIDES):
+        raise ValueError(f"--size {options.size}: height and width in pixels are from {SIDES.ge} to {SIDES.le}")
     for file in filter(None, (options.json, options.picture)):
         refuse_existing(file, options.overwrite)
     return options

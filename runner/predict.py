@@ -15,6 +15,7 @@ import math
 from pathlib import Path
 
 from segkd.runner.command import ask_early, new_parser, run_command
+from segkd.runner.recipe.ranges import SCALES, are_within
 
 KINDS = ("labels", "colored", "overlays")
 
@@ -81,10 +82,9 @@ def refuse_wrong(options: argparse.Namespace) -> None:
         raise ValueError(f"--max-pixels {options.max_pixels}: images have at least one")
     if options.batch_size < 1:
         raise ValueError(f"--batch-size {options.batch_size}: at least one image")
-    if not all(0.05 <= scale <= 16 for scale in options.scales):
-        raise ValueError(
-            f"--scales {' '.join(map(str, options.scales))}: factors on the image size are from 0.05 to 16"
-        )
+    if not are_within(options.scales, SCALES):
+        words = " ".join(map(str, options.scales))
+        raise ValueError(f"--scales {words}: factors on the image size are from {SCALES.ge} to {SCALES.le}")
     if (options.mode == "slide") != (options.window is not None) or (options.stride and not options.window):
         raise ValueError("--mode slide needs --window H W (and may have --stride H W); whole images have neither")
     for option, size in (("--resize", options.resize), ("--window", options.window)):

@@ -15,6 +15,7 @@ from segkd.runner.recipe.extra import Extra
 from segkd.runner.recipe.mistakes import Mistake
 from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.optimization import Optimizer, Schedule
+from segkd.runner.recipe.ranges import SCALES
 from segkd.runner.recipe.section import Factor, Images, Iterations, Name, OtherRecipe, Section, Seed, Share, Side
 from segkd.runner.recipe.term import Term
 from segkd.runner.recipe.yaml_file import write
@@ -108,7 +109,7 @@ class Evaluate(Section):
     stride: tuple[Side, Side] | None = Field(None, description="slide only; default: 2/3 of the window")
     smaller: Literal["pad", "shrink"] = Field("pad", description="slide: pad images below the window, or shrink that")
     average: Literal["logits", "softmax"] = Field("logits", description="what windows and views are averaged in")
-    scales: list[Annotated[float, Interval(ge=0.05, le=16)]] = Field(
+    scales: list[Annotated[float, SCALES]] = Field(
         [1.0], min_length=1, description="image sizes the scores are averaged over"
     )
     flip: bool = Field(False, description="also average with the mirrored image")

@@ -6,12 +6,14 @@ import pydantic
 from annotated_types import Interval
 from pydantic import Field
 
+from segkd.runner.recipe.ranges import SIDES
+
 # ranges of numbers, wide enough for any experiment and narrow enough for what computes with them
 Seed = Annotated[int, Interval(ge=0, le=10**18)]
 Iterations = Annotated[int, Interval(ge=1, le=10**9)]
 Iteration = Annotated[int, Interval(ge=0, le=10**9)]  # counted from 0
 Images = Annotated[int, Interval(ge=1, le=2**16)]
-Side = Annotated[int, Interval(ge=1, le=2**15)]  # in pixels
+Side = Annotated[int, SIDES]
 Rate = Annotated[float, Interval(ge=0, le=1e3)]
 Factor = Annotated[float, Interval(gt=0, le=1e6)]
 Share = Annotated[float, Interval(gt=0, lt=1)]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segkd.models._prediction import resize
+from segkd.runner.recipe.ranges import SCALES, are_within
 
 Size = tuple[int, int]  # height and width in pixels
 AT_ONCE = 2**21  # scores resized together where only the largest one of each pixel is kept
@@ -65,8 +66,9 @@ def predict(
         ValueError: `slide` without a window, or a stride that is not in 1..window (gaps); no scales, or such as make
             no image.
     """
-    if not scales or not all(0.05 <= scale <= 16 for scale in scales):
-        raise ValueError(f"scales {list(scales)}: factors on the image size are from 0.05 to 16, at least one")
+    if not scales or not are_within(scales, SCALES):
+        allowed = f"from {SCALES.ge} to {SCALES.le}"
+        raise ValueError(f"scales {list(scales)}: factors on the image size are {allowed}, at least one")
     if mode == "slide":
         window, stride = _window_and_stride(window, stride)
     if classes and mode != "slide" and average == "logits" and len(scales) == 1 and not flip:
