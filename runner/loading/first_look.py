@@ -39,7 +39,7 @@ def look_at_data(
         ValueError: a step's images larger than the machine's memory, no room for pixels that are to be kept, other
             classes to train on than to score, a single class, or images that are both trained on and scored.
     """
-    _refuse_more_than_the_memory(recipe, unlabelled_set is not None)
+    _refuse_more_than_the_memory(recipe)
     own, extra = getattr(train_set, "labelled", train_set), getattr(train_set, "extra", None)
     require_room(recipe, own, extra, unlabelled_set, val_set)
     _refuse_other_classes(recipe, train_set, val_set)
@@ -61,11 +61,10 @@ def _spread(dataset: Dataset, most: int) -> list[int]:
     return np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int).tolist()
 
 
-def _refuse_more_than_the_memory(recipe: Recipe, with_unlabelled: bool) -> None:
+def _refuse_more_than_the_memory(recipe: Recipe) -> None:
     """The images alone, as floats: what the networks make of them is many times as large."""
     data, parts = recipe.data, recipe.loop.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
-    count = data.batch_size + (data.unlabelled.batch_size or data.batch_size if with_unlabelled else 0)
-    height, width = data.crop_size
+    count, (height, width) = sum(data.batch_sizes), data.crop_size
     needed, there = 12 * count * height * width // parts, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
         raise ValueError(

@@ -48,7 +48,7 @@ def _for_a_step(recipe: "Recipe", images: float, processes: int) -> Iterator[tup
     from segkd.runner.recipe.cache import Cache
 
     data, loop = recipe.data, recipe.loop
-    sizes = [data.batch_size, *([data.unlabelled.batch_size] if data.unlabelled is not None else [])]
+    sizes = data.batch_sizes
     parts = next(
         (n for n in range(loop.accumulate + 1, min(sizes) + 1) if not any(s % (n * processes) for s in sizes)), None
     )

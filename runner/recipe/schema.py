@@ -74,6 +74,11 @@ class Data(Section):
     )
 
     @property
+    def batch_sizes(self) -> list[int]:
+        """Images a step of each stream, those of `data` first; of a recipe that has been read."""
+        return [self.batch_size] if self.unlabelled is None else [self.batch_size, self.unlabelled.batch_size]
+
+    @property
     def scored(self) -> str:
         """What is scored, in words."""
         return self.val_split if self.tuning_part is None else f"{self.tuning_part:g} of {self.train_split}"
