@@ -250,11 +250,8 @@ def _put_back() -> Iterator[None]:
         yield
     except BaseException as error:
         display.close()
-        watch = signal.getsignal(signal.SIGCHLD)
         end_loading(error)
         gc.collect()
-        if before:
-            signal.signal(signal.SIGCHLD, watch)
         if isinstance(error, SystemExit) and error.code == 2:  # argparse's, which has said what it is
             raise ValueError("an argument is none that the command takes; the last line printed says which") from None
         if isinstance(error, SystemExit):  # a training that was asked to stop

@@ -131,10 +131,7 @@ def run_command(main: Callable[[], None]) -> None:
 
 def end_loading(error: BaseException) -> None:
     """Ends the loading processes of what an error has ended."""
-    # they end with the iterators that its frames hold; Python's own way is a SIGTERM, which they ignore. How they end
-    # is not to be told any more: torch would raise it from here on
-    if in_main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # they end with the iterators that its frames hold; Python's own way is a SIGTERM, which they ignore
     traceback.clear_frames(error.__traceback__)
 
 
@@ -145,11 +142,6 @@ def in_main_thread() -> bool:
 
 def understood(error: Exception) -> Exception:
     """An error of another process as what it means for this one, any other as it is."""
-    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        # torch raises it wherever the main process is when a loading process dies
-        from segkd.runner.loading.waiting import LoadingError, told_of_death
-
-        error = LoadingError(told_of_death(error))
     if _is_of_another_process(error):
         shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"

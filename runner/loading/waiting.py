@@ -1,6 +1,7 @@
 """Batches of loading processes, waited for in bounded time: whatever happens to one of them ends in a sentence."""
 
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from segkd.runner.loading.batch import Batch
 
@@ -30,7 +32,7 @@ def wait_for_batches(loader: DataLoader, limit: float) -> Iterator[Batch]:
         LoadingError: a loading process died or hangs, or the shared memory is full.
     """
     refuse_lack_of_memory(loader.num_workers)
-    batches = iter(loader)
+    batches = _started(loader)
     watch = _Watch(getattr(batches, "_workers", []), limit)
     try:
         while True:
@@ -67,6 +69,23 @@ def refuse_lack_of_memory(workers: int) -> None:
             f"({error.strerror or error}). Give it more (docker run --shm-size=8g), or load in the training process "
             f"(data.workers=0)"
         ) from error
+
+
+def _started(loader: DataLoader) -> Iterator[Batch]:
+    """The loader's iterator, its processes running, and nothing that answers when one of them ends.
+
+    torch's answer to the signal is an error raised wherever the program is by then: in a step, in another library's
+    clean-up, behind the report of the very same death. The next batch tells of it as well, within five seconds.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        return iter(loader)
+    except RuntimeError as error:
+        raise LoadingError(told_of_death(error)) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():  # the only one that may set, or has set, an answer
+            is_torchs = getattr(before, "__module__", None) == signal_handling.__name__
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if is_torchs or before is None else before)
 
 
 class _Watch:

@@ -1,6 +1,7 @@
 """Loading processes that die, hang or have no shared memory: each ends in bounded time, in a sentence."""
 
 import errno
+import multiprocessing
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data._utils import signal_handling
 
 from segkd.runner.loading import sampler, waiting
 from segkd.runner.loading.waiting import LoadingError
@@ -42,6 +44,42 @@ def often(monkeypatch):
 def test_a_killed_process_is_told_as_one():
     with pytest.raises(LoadingError, match="^a loading process died .*The last checkpoint is whole: go on with --res"):
         load(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def raised_by_torch(*signal_and_frame):
+    raise RuntimeError("DataLoader worker is killed by signal")
+
+
+raised_by_torch.__module__ = "torch.utils.data._utils.signal_handling"
+
+
+@pytest.mark.parametrize("before", [signal.SIG_DFL, raised_by_torch], ids=["first loader", "after another's loader"])
+def test_a_death_is_told_by_the_next_batch_and_nowhere_else(before, monkeypatch):
+    """torch raises it in whatever the main process does meanwhile, for instance in the middle of a step."""
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", before is not signal.SIG_DFL)
+    earlier = signal.signal(signal.SIGCHLD, before)
+    try:
+        batches = sampler.evaluation_batches(Troubled(lambda: None), batch_size=2, workers=1)
+        next(batches)
+        (child,) = multiprocessing.active_children()
+        child.kill()
+        time.sleep(0.5)  # a step; a signal that comes meanwhile is answered in it
+        with pytest.raises(LoadingError, match="^a loading process died"):
+            list(batches)
+    finally:
+        signal.signal(signal.SIGCHLD, earlier)
+
+
+def test_another_answer_to_the_end_of_a_process_stays():
+    def answer(*signal_and_frame):
+        pass
+
+    earlier = signal.signal(signal.SIGCHLD, answer)
+    try:
+        load(lambda: None)
+        assert signal.getsignal(signal.SIGCHLD) is answer
+    finally:
+        signal.signal(signal.SIGCHLD, earlier)
 
 
 def test_a_process_that_hangs_is_given_up():
