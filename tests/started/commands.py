@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 180  # seconds before a run counts as hanging
+PATIENCE = 400  # seconds before a run counts as hanging; compiling alone takes 150 on a slow machine
 
 
 @dataclass
