@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._backbones import Backbone, DilationRule, Stem, Stride, build_backbone, head_width
-from ._heads import ASPP, ASPP_RATES, ConvBNReLU, add_classifiers, classify, conv3x3, dropout_of
+from ._heads import ASPP, ASPP_RATES, ConvBNReLU, HeadInit, add_classifiers, classify, conv3x3, dropout_of
 from ._network import Count, Network, Share
 from ._prediction import resize
 
@@ -35,13 +35,13 @@ class DeepLabV3Plus(Network):
     dilation_rule aicsd, plain stem and output_stride 16; UniMatch's, with stem v1s or the backbone xception65.
 
     Args:
-        arrangement: decides what is not given of width, separable, aux, the dropouts and align_corners.
+        arrangement: decides what is not given of width, separable, aux, the dropouts, head_init and align_corners.
         output_stride: of stage4 (the logits have stage1's stride); rates 12, 24, 36 at 8, else 6, 12, 18.
         width: channels of each pyramid branch, the decoder and `head`; None with mmseg: 512 on resnet50 and
             resnet101, else 128.
         separable: dilated and decoder 3x3 as depthwise + pointwise, or whole.
         projection_dropout: share dropped behind the pyramid. AICSD's distilled students run without theirs (0).
-        num_classes, backbone, stem, dilation_rule, aux, aux_width, dropout, align_corners, pretrained,
+        num_classes, backbone, stem, dilation_rule, aux, aux_width, dropout, head_init, align_corners, pretrained,
         backbone_weights: see models/_network.py.
 
     Features:
@@ -65,12 +65,13 @@ class DeepLabV3Plus(Network):
         aux_width: Count | None = None,
         projection_dropout: Share | None = None,
         dropout: Share | None = None,
+        head_init: HeadInit | None = None,
         align_corners: bool | None = None,
         pretrained: bool = False,
         backbone_weights: str | None = None,
     ):
         given = {"width": width, "separable": separable, "aux": aux, "projection_dropout": projection_dropout,
-                 "dropout": dropout, "align_corners": align_corners}  # fmt: skip
+                 "dropout": dropout, "head_init": head_init, "align_corners": align_corners}  # fmt: skip
         chosen = ARRANGEMENTS[arrangement] | {name: value for name, value in given.items() if value is not None}
         encoder = build_backbone(backbone, output_stride, stem, dilation_rule)
         super().__init__(num_classes, encoder, pretrained, backbone_weights, align_corners=chosen["align_corners"])
