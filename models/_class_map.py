@@ -164,7 +164,7 @@ class ClassMapped(Network):
         return torch.stack([lowest if score is None else score for score in scores], dim=1)
 
     def compute(self, x: Tensor, wanted: set[str], prompt: Tensor | None) -> dict[str, Tensor]:
-        found = self.network.compute(x, wanted, prompt)
+        found = self.network.compute_padded(x, wanted, prompt)
         return found | {name: self.mapped(found[name]) for name in {"logits", "aux"} & found.keys()}
 
 

@@ -33,6 +33,10 @@ class Encoder(nn.Module):
     # how the keys of such a file begin that the encoder has no use for
     dropped: tuple[str, ...] = ()
 
+    def read_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """(H, W) that images of `size` are padded to for it, below and to the right; None: it takes them as they are."""
+        return None
+
     def published(self) -> dict[str, Tensor]:
         """The weights of `hub_network`."""
         raise NotImplementedError

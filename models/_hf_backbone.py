@@ -5,7 +5,6 @@ import inspect
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -174,17 +173,13 @@ class HuggingFaceBackbone(Encoder):
         return {f"net.{key}": state[before + key] for key in own if before + key in state}
 
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
-        size = (x.shape[-2], x.shape[-1])
-        padded = self._read_size(size)
-        x = F.pad(x, (0, padded[1] - size[1], 0, padded[0] - size[0]))
         names = [name for name in self.forms if name in wanted or name in STAGES]
         seen = self._run(
             x, {source: tap for source, tap in self.taps.items() if source in map(self.sources.get, names)}
         )
-        return {name: as_feature(self._raw(name, seen), self.forms[name], padded, size) for name in names}
+        return {name: as_feature(self._raw(name, seen), self.forms[name], (x.shape[-2], x.shape[-1])) for name in names}
 
-    def _read_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) of the image the network reads for one of `size`."""
+    def read_size(self, size: tuple[int, int]) -> tuple[int, int]:
         height, width = self.least
         if not self.only_least:
             multiple = math.lcm(*self.strides.values())

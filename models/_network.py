@@ -26,11 +26,13 @@ Arguments:
 from collections.abc import Sequence
 from typing import Annotated
 
+import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor, nn
 
 from ._encoder import Encoder
 from ._prediction import Normalize, Prediction
+from ._taps import cropped
 from ._weights import load_backbone
 
 # hints of arguments, which are their ranges in a recipe
@@ -171,6 +173,28 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
+    def read_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """(H, W) that images of `size` are padded to, below and to the right; None: they are taken as they are."""
+        encoder = getattr(self, "backbone", None)
+        return encoder.read_size(size) if isinstance(encoder, Encoder) else None
+
+    def compute_padded(self, x: Tensor, wanted: set[str], prompt: Tensor | None) -> dict[str, Tensor | None]:
+        """What `compute` finds in images of any size, padded with zeros first where the network reads some sizes alone.
+
+        The maps are cut to ceil(side / stride) only at the end: of an image of 180 pixels a map of stride 16 shows 192,
+        and a head that puts it on one of stride 4 cut to 180 would stretch it.
+        """
+        size = (x.shape[-2], x.shape[-1])
+        padded = self.read_size(size)
+        if padded is None:
+            return self.compute(x, wanted, prompt)
+        x = F.pad(x, (0, padded[1] - size[1], 0, padded[0] - size[0]))
+        found = self.compute(x, wanted, prompt)
+        return {
+            name: None if maps is None else cropped(maps, self.strides.get(name) or padded[0] // maps.shape[-2], size)
+            for name, maps in found.items()
+        }
+
     def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
         if prompt is not None and not self.takes_prompt:
             # ignoring it would hide a wrong recipe
@@ -185,7 +209,7 @@ class Network(nn.Module):
             )
         asks_aux = self.has_aux and (self.training or self.aux_wanted)
         wanted = self.features_wanted | {"aux"} if asks_aux else self.features_wanted
-        found = self.compute(self.normalize(images), wanted, prompt)
+        found = self.compute_padded(self.normalize(images), wanted, prompt)
         # what is left out of the prediction can be freed as soon as backward no longer needs it
         features = {name: found[name] for name in self.channels if name in self.features_wanted}
         return Prediction(found["logits"], self.align_corners, found["aux"] if asks_aux else None, features)

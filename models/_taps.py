@@ -53,18 +53,14 @@ def form_of(tensor: object, size: tuple[int, int], patch: int | None) -> Form | 
     return None
 
 
-def as_feature(tensor: Tensor, form: Form, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """A seen tensor as (B, C, h, w), without what a padded image added at the right and the bottom.
-
-    Args:
-        padded: (H, W) of the image the network has read. size: without the padding.
-    """
+def as_feature(tensor: Tensor, form: Form, size: tuple[int, int]) -> Tensor:
+    """A seen tensor as (B, C, h, w); `size`: (H, W) of the image the network has read."""
     if form.layout == "channels last":
         tensor = tensor.permute(0, 3, 1, 2)  # (B, h, w, C) -> (B, C, h, w)
     elif form.layout == "tokens":
         # (B, prefix + h * w, C) -> (B, C, h, w)
-        tensor = tensor[:, form.prefix :].unflatten(1, grid(padded, form.stride)).permute(0, 3, 1, 2)
-    return cropped(tensor, form.stride, size)
+        tensor = tensor[:, form.prefix :].unflatten(1, grid(size, form.stride)).permute(0, 3, 1, 2)
+    return tensor
 
 
 def cropped(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:

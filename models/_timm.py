@@ -4,11 +4,10 @@ import difflib
 
 import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._encoder import STAGES, Encoder
-from ._taps import Form, as_feature, cropped, form_of, reached
+from ._taps import Form, as_feature, form_of, reached
 
 # what makes a network of fixed image size take others; one has at most one of them
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -19,8 +18,7 @@ class TimmBackbone(Encoder):
 
     stage1..stage4 are its last four feature levels as timm lists them (for CNNs and hierarchical transformers the
     usual pyramid), or, where all levels have one stride (plain vision transformers), the outputs after each quarter
-    of its depth. No norm is added to them. An image whose sides are no multiples of the largest stride is padded with
-    zeros below and to the right, and the maps are cut to ceil(side / stride).
+    of its depth. No norm is added to them. The sides of the images it reads are multiples of the largest stride.
     Parameters none of the four maps depends on are removed or do not train. Where only the last layers tell the maps
     apart (HRNet), take a head that reads all four: the others leave some parameters without a gradient.
 
@@ -102,13 +100,14 @@ class TimmBackbone(Encoder):
         entries = {key.removeprefix("net."): value for key, value in state.items()}
         return {f"net.{key}": value for key, value in entries.items() if key not in self.removed}
 
+    def read_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        multiple = max(self.strides.values())
+        return size[0] + -size[0] % multiple, size[1] + -size[1] % multiple
+
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
-        size, multiple = (x.shape[-2], x.shape[-1]), max(self.strides.values())
-        x = F.pad(x, (0, -size[1] % multiple, 0, -size[0] % multiple))
         names = [name for name in self.levels if name in wanted or name in STAGES]
         last, maps = self._run(x, names, "last" in wanted)
-        found = {name: cropped(level, self.strides[name], size) for name, level in maps.items()}
-        return found if last is None else found | {"last": as_feature(last, self.last, tuple(x.shape[-2:]), size)}
+        return maps if last is None else maps | {"last": as_feature(last, self.last, (x.shape[-2], x.shape[-1]))}
 
     def _run(self, x: Tensor, names: list[str], with_last: bool) -> tuple[Tensor | None, dict[str, Tensor]]:
         """What the network as a whole puts out, if asked for, and the named levels' maps."""

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
 from ._hub import architecture, build, load, own_names, read_config, read_normalize
 from ._network import Network
 from ._state_dicts import shown
-from ._taps import Form, as_feature, as_in_inference, before_classifier, cropped, form_of, grid, reached, watched
+from ._taps import Form, as_feature, as_in_inference, before_classifier, form_of, grid, reached, watched
 from ._universal import universal_scores
 from ._weights import first_line
 
@@ -145,20 +144,14 @@ class HuggingFace(Network):
                 settings.label2id = {name: index for index, name in enumerate(names)}
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
-        size = (x.shape[-2], x.shape[-1])
-        padded = self._read_size(size)
-        if padded != size:
-            x = F.pad(x, (0, padded[1] - size[1], 0, padded[0] - size[0]))
         features = wanted - {"aux"}
         logits, aux, seen = self._run(x, features, "aux" in wanted)
-        found = {name: as_feature(seen[name], self.forms[name], padded, size) for name in features}
-        scores = {"logits": logits} if aux is None else {"logits": logits, "aux": aux}
-        return found | {name: cropped(maps, padded[0] // maps.shape[-2], size) for name, maps in scores.items()}
+        found = {name: as_feature(seen[name], self.forms[name], (x.shape[-2], x.shape[-1])) for name in features}
+        return found | ({"logits": logits} if aux is None else {"logits": logits, "aux": aux})
 
-    def _read_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) of the image the network reads for one of `size`."""
+    def read_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
         if self.extent is None:
-            return size
+            return None
         if self.extent == "fixed":
             height, width = self._only_size()
             if size[0] > height or size[1] > width:
@@ -179,7 +172,7 @@ class HuggingFace(Network):
 
     def _probe_sizes(self) -> list[tuple[int, int]]:
         """(H, W) of images that show what the features are."""
-        return [self._only_size()] if self.extent == "fixed" else [self._read_size(size) for size in PROBES]
+        return [self._only_size()] if self.extent == "fixed" else [self.read_size(size) or size for size in PROBES]
 
     def _run(self, pixels: Tensor, wanted: set[str], with_aux: bool) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """Scores, scores of the auxiliary head, and the wanted tensors as the network leaves them."""

@@ -51,9 +51,9 @@ class Cheaper(Computed):
             size = [max(1, round(self.scale * side)) for side in x.shape[-2:]]
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
         if self.precision is None:
-            return self.network.compute(x, wanted, prompt)
+            return self.network.compute_padded(x, wanted, prompt)
         with torch.autocast(x.device.type, HALVES.get(self.precision), enabled=self.precision in HALVES):
-            found = self.network.compute(x, wanted, prompt)
+            found = self.network.compute_padded(x, wanted, prompt)
         return {name: None if maps is None else at_least_float32(maps) for name, maps in found.items()}
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkd.models._taps import Form, as_feature, as_in_inference, before_classifier, form_of, reached, watched
+from segkd.models._taps import Form, as_feature, as_in_inference, before_classifier, cropped, form_of, reached, watched
 
 SIZE = (64, 96)
 
@@ -35,8 +35,8 @@ def test_every_layout_gives_the_same_map():
     tokens = torch.cat([torch.full((2, 5, 3), -1.0), last.flatten(1, 2)], dim=1)
     for tensor, form in [(maps, Form("channels first", 3, 16)), (last, Form("channels last", 3, 16)),
                          (tokens, Form("tokens", 3, 16, 5))]:  # fmt: skip
-        assert torch.equal(as_feature(tensor, form, SIZE, SIZE), maps)
-        assert torch.equal(as_feature(tensor, form, SIZE, (33, 80)), maps[..., :3, :5])
+        assert torch.equal(as_feature(tensor, form, SIZE), maps)
+        assert torch.equal(cropped(maps, form.stride, (33, 80)), maps[..., :3, :5])
 
 
 class Net(nn.Module):

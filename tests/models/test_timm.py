@@ -4,9 +4,12 @@ import pydantic
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
 from segkd.models._backbones import Backbone, build_backbone
+from segkd.models._class_map import ClassMapped
 from segkd.models._weights import fill
+from segkd.models.deeplabv3plus import DeepLabV3Plus
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 # small ones of each kind: CNNs with and without dilation, windows with channels last, a hybrid, a plain transformer
@@ -18,11 +21,11 @@ NETWORKS = [("test_resnet", 8), ("test_convnext", 8), ("test_efficientnet", 16),
 @pytest.mark.parametrize(("name", "output_stride"), NETWORKS)
 def test_strides_channels_and_gradients(name, output_stride):
     backbone = build_backbone(f"timm/{name}", output_stride).train()
-    maps = backbone(torch.randn(2, 3, 65, 97), set())
+    maps = backbone(torch.randn(2, 3, 64, 96), set())
     assert list(maps) == list(backbone.channels) == list(backbone.strides) == STAGES
     for stage, x in maps.items():
         stride = backbone.strides[stage]
-        assert x.shape == (2, backbone.channels[stage], -(-65 // stride), -(-97 // stride)), stage
+        assert x.shape == (2, backbone.channels[stage], 64 // stride, 96 // stride), stage
     assert backbone.strides["stage4"] == output_stride
     maps["stage4"].square().mean().backward()
     assert [key for key, value in backbone.named_parameters() if value.requires_grad and value.grad is None] == []
@@ -59,14 +62,22 @@ def test_a_plain_transformer_gives_a_map_after_each_quarter():
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found.values(), expected))
 
 
-def test_an_image_of_any_size_is_padded_below_and_to_the_right():
-    backbone = build_backbone("timm/test_convnext", 32).eval()
-    x = torch.randn(1, 3, 65, 97, generator=torch.manual_seed(1))
-    padded = torch.zeros(1, 3, 96, 128)
-    padded[..., :65, :97] = x
+@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "swin_tiny_patch4_window7_224"])
+def test_an_image_of_any_size_is_padded_below_and_to_the_right(name, images):
+    """For the network as a whole: of its maps, those of a large stride show more of the padding than others do."""
+    net = DeepLabV3Plus(3, backbone=f"timm/{name}", output_stride=32, width=8).eval()
+    net.features_wanted = {*STAGES, "aspp", "low_level", "head"}
     with torch.no_grad():
-        cut, whole = backbone(x, set()), backbone(padded, set())
-    assert all(torch.equal(cut[s], whole[s][..., : cut[s].shape[2], : cut[s].shape[3]]) for s in STAGES)
+        whole = net.compute(F.pad(net.normalize(images()), (0, 31, 0, 31)), net.features_wanted, None)
+        cut = net(images())
+        mapped = ClassMapped(net, [[2], [1], [0]], "abc", "cba")(images())
+    for found, expected in [
+        *((maps, whole[name]) for name, maps in cut.features.items()),
+        (cut.logits, whole["logits"]),
+    ]:
+        stride = 96 // expected.shape[-2]
+        assert torch.equal(found, expected[..., : -(-65 // stride), : -(-97 // stride)])
+    assert torch.equal(mapped.logits, cut.logits.flip(1)) and cut.logits.shape[-2:] == (17, 25)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "swin_tiny_patch4_window7_224", "test_vit", "test_efficientnet"])
