@@ -5,6 +5,7 @@ import json
 import os
 import posixpath
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -98,6 +99,27 @@ def written_alike(path: str) -> str:
     backslashes.
     """
     return unicodedata.normalize("NFC", posixpath.normpath(path.replace("\\", "/")))
+
+
+def image_names(paths: Iterable[str], name: Callable[[str], str] = lambda path: path.replace("/", "_")) -> list[str]:
+    """What images are called, by their paths: with folders joined by underscores, or as `name` makes it of one.
+
+    Labels that are made for images, and lists of them, go by these names, so each image has one of its own: where two
+    paths would give the same one (`a/b_c` and `a_b/c`), a checksum of the path follows. A path that comes twice has its
+    name twice.
+    """
+    paths = list(paths)
+    called = {path: name(path) for path in paths}
+    count = Counter(called.values())
+    for path, word in called.items():
+        if count[word] > 1:
+            called[path] = f"{word}-{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+    return [called[path] for path in paths]
+
+
+def name_of_file(path: str) -> str:
+    """The name of an image by its path with its ending: without, folders joined by underscores."""
+    return os.path.splitext(path)[0].replace("/", "_")
 
 
 def paths_below(folder: str | Path, endings: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, str]:

@@ -3,7 +3,7 @@
 Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video", Pattern Recognition Letters 2009.
 """
 
-from ._files import LabelledFiles, lookup_table, pair_labels, require_images, require_split
+from ._files import LabelledFiles, image_names, lookup_table, pair_labels, require_images, require_split
 
 LAYOUT = "<root>/{train,val,test}/<name>.png (or .jpg) and <root>/{train,val,test}annot/<name>.png"
 SPLITS = {"train": ("train",), "val": ("val",), "test": ("test",), "trainval": ("train", "val")}
@@ -34,8 +34,9 @@ class CamVid(LabelledFiles):
     table, rule = TABLE, "CamVid's ids are 0..10 and 11 for unlabelled pixels"
 
     def __init__(self, root: str, split: str):
-        self.names, self.files = [], []
+        self.files, paths = [], []
         for part in SPLITS[require_split(split, SPLITS)]:
             images = require_images(f"{root}/{part}", LAYOUT)
-            self.names += images
+            paths += [f"{part}/{key}" for key in images]
             self.files += pair_labels(images, f"{root}/{part}annot", LAYOUT)
+        self.names = image_names(paths, lambda path: path.partition("/")[2])

@@ -5,7 +5,7 @@ Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understa
 
 from typing import Literal
 
-from ._files import LabelledFiles, lookup_table, pair_labels, require_images, require_split
+from ._files import LabelledFiles, image_names, lookup_table, pair_labels, require_images, require_split
 
 LAYOUT = (
     "<root>/leftImg8bit/{train,val,test}/<city>/<frame>_leftImg8bit.png and "
@@ -53,11 +53,12 @@ class Cityscapes(LabelledFiles):
 
     def __init__(self, root: str, split: str, *, labels: Literal["labelIds", "labelTrainIds"] = "labelIds"):
         self.table, self.rule = TABLES[labels], RULES[labels]
-        self.names, self.files = [], []
+        self.files, paths = [], []
         for part in SPLITS[require_split(split, SPLITS)]:
             images = require_images(f"{root}/leftImg8bit/{part}", LAYOUT, "_leftImg8bit")
-            self.names += [key.split("/")[-1] for key in images]
+            paths += [f"{part}/{key}" for key in images]
             if part == "test":
                 self.files += [(image, None) for image in images.values()]
             else:
                 self.files += pair_labels(images, f"{root}/gtFine/{part}", LAYOUT, f"_gtFine_{labels}")
+        self.names = image_names(paths, lambda path: path.rpartition("/")[2])

@@ -19,6 +19,8 @@ from ._files import (
     drawn_split,
     entry,
     excerpt,
+    image_names,
+    name_of_file,
     paths_below,
     read_json,
     require_folder,
@@ -97,7 +99,7 @@ class COCO(LabelledFiles):
         if self.is_panoptic:
             folder = below(panoptic) if panoptic else os.path.splitext(self.path)[0]
             labels, self.labels_left_out = self._paths(masks, folder)
-        called = {key: os.path.splitext(written_alike(name))[0].replace("/", "_") for key, name in names.items()}
+        called = dict(zip(names, image_names(map(written_alike, names.values()), name_of_file)))
         order = sorted(called, key=called.__getitem__)
         order = [order[place] for place in drawn_split([called[key] for key in order], split, val)]
         self.names, self.files = [called[key] for key in order], [(found[key], labels[key]) for key in order]

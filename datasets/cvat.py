@@ -12,6 +12,7 @@ from ._files import (
     Share,
     drawn_split,
     excerpt,
+    image_names,
     lookup_table,
     paths_below,
     read_label,
@@ -76,7 +77,7 @@ class CVAT(LabelledFiles):
         names = [names[place] for place in drawn_split(names, split, val)]
         pixels = _find(names, Path(root) / images, path)
         masks = _find(names, Path(root) / "SegmentationClass", path)
-        self.names, self.files = [written_alike(name).replace("/", "_") for name in names], list(zip(pixels, masks))
+        self.names, self.files = image_names(map(written_alike, names)), list(zip(pixels, masks))
 
     def read_target(self, path: str) -> Image.Image:
         """The mask as train ids, mode L."""

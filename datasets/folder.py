@@ -17,6 +17,8 @@ from ._files import (
     excerpt,
     files_below,
     find_images,
+    image_names,
+    name_of_file,
     read_list,
     require_folder,
     require_images,
@@ -109,7 +111,7 @@ class Folder(LabelledFiles):
         self.images_left_out = tuple(images[name] for name in lacking)
         self.labels_left_out = tuple(label for name, label in labels.items() if name not in images)
         kept = [name for name in images if name in labels]
-        return [name.replace("/", "_") for name in kept], [(images[name], labels[name]) for name in kept]
+        return image_names(kept), [(images[name], labels[name]) for name in kept]
 
     def read_target(self, path: str) -> Image.Image:
         """The label file as train ids, mode L."""
@@ -167,7 +169,7 @@ def _matching(root: str, split: str, argument: str, template: str) -> dict[str, 
 
 
 def _read_pairs(root: str, list_file: str) -> tuple[list[str], list[tuple[str, str]]]:
-    path, names, files = Path(root) / list_file, [], []
+    path, paths, files = Path(root) / list_file, [], []
     rule = "where a path holds blanks, one tab stands between the two"
     for number, line in enumerate(read_list(path, 'a text file with "image label" on each line'), start=1):
         parts = line.split("\t") if "\t" in line else line.split()
@@ -181,5 +183,5 @@ def _read_pairs(root: str, list_file: str) -> tuple[list[str], list[tuple[str, s
                 told = f"{shown}: listed in {path} (entry {number}) but no file of this name exists"
                 raise FileNotFoundError(told if "\t" in line else f"{told}; {rule}")
         files.append((image, label))
-        names.append(os.path.splitext(parts[0].strip())[0].replace("/", "_"))
-    return names, files
+        paths.append(parts[0].strip())
+    return image_names(paths, name_of_file), files

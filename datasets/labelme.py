@@ -18,6 +18,7 @@ from ._files import (
     entry,
     excerpt,
     find_images,
+    image_names,
     paths_below,
     read_json,
     read_list,
@@ -81,7 +82,7 @@ class LabelMe(LabelledFiles):
         images, keys = find_images(folder), list(found)
         self.images_left_out = tuple(path for key, path in images.items() if key not in found)
         keys = [keys[place] for place in drawn_split(keys, split, val)]
-        self.names = [key.replace("/", "_") for key in keys]
+        self.names = image_names(keys)
         self.files = [(images.get(key) or _image_of(found[key]), found[key]) for key in keys]
 
     def target(self, index: int, size: tuple[int, int]) -> Image.Image:

@@ -15,6 +15,7 @@ from ._files import (
     Share,
     drawn_split,
     excerpt,
+    image_names,
     read_list,
     read_text,
     require_images,
@@ -79,7 +80,7 @@ class YOLO(LabelledFiles):
                 f"{_label_path(images[keys[0]])}: does not exist, and no other image of {split} has a label file either. "
                 f"Expected layout: {LAYOUT}"
             )
-        self.names = [key.replace("/", "_") for key in kept]
+        self.names = image_names(kept)
         self.files = [(images[key], labels[images[key]]) for key in kept]
 
     def target(self, index: int, size: tuple[int, int]) -> Image.Image:

@@ -8,7 +8,9 @@ from PIL import Image
 from segkd.datasets._files import (
     LabelledFiles,
     find_images,
+    image_names,
     lookup_table,
+    name_of_file,
     published_split,
     read_image,
     read_label,
@@ -93,6 +95,13 @@ def test_listing_sorts_descends_and_strips_suffixes(tmp_path: Path) -> None:
     (tmp_path / "b/2_img.jpeg").touch()
     with pytest.raises(ValueError, match="two images of one name"):
         find_images(tmp_path, "_img")
+
+
+def test_every_image_has_a_name_of_its_own() -> None:
+    first, second, *others, again = image_names(["a/b_c", "a_b/c", "a_b/d", "e", "a/b_c"])
+    assert {first[:6], second[:6]} == {"a_b_c-"} and first != second and again == first, "one file, listed twice"
+    assert others == ["a_b_d", "e"]
+    assert len(set(image_names(["a/b.png", "a/b.jpg", "a/c.jpg"], name_of_file)) - {"a_b", "a_c"}) == 2
 
 
 def test_folder_without_images_shows_the_layout(tmp_path: Path) -> None:

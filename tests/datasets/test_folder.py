@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from segkd.datasets._files import files_below
+from segkd.datasets._parts_of_a_set import LabelsFrom
 from segkd.datasets.folder import Folder
 
 NAMES = ("ground", "water", "roof")
@@ -65,6 +66,28 @@ def test_list_file(root: Path) -> None:
     for line, error in ((image, ValueError), ("a tile.png", FileNotFoundError), (f"a tile.png {label}", ValueError)):
         with pytest.raises(error, match="entry 1.*; where a path holds blanks, one tab stands between the two"):
             read(line)
+
+
+def test_labels_made_for_one_image_are_never_anothers(root: Path) -> None:
+    """They lie in files of the images' names."""
+    rename(root, "labels", "")
+    Image.new("RGB", (3, 2), "red").save(root / "train/images/north_tile_0.png")
+    Image.new("L", (3, 2), 1).save(root / "train/labels/north_tile_0.png")
+    dataset = Folder(str(root), "train", class_names=NAMES)
+    assert len(dataset) == len({dataset.name(index) for index in range(3)}) == 3
+    for index in range(3):
+        made = Image.new("L", dataset[index][0].size, index)
+        made.save(root / f"{dataset.name(index)}.png")
+    labels = LabelsFrom(dataset, root, 3, "data.extra.labels")
+    assert [labels[index][1].getpixel((0, 0)) for index in range(3)] == [0, 1, 2]
+
+
+def test_a_list_of_images_that_differ_in_their_endings(root: Path) -> None:
+    image, label = "train/images/south/tile_1.png", "train/labels/south/tile_m1.png"
+    Image.new("RGB", (3, 2)).save(root / "train/images/south/tile_1.bmp")
+    (root / "train.txt").write_text(f"{image} {label}\ntrain/images/south/tile_1.bmp {label}\n")
+    dataset = Folder(str(root), "train", class_names=NAMES, list_file="{split}.txt")
+    assert dataset.name(0) != dataset.name(1)
 
 
 def test_lookup_and_ignored_ids(root: Path) -> None:

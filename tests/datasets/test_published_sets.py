@@ -88,6 +88,19 @@ def test_trainval_is_both_splits_each_sorted(kind, folders, names, tmp_path: Pat
         assert dataset.name(0) in published_split("cityscapes", "1_2")
 
 
+@pytest.mark.parametrize("kind, image, label, places", [
+    (CamVid, "{}/1.png", "{}annot/1.png", ("train", "val")),
+    (Cityscapes, "leftImg8bit/{}/1_leftImg8bit.png", "gtFine/{}/1_gtFine_labelIds.png", ("train/x", "train/y")),
+])  # fmt: skip
+def test_images_of_one_name_in_two_folders_have_names_of_their_own(kind, image, label, places, tmp_path: Path) -> None:
+    """As sets from elsewhere have them that were given this layout."""
+    for place in places:
+        write(tmp_path / image.format(place), np.zeros((1, 1, 3)))
+        write(tmp_path / label.format(place), [[0]])
+    dataset = kind(str(tmp_path), "trainval" if kind is CamVid else "train")
+    assert len({dataset.name(index) for index in range(2)}) == 2
+
+
 @pytest.mark.skipif(not REAL_CAMVID.is_dir(), reason="the real CamVid is not beside the checkout")
 def test_real_camvid() -> None:
     lengths = {split: len(CamVid(str(REAL_CAMVID), split)) for split in ("train", "val", "test", "trainval")}
