@@ -108,10 +108,13 @@ class TrainingState:
 
         Raises:
             ClaimLost: another process trains here by now.
-            FloatingPointError: a weight is not finite. A resume would go on from it for ever.
+            FloatingPointError: a weight is not finite, or a statistic of a batch norm, which scoring reads and no loss
+                shows. A resume would go on from it for ever.
         """
-        for name, parameter in self.graph.named_parameters():
-            if not torch.isfinite(parameter).all():
+        for name, values in self.graph.state_dict().items():
+            if (
+                isinstance(values, torch.Tensor) and not torch.isfinite(values).all()
+            ):  # a loss may keep other values, too
                 raise FloatingPointError(
                     f"{name} is not finite after iteration {self.iteration}, so it is not saved; lower optimizer.lr "
                     f"or set loop.clip_norm, and go on from the checkpoint before it with --resume"
