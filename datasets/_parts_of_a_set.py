@@ -69,6 +69,10 @@ class WithoutLabels:
         image = self.dataset[index][0]
         return image, Image.new("L", image.size, 0)
 
+    def name(self, index: int) -> str:
+        """The data set's name of the image."""
+        return self.dataset.name(index)
+
     def stamp(self, index: int) -> tuple[str | int, ...]:
         """The data set's stamp of the image."""
         return self.dataset.stamp(index)

@@ -117,8 +117,10 @@ def take_all_steps(
         training.refuse_unscored()
     first = trainings[0].recipe
     iterations = first.schedule.iterations
-    left = [training.state.iteration for training in trainings if not (as_it_stands or training.is_over)]
-    start = min(left, default=iterations)
+    left = [training for training in trainings if not (as_it_stands or training.is_over)]
+    for training in left:
+        training.refuse_other_given()
+    start = min((training.state.iteration for training in left), default=iterations)
     batches = build_training_batches(first, train_set, unlabelled_set, views, accelerator, start=start)
     shared = share_predictions(trainings)
     scored: dict[nn.Module, dict] = {}

@@ -17,7 +17,7 @@ from segkd.runner.run_folder.metrics_file import plain
 from segkd.runner.scoring.evaluation import Evaluation
 from segkd.runner.scoring.held_out import TOTAL, HeldOut
 
-PROGRESS = ("iteration", "best_miou", "best_loss", "best_iteration", "best_scores", "unscored", "wandb_id")
+PROGRESS = ("iteration", "best_miou", "best_loss", "best_iteration", "best_scores", "unscored", "wandb_id", "given")
 
 
 @dataclass
@@ -33,7 +33,7 @@ class TrainingState:
         iteration: how many are finished. best_miou, best_iteration, best_scores: of the best evaluation so
             far, as the log has them. best_loss: of the best one where the loss on held-out images judges. unscored: the
             last iteration was to be scored and was not, since a signal came.
-        wandb_id: the run a resume goes on with.
+        wandb_id: the run a resume goes on with. given: what it was given when it began (given.py).
     """
 
     graph: Graph
@@ -48,6 +48,7 @@ class TrainingState:
     best_scores: dict | None = None
     unscored: bool = False
     wandb_id: str | None = None
+    given: dict[str, str] | None = None
 
     @classmethod
     def begin(

@@ -25,6 +25,7 @@ from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import device_words, open_run_folder
 from segkd.runner.scoring.evaluation import Evaluation
 from segkd.runner.scoring.held_out import HeldOut
+from segkd.runner.training.given import given_to, refuse_other
 from segkd.runner.training.loss_report import LossReport
 from segkd.runner.training.report import Report
 from segkd.runner.training.state import TrainingState
@@ -124,6 +125,17 @@ class Training:
             raise ValueError(
                 f"{self.run.path} has not come to its first evaluation (evaluate.every), so there is nothing to deliver"
             )
+
+    def refuse_other_given(self) -> None:
+        """Before the first of the steps that are left: ValueError where teachers or images are not as they were."""
+        sets = {
+            "the images to train on": self.sets["labelled"],
+            "the images without labels": self.sets["unlabelled"],
+            "the images to score": self.report.val_set,
+        }
+        now = given_to(self.recipe, sets)
+        refuse_other(self.run.path, self.state.given or {}, now)
+        self.state.given = now
 
     def check_claim(self) -> None:
         """Before anything is written: ClaimLost where another process trains here by now."""

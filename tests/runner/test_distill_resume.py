@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 TEACHER = "networks.teacher={model: pspnet, args: {backbone: mobilenetv2_035, output_stride: 16, width: 12}, train: false, weights: random}"
 
@@ -58,6 +59,21 @@ def test_a_signal_ends_the_step_saves_and_can_be_resumed(trained, trained_once, 
     resumed = trained("tiny", *plain, "--resume")
     assert f"going on from iteration {step}" in resumed.out
     assert resumed.ends() == whole.ends() and resumed.rows("gradient_norm") == whole.rows("gradient_norm")
+
+
+def test_a_run_goes_on_with_no_other_teacher(trained, distill, folder):
+    weights = trained("teacher", "schedule.iterations=1").path / "student/model.safetensors"
+    settings = ["networks.teacher={weights: runs/teacher, train: false}", "losses=[{loss: cross_entropy}, {loss: kl}]"]
+    run = trained("kd", *settings)
+    whole = run.ends()
+    shutil.rmtree(run.path / "student")
+    shutil.rmtree(run.path / "checkpoints/step-00000004")
+    before = weights.read_bytes()
+    save_file({key: value * 2 for key, value in load_file(weights).items()}, weights)
+    refused = distill("tiny.yaml", "name=kd", *settings, "--resume")
+    assert refused.code == 2 and "runs/kd cannot go on: the weights of networks.teacher are not those" in refused.err
+    weights.write_bytes(before)
+    assert trained("kd", *settings, "--resume").ends() == whole
 
 
 def test_a_second_start_is_refused_resume_of_a_finished_run_only_reports_overwrite_starts_over(trained, distill):

@@ -1,0 +1,46 @@
+"""What a training is given besides its recipe, weights of frozen networks and images: a resume asks for it again."""
+
+import hashlib
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from segkd.runner.building.networks import weights_path
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.checksum import checksum
+from segkd.runner.run_folder.weights import weights_file
+
+
+def given_to(recipe: Recipe, sets: dict[str, Dataset | None]) -> dict[str, str]:
+    """What is given, in words -> a checksum: of the file of a frozen network's weights, of the names of images.
+
+    Args:
+        sets: the data sets, by what they are for in words.
+    """
+    paths = {name: weights_path(network) for name, network in recipe.networks.items() if not network.train}
+    found = {
+        f"the weights of networks.{name}": checksum(weights_file(Path(path)))
+        for name, path in paths.items()
+        if path is not None
+    }
+    # shards know neither how many images they hold nor, before they are read, what these are called
+    listed = {words: one for words, one in sets.items() if one is not None and not hasattr(one, "samples")}
+    return found | {words: _names(one) for words, one in listed.items()}
+
+
+def _names(images: Dataset) -> str:
+    """A checksum of what the images are called, in their order, by which they are drawn."""
+    digest = hashlib.sha256()
+    for index in range(len(images)):
+        digest.update(images.name(index).encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def refuse_other(run: Path, before: dict[str, str], now: dict[str, str]) -> None:
+    """ValueError where a run that has begun is given something else than before."""
+    other = [words for words, told in now.items() if before.get(words, told) != told]
+    if other:
+        raise ValueError(
+            f"{run} cannot go on: {' and '.join(other)} are not those that it began with; put them back as they were, "
+            f"start over with --overwrite, or give this one another name (name=...)"
+        )
