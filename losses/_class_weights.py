@@ -26,7 +26,7 @@ def weights_of(given: ClassWeights, task: Task, loss: str) -> Tensor | None:
         loss: whose they are, for the error.
 
     Raises:
-        ValueError: not one for each class.
+        ValueError: not one for each class, or 0 for all of them.
     """
     if given is None:
         return None
@@ -36,6 +36,8 @@ def weights_of(given: ClassWeights, task: Task, loss: str) -> Tensor | None:
     weights = CITYSCAPES_WEIGHTS if given == "cityscapes" else given
     if len(weights) != task.num_classes:
         raise ValueError(f"{loss}: {len(weights)} class_weights given for {task.num_classes} classes")
+    if not any(weights):
+        raise ValueError(f"{loss}: class_weights are 0 for every class, so it would train nothing; give one a weight")
     return torch.tensor(weights)
 
 

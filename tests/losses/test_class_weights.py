@@ -49,3 +49,7 @@ def test_a_loss_takes_them_from_its_task():
     assert len(CITYSCAPES_WEIGHTS) == 19
     with pytest.raises(ValueError, match="cross_entropy: 19 class_weights given for 4 classes"):
         CrossEntropy(task(COUNTS), class_weights="cityscapes")
+    with pytest.raises(
+        ValueError, match="cross_entropy: class_weights are 0 for every class, so it would train nothing"
+    ):
+        CrossEntropy(task(), class_weights=[0.0, 0.0, 0.0, 0.0])
