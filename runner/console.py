@@ -4,8 +4,10 @@ import errno
 import importlib.util
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.measure import Measurement
@@ -105,10 +107,19 @@ def in_notebook() -> bool:
     return "ipykernel" in sys.modules
 
 
-def command(name: str) -> str:
-    """How a command is called by somebody who has called this one: by its file, or through the program `segkd`."""
+def command(name: str, *words: object) -> str:
+    """What to paste to call a command, by somebody who has called this one: by its file, or through `segkd`.
+
+    Args:
+        words: that follow, such as files, whose blanks a shell would take for the next word.
+    """
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # None: a file was called
-    return f"segkd {name}" if spec and spec.name.startswith("segkd.runner.") else f"python runner/{name}.py"
+    if spec and spec.name.startswith("segkd.runner."):
+        begins = ["segkd", name]
+    else:
+        beside = Path(sys.argv[0]).with_name(f"{name}.py") if sys.argv[0] else None  # from another folder, too
+        begins = ["python", beside if beside and beside.is_file() else f"runner/{name}.py"]
+    return shlex.join(map(str, (*begins, *words)))
 
 
 def one_line(text: str) -> str:

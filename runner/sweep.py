@@ -43,7 +43,7 @@ from segkd.runner.comparing.shared_jobs import SharedJobs, TakenJob, is_over
 from segkd.runner.comparing.slurm_submission import submit
 from segkd.runner.comparing.sweep_plan import Job, Plan, Sweep, read_plan, read_slurm, side_by_side
 from segkd.runner.comparing.tables import write_comparison
-from segkd.runner.console import clock, message, percent, say
+from segkd.runner.console import clock, command, message, percent, say
 from segkd.runner.run_folder.claim import HANDED_OVER, claimed
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.replacing import replacing
@@ -233,7 +233,7 @@ def main() -> None:
     if plan.tried and options.slurm is not None:
         raise ValueError(
             f"--slurm: the search of {options.sweep} has not come to its end; make it first, in as many processes as you "
-            f"like (srun python runner/sweep.py {options.sweep})"
+            f"like (srun {command('sweep', options.sweep)})"
         )
     for one in plan.tried if options.dry_run else ():
         words = ", ".join(plan.sweep.search.parameters_of(one.recipe))

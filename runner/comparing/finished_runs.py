@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from segkd.runner.comparing.bootstrap import mean_iou
-from segkd.runner.console import say
+from segkd.runner.console import command, say
 from segkd.runner.recipe.program_file import PRECISIONS, ProgramFile
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder, read_images
@@ -164,9 +164,9 @@ def _read_program(file: ProgramFile) -> FinishedRun:
     scores, trained = read_scores(file), _read_run(run)
     data = trained.recipe.data
     if scores is None or not file.images_file.is_file():
-        raise ValueError(f"{file.path} was not scored since it was written; score it: runner/score.py {file.path}")
+        raise ValueError(f"{file.path} was not scored since it was written; score it: {command('score', file.path)}")
     if (scores.get("dataset"), scores.get("split")) != (data.dataset, data.val_split):
-        raise ValueError(f"{file.path} was scored last on other images than its run; runner/score.py {file.path}")
+        raise ValueError(f"{file.path} was scored last on other images than its run; {command('score', file.path)}")
     names, counts = read_images(file.images_file)
     precision = file.read_about().get("precision")
     return replace(

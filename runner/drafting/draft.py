@@ -70,8 +70,8 @@ def draft(root: str, output: str | None, teacher: str | None, student: str | Non
     say(
         f"          {each}{'' if is_trained else ' for each'}, about {clock(sum(seconds.values()))} on this {plan.device}"
     )
-    say(f"next      {command('check')} {file}")
-    say(f"          {command('distill')} {file}")
+    say(f"next      {command('check', file)}")
+    say(f"          {command('distill', file)}")
 
 
 def _called(text: str) -> str:

@@ -55,11 +55,11 @@ def header(
     told = f"about {clock(seconds[file])} on the {plan.device} it was written on"
     lines = [
         f"A small network for the images in {found.root}, which learns from their labels and from a larger network.",
-        f"  {command('distill')} {file}",
+        f"  {command('distill', file)}",
         f"takes {told}, after {clock(first)} for the larger one, the teacher." if first else f"takes {told}.",
         "What the teacher brings shows beside the same student without it:",
-        f"  {command('distill')} {file} name={name}-alone losses.kl.weight=0",
-        f"  {command('compare')} runs/{name}-alone runs/{name}",
+        f"  {command('distill', file, f'name={name}-alone', 'losses.kl.weight=0')}",
+        f"  {command('compare', f'runs/{name}-alone', f'runs/{name}')}",
     ]
     lacking = [encoder for encoder in encoders.values() if not has_weights(encoder) and not Path(encoder).exists()]
     if lacking:

@@ -3,6 +3,7 @@
 import textwrap
 from pathlib import Path
 
+from segkd.runner.console import command
 from segkd.runner.drafting.rules import RULES, Asked
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.read import read
@@ -40,13 +41,14 @@ def suggest(asked: Asked) -> str:
         override(values, origins, [f"{key}={one_line(value)}" for key, value in rule.sets.items()])
     read(values)
     lines = [f"A first recipe for {asked.student} that learns from {asked.teacher}; write it to a file and change it."]
-    lines += ["Its data section is an example: `recipes.py new --data FOLDER` writes that of your own images."]
+    drafting = command("recipes", "new", "--data", "FOLDER")
+    lines += [f"Its data section is an example: `{drafting}` writes that of your own images."]
     for rule in rules:
         lines += ["", *textwrap.wrap(f"{rule.when[0].upper()}{rule.when[1:]}: {rule.advice}.", WIDTH)]
         lines += textwrap.wrap(f"  Rests on: {rule.rests_on}.", WIDTH, subsequent_indent="  ")
     if networks["teacher"].get("weights") == UNTRAINED:
         alone = one_line({"student": _network(asked.teacher)})
-        lines += ["", "The teacher is trained first:", "  python runner/distill.py FILE name=suggested-teacher",
+        lines += ["", "The teacher is trained first:", f"  {command('distill')} FILE name=suggested-teacher",
                   "  data.unlabelled=null 'losses=[{loss: cross_entropy}]'", f"  'networks={alone}'"]  # fmt: skip
     head = "".join(f"# {line}".rstrip() + "\n" for line in lines)
     return head + _compact(values)

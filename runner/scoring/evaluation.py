@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from segkd.models._prediction import Prediction
 from segkd.runner.building.graph import Graph
-from segkd.runner.console import progress_bar
+from segkd.runner.console import command, progress_bar
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
@@ -135,7 +135,7 @@ def evaluate(
     if counts["confusion"]["matrix"].sum() == 0:
         raise ValueError(
             f"no pixel of the {len(dataset)} images of {recipe.data.scored} has a label that counts; check the "
-            f"label folder and the ids (runner/check.py shows how they are spread)"
+            f"label folder and the ids ({command('check')} shows how they are spread)"
         )
     values = {key: value for name, metric in metrics.items() for key, value in metric.values(counts[name]).items()}
     assert values_in(values, metrics) == values, "the names of a metric's values begin with the metric's own"

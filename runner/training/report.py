@@ -315,7 +315,7 @@ def say_closing(recipe: Recipe, rows: list[dict], run: RunFolder, end: str) -> N
         text = f"{after - before:+.2f} points of mIoU against {rows[-2]['network'].partition(', ')[2]}"
         say(f"{recipe.name} has {text} with this seed ({before:.2f} -> {after:.2f})")
     say(f"{recipe.name} {end}: its report is {run.page_file}, its student {run.student.path}")
-    say(f"next      {command('predict')} {run.path} IMAGES --to FOLDER")
+    say(f"next      {command('predict', run.path, 'IMAGES', '--to', 'FOLDER')}")
 
 
 def closing_table(rows: list[dict]) -> str:

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import types
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from rich.file_proxy import FileProxy
 
 from segkd.runner.console import (
     clock,
+    command,
     label_text,
     markdown,
     message,
@@ -140,6 +142,16 @@ def test_a_log_has_no_control_sequences(capsys, monkeypatch):
         say("a line")
         say_table(["a"], [["1"]])
     assert capsys.readouterr() == ("a line\n| a |\n| --- |\n| 1 |\n", "")
+
+
+def test_commands_run_when_they_are_pasted(tmp_path, monkeypatch):
+    """By the file beside the one that was called, from any folder; blanks in a path begin no further word."""
+    assert command("check", "my photos.yaml") == "python runner/check.py 'my photos.yaml'"
+    (tmp_path / "check.py").touch()
+    monkeypatch.setattr(sys, "argv", [f"{tmp_path}/recipes.py"])
+    assert command("check", "photos.yaml") == f"python {tmp_path}/check.py photos.yaml"
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", types.SimpleNamespace(name="segkd.runner.recipes"))
+    assert command("check", "it's.yaml") == """segkd check 'it'"'"'s.yaml'"""
 
 
 def test_numbers():

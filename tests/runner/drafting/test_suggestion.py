@@ -1,6 +1,8 @@
 """What is advised for two networks: a recipe that fits together, and no rule without what it rests on."""
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,12 @@ def test_the_teacher_that_is_trained_first(tmp_path, monkeypatch):
     asked = read("mine.yaml").networks["teacher"]
     assert asked.weights == str(teacher.folder) and teacher.networks["student"].args["backbone"] == "resnet18"
     assert teacher.networks["student"].args | {"pretrained": False} == asked.args and teacher.data.unlabelled is None
+
+
+def test_whoever_calls_the_program_is_told_its_commands(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", types.SimpleNamespace(name="segkd.runner.recipes"))
+    text = suggest(Asked("resnet18", "mobilenetv2_050"))
+    assert "segkd distill FILE" in text and "segkd recipes new --data FOLDER" in text and "python" not in text
 
 
 def test_a_run_as_the_teacher(deliver, tmp_path):
