@@ -137,10 +137,10 @@ def meaning_of(seen: Seen, names: Names | None, is_whole: bool) -> Meaning:
         ValueError: they hold one id or colour alone, or levels of grey between black and white.
     """
     found = seen.colors if seen.ids is None else seen.ids
-    smooth = found.total() - found[0] - found[VOID]
-    if seen.ids is not None and len(found) > 16 and 0 < smooth < 0.1 * found.total():
+    between = _levels_between(seen)
+    if between:
         raise ValueError(
-            f"the masks hold 0, 255 and {len(found) - 2} levels between them, so their edges are smoothed or they are JPEG; "
+            f"the masks hold 0, 255 and {between} levels between them, so their edges are smoothed or they are JPEG; "
             f"save them as PNG with 0 and 255 alone"
         )
     if len(found) < 2:
@@ -149,6 +149,20 @@ def meaning_of(seen: Seen, names: Names | None, is_whole: bool) -> Meaning:
     if seen.ids is None:
         return _of_colors(seen.colors, names)
     return _of_ids(sorted(seen.ids), names, is_whole)
+
+
+def _levels_between(seen: Seen) -> int:
+    """How many levels of grey there are between black and white where these are edges, and not classes; else 0."""
+    levels = seen.ids
+    if levels is None and all(color == color[:1] * 3 for color in seen.colors):  # grey in three channels
+        levels = Counter({color[0]: count for color, count in seen.colors.items()})
+    if levels is None or not (levels[0] and levels[VOID]):
+        return 0
+    between = [level for level in levels if level not in (0, VOID)]
+    are_few_pixels = levels.total() - levels[0] - levels[VOID] < 0.1 * levels.total()
+    # ids are counted from 0, and edges have dark levels and light ones
+    are_on_both_sides = len(between) > 3 and min(between) < 128 <= max(between)
+    return len(between) if are_few_pixels and are_on_both_sides else 0
 
 
 def _of_colors(colors: Counter, names: Names | None) -> Meaning:

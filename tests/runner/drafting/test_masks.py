@@ -26,6 +26,13 @@ def test_ids(ids, args):
     assert of_ids(*ids) == args
 
 
+@pytest.mark.parametrize("void", [{}, {255: 9}])
+def test_many_classes_may_be_small(void):
+    """As in aerial images, most of which is background."""
+    ids = Counter({0: 9000} | dict.fromkeys(range(1, 21), 9) | void)
+    assert meaning_of(Seen(ids=ids), None, True).args == {"class_names": [f"class {number}" for number in range(21)]}
+
+
 def test_ids_between_those_of_a_sample_may_occur():
     assert of_ids(0, 1, 3, is_whole=False) == {"class_names": [f"class {number}" for number in range(4)]}
 
@@ -101,8 +108,14 @@ def test_masks_that_cannot_be_meant_are_refused(tmp_path):
     (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"b\.png: cannot be read as a mask"):
         look_at_masks([str(tmp_path / "b.png")])
-    smooth = Counter({0: 5000, 255: 5000} | dict.fromkeys(range(1, 40), 2))
+    smooth = Counter({0: 5000, 255: 5000} | dict.fromkeys(range(20, 254, 6), 2))
     with pytest.raises(ValueError, match="0, 255 and 39 levels between them, so their edges are smoothed or they are"):
         meaning_of(Seen(smooth), None, True)
+    few = Counter({0: 5000, 255: 5000} | dict.fromkeys((1, 3, 252, 254), 99))  # as JPEG leaves of a straight edge
+    for seen in (Seen(few), Seen(None, Counter({(level,) * 3: count for level, count in few.items()}))):
+        with pytest.raises(
+            ValueError, match="0, 255 and 4 levels between them, so their edges are smoothed or they are"
+        ):
+            meaning_of(seen, None, True)
     with pytest.raises(ValueError, match="all masks hold the id 7 and nothing else"):
         of_ids(7)
