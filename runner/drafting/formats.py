@@ -238,6 +238,8 @@ def _images_and_masks(root: str) -> Found | None:
     which = "the masks" if len(masks) <= LOOKED_AT else f"{LOOKED_AT} of the masks"
     said = [f"{len(masks)} images like {pairs.images} with masks like {pairs.labels}", f"{which} {meaning.said}"]
     args = {"images": pairs.images, "labels": pairs.labels} | meaning.args
+    if pairs.others:
+        said.append(f"of the same images there are also {' and '.join(pairs.others)}, which are not read")
     if pairs.without_mask:
         args["without_label"] = "skip"
         said.append(f"{pairs.without_mask} further images have no mask and are left out")

@@ -27,12 +27,14 @@ class Pairs:
         images, labels: templates of their paths, as the data set `folder` takes them.
         of_split: the word that stands for {split} -> (photograph, mask) paths; the word is empty without {split}.
         without_mask: how many photographs there have none.
+        others: templates of further masks that photographs there have.
     """
 
     images: str
     labels: str
     of_split: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     without_mask: int = 0
+    others: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[tuple[str, str]]:
@@ -95,6 +97,7 @@ def _find_pairs(files: dict[str, str], words: frozenset[str]) -> Pairs | None:
     if not found:
         return None
     best = max(found.values(), key=lambda pairs: (len(pairs.files), -len(pairs.labels)))
+    best.others = tuple(labels for images, labels in found if images == best.images and labels != best.labels)
     best.without_mask = sum(len(photographs[one]) for one in having[best.images, best.labels]) - len(best.files)
     return best
 

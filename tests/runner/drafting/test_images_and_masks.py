@@ -60,6 +60,12 @@ def test_images_without_masks_are_counted(tmp_path):
     assert find_pairs(str(tmp_path / "alone")) is None
 
 
+def test_further_masks_of_the_same_images_are_told(tmp_path):
+    lay(tmp_path, ["images/a.jpg", "images/b.jpg"], ["cat_masks/a.png", "cat_masks/b.png", "dog_masks/a.png"])
+    pairs = find_pairs(str(tmp_path))
+    assert (pairs.labels, pairs.others) == ("cat_masks/{name}.*", ("dog_masks/{name}.*",))
+
+
 def test_grey_photographs_are_none_of_masks(tmp_path):
     lay(tmp_path, [], ["b/1.png", "b/2.png"])
     for name in ("1", "2"):
