@@ -89,7 +89,7 @@ class CachedNetwork:
         with torch.no_grad():  # as they are made, so that a compiled network is compiled for one image only
             live = maps_of(joined([self.network(image) for image in images.split(1)]))
         theirs, told = maps_of(kept), []
-        for name in live:
+        for name in self.forms:
             if name in ("logits", "aux"):
                 told.append(f"{name}: KL(live || read) {divergence(live[name], theirs[name]):.2g} nats a pixel")
             else:
@@ -151,7 +151,8 @@ def open_caches(
             device = next(network.parameters()).device
             with torch.no_grad(), accelerator.autocast():
                 prediction = network(torch.zeros(1, 3, *recipe.data.crop_size, dtype=torch.uint8, device=device))
-            forms = forms_of(name, cache, prediction)
+            read = graph.wanted[name] | {"logits"}  # of what a training beside this one shares, that may want more
+            forms = {key: form for key, form in forms_of(name, cache, prediction).items() if key in read}
             # a file's name tells its format: runs that keep other maps, or as other bytes, share what they can
             files = {key: (f"{key.replace('/', '_')}-{form.name}", form.size) for key, form in forms.items()}
             above = Path(cache.folder or Path(recipe.tracking.folder) / "teacher_cache")

@@ -45,6 +45,7 @@ class Graph(nn.Module):
         keep_predictions: whether the next forwards leave in `kept` what each term saw, its learner's prediction and
             its source's, for whoever looks into a step.
         stopwatch: measures teachers, students and losses apart.
+        wanted: network -> the features that the terms read of it, `aux` among them.
         unread: trained network -> its scores, `logits` or `aux`, that no term reads.
         shared: what frozen networks made of the images of a step, for all graphs that are trained side by side on them
             and share these networks; None: this graph is trained alone. The loop empties it after each step.
@@ -78,6 +79,7 @@ class Graph(nn.Module):
         self.supervised, self.extra_weight, self.ignore_index = supervised, extra_weight, ignore_index
         self.keep_predictions = False
         self.kept: dict[str, tuple[Prediction, Prediction | None]] = {}
+        self.wanted: dict[str, set[str]] = {}
         self.unread: dict[str, list[str]] = {}
         self.stopwatch = Stopwatch()
         self.shared: dict[tuple[int, int], tuple[Prediction, tuple]] | None = None

@@ -128,6 +128,7 @@ def build_graph(
         extra_weight=1.0 if recipe.data.extra is None else recipe.data.extra.weight,
         ignore_index=ignore_index,
     )
+    graph.wanted = {name: table.wanted for name, table in features.items()}
     for name, table in features.items():
         graph.network(name).features_wanted = table.wanted - {"aux"}
         graph.network(name).aux_wanted = "aux" in table.wanted

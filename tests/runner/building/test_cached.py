@@ -273,6 +273,16 @@ def test_scores_that_16_bits_cannot_keep_are_one_sentence(setup):
         here.losses(here.batches(1)[0])
 
 
+def test_beside_a_training_that_reads_more_of_a_network_it_keeps_what_it_would_alone(setup):
+    more, less = setup(), setup("losses=[{loss: cross_entropy}, {loss: kl, on: both}]")
+    less.graph.share_frozen(more.graph, ["teacher"])
+    assert less.graph.network("teacher").features_wanted == {"head"}
+    kept = cached.open_caches(less.recipe, less.graph, less.sets, HERE, tells=False)["teacher", "labelled"]
+    images = less.batches(1)[0].images
+    assert list(kept.forms) == list(cached.maps_of(kept.stored(images))) == ["logits"]
+    assert "head" not in kept.compared(images, kept.stored(images))
+
+
 def test_what_is_lost_is_told_once(setup, capsys):
     here = setup("networks.teacher.cache={logits: 2, bits: 8, views: 2}")
     for one in here.caches.values():
