@@ -125,14 +125,15 @@ class AfDCD(nn.Module):
 
     def vectors(self, x: Tensor) -> Tensor:
         """Patch by patch, the groups of each position: (B, C', h', w') -> (patches, positions * M, C' / M)."""
-        if self.pool > 1:
-            x = F.max_pool2d(x, self.pool)
-        high, wide = (side // size for side, size in zip(x.shape[-2:], self.patch, strict=True))
+        height, width = (side // self.pool for side in x.shape[-2:])
+        high, wide = height // self.patch[0], width // self.patch[1]
         if high * wide == 0:
             raise ValueError(
-                f"afdcd: the pooled map is {x.shape[2]} x {x.shape[3]}, less than one patch of "
+                f"afdcd: the pooled map is {height} x {width}, less than one patch of "
                 f"{self.patch[0]} x {self.patch[1]}; make the crop larger, or pool or patch smaller"
             )
+        if self.pool > 1:
+            x = F.max_pool2d(x, self.pool)
         x = x[..., : high * self.patch[0], : wide * self.patch[1]]
         x = x.unflatten(3, (wide, -1)).unflatten(2, (high, -1)).unflatten(1, (self.groups, -1))
         # (B, M, C' / M, high, ph, wide, pw) -> (B, high, wide, ph, pw, M, C' / M)

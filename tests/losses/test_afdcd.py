@@ -31,6 +31,9 @@ def test_equal_distances_give_the_logarithm_of_the_number_of_vectors():
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match="groups must divide the teacher's channels; got 4 for 6 channels"):
         AfDCD(TASK, groups=4)
-    maps = prediction(stage4=torch.randn(2, 6, 15, 20))
-    with pytest.raises(ValueError, match="the pooled map is 3 x 5, less than one patch of 4 x 4; make the crop larger"):
-        AfDCD(TASK, groups=2)(maps, maps, None)
+    for size, pooled in (((15, 20), "3 x 5"), ((2, 20), "0 x 5")):
+        maps = prediction(stage4=torch.randn(2, 6, *size))
+        with pytest.raises(
+            ValueError, match=f"the pooled map is {pooled}, less than one patch of 4 x 4; make the crop"
+        ):
+            AfDCD(TASK, groups=2)(maps, maps, None)
