@@ -46,10 +46,16 @@ class Rule:
 
 
 def sure_classes(scores: Tensor, average: str = "logits") -> tuple[Tensor, Tensor]:
-    """(B, H, W) int64 classes, and (B, H, W) float32, the probability of each."""
+    """(B, H, W) int64 classes, and (B, H, W) float32, the probability of each. ValueError: there is none, but NaN."""
     probabilities = scores if average == "softmax" else scores.softmax(1)
+    confidence = probabilities.amax(1)
+    if confidence.isnan().any():
+        raise ValueError(
+            "pseudo-labels: the network's scores of an image are NaN or infinite, so none can be made of them; check "
+            "its weights, its normalize and its precision"
+        )
     # of the scores: rounding may tie what they order
-    return scores.argmax(1), probabilities.amax(1)
+    return scores.argmax(1), confidence
 
 
 def steps_of(confidence: Tensor) -> Tensor:

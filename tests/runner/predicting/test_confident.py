@@ -38,6 +38,14 @@ def test_a_share_keeps_the_surest_pixels_of_each_class_over_all_images(scores):
         assert probabilities[mine][kept].min() >= 1 - (1 - lowest) * np.exp(1 / 256) - 1e-6
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_scores_of_a_broken_network_are_one_sentence(scores, value):
+    scores[1, 2, 3, 4] = value
+    for made in (lambda: count_steps(scores), lambda: Rule(confidence=0.8).labels(scores, None)):
+        with pytest.raises(ValueError, match="scores of an image are NaN or infinite, so none can be made of them"):
+            made()
+
+
 def test_steps_are_fine_near_certainty_and_a_class_that_is_never_predicted_counts_nothing():
     steps = steps_of(torch.tensor([0.0, 0.5, 0.999, 0.9999, 1.0]))
     assert steps.tolist() == [0, 177, 1768, 2357, STEPS - 1]
