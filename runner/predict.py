@@ -6,8 +6,8 @@ colored/x.png (the same with the data set's palette), overlays/x.png (image and 
 folders of the inputs are kept.
 
 With --pseudo it gets labels to train others on (data.extra of a recipe): 255, which is ignored, where the network is
-not sure, and description.json, which says whose they are. Labels that are there already are kept, so that after a kill
-the same command goes on.
+not sure, and description.json, which says whose they are. An image whose files are there already is left out, so that
+after a kill the same command goes on.
 """
 
 import argparse
@@ -168,7 +168,9 @@ def main() -> None:
     if folder is not None:
         folder.describe()
         sure = Rule(options.confidence, options.share), lowest_kept(network, files, folder, options, device)
-        files = [file for file in files if not folder.file(file.name).is_file()]
+        files = [
+            file for file in files if not all(kind_file(kind, file.name, options).is_file() for kind in options.write)
+        ]
     count, seconds, failed = predict_all(network, files, palette, options, device, sure)
     if options.write != ["labels"]:
         save_png(picture, options.to / "legend.png")
@@ -323,7 +325,12 @@ def write(picture: Picture, labels: np.ndarray, palette: Palette, options: argpa
     made["overlays"] = lambda: Image.blend(Image.fromarray(picture.pixels), colored.convert("RGB"), options.alpha)
     for kind in options.write:
         # photographs: more effort takes ten times as long for a tenth of the bytes
-        save_png(made[kind](), options.to / kind / f"{picture.name}.png", compress_level=1 if kind == "overlays" else 6)
+        save_png(made[kind](), kind_file(kind, picture.name, options), compress_level=1 if kind == "overlays" else 6)
+
+
+def kind_file(kind: str, name: str, options: argparse.Namespace) -> Path:
+    """Where one of KINDS of a picture goes."""
+    return options.to / kind / f"{name}.png"
 
 
 if __name__ == "__main__":

@@ -210,6 +210,10 @@ def test_pseudo_labels_equal_a_bare_loop_and_a_second_call_makes_what_is_missing
     after = {name: (file.read_bytes(), file.stat().st_mtime_ns) for name, file in files.items()}
     assert [name for name in files if before[name] != after[name]] == ["city/b"]
     assert before["city/b"][0] == after["city/b"][0]
+    # labels without the pictures that are asked for beside them, as a kill or a first call leaves them
+    command(*pseudo, "--write", "labels", "colored")
+    assert {name: file.read_bytes() for name, file in files.items()} == {name: one for name, (one, _) in after.items()}
+    assert all((out / f"colored/{name}.png").is_file() for name in files)
 
 
 def test_pseudo_labels_of_others_are_refused_and_a_share_is_of_each_class(command, student, images, deliver, tmp_path):
