@@ -124,7 +124,7 @@ class ViewStore:
         }
         self.is_described = False
         described = self.folder / DESCRIPTION
-        if described.exists() and described.read_text() != self.text:
+        if described.exists() and described.read_bytes() != self.text.encode():  # a damaged one may be no text
             raise ValueError(
                 f"{described} describes other maps than its folder's name stands for; delete {self.folder}"
             )

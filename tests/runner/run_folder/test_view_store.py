@@ -125,9 +125,10 @@ def test_a_store_of_maps(tmp_path):
     third = ViewStore(tmp_path / "cache", {"teacher": 1}, files(sizes | {"head": 8}), images=3, views=2)
     assert not third.filled().any() and third.missing_size() == 5 * 56 + 6 * 8
     assert ViewStore(tmp_path / "cache", {"teacher": 2}, files(sizes), images=3, views=2).folder != store.folder
-    (store.folder / "description.json").write_text("{}")
-    with pytest.raises(ValueError, match="description.json describes other maps than its folder's name .* delete "):
-        ViewStore(tmp_path / "cache", {"teacher": 1}, files(sizes), images=3, views=2)
+    for damaged in (b"{}", b"", b"\xff{"):
+        (store.folder / "description.json").write_bytes(damaged)
+        with pytest.raises(ValueError, match="description.json describes other maps than its folder's name .* delete "):
+            ViewStore(tmp_path / "cache", {"teacher": 1}, files(sizes), images=3, views=2)
 
 
 def test_several_processes_fill_one_store(tmp_path):
