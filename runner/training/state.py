@@ -98,6 +98,19 @@ class TrainingState:
         """Whether nothing is left to train."""
         return self.iteration >= recipe.schedule.iterations or self.has_stalled(recipe)
 
+    def refuse_not_finite(self) -> None:
+        """FloatingPointError where a weight is not finite, or a statistic of a batch norm, which no loss shows.
+
+        A resume would go on from it for ever.
+        """
+        for name, values in self.graph.state_dict().items():
+            # a loss may keep other values than tensors
+            if isinstance(values, torch.Tensor) and not torch.isfinite(values).all():
+                raise FloatingPointError(
+                    f"{name} is not finite after iteration {self.iteration}, so it is not saved; lower optimizer.lr "
+                    f"or set loop.clip_norm, and go on from the checkpoint before it with --resume"
+                )
+
     def save(
         self,
         run: RunFolder,
@@ -109,17 +122,7 @@ class TrainingState:
 
         Raises:
             ClaimLost: another process trains here by now.
-            FloatingPointError: a weight is not finite, or a statistic of a batch norm, which scoring reads and no loss
-                shows. A resume would go on from it for ever.
         """
-        for name, values in self.graph.state_dict().items():
-            if (
-                isinstance(values, torch.Tensor) and not torch.isfinite(values).all()
-            ):  # a loss may keep other values, too
-                raise FloatingPointError(
-                    f"{name} is not finite after iteration {self.iteration}, so it is not saved; lower optimizer.lr "
-                    f"or set loop.clip_norm, and go on from the checkpoint before it with --resume"
-                )
         state = {
             "graph": self.graph.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],

@@ -144,6 +144,7 @@ class Training:
 
     def save(self, accelerator: Accelerator, result: Evaluation | HeldOut | None = None) -> None:
         """A checkpoint of the finished iterations, with the evaluation of the last one if it was scored."""
+        self.state.refuse_not_finite()  # on all processes: those beside a training that failed go on together
         if accelerator.is_main_process:
             self.state.save(self.run, self.recipe.loop.keep_last, result, self.claim)
         self.saved = self.state.iteration
@@ -183,7 +184,10 @@ def failing_alone(training: Training, trainings: list[Training]) -> Iterator[Non
     try:
         yield
     except (ValueError, FloatingPointError) as error:
-        if len(trainings) == 1:
+        # a loss or a weight that is not finite is so on every process; memory runs out on one, whose gradients of the
+        # next training the others would take for this one's
+        is_met_by_all = isinstance(error, FloatingPointError) or training.tracking.accelerator.num_processes == 1
+        if len(trainings) == 1 or not is_met_by_all:
             raise
         training.failure = str(error)
         say(f"{training.recipe.name} has failed, the trainings beside it go on: {error}")
