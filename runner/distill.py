@@ -265,12 +265,13 @@ def leave(
     # who gave up waiting, or is done, does not know where the others are
     together = not (stop.gave_up or delivering or all(training.is_over for training in trainings))
     for training in going(trainings):
-        if training.saved < training.state.iteration and (together or accelerator.num_processes == 1):
-            share_running_statistics([training.graph, *training.state.averages.values()], accelerator)
-            training.check_claim()
-            training.tracking.flush()
-            training.save(accelerator)
-        training.close()
+        with failing_alone(training, trainings):
+            if training.saved < training.state.iteration and (together or accelerator.num_processes == 1):
+                share_running_statistics([training.graph, *training.state.averages.values()], accelerator)
+                training.check_claim()
+                training.tracking.flush()
+                training.save(accelerator)
+            training.close()
     is_saved = all(training.saved == training.state.iteration for training in going(trainings))
     words = f"after iteration {done} and {'saved' if is_saved else 'not saved since the last checkpoint'}"
     names = ", ".join(training.recipe.name for training in trainings)

@@ -1,9 +1,11 @@
 """Recipes trained side by side: each ends as if it were trained alone, through kills, failures and processes."""
 
 import signal
+from types import SimpleNamespace
 
 import pytest
 
+from segkd.runner import distill as distill_script
 from segkd.runner.comparing.sweep_plan import read_plan, side_by_side
 
 KL = """
@@ -68,6 +70,28 @@ def test_one_that_fails_leaves_the_others_alone(recipes, distill, ends, assert_r
     assert distill("tiny.yaml", "tracking.folder=alone").code == 0
     assert ends("runs", "tiny") == ends("alone", "tiny")
     assert not (recipes / "runs/bad/student").exists()
+
+
+def test_where_a_signal_ends_them_one_that_has_diverged_keeps_no_other_from_being_saved():
+    here, saved, told = SimpleNamespace(num_processes=1), [], []
+
+    def flush(name):
+        if name == "bad":
+            raise FloatingPointError("the loss is nan")
+
+    def training(name):
+        one = SimpleNamespace(
+            recipe=SimpleNamespace(name=name), state=SimpleNamespace(iteration=3, averages={}), saved=2
+        )
+        one.graph, one.failure, one.is_over = None, None, False
+        one.check_claim = one.close = lambda: None
+        one.tracking = SimpleNamespace(flush=lambda: flush(name), accelerator=here)
+        one.save = lambda _: saved.append(name) or setattr(one, "saved", 3)
+        return one
+
+    stop = SimpleNamespace(gave_up=False, leave=lambda text, together: told.append(text))
+    distill_script.leave([training("bad"), training("kl")], here, stop)
+    assert saved == ["kl"] and "stopped after iteration 3 and saved; go on with --resume" in told[0]
 
 
 def test_several_processes(recipes, distill, ends):
