@@ -9,7 +9,6 @@ from torch import nn
 
 from segkd.runner.building.graph import Graph
 from segkd.runner.recipe.term import Term
-from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.training.state import TrainingState
 
 
@@ -31,12 +30,11 @@ def test_all_processes_walk_through_the_adversaries_in_one_order():
     assert list(TrainingState.begin(recipe, graph, [], Accelerator(cpu=True)).adversaries) == labels
 
 
-def test_a_batch_norm_whose_statistics_are_not_finite_is_not_saved(tmp_path):
+def test_a_batch_norm_whose_statistics_are_not_finite_is_refused():
     """No loss shows them: a training step does not read them, and scoring does."""
-    network, run = nn.BatchNorm2d(2), RunFolder(tmp_path)
-    state = TrainingState(Graph({"student": network}, {}, [], {}), [], {}, {}, None, iteration=3)
-    state.save(run, keep_last=1)
-    network.running_var[0], state.iteration = torch.inf, 4
+    network = nn.BatchNorm2d(2)
+    state = TrainingState(Graph({"student": network}, {}, [], {}), [], {}, {}, None, iteration=4)
+    state.refuse_not_finite()
+    network.running_var[0] = torch.inf
     with pytest.raises(FloatingPointError, match=r"student\.running_var is not finite after iteration 4"):
-        state.save(run, keep_last=1)
-    assert [one.path.name for one in run.complete_checkpoints()] == ["step-00000003"]
+        state.refuse_not_finite()
