@@ -91,7 +91,8 @@ def training_loader(recipe: Recipe) -> DataLoader:
     padding = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: IGNORED}
     steps = [
         v2.Resize(data.resize),
-        v2.ScaleJitter(data.resize, (0.5, 2.0)),
+        # it divides the first of the two by the width, and the second by the height
+        v2.ScaleJitter(data.resize[::-1], (0.5, 2.0)),
         v2.RandomCrop(data.crop_size, pad_if_needed=True, fill=padding),
         v2.RandomHorizontalFlip(),
     ]
