@@ -36,7 +36,7 @@ class Found:
     def divided(self, count: int | None) -> "Found":
         """The same with a share of its images to be scored: a tenth, or a fifth where it is known that they are few."""
         share = 0.1 if count is None or count >= FEW else 0.2
-        told = f"no splits, so about {share:.0%} of the images are scored, drawn by their names"
+        told = "no splits, so some of the images are scored and not trained on, drawn by their names"
         return replace(self, args=self.args | {"val": share}, said=[*self.said, told])
 
 

@@ -88,6 +88,7 @@ def test_a_teacher_that_is_there_needs_no_recipe(photos, deliver):
 def test_the_share_that_is_scored_is_met_as_well_as_it_can_be(photos):
     found, train_set, val_set = drafting._built(drafting.find_data("Meine Fotos"))
     assert len(val_set) == 2 and len(train_set) == 8
+    assert "no splits" in found.said[-1] and "%" not in found.said[-1], "the share that is written may be another"
     for path in [*photos.glob("Meine Fotos/*/*")]:
         if " 0 " not in path.name:
             path.unlink()
