@@ -10,7 +10,7 @@ all that its caches lack.
 import argparse
 
 from segkd.runner.command import add_recipe, ask_early, new_parser, run_command
-from segkd.runner.recipe.read import read
+from segkd.runner.recipe.read import read, read_needed
 from segkd.runner.recipe.schema import Recipe
 
 READ = 500  # images of a split whose labels are counted, unless all are asked for
@@ -47,11 +47,11 @@ from segkd.runner.building.device import peak_memory, prepare_for_device, start_
 from segkd.runner.building.first_look import refuse_broken_teachers
 from segkd.runner.building.graph import Graph, weighted
 from segkd.runner.building.label_counts import count_labels
-from segkd.runner.building.losses import build_graph, told_class_weights, told_unread_scores
+from segkd.runner.building.losses import build_graph, rehearse, told_class_weights, told_unread_scores
 from segkd.runner.building.networks import build_networks, random_starts, weights_are_there, weights_path
 from segkd.runner.building.optimizers import build_optimizers, take_step
 from segkd.runner.building.shapes import crops, shape_graph, shape_predictions, without_autocast
-from segkd.runner.console import clock, say
+from segkd.runner.console import clock, counted, say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_report import count, never_seen, sampled, told_classes, told_files, told_sizes
 from segkd.runner.loading.data_sets import (
@@ -68,10 +68,11 @@ from segkd.runner.recipe import parts
 from segkd.runner.recipe.network import RANDOM
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.term import Ramp
+from segkd.runner.run_folder.opening import is_finished
 from segkd.runner.run_folder.replacing import replacing
 from segkd.runner.scoring.cost import flops, parameters, told_gain, wait_for_gpu
 from segkd.runner.scoring.pictures import overlays
-from segkd.runner.training.estimate import busiest_iteration, scoring_seconds
+from segkd.runner.training.estimate import busiest_iteration, measured, scoring_seconds
 from segkd.runner.training.gradients import gradient_report
 
 OVERLAYS = 8, 4  # images to train on and to score that the picture shows
@@ -81,7 +82,7 @@ TIMED = 3
 def main() -> None:
     options, recipe = ask()
     say(
-        f"recipe    {recipe.name}: {len(recipe.networks)} networks, {len(recipe.losses)} terms, "
+        f"recipe    {recipe.name}: {counted(len(recipe.networks), 'network')}, {counted(len(recipe.losses), 'term')}, "
         f"{recipe.schedule.words} of {recipe.data.batch_size} images"
     )
     if options.no_data:
@@ -109,6 +110,9 @@ def main() -> None:
     iteration = busiest_iteration(graph, recipe)
     check_terms(graph.train(), batch, iteration, accelerator)
     check_cost(wrapped, optimizers, batch, iteration, recipe, accelerator)
+    for one in read_needed(recipe, is_finished):
+        cost = measured(one, *rehearse(one, accelerator), accelerator)
+        say(f"cost      before it {one.name} is trained, which takes {cost}")
     say("verdict   this recipe will run")
     accelerator.end_training()
 
@@ -121,14 +125,14 @@ def check_data(recipe: Recipe, most: int | None) -> tuple[Dataset, Dataset | Non
     """
     train_set, unlabelled_set = build_training_sets(recipe)
     val_set = build_val_set(recipe)
-    counted = [f"{len(train_set)} images to train on ({recipe.data.train_split})"] if recipe.sees_labelled else []
+    found = [f"{len(train_set)} images to train on ({recipe.data.train_split})"] if recipe.sees_labelled else []
     if unlabelled_set is not None:
         is_counted = not isinstance(unlabelled_set, Shards)
         others = len(unlabelled_set) if is_counted else f"{len(unlabelled_set.paths)} shards of images"
-        counted.append(f"{others} without labels")
+        found.append(f"{others} without labels")
     judged = "to judge by" if recipe.judged_by_loss else "to score"
-    counted += [f"{len(val_set)} {judged} ({recipe.data.scored})", f"{train_set.num_classes} classes"]
-    say(f"data      {recipe.data.dataset}: {', '.join(counted)}")
+    found += [f"{len(val_set)} {judged} ({recipe.data.scored})", f"{train_set.num_classes} classes"]
+    say(f"data      {recipe.data.dataset}: {', '.join(found)}")
     own, extra = getattr(train_set, "labelled", train_set), getattr(train_set, "extra", None)
     if extra is not None:
         pseudo = recipe.data.extra.pseudo
@@ -155,10 +159,10 @@ def check_labels(recipe: Recipe, train_set: Dataset, val_set: Dataset, most: int
     say(f"sizes     {told_sizes(train, val)}")
     for number, line in enumerate(told_classes(train_set, train, val)):
         say(f"{'          ' if number else 'labels    '}{line}")
-    for where, counted in (("TRAIN ON", train), ("SCORE", val)):
-        absent = never_seen(train_set, counted)
+    for where, found in (("TRAIN ON", train), ("SCORE", val)):
+        absent = never_seen(train_set, found)
         if absent:
-            say(f"warning   NEVER SEEN IN {counted.words.upper()} LABELS TO {where}: {', '.join(absent)}")
+            say(f"warning   NEVER SEEN IN {found.words.upper()} LABELS TO {where}: {', '.join(absent)}")
     say(f"picture   {draw_labels(recipe, train_set, val_set)} shows some images under their labels")
 
 

@@ -136,6 +136,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def number(value: float | None, form: str = "{:.2f}") -> str:
     """A number in a table or a sentence, `-` where it is not known (None or NaN)."""
     return "-" if value is None or value != value else form.format(value)

@@ -65,6 +65,9 @@ def test_check_of_a_recipe_whose_teacher_is_not_trained_yet(check, folder):
     )
     assert result.code == 0, result.err
     assert "teacher.yaml will be trained first, into runs/teacher" in result.out
+    assert re.search(
+        r"^cost +before it teacher is trained, which takes about \d+:\d\d and .* memory$", result.out, re.M
+    )
 
 
 def test_check_without_data(check, folder):

@@ -22,6 +22,7 @@ from rich.file_proxy import FileProxy
 from segkd.runner.console import (
     clock,
     command,
+    counted,
     label_text,
     markdown,
     message,
@@ -157,6 +158,7 @@ def test_commands_run_when_they_are_pasted(tmp_path, monkeypatch):
 def test_numbers():
     assert (percent(0.75125), percent(0.0), percent(-0.5, "{:+.1f}")) == ("75.12", "0.00", "-50.0")
     assert [percent(None), percent(float("nan")), number(None), number(float("nan"), "{:.1f} M")] == ["-"] * 4
+    assert (counted(1, "thread"), counted(0, "image")) == ("1 thread", "0 images")
     assert (number(2.5, "{:.1f} M"), clock(59.6), clock(3725)) == ("2.5 M", "1:00", "1:02:05")
 
 
