@@ -6,6 +6,7 @@ tests/faults/attempts.py:Finding says what the columns mean, the head of each su
 
 import argparse
 import itertools
+import os
 import sys
 import tempfile
 import time
@@ -17,6 +18,9 @@ HERE = Path(__file__).parent
 sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != HERE.resolve()]
 sys.modules["faults"] = types.ModuleType("faults")  # these files call each other so, as tests/conftest.py lets them
 sys.modules["faults"].__path__ = [str(HERE)]
+
+# of this process, those it forks and those it starts alike: other numbers of threads give other last bits
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 from faults import annotations, checkpoints, disks, images, kills, processes, recipes, searches, sweeps, weights
