@@ -70,7 +70,9 @@ class Report:
         Args:
             scored: the scores of networks that are known already; those found here join them.
         """
-        recipe, accelerator, known = self.recipe, self.accelerator, self.run.read_teachers()
+        recipe, accelerator = self.recipe, self.accelerator
+        # before the first checkpoint a teacher may be trained anew; behind it, a run goes on with no other
+        known = self.run.read_teachers() if self.state.iteration else {}
         accelerator.wait_for_everyone()  # all have read before the main process writes
         for name in [name for name, entry in recipe.networks.items() if entry.cheaper_by]:
             network = self.state.graph.network(name)

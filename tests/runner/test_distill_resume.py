@@ -76,6 +76,17 @@ def test_a_run_goes_on_with_no_other_teacher(trained, distill, folder):
     assert trained("kd", *settings, "--resume").ends() == whole
 
 
+def test_before_the_first_checkpoint_a_teacher_is_scored_anew(trained):
+    settings = [TEACHER, "losses=[{loss: cross_entropy}, {loss: kl}]", "schedule.iterations=1"]
+    run = trained("early", *settings)
+    scores = (run.path / "teachers.json").read_text()
+    for made in ("checkpoints", "student"):
+        shutil.rmtree(run.path / made)
+    (run.path / "teachers.json").write_text('{"teacher": {"miou": 0.99}}')  # of another teacher, by that name
+    assert "teacher has 99" not in trained("early", *settings, "--resume").out
+    assert (run.path / "teachers.json").read_text() == scores
+
+
 def test_a_second_start_is_refused_resume_of_a_finished_run_only_reports_overwrite_starts_over(trained, distill):
     run = trained("tiny")
     before, log = run.ends(), (run.path / "metrics.jsonl").read_text()
