@@ -209,7 +209,7 @@ def _complete_networks(values: dict, source: Source) -> tuple[list[Mistake], dic
         weights, layout, part = (value_at(entry, key) for key in ("weights", "layout", "part"))
         other = value_at(weights, "recipe")
         told = None
-        if isinstance(weights, str):
+        if isinstance(weights, str) and all(isinstance(word, str | None) for word in (layout, part)):
             told = told_by(weights, layout, part)
         elif isinstance(other, str):
             told = _told_by_recipe(source.other(other))

@@ -1,6 +1,8 @@
 """A recipe is read in one pass, whatever is wrong with it; what it need not say, and how it may say paths."""
 
 import pytest
+import torch
+import yaml
 
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read, read_needed
@@ -50,6 +52,16 @@ def test_paths_of_ones_own_recipe_may_begin_at_home(tmp_path, monkeypatch):
     assert recipe.networks["student"].weights == f"{home}/weights.pth"
     assert recipe.networks["teacher"].weights.recipe == "home/recipes/teacher.yaml"
     assert str(recipe.folder) == f"{home}/runs/mine" and recipe.losses[1].label == "$HOME"
+
+
+@pytest.mark.parametrize("field", ["layout", "part"])
+def test_what_reads_a_file_of_weights_is_a_word(tmp_path, field):
+    """The file is there, so what its keys tell is asked for before the recipe's own types are looked at."""
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "teacher.pth")
+    student = {"weights": str(tmp_path / "teacher.pth"), field: ["a"]}
+    values = yaml.safe_load(RECIPE) | {"networks": {"student": student}}
+    with pytest.raises(RecipeError, match=f"networks.student.{field}"):
+        read(values)
 
 
 def test_a_path_with_what_this_machine_does_not_know_makes_no_folder_of_that_name(tmp_path, monkeypatch):
