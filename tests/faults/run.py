@@ -22,7 +22,6 @@ sys.modules["faults"].__path__ = [str(HERE)]
 # of this process, those it forks and those it starts alike: other numbers of threads give other last bits
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import torch
 from faults import annotations, checkpoints, disks, images, kills, processes, recipes, searches, sweeps, weights
 from faults.tally import table, try_all
 
@@ -38,7 +37,6 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="cases of each subject, instead of its own number")
     parser.add_argument("--number", type=int, help="one case of each subject alone, by its number")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     counts: dict[str, Counter] = {}
     failed = 0
     for subject in options.only.split(","):
