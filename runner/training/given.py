@@ -1,11 +1,11 @@
 """What a training is given besides its recipe, weights of frozen networks and images: a resume asks for it again."""
 
-import hashlib
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from segkd.runner.building.networks import weights_path
+from segkd.runner.loading import content
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.checksum import checksum
 from segkd.runner.run_folder.weights import weights_file
@@ -25,15 +25,9 @@ def given_to(recipe: Recipe, sets: dict[str, Dataset | None]) -> dict[str, str]:
     }
     # shards know neither how many images they hold nor, before they are read, what these are called
     listed = {words: one for words, one in sets.items() if one is not None and not hasattr(one, "samples")}
-    return found | {words: _names(one) for words, one in listed.items()}
-
-
-def _names(images: Dataset) -> str:
-    """A checksum of what the images are called, in their order, by which they are drawn."""
-    digest = hashlib.sha256()
-    for index in range(len(images)):
-        digest.update(images.name(index).encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()
+    # in their order, by which they are drawn
+    names = {words: [one.name(index) for index in range(len(one))] for words, one in listed.items()}
+    return found | {words: content.checksum(called) for words, called in names.items()}
 
 
 def refuse_other(run: Path, before: dict[str, str], now: dict[str, str]) -> None:
