@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,8 +125,7 @@ class Claim:
             # by its handle: it never changes the claim of another
             _write(self._handle, self._words | {"released": True, "failed": failed})
             if finished:
-                _remove(self._file)
-                self._file.parent.rmdir()
+                _take_away(self._file)
         except OSError:  # lost, or a disk that is full: others see that it gives no sign of life
             pass
         finally:
@@ -233,14 +232,14 @@ def _succeed(folder: Path, holder: Holder | None) -> Claim | None:
         _write(handle, words)
     except OSError:
         os.close(handle)
-        _remove(file)
+        _take_away(file)
         raise
     # since the holder was judged, others may have taken over, come to their end, and left the number free again
     numbers = _numbers(folder)
     is_mine = max(numbers, default=0) == number and (holder is None or _token(folder, holder.number) == holder.token)
     if not is_mine:
         os.close(handle)
-        _remove(file)
+        _take_away(file)
         return None
     for older in numbers - {number}:
         _remove(folder / str(older))
@@ -273,6 +272,13 @@ def _numbers(folder: Path) -> set[int]:
 
 def _remove(file: Path) -> None:
     file.unlink(missing_ok=True)
+
+
+def _take_away(file: Path) -> None:
+    """Removes a claim, and its folder where no other lies in it."""
+    _remove(file)
+    with suppress(OSError):  # another lies in it, or it is gone
+        file.parent.rmdir()
 
 
 @functools.cache
