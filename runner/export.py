@@ -73,6 +73,7 @@ from segkd.runner.exporting.other_codes import (
 from segkd.runner.exporting.programs import told_of, write_onnx, write_program
 from segkd.runner.recipe.program_file import ProgramFile
 from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
+from segkd.runner.run_folder.opening import device_words
 from segkd.runner.run_folder.program_scores import remove_scores, write_scores
 from segkd.runner.run_folder.replacing import refuse_existing, replacing
 from segkd.runner.scoring.cost import TIMED, Timing, flops, in_turn, parameters
@@ -199,7 +200,7 @@ def write(
 def cost(delivered: Delivered, export: Export, size: tuple[int, int]) -> tuple[dict[str, Timing], str]:
     """Times of what was written, an INT8 file's beside the float file's; and parameters, FLOPs and time in words."""
     network, image = delivered.network, torch.zeros(1, 3, *size, dtype=torch.uint8)
-    device = f"{export.engine} on cpu, {torch.get_num_threads()} threads"
+    device = f"{export.engine} on {device_words(torch.device('cpu'))}"
     operations = flops(network, image)
     if export.engine == "torch" and torch.cuda.is_available():
         network.cuda()

@@ -49,7 +49,10 @@ import torch
 
 from segkd.runner.console import markdown, number, percent, say
 from segkd.runner.run_folder.folder import refuse_inside_a_run
+from segkd.runner.run_folder.opening import device_words
 from segkd.runner.scoring.measurement import Measurement, draw, measure, on_the_front
+
+FRONT = "†"  # a star would have to be escaped in Markdown
 
 
 def main() -> None:
@@ -62,11 +65,11 @@ def main() -> None:
         raise ValueError("--device cuda: torch finds no GPU here")
     size = options.size and tuple(options.size)
     found, size = measure(options.networks, size, options.device, options.rounds)
-    where = f"{torch.get_num_threads()} threads" if options.device == "cpu" else torch.cuda.get_device_name()
+    where = device_words(torch.device(options.device))
     say(table(found))
     say(
-        f"\none {size[0]}x{size[1]} image, {options.rounds} times in turn on {options.device} ({where}); mIoU: as each "
-        f"says of itself; *: no other is both as fast and as good"
+        f"\none {size[0]}x{size[1]} image, {options.rounds} times in turn on {where}; mIoU: as each says of itself; "
+        f"{FRONT}: no other is both as fast and as good"
     )
     if options.json:
         values = {"size": size, "device": options.device, "where": where, "networks": [asdict(one) for one in found]}
@@ -78,7 +81,7 @@ def main() -> None:
 
 
 def table(found: list[Measurement]) -> str:
-    """A line for each network; a star where no other is both faster and better."""
+    """A line for each network; FRONT where no other is both faster and better."""
     columns = [
         "network",
         "computed by",
@@ -93,7 +96,7 @@ def table(found: list[Measurement]) -> str:
     front = on_the_front(found)
     lines = [
         [
-            f"{one.name} *" if one in front else one.name,
+            f"{one.name} {FRONT}" if one in front else one.name,
             one.engine,
             percent(one.miou),
             number(one.parameters and one.parameters / 1e6, "{:.2f} M"),

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from segkd.runner.console import counted
 from segkd.runner.recipe.differences import changes
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.checkpoint import remove_leftovers
@@ -150,7 +151,8 @@ def environment(accelerator: Accelerator) -> dict:
 def device_words(device: torch.device) -> str:
     """The name of a GPU, or how many threads the CPU has."""
     on_gpu = device.type == "cuda"
-    return torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {torch.get_num_threads()} threads"
+    threads = counted(torch.get_num_threads(), "thread")
+    return torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {threads}"
 
 
 def git_version() -> str | None:

@@ -302,7 +302,7 @@ def fabricate(folder: Path) -> Callable[..., Path]:
         *assignments: str,
         curve: tuple[tuple[int, float], ...] = ((2, 0.1), (4, 0.2)),
         teachers: dict[str, float] | None = None,
-        device: str = "cpu, 1 threads",
+        device: str = "cpu, 1 thread",
         seconds: float = 90.0,
         taught: bool = False,
         phases: dict[str, float] | None = None,

@@ -68,6 +68,7 @@ def test_an_int8_file_from_its_run_to_its_scores(trained, server, folder, assert
     run, exported = json.loads((folder / "cost.json").read_text())["networks"]
     assert exported["miou"] == beside["miou"] and exported["engine"] == "onnxruntime on cpu, INT8"
     assert "one 32x48 image, 2 times in turn on cpu" in printed, "what images are resized to"
+    assert "†" in printed and "\\" not in printed
     assert (run["parameters"], run["flops"]) == (exported["parameters"], exported["flops"])
     assert exported["bytes"] == file.stat().st_size < 0.5 * run["bytes"] and "95 % below ms" in printed
 
@@ -95,7 +96,7 @@ def test_a_trained_run_as_a_program_of_torch(distill, server, folder, run_page):
     assert trained.code == 0, trained.err
     result = server(folder, "export", "runs/tiny", "--to", "torch", "--fixed-size", "--input-size", "33", "48")
     assert result.code == 0, result.err
-    assert "runs/tiny/export/student.pt2: " in result.out and "torch.export on cpu, 1 threads" in result.out
+    assert "runs/tiny/export/student.pt2: " in result.out and "torch.export on cpu, 1 thread" in result.out
     assert "any batch size, this size only; scores differ from torch's by at most" in result.out
     images = torch.randint(0, 256, (3, 3, 33, 48), dtype=torch.uint8)
     network = from_pretrained(folder / "runs/tiny")

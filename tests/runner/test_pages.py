@@ -141,7 +141,7 @@ def test_the_page_of_a_run_says_what_the_run_says(page):
     assert f"{SHOWN[1]} called {SHOWN[0]} 50.0 %" in told and f"sky called {SHOWN[1]} 62.5 %" in told
     # a step of a second, of which the student takes half
     assert told.index("student 500.0 50.0") < told.index("backward 250.0 25.0")
-    assert "data.args.size [32, 48]" in told and "device cpu, 1 threads" in told
+    assert "data.args.size [32, 48]" in told and "device cpu, 1 thread" in told
     tiles = [one for one in page.all("img") if "data-step" in one]
     assert [(one["data-step"], "hidden" in one) for one in tiles] == [("2", True), ("4", False)] * 2
     assert len(page.all("img")) == 3 + len(tiles), "what does not change is there once"

@@ -54,7 +54,7 @@ def test_notes_say_what_must_be_known_before_comparing(runs):
         "Trained differently: none, kl: 4 iterations of 4 crops of 32 x 32; long: 9 iterations of 4 crops of 32 x 32."
     )
     assert told in text
-    assert "Made on different devices" in text and "none, long: cpu, 1 threads; kl: a GPU." in text
+    assert "Made on different devices" in text and "none, long: cpu, 1 thread; kl: a GPU." in text
     alike = report(compare([run for run in runs if run.recipe.method_name == "none"]))
     assert "differently" not in alike and "devices" not in alike and "Gains are" not in alike
 
