@@ -16,7 +16,7 @@ from ._files import IGNORE_INDEX, require_split
 from ._palettes import Color
 from ._photometric import check_rising
 
-SPLITS = {"train": 512, "val": 128}
+SPLITS = {"train": 512, "val": 128, "test": 128}
 SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, PERSON, POLE = range(8)
 
 # texture of each class: grey levels of the coarse and of the fine pattern; sky and cars are smooth, leaves are not
@@ -32,7 +32,7 @@ class Synthetic:
 
     Args:
         root: not used; every dataset takes it.
-        split: train or val: other scenes of the same kind.
+        split: train, val or test: other scenes of the same kind.
         size: (height, width) in pixels.
         length: number of scenes; None: 512 for train, 128 for val.
         near: between where cars, people and poles stand, 0 at the horizon and 1 before the camera: near ones are large.

@@ -152,7 +152,7 @@ def test_names_are_told_apart():
 # fields of the schema that are younger than tests/golden/recipes.json
 ADDED_SINCE = {
     "evaluate": ("metrics", "fit_corners", "patience"),
-    "data": ("allow_overlap", "max_pixels", "cache", "cache_folder", "extra", "tuning_part"),
+    "data": ("allow_overlap", "max_pixels", "cache", "cache_folder", "extra", "tuning_part", "test_split"),
     "schedule": ("hours", "seconds", "measured"),
     "networks.*": ("cache", "precision", "compile", "input_scale", "int8"),
 }

@@ -86,6 +86,11 @@ class Row:
         found = np.stack([places, values.mean(0), values.min(0), values.max(0)], axis=1)
         return [tuple(point) for point in found[~np.isnan(found).any(1)].tolist()]
 
+    @property
+    def tested(self) -> np.ndarray:
+        """The mIoU on data.test_split, one for each run; NaN where it was not scored."""
+        return np.array([run.summary.get("test", {}).get("miou") for run in self.runs], dtype=float)
+
     def measured(self, key: str) -> np.ndarray:
         """A number in the summaries, one for each run; NaN where it is not there."""
         return np.array([run.summary.get(key) for run in self.runs], dtype=float)
@@ -104,6 +109,12 @@ class Comparison:
     class_names: list[str]
     images: int
     headline: dict[str, str]
+
+    @property
+    def test_split(self) -> str | None:
+        """The further split that runs were scored on; None where there is none, or not the same one."""
+        splits = {run.summary["test"]["split"] for row in self.rows for run in row.runs if "test" in run.summary}
+        return splits.pop() if len(splits) == 1 else None
 
     @property
     def trained(self) -> list[Row]:

@@ -72,6 +72,7 @@ def cells(row: Row, comparison: Comparison) -> dict[str, str]:
         "gain": "-" if gain is None else percent(gain.mean, SIGNED),
         INTERVAL: "-" if gain is None else interval(gain),
         SAME_TIME: percent(plain_at_same_time(row, comparison.rows)),
+        **({f"{comparison.test_split} (%)": spread(row.tested, "(%)")} if comparison.test_split else {}),
         **{title: spread(row.measured(key), title) for key, title in comparison.headline.items()},
         "parameters": number(row.measured("parameters").mean() / 1e6, "{:.2f} M"),
         "GFLOPs": number(row.measured("flops").mean() / 1e9),
@@ -111,6 +112,8 @@ def notes(comparison: Comparison) -> list[str]:
         f"scoring and saving are not in it. {SAME_TIME}: the best mIoU (%) that plain training of the same student "
         f"has come to in the row's training time, whatever its own schedule; - where it was never given that much.",
     ]
+    if comparison.test_split:
+        lines.append(f"{comparison.test_split}: mIoU of the same checkpoints on that split, which chose nothing.")
     over = methods_by_word((row.gain.over.method, row) for row in rows if row.gain is not None)
     if len(over) == 1:
         lines.append(f"Gains are over {next(iter(over))}.")
@@ -188,7 +191,18 @@ def table_csv(comparison: Comparison) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["dataset", "split", "protocol", "teacher", "student", "method", "seeds", "runs", "miou", "miou_std"]
-        + ["baseline", "gain", "gain_low", "gain_high", "none_same_time", "parameters", "flops", "images_per_second"]
+        + [
+            "baseline",
+            "gain",
+            "gain_low",
+            "gain_high",
+            "none_same_time",
+            "test_miou",
+            "test_miou_std",
+            "parameters",
+            "flops",
+            "images_per_second",
+        ]
         + ["training_seconds", "step_seconds", "step_relative", "tuned"]
         + [f"seconds/{phase}" for phase in PHASES]
         + [f"iou/{name}" for name in classes]
@@ -203,7 +217,7 @@ def table_csv(comparison: Comparison) -> str:
             " ".join(str(run.folder) for run in row.runs),
             *(row.miou.mean(), deviation(row.miou)),
             *([""] * 4 if gain is None else (gain.over.method, gain.mean, gain.low, gain.high)),
-            plain_at_same_time(row, comparison.rows),
+            *(plain_at_same_time(row, comparison.rows), row.tested.mean(), deviation(row.tested)),
             *(row.measured(key).mean() for key in ("parameters", "flops")),
             *(1000 / row.measured("milliseconds").mean(), row.measured("seconds").mean()),
             *(step_seconds(row), relative_step(row), row.recipe.tuned or ""),

@@ -111,6 +111,12 @@ def build_val_set(recipe: Recipe) -> Dataset:
     return Chosen(whole, aside)
 
 
+def build_test_set(recipe: Recipe) -> Dataset | None:
+    """The images of test_split, which choose nothing; None where there are none, or settings are being chosen."""
+    data = recipe.data
+    return None if data.test_split is None or data.tuning_part is not None else build_dataset(recipe, data.test_split)
+
+
 def extra_images(recipe: Recipe, rest: Dataset) -> Dataset:
     """The images of data.extra; `rest` are those that data.labelled leaves out. ValueError: these are none."""
     source = recipe.data.extra.source

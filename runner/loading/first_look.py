@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from segkd.datasets._files import exif_orientation
 from segkd.datasets._images import RefusedFile, open_regular
 from segkd.runner.console import printable
+from segkd.runner.loading.data_sets import build_test_set
 from segkd.runner.loading.kept_pixels import require_room
 from segkd.runner.recipe.schema import Recipe
 
@@ -41,10 +42,14 @@ def look_at_data(
     """
     _refuse_more_than_the_memory(recipe)
     own, extra = getattr(train_set, "labelled", train_set), getattr(train_set, "extra", None)
-    require_room(recipe, own, extra, unlabelled_set, val_set)
-    _refuse_other_classes(recipe, train_set, val_set)
-    if not recipe.data.allow_overlap:
-        _refuse_overlap(recipe, [train_set, *([] if unlabelled_set is None else [unlabelled_set])], val_set, whole)
+    test_set = build_test_set(recipe)
+    require_room(recipe, own, extra, unlabelled_set, val_set, test_set)
+    scored = {recipe.data.val_split: val_set} | ({} if test_set is None else {recipe.data.test_split: test_set})
+    for split, dataset in scored.items():
+        _refuse_other_classes(recipe, train_set, split, dataset)
+        if not recipe.data.allow_overlap:
+            training = [train_set, *([] if unlabelled_set is None else [unlabelled_set])]
+            _refuse_overlap(recipe, training, split, dataset, whole)
     train_set = own  # a teacher's labels are not there before they are made
     if not recipe.judged_by_loss:
         _refuse_one_class(train_set, LABELS_OF_CHECK if whole else LABELS)
@@ -74,13 +79,11 @@ def _refuse_more_than_the_memory(recipe: Recipe) -> None:
         )
 
 
-def _refuse_other_classes(recipe: Recipe, train_set: Dataset, val_set: Dataset) -> None:
+def _refuse_other_classes(recipe: Recipe, train_set: Dataset, split: str, dataset: Dataset) -> None:
     """ValueError where files that tell their classes themselves tell others for the two splits."""
-    trained, scored = list(train_set.class_names), list(val_set.class_names)
+    trained, scored = list(train_set.class_names), list(dataset.class_names)
     if trained != scored:
-        both = (
-            f"{recipe.data.train_split}: {', '.join(trained[:10])}; {recipe.data.val_split}: {', '.join(scored[:10])}"
-        )
+        both = f"{recipe.data.train_split}: {', '.join(trained[:10])}; {split}: {', '.join(scored[:10])}"
         raise ValueError(
             f"data: the files name other classes to train on than to score, or in another order ({both}); say with "
             f"data.args.classes which there are, in their order"
@@ -124,22 +127,22 @@ def _doubt_turned_images(train_set: Dataset) -> None:
                 return
 
 
-def _refuse_overlap(recipe: Recipe, training: list[Dataset], val_set: Dataset, whole: bool) -> None:
+def _refuse_overlap(recipe: Recipe, training: list[Dataset], split: str, dataset: Dataset, whole: bool) -> None:
     """ValueError where images to score are trained on; a warning where they are few copies in a published data set."""
     data = recipe.data
     cure = (
-        "give them to one of the two (data.train_split, data.val_split and data.args say which they are; images that "
+        "give them to one of the two (the splits in data, and data.args, say which they are; images that "
         "lie in no splits are divided by data.args.val=0.1)"
     )
-    if not hasattr(val_set, "files"):  # drawn as they are asked for
-        if data.train_split == data.val_split:
+    if not hasattr(dataset, "files"):  # drawn as they are asked for
+        if data.train_split == split:
             raise ValueError(
-                f"data: the images to score are those to train on ({data.val_split}), so the scores tell nothing of "
+                f"data: the images to score are those to train on ({split}), so the scores tell nothing of "
                 f"other images; {cure}, or say data.allow_overlap=true"
             )
         return
     trained = [image for dataset in training for image, _ in getattr(dataset, "files", [])]
-    scored = [image for image, _ in val_set.files]
+    scored = [image for image, _ in dataset.files]
     shared = _same_paths(trained, scored)
     is_copy = not shared
     if is_copy and (whole or len(trained) + len(scored) <= COMPARED):
@@ -148,7 +151,7 @@ def _refuse_overlap(recipe: Recipe, training: list[Dataset], val_set: Dataset, w
         return
     first, other = next(iter(shared.items()))
     text = (
-        f"{len(shared)} of the {len(scored)} images to score ({data.val_split}) are also trained on, such as {first}"
+        f"{len(shared)} of the {len(scored)} images to score ({split}) are also trained on, such as {first}"
         f"{f', which is a copy of {other}' if is_copy else ''}"
     )
     if is_copy and data.dataset in PUBLISHED and len(shared) <= FEW * len(scored):

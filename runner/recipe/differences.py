@@ -7,7 +7,7 @@ Difference = tuple[str, object, object]  # key, value before, value now
 # what may differ between the start of a run and its resume: nothing here changes the weights, nor how scores are made
 MAY_CHANGE_ON_RESUME = {
     *("tracking", "data.root", "data.workers", "data.max_pixels", "data.allow_overlap"),
-    *("data.cache", "data.cache_folder"),
+    *("data.cache", "data.cache_folder", "data.test_split"),
     *("loop.save_every", "loop.keep_last", "loop.timeout", "baseline"),
     *("method", "tuned", "evaluate.every", "evaluate.batch_size", "evaluate.also", "evaluate.metrics"),
     *("data.extra.pseudo.folder", "networks.*.cache.folder", "networks.*.cache.max_gib"),

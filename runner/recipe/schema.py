@@ -42,6 +42,9 @@ class Data(Section):
     args: dict = Field({}, description="the data set's own arguments")
     train_split: str = "train"
     val_split: str = "val"
+    test_split: str | None = Field(
+        None, description="a further split that the delivered student is scored on, once, at the end of a run"
+    )
     resize: tuple[Side, Side] | None = Field(None, description="height, width images are first brought to")
     crop_size: tuple[Side, Side] = Field(description="height, width in pixels of a training crop")
     transform: dict = Field({}, description="arguments of datasets/_transforms.py:Transform")
@@ -292,6 +295,9 @@ class Recipe(Section):
                     text = f"there is no network {name!r}; there are: {networks} (joined by +)"
                     yield ("evaluate", "also", index), text
         yield from ((("schedule", *key), text) for key, text in self.schedule.wrong())
+        if self.data.test_split in (self.data.train_split, self.data.val_split):
+            text = f"{self.data.test_split} is trained on, or chooses the student; name another split, or leave it out"
+            yield ("data", "test_split"), text
         if self.data.cache_folder is not None and self.data.cache != "disk":
             yield ("data", "cache_folder"), f"says where cache: disk lies, and cache is {self.data.cache or 'not set'}"
         other = self.data.unlabelled
@@ -324,10 +330,10 @@ class Recipe(Section):
                         ("networks", name),
                         f"{text}; write args.head: null, or name classes with data.args.class_names",
                     )
-        for key in ("also", "metrics") if self.judged_by_loss else ():
-            if getattr(self.evaluate, key):
-                text = "nothing is scored: the student has no head, or there are no labels; leave it out"
-                yield ("evaluate", key), text
+        scored = {("evaluate", "also"): self.evaluate.also, ("evaluate", "metrics"): self.evaluate.metrics}
+        scored |= {("data", "test_split"): self.data.test_split}
+        for key in [key for key, value in scored.items() if value and self.judged_by_loss]:
+            yield key, "nothing is scored: the student has no head, or there are no labels; leave it out"
 
     def _wrong_gates(self) -> Iterator[Mistake]:
         """Iterations at which there would be nothing to train."""

@@ -134,8 +134,8 @@ def evaluate(
     }
     if counts["confusion"]["matrix"].sum() == 0:
         raise ValueError(
-            f"no pixel of the {len(dataset)} images of {recipe.data.scored} has a label that counts; check the "
-            f"label folder and the ids ({command('check')} shows how they are spread)"
+            f"{title}: no pixel of the {len(dataset)} images has a label that counts; check the label folder and the ids "
+            f"({command('check')} shows how they are spread)"
         )
     values = {key: value for name, metric in metrics.items() for key, value in metric.values(counts[name]).items()}
     assert values_in(values, metrics) == values, "the names of a metric's values begin with the metric's own"

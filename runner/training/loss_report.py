@@ -58,7 +58,7 @@ class LossReport(Report):
         title, student = self.recipe.networks["student"].title, self.state.student.eval()
         return [row("student", title, student, self.state.best_loss, latency(student, image), TOTAL)]
 
-    def text(self, rows: list[dict], history: list[dict], scored: dict) -> str:
+    def text(self, rows: list[dict], history: list[dict], scored: dict, tested: dict) -> str:
         """report.md: why there is no mIoU, the table, the curves."""
         run, state, recipe = self.run, self.state, self.recipe
         losses = [one[TOTAL] for one in history if TOTAL in one] or [state.best_loss]

@@ -33,13 +33,14 @@ class Shown:
         iteration: after which it was made. scores: its values, as the log has them.
         counts: what images.npz holds of it: names, counts and matrix, the last of which older runs have not; None where
             the loss on held-out images judges.
-        rows: the closing table; empty until the run has come to its end.
+        rows: the closing table; empty until the run has come to its end. tested: the scores on data.test_split, if any.
     """
 
     iteration: int
     scores: dict
     counts: dict[str, np.ndarray] | None = None
     rows: list[dict] = field(default_factory=list)
+    tested: dict = field(default_factory=dict)
 
 
 def write_run_page(recipe: Recipe, dataset: Dataset, shown: Shown) -> None:
@@ -124,6 +125,11 @@ def numbers(recipe: Recipe, shown: Shown, history: list[dict]) -> list[tuple[str
     else:
         miou = shown.scores["miou"]
         found.append((f"{percent(miou)} %", "mIoU of the student", where))
+        if shown.tested:
+            what = f"mIoU on {shown.tested['split']}"
+            found.append(
+                (f"{percent(shown.tested['miou'])} %", what, f"{shown.tested['images']} images, which chose nothing")
+            )
         if recipe.baseline is not None and others:
             base = others[-1]
             found.append((percent(miou - base["miou"], "{:+.2f}"), "mIoU gained", f"over {base['network']}"))

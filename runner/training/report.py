@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from segkd.models._weights import read_weights
 from segkd.runner.building.frozen import as_it_is
 from segkd.runner.console import clock, command, markdown, markdown_text, number, percent, say, say_table
-from segkd.runner.loading.data_sets import fixed_resize
+from segkd.runner.loading.data_sets import build_test_set, fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
@@ -149,12 +149,13 @@ class Report:
         Args:
             check_claim: called once more when all but the student is there, which may have taken long.
         """
-        if not self.accelerator.is_main_process:
-            return
         recipe, run, state, val_set = self.recipe, self.run, self.state, self.val_set
         network, student = recipe.networks["student"], state.student
         chosen = run.checkpoint(state.best_iteration)
         student.load_state_dict(read_weights(chosen.weights_file))
+        tested = self.tested()
+        if not self.accelerator.is_main_process:
+            return
         history = run.read_rows()
         # the checkpoint has the scores, whatever has become of the log; early ones have not
         scored = state.best_scores or next(row for row in history if row["iteration"] == state.best_iteration)
@@ -163,7 +164,7 @@ class Report:
         image = image.to(self.accelerator.device).images
         rows = self.closing_rows(scored, image)
         curves(history, run.curves_file)
-        write_text(run.report_file, self.text(rows, history, scored))
+        write_text(run.report_file, self.text(rows, history, scored, tested))
         counts = None
         if not recipe.judged_by_loss:
             shutil.copyfile(chosen.images_file, run.images_file)
@@ -172,6 +173,7 @@ class Report:
         summary = {  # what comparisons of runs read
             **self.judged(scored),
             **self.best,
+            **({"test": tested} if tested else {}),
             "rows": rows,
             **self.ended_early(),
             "iteration": state.best_iteration,
@@ -181,7 +183,7 @@ class Report:
             **{key: rows[-1][key] for key in ("parameters", "milliseconds")},
         }
         write_text(run.summary_file, json.dumps(summary, indent=2) + "\n")
-        write_run_page(recipe, val_set, Shown(state.best_iteration, scored, counts, rows))
+        write_run_page(recipe, val_set, Shown(state.best_iteration, scored, counts, rows, tested))
         config = {
             **description(student, network.source, network.model, network.args),
             **({"int8": True} if network.int8 else {}),
@@ -194,8 +196,20 @@ class Report:
         }
         check_claim()
         export_student(run, chosen, config)
+        if tested:
+            self.dashboard.summarize({"test_miou": tested["miou"]})
+            say(f"{recipe.name}: {told_test(tested)}")
         say_closing(recipe, rows, run, self.ended_early().get("unfinished", "is done"))
         self.dashboard.log_student(run.student, recipe.name)
+
+    def tested(self) -> dict:
+        """What the chosen student has on data.test_split, the same on all processes; empty where the recipe names none."""
+        recipe, test_set = self.recipe, build_test_set(self.recipe)
+        if test_set is None:
+            return {}
+        title = f"scoring the student on {recipe.data.test_split}"
+        values = evaluate(self.state.student, test_set, recipe, self.accelerator, title).values
+        return {"split": recipe.data.test_split, "images": len(test_set), **plain(values)}
 
     @property
     def best(self) -> dict[str, float]:
@@ -269,7 +283,7 @@ class Report:
         for name, tiles in drawn(networks, self.val_set, new, recipe, self.accelerator):
             save_tiles(tiles, tile_folder(run.panels(self.state.best_iteration), name))
 
-    def text(self, rows: list[dict], history: list[dict], scored: dict) -> str:
+    def text(self, rows: list[dict], history: list[dict], scored: dict, tested: dict) -> str:
         """report.md: the table, the curves, what the metrics say of the chosen checkpoint, the last panels."""
         run, state, split = self.run, self.state, self.recipe.data.scored
         evaluations = [row for row in history if "miou" in row] or [scored]
@@ -281,12 +295,20 @@ class Report:
             f"The student is the checkpoint of iteration {state.best_iteration}, the best of {len(evaluations)} on "
             f"`{split}` ({percent(state.best_miou)} %); the last one has {percent(evaluations[-1]['miou'])} %. "
             f"Made by `{run.recipe_file.name}` in `{run.environment_file.name}`.",
+            *([f"It has {told_test(tested)}."] if tested else []),
             f"![curves]({run.curves_file.name})",
             *time_paragraphs(history, self.recipe),
             text_of(build_metrics(self.recipe, self.val_set), scored),
             *(f"![{markdown_text(name)}]({quote(file)})" for name, file in pictures),
         ]
         return "\n\n".join(paragraphs) + "\n"
+
+
+def told_test(tested: dict) -> str:
+    """`51.20 % mIoU on the 233 images of test, which chose nothing`."""
+    return (
+        f"{percent(tested['miou'])} % mIoU on the {tested['images']} images of {tested['split']}, which chose nothing"
+    )
 
 
 def row(title: str, model: str, network: nn.Module, value: float, milliseconds: float, measure: str = "miou") -> dict:

@@ -1,8 +1,8 @@
 """segkd beside the loop its user would write with segmentation_models_pytorch: `python tests/benchmarks/smp.py`.
 
 Both train DeepLabV3+ on tf_efficientnet_lite0 from the same ImageNet weights, on CamVid at 180 x 240, as the recipe
-plain_dv3plite0_180x240 says: its images, crops, scales and flips, batch, learning rates, weight decay, schedule,
-precision and one loading process. Further arguments are overrides of that recipe, which both arms read.
+plain_dv3plite0_180x240 says: its images, crops, scales, flips and colours, batch, learning rates, weight decay, schedule,
+moving average, precision and one loading process. Further arguments are overrides of that recipe, which both arms read.
 
 `segkd` is the whole of runner/distill.py, from its recipe to the run folder. `smp` is plain torch around
 smp.DeepLabV3Plus with what that has by default (no auxiliary head, dropout 0.5 behind the pyramid, dilations 12, 24, 36)
@@ -43,10 +43,12 @@ import torch.nn.functional as F
 from measuring import clocks, seconds
 from PIL import Image
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from segkd.datasets._transforms import Transform
 from segkd.models._weights import imagenet_weights, published_constants
 from segkd.runner import distill
 from segkd.runner.recipe.read import read
@@ -91,12 +93,14 @@ def training_loader(recipe: Recipe) -> DataLoader:
     """Batches of random views, one process loading them."""
     data = recipe.data
     padding = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: IGNORED}
+    transform = Transform(data.crop_size, **data.transform)
     steps = [
         v2.Resize(data.resize),
         # it divides the first of the two by the width, and the second by the height
-        v2.ScaleJitter(data.resize[::-1], (0.5, 2.0)),
+        v2.ScaleJitter(data.resize[::-1], transform.scale_range),
         v2.RandomCrop(data.crop_size, pad_if_needed=True, fill=padding),
         v2.RandomHorizontalFlip(),
+        *([v2.RandomPhotometricDistort()] if transform.distort else []),
     ]
     dataset = CamVid(data.root, "train", steps)
     return DataLoader(dataset, data.batch_size, shuffle=True, drop_last=True, num_workers=1, persistent_workers=True)
@@ -135,6 +139,8 @@ class Bare:
         ).to(memory_format=self.format)
         missing, _ = self.network.encoder.model.load_state_dict(imagenet_weights(ENCODER)[0], strict=False)
         assert not missing
+        ema = recipe.loop.ema and get_ema_multi_avg_fn(recipe.loop.ema)
+        self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True) if ema else None
         self.batches = endless(training_loader(recipe))
         self.optimizer, schedule = optimizer_of(self.network, recipe), recipe.schedule
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -151,16 +157,18 @@ class Bare:
         loss.backward()
         self.optimizer.step()
         self.scheduler.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
 
     @torch.inference_mode()
     def miou(self) -> float:
         """In float32, over the classes that are there."""
-        self.network.eval()
+        network = (self.network if self.average is None else self.average).eval()
         height, width = self.recipe.data.resize
         dataset = CamVid(self.recipe.data.root, "val", [v2.Resize((height, width))])
         matrix = torch.zeros(CLASSES * CLASSES, dtype=torch.int64)
         for images, target in DataLoader(dataset, self.recipe.evaluate.batch_size):
-            scores = self.network(F.pad(images, (0, -width % 16, 0, -height % 16)))[..., :height, :width]
+            scores = network(F.pad(images, (0, -width % 16, 0, -height % 16)))[..., :height, :width]
             pairs = CLASSES * target + scores.argmax(1)  # (B, H, W)
             matrix += torch.bincount(pairs[target != IGNORED], minlength=CLASSES * CLASSES)
         matrix = matrix.view(CLASSES, CLASSES).double()

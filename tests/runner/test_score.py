@@ -35,6 +35,17 @@ def test_score_takes_other_weights_and_another_protocol(trained_once, score):
     assert "windows of 32 x 32" in printed and "mirrored too" in printed
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_ends_with_the_score_of_its_chosen_student_on_a_further_split(trained, score, folder, processes):
+    run = trained("tiny", "data.test_split=test", processes=processes)
+    tested = json.loads((run.path / "summary.json").read_text())["test"]
+    scores, _ = score("runs/tiny", "data.val_split=test", "data.test_split=null")
+    assert tested == {"split": "test", "images": 15, **{key: scores[key] for key in tested.keys() - {"split", "images"}}}
+    told = f"{100 * scores['miou']:.2f} % mIoU on the 15 images of test, which chose nothing"
+    assert f"tiny: {told}" in run.out and f"It has {told}." in (run.path / "report.md").read_text()
+    assert "15 images, which chose nothing" in (run.path / "report.html").read_text()
+
+
 def test_two_processes_count_what_one_does(trained_once, score, folder):
     trained_once("tiny")
     asked = "--confusion", "confusion.png", "--metrics", *parts.names(parts.METRICS)

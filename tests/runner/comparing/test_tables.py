@@ -59,6 +59,21 @@ def test_notes_say_what_must_be_known_before_comparing(runs):
     assert "differently" not in alike and "devices" not in alike and "Gains are" not in alike
 
 
+def test_a_table_tells_the_further_split_that_all_were_scored_on(fabricate):
+    for seed, found in enumerate([50, 60]):
+        summary = fabricate(f"none-s{seed}", counts(found), f"seed={seed}") / "summary.json"
+        tested = {"split": "held back", "images": 7, "miou": 0.4 + 0.1 * seed}
+        summary.write_text(json.dumps(json.loads(summary.read_text()) | {"test": tested}))
+    comparison = compare(find_runs(["runs"]))
+    text = report(comparison)
+    assert "| held back (%) |" in text and "| 45.00 +- 7.07 |" in text
+    assert "held back: mIoU of the same checkpoints on that split, which chose nothing" in text
+    (row,) = csv.DictReader(io.StringIO(table_csv(comparison)))
+    assert (float(row["test_miou"]), float(row["test_miou_std"])) == pytest.approx((0.45, 0.1 / 2**0.5))
+    fabricate("kl", counts(60), taught=True)
+    assert "| - |" in report(compare(find_runs(["runs"]))), "one that was not scored there has no number"
+
+
 def test_a_table_says_how_settings_were_chosen_and_how_many_iterations_fitted(fabricate):
     for seed, count in ((0, 40), (1, 42)):
         measured = "schedule={seconds: 90, measured: true, iterations: %d}" % count

@@ -104,6 +104,10 @@ def test_images_that_are_trained_on_are_not_scored(look, folder):
         look(SPLIT, "data.unlabelled={images: data/../data/val/images}")
     with pytest.raises(ValueError, match=r"the images to score are those to train on \(val\)"):
         look("data.train_split=val")
+    (folder / "data/test").symlink_to("train")
+    with pytest.raises(ValueError, match=r"4 of the 4 images to score \(test\) are also trained on"):
+        look(SPLIT, "data.test_split=test")
+    look(SPLIT, "data.test_split=test", "data.tuning_part=0.25")  # settings are being chosen: nobody looks at it
 
 
 @pytest.mark.parametrize("same", [shutil.copyfile, lambda image, copy: copy.hardlink_to(image),

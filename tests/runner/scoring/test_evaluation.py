@@ -132,5 +132,5 @@ def test_a_split_without_a_counted_pixel_is_refused(scored, tmp_path):
     recipe, dataset = scored()
     for file in (tmp_path / "labels").iterdir():
         Image.fromarray(np.full_like(np.asarray(Image.open(file)), 255)).save(file)
-    with pytest.raises(ValueError, match="no pixel of the 3 images of val has a label that counts"):
+    with pytest.raises(ValueError, match="no pixel of the 3 images has a label that counts"):
         evaluate(Convolution(), dataset, recipe, Accelerator(cpu=True), "scoring")
