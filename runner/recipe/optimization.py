@@ -41,9 +41,11 @@ class Curve(Section):
     end: Iterations | None = Field(None, description="iteration poly and cosine end at; default: the last one")
 
     def wrong(self) -> Iterator[Mistake]:
-        """A curve without what it needs."""
+        """A curve without what it needs, or with what it does not read."""
         if self.name == "step" and self.drop_every is None:
             yield ("drop_every",), "is missing; name: step needs the iterations between two drops"
+        if self.name != "step" and self.drop_every is not None:
+            yield ("drop_every",), f"is read by name: step alone, and name is {self.name}; leave it out, or say step"
 
 
 class Schedule(Curve):

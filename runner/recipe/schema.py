@@ -295,6 +295,9 @@ class Recipe(Section):
                     text = f"there is no network {name!r}; there are: {networks} (joined by +)"
                     yield ("evaluate", "also", index), text
         yield from ((("schedule", *key), text) for key, text in self.schedule.wrong())
+        if self.schedule.min_lr > self.optimizer.lr:
+            text = f"is {self.schedule.min_lr:g}, above optimizer.lr, {self.optimizer.lr:g}; the rate would rise to it"
+            yield ("schedule", "min_lr"), f"{text}; lower it"
         if self.data.test_split in (self.data.train_split, self.data.val_split):
             text = f"{self.data.test_split} is trained on, or chooses the student; name another split, or leave it out"
             yield ("data", "test_split"), text

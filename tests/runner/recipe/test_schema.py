@@ -306,6 +306,9 @@ def test_extends_and_overrides_are_read_as_one(tmp_path):
      "no term is active at iteration 0"),
     (["networks.teacher.train=true"], "networks.teacher", "no term trains it"),
     (["networks.student.schedule={name: step}"], "networks.student.schedule.drop_every", "name: step needs"),
+    (["schedule.drop_every=3"], "schedule.drop_every", "read by name: step alone, and name is poly; leave it out"),
+    (["schedule.min_lr=0.5"], "schedule.min_lr", "is 0.5, above optimizer.lr, "),
+    (["data.test_split=val"], "data.test_split", "val is trained on, or chooses the student; name another split"),
 ])  # fmt: skip
 def test_what_the_whole_recipe_shows_is_told_with_everything_else(tmp_path, assignments, place, told):
     """Before a data set, a network or a file of weights is looked at: none of them is there."""
