@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,7 +46,8 @@ class Folder(LabelledFiles):
             ending of any image. Upper and lower case of endings are the same.
         without_label: an image whose label file is not there is an error, or left out (`skip`).
         list_file: instead of the folders, a text file with one "image label" a line, relative to root; a tab between
-            the two where a path holds blanks, else a tab or blanks.
+            the two where a path holds blanks, else a tab or blanks. Or one image a line, of those in `images`: its path
+            or the end of it, with or without the file's ending; its label is found in `labels`.
         val: divides images that lie in no splits: this share of them is split `val`, the others are `train`. The name
             of an image alone decides, so that it stays where it is when others are added.
         palette: one RGB colour per class; None takes VOC's colour map.
@@ -90,11 +92,16 @@ class Folder(LabelledFiles):
         self.labels = label_images(class_names, classes, palette, colors, void_colors, lookup, ignore)
         self.class_names, self.palette = self.labels.class_names, self.labels.palette
         self.num_classes, self.table, self.rule = len(self.class_names), self.labels.table, self.labels.rule
+        listed, lines = Path(root, (list_file or "").replace("{split}", split)), []
         if list_file is not None:
-            names, files = _read_pairs(root, list_file.replace("{split}", split))
+            lines = read_list(listed, 'a text file with one "image label", or one image, on each line')
+        if lines and len(_parts(lines[0])) == 2:
+            names, files = _read_pairs(root, listed, lines)
         else:
             find = _find_by_template if "{name}" in images or "{name}" in labels else _find_in_folders
-            names, files = self._paired(*find(root, split, images, labels, image_suffix, label_suffix), without_label)
+            found, *labels_and_rule = find(root, split, images, labels, image_suffix, label_suffix)
+            found = _only(found, root, listed, lines) if lines else found
+            names, files = self._paired(found, *labels_and_rule, without_label)
         kept = drawn_split(names, split, val)
         self.names, self.files = [names[index] for index in kept], [files[index] for index in kept]
 
@@ -168,11 +175,37 @@ def _matching(root: str, split: str, argument: str, template: str) -> dict[str, 
     return dict(sorted(found.items()))
 
 
-def _read_pairs(root: str, list_file: str) -> tuple[list[str], list[tuple[str, str]]]:
-    path, paths, files = Path(root) / list_file, [], []
+def _parts(line: str) -> list[str]:
+    """What stands on a line of a list, divided by tabs if there are any, else by blanks."""
+    return line.split("\t") if "\t" in line else line.split()
+
+
+def _only(found: dict[str, str], root: str, listed: Path, lines: list[str]) -> dict[str, str]:
+    """Of images by their names, those that a list names, in its order."""
+    called: dict[str, set[str]] = defaultdict(set)  # what a line may say -> the names it may mean
+    for name, path in found.items():
+        below = Path(os.path.relpath(path, root)).parts
+        for word in (name, *("/".join(below[start:]) for start in range(len(below)))):
+            called[word].add(name)
+            called[os.path.splitext(word)[0]].add(name)
+    chosen = []
+    for number, line in enumerate(lines, start=1):
+        meant = {line} if line in found else called.get(os.path.normpath(line), set())
+        if len(meant) != 1:
+            which = f"{len(meant)} images are called so" if meant else f"none of the {len(found)} images is called so"
+            raise ValueError(
+                f"{listed}, entry {number}: {excerpt(line)}: {which}; a line holds the path or the name of an image, or "
+                f'"image label", with a tab between the two where a path holds blanks'
+            )
+        chosen += meant
+    return {name: found[name] for name in chosen}
+
+
+def _read_pairs(root: str, path: Path, lines: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    paths, files = [], []
     rule = "where a path holds blanks, one tab stands between the two"
-    for number, line in enumerate(read_list(path, 'a text file with "image label" on each line'), start=1):
-        parts = line.split("\t") if "\t" in line else line.split()
+    for number, line in enumerate(lines, start=1):
+        parts = _parts(line)
         if len(parts) != 2:
             told = f'{path}, entry {number}: expected "image label", two paths below {root}, got {excerpt(line)}'
             raise ValueError(f"{told}; {rule}")

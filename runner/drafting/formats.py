@@ -244,7 +244,30 @@ def _images_and_masks(root: str) -> Found | None:
         args["without_label"] = "skip"
         said.append(f"{pairs.without_mask} further images have no mask and are left out")
     found = Found("folder", root, args, said=said)
-    return replace(found, train=train, val=scored) if train and scored else found.divided(len(masks))
+    if train and scored:
+        return replace(found, train=train, val=scored)
+    listed = _lists(root, [image for image, _ in pairs.files])
+    if listed is None:
+        return found.divided(len(masks))
+    pattern, train, scored = listed
+    words = f"lists of its images, {pattern.format(split=train)} and {pattern.format(split=scored)}"
+    return replace(found, args=args | {"list_file": pattern}, train=train, val=scored, said=[*said, words])
+
+
+def _lists(root: str, images: list[str]) -> tuple[str, str, str] | None:
+    """The path of lists of the images to train on and of those to score, `{split}` for their words, and the two words."""
+    known = {Path(image).stem for image in images}
+    folders: dict[Path, dict[str, Path]] = {}  # -> word -> list
+    for parent, file in files_below(root):
+        if file.endswith(".txt") and SPLIT.fullmatch(file.removesuffix(".txt")):
+            folders.setdefault(Path(parent), {})[file.removesuffix(".txt")] = Path(parent, file)
+    for folder, lists in sorted(folders.items()):
+        train, scored = split_words(lists)
+        lines = [line for word in (train, scored) if word for line in read_list(lists[word], "")]
+        # the image stands first on its line; names with blanks would be taken for pairs
+        if train and scored and all(Path(line.split()[0]).stem in known and len(line.split()) < 3 for line in lines):
+            return str((folder / "{split}.txt").relative_to(root)), train, scored
+    return None
 
 
 def _some(files: list[str]) -> list[str]:

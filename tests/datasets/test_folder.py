@@ -63,9 +63,26 @@ def test_list_file(root: Path) -> None:
         read(f"{image} nowhere.png")
     (root / image).rename(root / "a tile.png")
     assert read(f"a tile.png\t{label}").name(0) == "a tile"
-    for line, error in ((image, ValueError), ("a tile.png", FileNotFoundError), (f"a tile.png {label}", ValueError)):
-        with pytest.raises(error, match="entry 1.*; where a path holds blanks, one tab stands between the two"):
+    pair = f"a tile.png\t{label}"
+    for line, error in (("a tile.png", FileNotFoundError), (f"{pair}\n{image}", ValueError), (f"{pair}\n{pair}\tb", ValueError)):
+        with pytest.raises(error, match="entry [12].*; where a path holds blanks, one tab stands between the two"):
             read(line)
+
+
+@pytest.mark.parametrize("line", ["south/tile_1", "south/tile_1.png", "train/images/south/tile_1.png", "tile_1"])
+def test_a_list_of_images_alone(root: Path, line: str) -> None:
+    rename(root, "labels", "")
+    (root / "few.txt").write_text(f"{line}\n")
+    dataset = Folder(str(root), "train", class_names=NAMES, list_file="few.txt")
+    assert len(dataset) == 1 and dataset.name(0) == "south_tile_1"
+    assert dataset.files[0][1].endswith("labels/south/tile_1.png")
+    (root / "few.txt").write_text(f"{line}\nnowhere\n")
+    with pytest.raises(ValueError, match=r"few\.txt, entry 2: 'nowhere': none of the 2 images is called so; a line holds"):
+        Folder(str(root), "train", class_names=NAMES, list_file="few.txt")
+    (root / "train/images/tile_1.png").write_bytes((root / "train/images/south/tile_1.png").read_bytes())
+    (root / "few.txt").write_text("tile_1.png\n")
+    with pytest.raises(ValueError, match="entry 1: 'tile_1.png': 2 images are called so"):
+        Folder(str(root), "train", class_names=NAMES, list_file="few.txt")
 
 
 def test_labels_made_for_one_image_are_never_anothers(root: Path) -> None:

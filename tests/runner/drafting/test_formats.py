@@ -163,8 +163,35 @@ def one_split_of_several(root):
         "train", "val"  # fmt: skip
 
 
+def with_lists(root):
+    for number in range(4):
+        image(root / f"images/{number}.jpg")
+        image(root / f"masks/{number}.png", IDS)
+    text(root / "lists/train.txt", "2\n0\n")
+    text(root / "lists/valid.txt", "images/3.jpg\n")
+    text(root / "lists/names.txt", "not this one\n")
+    names = {"class_names": ["class 0", "class 1", "class 2"], "list_file": "lists/{split}.txt"}
+    return "folder", {"images": "images/{name}.*", "labels": "masks/{name}.*", **names}, "train", "valid"
+
+
+def with_lists_of_pairs(root):
+    with_lists(root)
+    text(root / "lists/train.txt", "images/2.jpg masks/2.png\n")
+    text(root / "lists/valid.txt", "images/3.jpg masks/0.png\n")
+    names = {"class_names": ["class 0", "class 1", "class 2"], "list_file": "lists/{split}.txt"}
+    return "folder", {"images": "images/{name}.*", "labels": "masks/{name}.*", **names}, "train", "valid"
+
+
+def with_lists_of_others(root):
+    with_lists(root)
+    text(root / "lists/valid.txt", "9\n")
+    names = {"class_names": ["class 0", "class 1", "class 2"], "val": 0.2}
+    return "folder", {"images": "images/{name}.*", "labels": "masks/{name}.*", **names}, "train", "val"
+
+
 LAID = [coco, coco_alone, yolo, yolo_alone, labelme, labelme_alone, cvat, cvat_task, voc, cityscapes, camvid,
-        as_camvid_lies, ade20k, in_folders, without_splits, one_split_of_several]  # fmt: skip
+        as_camvid_lies, ade20k, in_folders, without_splits, one_split_of_several, with_lists,
+        with_lists_of_pairs, with_lists_of_others]  # fmt: skip
 
 
 @pytest.mark.parametrize("lay", LAID)
