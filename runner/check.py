@@ -55,6 +55,7 @@ from segkd.runner.console import clock, counted, say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_report import count, never_seen, sampled, told_classes, told_files, told_sizes
 from segkd.runner.loading.data_sets import (
+    build_test_set,
     build_training_batches,
     build_training_sets,
     build_val_set,
@@ -131,7 +132,10 @@ def check_data(recipe: Recipe, most: int | None) -> tuple[Dataset, Dataset | Non
         others = len(unlabelled_set) if is_counted else f"{len(unlabelled_set.paths)} shards of images"
         found.append(f"{others} without labels")
     judged = "to judge by" if recipe.judged_by_loss else "to score"
-    found += [f"{len(val_set)} {judged} ({recipe.data.scored})", f"{train_set.num_classes} classes"]
+    found += [f"{len(val_set)} {judged} ({recipe.data.scored})"]
+    if (test_set := build_test_set(recipe)) is not None:
+        found += [f"{len(test_set)} to score once, at the end ({recipe.data.test_split})"]
+    found += [f"{train_set.num_classes} classes"]
     say(f"data      {recipe.data.dataset}: {', '.join(found)}")
     own, extra = getattr(train_set, "labelled", train_set), getattr(train_set, "extra", None)
     if extra is not None:
