@@ -14,7 +14,7 @@ CITYSCAPES_WEIGHTS = [
     0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
 ]  # fmt: skip
 
-Rule = Literal["auto", "median_frequency", "inverse_log", "effective_number"]
+Rule = Literal["auto", "median_frequency", "inverse_log", "inverse_sqrt", "effective_number"]
 ClassWeights = list[Weight] | Literal["cityscapes", Rule] | None
 
 
@@ -51,11 +51,13 @@ def weights_by(rule: Rule, counts: LabelCounts) -> Tensor:
 
         median_frequency:  w_c = median(f) / f_c,  f_c = pixels of c / pixels of the images that show c
         inverse_log:       w_c = 1 / ln(1.02 + p_c),  p_c = pixels of c / all pixels
+        inverse_sqrt:      w_c ~ 1 / sqrt(p_c),  with a mean of 1 over the pixels
         effective_number:  w_c ~ (1 - b) / (1 - b^n_c),  b = (N - 1) / N,  with a mean of 1 over the classes that occur
 
     n_c of N images show c. Sources: Eigen and Fergus, ICCV 2015, arXiv 1411.4734, section 6.3.2; Paszke et al., "ENet",
-    2016, arXiv 1606.02147, section 5.2; Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR
-    2019, arXiv 1901.05555, whose samples are images of one class, where here an image is one of each that it shows.
+    2016, arXiv 1606.02147, section 5.2; inverse_sqrt is half way, in the logarithm, between no weights and
+    1 / p_c; Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, arXiv 1901.05555, whose
+    samples are images of one class, where here an image is one of each that it shows.
     """
     pixels, images, around = (
         torch.tensor(numbers, dtype=torch.float64)
@@ -64,6 +66,9 @@ def weights_by(rule: Rule, counts: LabelCounts) -> Tensor:
     occurs = pixels > 0
     if rule == "inverse_log":
         weights = 1 / torch.log(1.02 + pixels / pixels.sum())
+    elif rule == "inverse_sqrt":
+        share = pixels / pixels.sum()
+        weights = share.rsqrt() / share.sqrt().sum()
     elif rule == "effective_number":
         decay = (counts.total_images - 1) / counts.total_images
         weights = (1 - decay) / (1 - decay**images)

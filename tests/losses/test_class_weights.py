@@ -21,6 +21,7 @@ def task(counts=None):
 @pytest.mark.parametrize("rule, wanted", [
     ("median_frequency", [0.4 / 0.7, 1, 1, 1]),  # frequencies 0.7, 0.4, 0.4
     ("auto", [0.4 / 0.7, 1, 1, 1]),
+    ("inverse_sqrt", [share**-0.5 / (0.7**0.5 + 0.2**0.5 + 0.1**0.5) for share in (0.7, 0.2, 0.1)] + [1]),
     ("inverse_log", [1 / math.log(1.72), 1 / math.log(1.22), 1 / math.log(1.12), 1]),
 ])  # fmt: skip
 def test_rules(rule, wanted):

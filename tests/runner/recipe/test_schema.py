@@ -134,7 +134,7 @@ def test_every_mistake_in_one_pass(tmp_path):
     ("losses.0.form=a", "losses.0.form", "did you mean 'from'?; allowed here: loss, of, from, on, weight"),
     ("losses.0.on=all", "losses.0.on", "must be "),
     ("losses.0.args.class_weights=voc", "losses.0.args.class_weights",
-     "must be a list or 'cityscapes', 'auto', 'median_frequency', 'inverse_log' or 'effective_number'; got 'voc'"),
+     "'auto', 'median_frequency', 'inverse_log', 'inverse_sqrt' or 'effective_number'; got 'voc'"),
     ("losses.0.args.class_weights=[1, x]", "losses.0.args.class_weights.1", "number"),
     ("losses.0={loss: kl, args: {temperature: 0}}", "losses.0.args.temperature",
      "must be greater than or equal to 0.001; got 0"),
