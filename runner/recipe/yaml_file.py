@@ -37,11 +37,14 @@ for tag, pattern, first in (
 for kind in (PurePath, os.PathLike):  # paths are words, too
     _Dumper.add_multi_representer(kind, lambda dumper, path: dumper.represent_str(os.fspath(path)))
 
+# where a recipe names others, by paths that count from its own folder
+OTHER_RECIPES: tuple[Key, ...] = (("networks", "*", "weights", "recipe"), ("baseline", "recipe"))
 GIVEN = "the mapping"  # where a recipe that is no file was written
 _PLAIN = {"scalar": {"null", "bool", "int", "float", "str"}, "sequence": {"seq"}, "mapping": {"map"}}
 _LARGEST_FILE = 2**20  # bytes
 _DEEPEST = 100  # recipes that extend each other
 _LARGEST = 10_000  # values in one file; aliases of aliases could ask for more than the memory holds
+_ABSOLUTE = re.compile(r"[/~$]|\w+://")  # and what becomes so, and addresses
 _UNKNOWN = re.compile(r"\$(\w+|\{\w+\})|^~[^/]*")  # what is left of a path with variables in it
 _UNDERSCORED = re.compile(r"\d+(_\d+)+")
 _AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words in YAML 1.2
@@ -136,10 +139,22 @@ def _extended(
         text = f"extends: {base} does not lie beside this recipe, where one from elsewhere must stay"
         raise RecipeError([f"{at}: {text}"])
     below, below_origins, below_traps = read_with_traps(path.parent / base, root, above)
+    for place in OTHER_RECIPES:
+        _count_from(below, place, os.path.dirname(base))
     for replaced in {key[:-1] for key in origins if key and isinstance(key[-1], int)}:
         below_origins.forget_inside(replaced)
     below_origins.update({_numbered(key, below): at for key, at in origins.items()})
     return merged(below, values), below_origins, traps + below_traps
+
+
+def _count_from(values: object, place: Key, folder: str) -> None:
+    """Lets the path at a key, which counts from a folder, count from where that folder does, in place."""
+    word, *rest = place
+    for key in (list(values) if word == "*" else [word]) if isinstance(values, dict) else ():
+        if rest:
+            _count_from(values.get(key), tuple(rest), folder)
+        elif isinstance(values.get(key), str) and not _ABSOLUTE.match(values[key]):
+            values[key] = os.path.normpath(os.path.join(folder, values[key]))
 
 
 @functools.lru_cache(maxsize=256)  # recipes of one experiment extend the same few files

@@ -6,6 +6,7 @@ import yaml
 
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read, read_needed
+from segkd.runner.recipe.section import OtherRecipe
 
 RECIPE = """\
 data: {dataset: synthetic, crop_size: [32, 32], root: $HOME/images, labelled: ~/names.txt}
@@ -114,6 +115,22 @@ def test_what_a_recipe_needs_comes_in_an_order_that_can_be_trained(family):
     assert [one.name for one in read_needed(recipe, lambda one: False)] == ["big", "teacher", "plain"]
     assert [one.name for one in read_needed(recipe, lambda one: one.name == "teacher")] == ["big", "plain"]
     assert read_needed(recipe, lambda one: True) == []
+
+
+def test_a_recipe_that_is_named_is_looked_for_beside_the_one_that_names_it(family, tmp_path):
+    family("base", "../teacher", "plain")
+    (tmp_path / "theirs/bases").mkdir(parents=True)
+    (tmp_path / "base.yaml").rename(tmp_path / "theirs/bases/base.yaml")
+    (tmp_path / "theirs/between.yaml").write_text("extends: bases/base.yaml\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/kl.yaml").write_text("extends: ../theirs/between.yaml\n")
+    recipe = read("mine/kl.yaml")
+    assert recipe.networks["teacher"].weights.recipe == "theirs/teacher.yaml"
+    assert recipe.baseline.recipe == "theirs/bases/plain.yaml"
+    (tmp_path / "mine/kl.yaml").write_text("extends: ../theirs/between.yaml\nbaseline: {recipe: plain.yaml}\n")
+    assert read("mine/kl.yaml", ["networks.teacher.weights.recipe=big.yaml"]).others == [
+        OtherRecipe(recipe="mine/big.yaml"), OtherRecipe(recipe="mine/plain.yaml"),
+    ]  # fmt: skip
 
 
 def test_recipes_that_need_each_other_are_named(family):
