@@ -1,8 +1,9 @@
 """segkd beside the loop its user would write with segmentation_models_pytorch: `python tests/benchmarks/smp.py`.
 
 Both train DeepLabV3+ on tf_efficientnet_lite0 from the same ImageNet weights, on CamVid at 180 x 240, as the recipe
-plain_dv3plite0_180x240 says: its images, crops, scales, flips and colours, batch, learning rates, weight decay, schedule,
-moving average, precision and one loading process. Further arguments are overrides of that recipe, which both arms read.
+plain_dv3plite0_180x240 says: its images, crops, scales, flips and colours, batch, class weights, learning rates, weight
+decay, schedule, moving average, precision and one loading process. Further arguments are overrides of that recipe, which
+both arms read.
 
 `segkd` is the whole of runner/distill.py, from its recipe to the run folder. `smp` is plain torch around
 smp.DeepLabV3Plus with what that has by default (no auxiliary head, dropout 0.5 behind the pyramid, dilations 12, 24, 36)
@@ -117,6 +118,18 @@ def optimizer_of(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(list(groups.values()))
 
 
+def class_weights(recipe: Recipe) -> Tensor | None:
+    """(K,) as the recipe's cross entropy has them: one over the square root of a class's share of the pixels, or none."""
+    rule = recipe.losses[0].args["class_weights"]
+    assert rule in (None, "inverse_sqrt"), f"the bare loop has no class weights by {rule}"
+    if rule is None:
+        return None
+    pixels = np.zeros(256)
+    for file in CamVid(recipe.data.root, "train", []).labels:
+        pixels += Image.open(file).histogram()[:256]
+    return torch.tensor(pixels[:CLASSES] / pixels[:CLASSES].sum(), dtype=torch.float32).rsqrt()
+
+
 def endless(loader: DataLoader) -> Iterator[list[Tensor]]:
     """Epoch after epoch."""
     while True:
@@ -142,6 +155,7 @@ class Bare:
         ema = recipe.loop.ema and get_ema_multi_avg_fn(recipe.loop.ema)
         self.average = AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True) if ema else None
         self.batches = endless(training_loader(recipe))
+        self.weights = class_weights(recipe)
         self.optimizer, schedule = optimizer_of(self.network, recipe), recipe.schedule
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
@@ -152,7 +166,7 @@ class Bare:
         images, target = next(self.batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.loop.precision == "bf16"):
             logits = self.network(images.to(memory_format=self.format))
-        loss = F.cross_entropy(logits.float(), target, ignore_index=IGNORED)
+        loss = F.cross_entropy(logits.float(), target, self.weights, ignore_index=IGNORED)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -242,7 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the recipe, for both arms")
     parser.add_argument("--camvid", default="data/camvid", help="folder of CamVid")
-    parser.add_argument("--iterations", type=int, default=1200)
+    parser.add_argument("--iterations", type=int, default=read(RECIPE).schedule.iterations)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--channels-last", action="store_true", help="smp's network and images, as segkd's by default")
     parser.add_argument("--runs", help="folder that segkd's runs are kept in")
