@@ -24,9 +24,11 @@ from segkd.runner.recipe.addresses import find_source, is_address
 from segkd.runner.recipe.differences import differences
 from segkd.runner.recipe.editor_schema import MODELINE, editor_schema
 from segkd.runner.recipe.mistakes import Key, did_you_mean
+from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.options import index, options_of
 from segkd.runner.recipe.read import read, read_as_written
 from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.yaml_file import one_line, override, read_with_traps, write
 from segkd.runner.run_folder.replacing import write_text
 
@@ -155,10 +157,16 @@ def list_recipes(words: list[str]) -> str:
 
 def row(name: str, recipe: Recipe) -> list[str]:
     """Name, data set, method, teachers -> student and iterations."""
-    words = {key: network.title for key, network in recipe.networks.items()}
+    # without a model, the file of its weights says what it is
+    words = {key: network.title or Path(weights_of(network)).name for key, network in recipe.networks.items()}
     student = words.pop("student")
     networks = f"{' + '.join(words.values())} -> {student}" if words else student
     return [name, recipe.data.dataset, recipe.method_name, networks, recipe.schedule.length]
+
+
+def weights_of(network: Network) -> str:
+    """The path that a network's weights come from, of a file or of the recipe that trains it."""
+    return network.weights.recipe if isinstance(network.weights, OtherRecipe) else str(network.weights)
 
 
 def header(file: Path) -> list[str]:

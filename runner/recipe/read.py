@@ -72,9 +72,23 @@ def read(path: str | Path | dict, assignments: Iterable[str] = (), *, trust_chec
 
 
 def read_as_written(path: str | Path) -> Recipe:
-    """A recipe as its file says it, checked against the schema alone: no part is imported, nothing of it completed."""
+    """A recipe as its file says it, checked against the schema alone: no part is imported, nothing of it completed.
+
+    But a network without a model that another recipe trains is told by that one, as its file says it.
+    """
     source = find_source(path)
     values, origins, traps = _read_values(source, [])
+    networks = values.get("networks")
+    for entry in networks.values() if isinstance(networks, dict) else ():
+        other, args = value_at(entry, "weights", "recipe"), value_at(entry, "args") or {}
+        if isinstance(other, str) and value_at(entry, "model") is None and isinstance(args, dict):
+            told = _told_by_recipe(source.other(other))
+            entry |= {} if told is None else {"model": told.model, "args": told.args | args}
+    return _checked(source, values, origins, traps)
+
+
+def _checked(source: Source, values: dict, origins: Origins, traps: list[str]) -> Recipe:
+    """The recipe of values that are as their file says them. RecipeError: what the schema does not allow."""
     recipe, mistakes = _validate(values)
     if mistakes or traps:
         raise _error(source, mistakes, origins, traps)
@@ -225,7 +239,8 @@ def _complete_networks(values: dict, source: Source) -> tuple[list[Mistake], dic
 def _told_by_recipe(path: str) -> Told | None:
     """The student of a recipe that is to be trained first; None where that is not there or says no model."""
     try:
-        student = read_as_written(path).networks.get("student")
+        source = find_source(path)
+        student = _checked(source, *_read_values(source, [])).networks.get("student")
     except FileNotFoundError:
         return None
     if student is None or student.model is None:

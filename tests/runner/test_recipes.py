@@ -69,6 +69,17 @@ def test_rows_need_no_defaults():
         assert recipes.row(name, read_as_written(file)) == recipes.row(name, read(file))
 
 
+@pytest.mark.parametrize("weights, told", [
+    ("{recipe: plain_tiny.yaml}", "pspnet mobilenetv2_035"), ("weights/theirs.pth", "theirs.pth"),
+    ("{recipe: nowhere.yaml}", "nowhere.yaml"),
+])  # fmt: skip
+def test_ls_names_a_teacher_that_its_weights_tell(shelf, weights, told):
+    described = "model: deeplabv3, args: {backbone: resnet18}, weights: {recipe: plain_tiny.yaml}"
+    (shelf / "synthetic/kl_tiny.yaml").write_text(KL.replace(described, f"weights: {weights}"))
+    row = next(line for line in recipes.list_recipes([]).splitlines() if line.startswith("synthetic/kl_tiny"))
+    assert re.split(" {2,}", row)[3] == f"{told} -> pspnet mobilenetv2_035"
+
+
 def test_ls_imports_nothing_heavy():
     code = "import sys; from segkd.runner import recipes; recipes.list_recipes([]); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
