@@ -45,10 +45,10 @@ def look_at_data(
     test_set = build_test_set(recipe)
     require_room(recipe, own, extra, unlabelled_set, val_set, test_set)
     scored = {recipe.data.val_split: val_set} | ({} if test_set is None else {recipe.data.test_split: test_set})
+    training = [train_set, *([] if unlabelled_set is None else [unlabelled_set])]
     for split, dataset in scored.items():
         _refuse_other_classes(recipe, train_set, split, dataset)
         if not recipe.data.allow_overlap:
-            training = [train_set, *([] if unlabelled_set is None else [unlabelled_set])]
             _refuse_overlap(recipe, training, split, dataset, whole)
     train_set = own  # a teacher's labels are not there before they are made
     if not recipe.judged_by_loss:
@@ -141,7 +141,7 @@ def _refuse_overlap(recipe: Recipe, training: list[Dataset], split: str, dataset
                 f"other images; {cure}, or say data.allow_overlap=true"
             )
         return
-    trained = [image for dataset in training for image, _ in getattr(dataset, "files", [])]
+    trained = [image for one in training for image, _ in getattr(one, "files", [])]
     scored = [image for image, _ in dataset.files]
     shared = _same_paths(trained, scored)
     is_copy = not shared

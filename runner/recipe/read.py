@@ -80,10 +80,11 @@ def read_as_written(path: str | Path) -> Recipe:
     values, origins, traps = _read_values(source, [])
     networks = values.get("networks")
     for entry in networks.values() if isinstance(networks, dict) else ():
-        other, args = value_at(entry, "weights", "recipe"), value_at(entry, "args") or {}
-        if isinstance(other, str) and value_at(entry, "model") is None and isinstance(args, dict):
+        other = value_at(entry, "weights", "recipe")
+        if isinstance(other, str) and entry.get("model") is None:
             told = _told_by_recipe(source.other(other))
-            entry |= {} if told is None else {"model": told.model, "args": told.args | args}
+            if told is not None:
+                fill(entry, told, other)  # what it contradicts is told where the recipe is used
     return _checked(source, values, origins, traps)
 
 

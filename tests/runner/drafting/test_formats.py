@@ -175,18 +175,17 @@ def with_lists(root):
 
 
 def with_lists_of_pairs(root):
-    with_lists(root)
+    found = with_lists(root)
     text(root / "lists/train.txt", "images/2.jpg masks/2.png\n")
     text(root / "lists/valid.txt", "images/3.jpg masks/0.png\n")
-    names = {"class_names": ["class 0", "class 1", "class 2"], "list_file": "lists/{split}.txt"}
-    return "folder", {"images": "images/{name}.*", "labels": "masks/{name}.*", **names}, "train", "valid"
+    return found
 
 
 def with_lists_of_others(root):
-    with_lists(root)
+    dataset, args, *_ = with_lists(root)
     text(root / "lists/valid.txt", "9\n")
-    names = {"class_names": ["class 0", "class 1", "class 2"], "val": 0.2}
-    return "folder", {"images": "images/{name}.*", "labels": "masks/{name}.*", **names}, "train", "val"
+    del args["list_file"]
+    return dataset, args | {"val": 0.2}, "train", "val"
 
 
 LAID = [coco, coco_alone, yolo, yolo_alone, labelme, labelme_alone, cvat, cvat_task, voc, cityscapes, camvid,
