@@ -191,18 +191,8 @@ def table_csv(comparison: Comparison) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["dataset", "split", "protocol", "teacher", "student", "method", "seeds", "runs", "miou", "miou_std"]
-        + [
-            "baseline",
-            "gain",
-            "gain_low",
-            "gain_high",
-            "none_same_time",
-            "test_miou",
-            "test_miou_std",
-            "parameters",
-            "flops",
-            "images_per_second",
-        ]
+        + ["baseline", "gain", "gain_low", "gain_high", "none_same_time", "test_miou", "test_miou_std"]
+        + ["parameters", "flops", "images_per_second"]
         + ["training_seconds", "step_seconds", "step_relative", "tuned"]
         + [f"seconds/{phase}" for phase in PHASES]
         + [f"iou/{name}" for name in classes]

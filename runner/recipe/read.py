@@ -14,7 +14,15 @@ from segkd.runner.recipe.protocols import change_protocol, fixed_by, protocol_in
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.told_by_weights import Told, fill, told_by
-from segkd.runner.recipe.yaml_file import expanded, override, read_given, read_with_traps, value_at
+from segkd.runner.recipe.yaml_file import (
+    OTHER_RECIPES,
+    expanded,
+    override,
+    places,
+    read_given,
+    read_with_traps,
+    value_at,
+)
 
 # where a recipe names files and folders
 PATHS: tuple[Key, ...] = (
@@ -29,10 +37,9 @@ PATHS: tuple[Key, ...] = (
     ("data", "extra", "pseudo", "folder"),
     ("networks", "*", "model"),
     ("networks", "*", "weights"),
-    ("networks", "*", "weights", "recipe"),
     ("networks", "*", "args", "backbone_weights"),
     ("networks", "*", "cache", "folder"),
-    ("baseline", "recipe"),
+    *OTHER_RECIPES,
     ("tracking", "folder"),
 )
 
@@ -52,8 +59,8 @@ def read(path: str | Path | dict, assignments: Iterable[str] = (), *, trust_chec
     source, assignments = find_source(path), list(assignments)
     values, origins, traps = _read_values(source, assignments)
     wrong_parts: list[Mistake] = []
-    for place in PATHS:  # a stranger's recipe learns nothing of this machine
-        wrong_parts += _expand(values, place, lambda key: source.root is None or origins.by_hand(key))
+    for pattern in PATHS:  # a stranger's recipe learns nothing of this machine
+        wrong_parts += _expand(values, pattern, lambda key: source.root is None or origins.by_hand(key))
     wrong_networks, told = _complete_networks(values, source)
     wrong_parts += wrong_networks + _complete_parts(values)
     recipe, mistakes = _validate(values)
@@ -151,19 +158,16 @@ def _name_metrics(values: dict) -> None:
         values["evaluate"]["metrics"] = {name: {} for name in names}
 
 
-def _expand(place: object, path: Key, may: Callable[[Key], bool], above: Key = ()) -> list[Mistake]:
+def _expand(values: dict, pattern: Key, may: Callable[[Key], bool]) -> list[Mistake]:
     """Expands the paths of files at the end of a path of keys, in place. Mistakes: what this machine does not know."""
     mistakes: list[Mistake] = []
-    word, *rest = path
-    for key in (list(place) if word == "*" else [word]) if isinstance(place, dict) else ():
-        value, here = place.get(key), (*above, key)
-        if rest:
-            mistakes += _expand(value, tuple(rest), may, here)
-        elif isinstance(value, str) and may(here):
+    for place, key in places(values, pattern):
+        value = place.get(key[-1])
+        if isinstance(value, str) and may(key):
             try:
-                place[key] = expanded(value)
+                place[key[-1]] = expanded(value)
             except ValueError as error:
-                mistakes.append((here, str(error)))
+                mistakes.append((key, str(error)))
     return mistakes
 
 

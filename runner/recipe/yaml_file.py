@@ -4,6 +4,7 @@ import copy
 import functools
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 import yaml
@@ -78,6 +79,16 @@ def value_at(values: object, *key: str | int) -> object:
     return values
 
 
+def places(values: object, pattern: Key, above: Key = ()) -> Iterator[tuple[dict, Key]]:
+    """(mapping, key) of what may stand at the end of a path of keys, `*` being every word in its place."""
+    word, *rest = pattern
+    for name in (list(values) if word == "*" else [word]) if isinstance(values, dict) else ():
+        if rest:
+            yield from places(values.get(name), tuple(rest), (*above, name))
+        else:
+            yield values, (*above, name)
+
+
 def read_with_traps(
     path: str | Path, root: Path | None = None, above: tuple[Path, ...] = ()
 ) -> tuple[dict, Origins, list[str]]:
@@ -139,22 +150,14 @@ def _extended(
         text = f"extends: {base} does not lie beside this recipe, where one from elsewhere must stay"
         raise RecipeError([f"{at}: {text}"])
     below, below_origins, below_traps = read_with_traps(path.parent / base, root, above)
-    for place in OTHER_RECIPES:
-        _count_from(below, place, os.path.dirname(base))
+    for place, key in (found for pattern in OTHER_RECIPES for found in places(below, pattern)):
+        named = place.get(key[-1])
+        if isinstance(named, str) and not _ABSOLUTE.match(named):
+            place[key[-1]] = os.path.normpath(os.path.join(os.path.dirname(base), named))
     for replaced in {key[:-1] for key in origins if key and isinstance(key[-1], int)}:
         below_origins.forget_inside(replaced)
     below_origins.update({_numbered(key, below): at for key, at in origins.items()})
     return merged(below, values), below_origins, traps + below_traps
-
-
-def _count_from(values: object, place: Key, folder: str) -> None:
-    """Lets the path at a key, which counts from a folder, count from where that folder does, in place."""
-    word, *rest = place
-    for key in (list(values) if word == "*" else [word]) if isinstance(values, dict) else ():
-        if rest:
-            _count_from(values.get(key), tuple(rest), folder)
-        elif isinstance(values.get(key), str) and not _ABSOLUTE.match(values[key]):
-            values[key] = os.path.normpath(os.path.join(folder, values[key]))
 
 
 @functools.lru_cache(maxsize=256)  # recipes of one experiment extend the same few files

@@ -149,11 +149,14 @@ class Report:
         Args:
             check_claim: called once more when all but the student is there, which may have taken long.
         """
+        test_set = build_test_set(self.recipe)
+        if test_set is None and not self.accelerator.is_main_process:
+            return
         recipe, run, state, val_set = self.recipe, self.run, self.state, self.val_set
         network, student = recipe.networks["student"], state.student
         chosen = run.checkpoint(state.best_iteration)
         student.load_state_dict(read_weights(chosen.weights_file))
-        tested = self.tested()
+        tested = {} if test_set is None else self.score_further(test_set)
         if not self.accelerator.is_main_process:
             return
         history = run.read_rows()
@@ -202,14 +205,12 @@ class Report:
         say_closing(recipe, rows, run, self.ended_early().get("unfinished", "is done"))
         self.dashboard.log_student(run.student, recipe.name)
 
-    def tested(self) -> dict:
-        """What the chosen student has on data.test_split, the same on all processes; empty where the recipe names none."""
-        recipe, test_set = self.recipe, build_test_set(self.recipe)
-        if test_set is None:
-            return {}
-        title = f"scoring the student on {recipe.data.test_split}"
-        values = evaluate(self.state.student, test_set, recipe, self.accelerator, title).values
-        return {"split": recipe.data.test_split, "images": len(test_set), **plain(values)}
+    def score_further(self, test_set: Dataset) -> dict:
+        """What the chosen student has on the images of data.test_split, the same on all processes."""
+        split = self.recipe.data.test_split
+        title = f"scoring the student on {split}"
+        values = evaluate(self.state.student, test_set, self.recipe, self.accelerator, title).values
+        return {"split": split, "images": len(test_set), **plain(values)}
 
     @property
     def best(self) -> dict[str, float]:
