@@ -1,7 +1,9 @@
-"""Compares runs: `python runner/compare.py RUN [RUN ...] [--baseline METHOD_OR_RUN] [--output FOLDER] [--sort]`.
+"""Compares runs: `python runner/compare.py RUN [RUN ...] [--baseline METHOD_OR_RUN] [--output FOLDER] [--sort]
+[--keep FOLDER]`.
 
 A RUN is a run folder, a folder that holds some, a file exported from one that score.py has scored (a row of its own,
-such as "student, INT8", beside its run), or a pattern of these. Runs that differ in nothing but their seed are one row.
+such as "student, INT8", beside its run), or a pattern of these. Runs that differ in nothing but their seed are one row. What is
+kept of runs with --keep can be compared with others as they can.
 """
 
 import argparse
@@ -24,6 +26,7 @@ def ask() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, help="folder for report and tables (default: comparison/ beside the runs)"
     )
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copies results there, without weights, to pass on")
     parser.add_argument("--sort", action="store_true", help="the best mIoU first")
     parser.add_argument("--skip-unfinished", action="store_true", help="leave out runs that have not come to their end")
     return parser.parse_args()
@@ -33,6 +36,7 @@ ask = ask_early(ask, __name__)  # before the imports that take time
 
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import common_folder, find_runs
+from segkd.runner.comparing.results import keep_results
 from segkd.runner.comparing.tables import write_comparison
 from segkd.runner.console import say
 from segkd.runner.run_folder.folder import refuse_inside_a_run
@@ -45,6 +49,8 @@ def main() -> None:
     runs = find_runs(options.runs, skip_unfinished=options.skip_unfinished)
     folder = options.output or common_folder(runs) / "comparison"
     say(write_comparison(compare(runs, baseline=options.baseline, sort=options.sort), folder))
+    if options.keep:
+        keep_results(runs, options.keep)
     say(f"\n{len(runs)} runs: {folder}/report.html, table.md, table.csv and pictures")
 
 

@@ -32,7 +32,7 @@ from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.yaml_file import one_line, override, read_with_traps, write
 from segkd.runner.run_folder.replacing import write_text
 
-NO_RECIPES = {"bases", "sweeps"}  # folders of what recipes extend, and of plans of many runs
+NO_RECIPES = {"bases", "sweeps", "results"}  # folders of what recipes extend, plans of many runs, what runs brought
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
     unfinished = [
         run
         for run in runs.values()
-        if not (run.student.is_complete and run.summary_file.is_file() and (run.is_finished or not skip_unfinished))
+        if not run.has_results or (skip_unfinished and run.student.is_unfinished)
     ]
     if unfinished and (not skip_unfinished or len(unfinished) == len(runs) + len(programs)):
         which = ", ".join(str(run.path) for run in unfinished)

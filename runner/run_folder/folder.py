@@ -82,6 +82,11 @@ class RunFolder:
         """Whether the run came to its end."""
         return self.student.is_complete and not self.student.is_unfinished
 
+    @property
+    def has_results(self) -> bool:
+        """Whether what a comparison reads is here: the student was delivered, its weights may have been deleted."""
+        return self.student.config_file.is_file() and self.summary_file.is_file()
+
     def remove_run(self) -> None:
         """Deletes what a training makes; all else that lies in the folder stays, the claim too."""
         for folder in self.own_folders:

@@ -27,3 +27,13 @@ def test_what_cannot_be_compared_is_one_sentence(server, folder, fabricate, asse
     assert not (folder / "runs/comparison").exists()
     told = "runs/a/report.html belongs to the run"  # whose pages and curves it would replace
     assert_refused(server(folder, "compare", "runs/a", "--output", "runs/a"), told)
+
+
+def test_results_that_are_kept_stand_beside_runs(server, folder, fabricate, assert_refused):
+    fabricate("none", COUNTS)
+    assert server(folder, "compare", "runs", "--keep", "kept").code == 0
+    fabricate("kl", COUNTS, taught=True)
+    result = server(folder, "compare", "kept", "runs/kl", "--output", "both")
+    assert result.code == 0, result.err
+    assert "| kl | 1 | 46.90 | +0.00 | one seed |" in result.out
+    assert_refused(server(folder, "compare", "runs/none", "--keep", "runs"), "runs/none is a run with its weights")

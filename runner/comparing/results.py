@@ -1,0 +1,43 @@
+"""What a comparison reads of runs, without weights and pictures: small enough to be passed on."""
+
+import json
+import shutil
+from pathlib import Path
+
+from segkd.runner.comparing.finished_runs import FinishedRun, common_folder
+from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.metrics_file import append_rows
+from segkd.runner.run_folder.replacing import replacing, write_text
+
+
+def keep_results(runs: list[FinishedRun], folder: Path) -> None:
+    """Copies into a folder what `compare.py` reads of each training, about 30 kB, over its results of before.
+
+    Runs lie there as they lie in the deepest folder around all of them. Left out are weights, checkpoints, pictures,
+    the command, iterations between two writes of the log, and exported files.
+
+    Raises:
+        ValueError: a run with its weights lies where results would.
+    """
+    trained, around = [run for run in runs if not run.program], common_folder(runs).resolve()
+    kept = [folder / run.folder.resolve().relative_to(around) for run in trained]
+    for path in kept:
+        if RunFolder(path).student.weights_file.exists() or RunFolder(path).checkpoints.exists():
+            raise ValueError(
+                f"{path} is a run with its weights, in whose place results would come; name another folder"
+            )
+    for run, path in zip(trained, kept):
+        with replacing(path, folder=True) as new:
+            _copy(RunFolder(run.folder), RunFolder(new))
+
+
+def _copy(run: RunFolder, kept: RunFolder) -> None:
+    kept.student.path.mkdir()
+    for file in (run.recipe_file, run.summary_file, run.images_file, run.student.config_file, run.teachers_file):
+        if file.is_file():
+            shutil.copyfile(file, kept.path / file.relative_to(run.path))
+    environment = json.loads(run.environment_file.read_text())
+    environment.pop("command", None)  # it names folders of the machine
+    write_text(kept.environment_file, json.dumps(environment, indent=2) + "\n")
+    written = [row for row in run.read_rows() if "images_per_second" in row or "miou" in row]
+    append_rows(kept.metrics_file, written)

@@ -1,0 +1,57 @@
+"""Results without weights give the comparison that their runs give."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segkd.runner.comparing.comparison import compare
+from segkd.runner.comparing.finished_runs import find_runs
+from segkd.runner.comparing.results import keep_results
+from segkd.runner.comparing.tables import report, table_csv
+from segkd.runner.run_folder.metrics_file import append_rows
+
+COUNTS = np.array([[[5, 10, 5], [4, 8, 9]], [[9, 10, 9], [1, 8, 1]]])
+
+
+@pytest.fixture
+def runs(fabricate):
+    for seed in (0, 1):
+        phases = {"data": 0.001, "student": 0.2, "scoring": 3.0}
+        fabricate(f"none-s{seed}", COUNTS - [seed, 0, 0], f"seed={seed}", "tracking.folder=runs/deep", phases=phases)
+        taught = fabricate(f"kl-s{seed}", COUNTS, f"seed={seed}", taught=True, teachers={"teacher": 0.9})
+        append_rows(taught / "metrics.jsonl", [{"iteration": 5, "loss/kl": 0.5}])  # between two writes
+        (taught / "environment.json").write_text('{"device": "cpu, 1 thread", "command": ["/home/me/distill.py"]}')
+        (taught / "checkpoints").mkdir()
+        (taught / "curves.png").touch()
+    return find_runs(["runs"])
+
+
+def test_what_is_kept_compares_as_the_runs_do(runs):
+    keep_results(runs, Path("kept"))
+    kept = find_runs(["kept"])
+    assert report(compare(kept)) == report(compare(runs))
+    theirs, ours = (list(csv.DictReader(table_csv(compare(one)).splitlines())) for one in (runs, kept))
+    assert [one.pop("runs") for one in ours] == ["kept/deep/none-s0 kept/deep/none-s1", "kept/kl-s0 kept/kl-s1"]
+    assert [one.pop("runs") for one in theirs] == ["runs/deep/none-s0 runs/deep/none-s1", "runs/kl-s0 runs/kl-s1"]
+    assert ours == theirs
+    files = {path.relative_to("kept/kl-s0").as_posix() for path in Path("kept/kl-s0").rglob("*") if path.is_file()}
+    assert files == {
+        *("recipe.yaml", "summary.json", "images.npz", "student/config.json"),
+        *("teachers.json", "environment.json", "metrics.jsonl"),
+    }
+    assert json.loads(Path("kept/kl-s0/environment.json").read_text()) == {"device": "cpu, 1 thread"}
+    assert "loss/kl" not in Path("kept/kl-s0/metrics.jsonl").read_text()
+
+
+def test_results_take_the_place_of_older_ones_but_of_no_run(runs, fabricate):
+    keep_results(runs[:2], Path("kept"))
+    Path("kept/none-s0/summary.json").write_text("{}")
+    keep_results(runs[:2], Path("kept"))
+    assert [run.folder.name for run in find_runs(["kept"])] == [run.folder.name for run in runs[:2]]
+    for place in ("runs/deep", "runs/../runs/deep"):
+        with pytest.raises(ValueError, match="is a run with its weights, in whose place results would come; name an"):
+            keep_results(runs[:2], Path(place))
+    assert find_runs(["runs/deep"])[0].folder.name == runs[0].folder.name
