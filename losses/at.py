@@ -1,12 +1,13 @@
 """AT: Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv 1612.03928."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from ._pair import Pair
 from ._relations import attention_map, unit
-from ._task import Positive, Prediction, Task
+from ._task import Prediction, Task
 
 
 class AT(nn.Module):
@@ -34,7 +35,7 @@ class AT(nn.Module):
         *,
         feature: str = "head",
         teacher_feature: str | None = None,
-        power: Positive = 2.0,
+        power: Annotated[float, Interval(ge=1, le=1e6)] = 2.0,
         norm: Literal["image", "column"] = "image",
     ):
         super().__init__()

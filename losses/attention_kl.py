@@ -126,7 +126,10 @@ def stretch_grid(maps: Tensor, small: tuple[int, int], large: tuple[int, int]) -
 
 
 def token_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a grid of so many tokens whose shape is nearest to that of `size` = (height, width)."""
+    """Height and width of a grid of so many tokens whose shape is nearest to that of `size` = (height, width).
+
+    Of sides that differ by little, as 17 x 16, logits of a few pixels cannot tell which is the longer one.
+    """
     heights = [h for h in range(1, tokens + 1) if tokens % h == 0]
     height = min(heights, key=lambda h: abs(h * size[1] / (tokens // h * size[0]) - 1))
     return height, tokens // height

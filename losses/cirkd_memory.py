@@ -42,6 +42,8 @@ class CIRKDMemory(nn.Module):
         pixel is ignored (original: NaN). Labels are resized to nearest. The teacher gets no gradient.
     """
 
+    whole_batches = True
+
     def __init__(
         self,
         task: Task,

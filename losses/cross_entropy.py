@@ -110,7 +110,7 @@ class CrossEntropy(nn.Module):
         else:
             # with nothing counted the numerator is 0 and stays 0: no test that would wait for the device
             divisor = counted.sum().to(ce.dtype) if self.divisor == "count" else weight.sum()
-            loss = total / divisor.clamp_min(torch.finfo(ce.dtype).tiny)
+            loss = total / divisor.where(divisor > 0, 1)
         if self.focal_gamma is not None:
             # the lower bound keeps the gradient of a power below 1 finite at loss 0
             hardness = (-torch.expm1(-loss)).clamp_min(torch.finfo(ce.dtype).eps)

@@ -25,7 +25,8 @@ class Detail(nn.Module):
         bce, dice: weights of the two parts.
 
     Returns:
-        {bce, dice} of the parts left in, weighted scalars. z is resized to the label. The teacher is not used.
+        {bce, dice} of the parts left in, weighted scalars. z is resized to the label. As in the released code, ignored
+        pixels count as those of one more class: their border is a detail. The teacher is not used.
 
     Raises:
         ValueError: a feature of more than two channels.

@@ -31,6 +31,10 @@ class ICKD(nn.Module):
         self.pair = Pair(task, feature, teacher_feature)
         widths = self.pair.student_channels, self.pair.teacher_channels
         self.embed = None
+        if self.pair.student == "logits" and widths[0] != widths[1]:
+            raise ValueError(
+                f"ickd: scores of {widths[0]} classes have no correlations like those of {widths[1]} channels"
+            )
         if self.pair.student != "logits":
             self.embed = nn.Sequential(nn.Conv2d(*widths, 1, bias=False), nn.BatchNorm2d(widths[1]))
 

@@ -1,17 +1,19 @@
 """Activation checkpointing: a network keeps the inputs of its blocks alone, and computes the blocks again in backward.
 
-Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174. Gradients and batch norm statistics stay
-as they are without it, dropout draws the same numbers both times; a step takes about a third longer.
+Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174. Gradients, batch norm statistics and the
+ranges of INT8 stay as they are without it, dropout draws the same numbers both times; a step takes about a third longer.
 """
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from ._int8 import Rounded
 
 
 def checkpoint_blocks(network: nn.Module) -> None:
@@ -46,21 +48,32 @@ def _recomputed(block: nn.Module, *inputs: object, **named: object) -> object:
     forward = functools.partial(type(block).forward, block)
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs, **named)
-    return checkpoint(
-        forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block)), **named
-    )
+    ranges: dict[Rounded, Tensor] = {}
+    contexts = _ranges_noted(block, ranges), _statistics_kept(block, ranges)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=lambda: contexts, **named)
 
 
 @contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Batch norms inside normalise by the batch as in the first run, and do not count it a second time."""
+def _ranges_noted(block: nn.Module, ranges: dict[Rounded, Tensor]) -> Iterator[None]:
+    """Notes by which ranges layers in INT8 have rounded: another forward may move them before the second run."""
+    yield
+    ranges |= {layer: layer.input_range.clone() for layer in block.modules() if isinstance(layer, Rounded)}
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module, ranges: dict[Rounded, Tensor]) -> Iterator[None]:
+    """Nothing is counted a second time: batch norms normalise by the batch, and layers round, as in the first run."""
     norms = [part for part in block.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
+    for layer, seen in ranges.items():
+        layer.replayed = seen
     try:
         yield
     finally:
+        for layer in ranges:
+            layer.replayed = None
         for norm, (momentum, batches) in zip(norms, before):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(batches)

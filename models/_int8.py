@@ -18,8 +18,14 @@ LEAST = 1e-8  # of a scale
 Range = tuple[float, float]
 
 
-class _Rounded:
-    """Beside the class of a layer: its weight is read rounded, and its input is rounded before it is used."""
+class Rounded:
+    """Beside the class of a layer: its weight is read rounded, and its input is rounded before it is used.
+
+    Attributes:
+        replayed: the range to round by while a forward is computed a second time; nothing is observed then.
+    """
+
+    replayed: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -31,11 +37,11 @@ class _Rounded:
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's own forward, of the rounded input."""
-        if self.training:
+        if self.training and self.replayed is None:
             self._observe(x.detach().float())
         elif not self.input_range.any():  # it has seen nothing yet
             return super().forward(x)
-        low, high = self.input_range
+        low, high = self.input_range if self.replayed is None else self.replayed
         scale = ((high - low) / 255).clamp(min=LEAST)
         zero = (-low / scale).round().clamp(0, 255).to(torch.int32)
         return super().forward(torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, 0, 255).to(x.dtype))
@@ -49,13 +55,13 @@ class _Rounded:
 
 @functools.cache
 def _rounded(kind: type[nn.Module]) -> type[nn.Module]:
-    return type(f"Rounded{kind.__name__}", (_Rounded, kind), {})
+    return type(f"Rounded{kind.__name__}", (Rounded, kind), {})
 
 
 def simulate_int8(network: nn.Module) -> nn.Module:
     """Makes every convolution and linear layer compute as in INT8, in place; each gets a buffer `input_range`."""
     for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and not isinstance(module, _Rounded):
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and not isinstance(module, Rounded):
             module.register_buffer("input_range", torch.zeros(2, device=module.weight.device))
             module.__class__ = _rounded(type(module))
     return network
@@ -69,7 +75,7 @@ def in_float(network: nn.Module) -> dict[str, Range]:
     """
     ranges = {}
     for name, module in network.named_modules():
-        if isinstance(module, _Rounded):
+        if isinstance(module, Rounded):
             low, high = module.input_range.tolist()
             if low < high:
                 ranges[name] = low, high

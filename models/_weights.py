@@ -300,6 +300,8 @@ def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> str 
     if not own <= fitted.keys():  # then it is a file of another code, or one of a whole training
         fitted = backbone.fitted(read_backbone(one_network(state)))
     fill(backbone, fitted, source, dropped=backbone.dropped)
+    if backbone.constants() is None and backbone.imagenet is None:
+        return None  # nobody publishes others of its kind: those it has stay
     return backbone.constants() or published_constants(backbone.imagenet)
 
 

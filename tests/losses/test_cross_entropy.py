@@ -167,3 +167,19 @@ def test_what_is_predicted_on_ignored_pixels_does_not_matter():
     for options in ({}, {"divisor": "all"}, {"ohem_min_kept": 4}, {"ohem_min_kept": 4, "ohem_rule": "image"}):
         loss = CrossEntropy(TASK, **options)
         torch.testing.assert_close(loss(prediction(changed), None, target), loss(prediction(logits), None, target))
+
+
+@pytest.mark.parametrize("options", [
+    {"class_weights": [0.0] + [1.0] * (CLASSES - 1)},
+    {"ohem_rule": "strict", "ohem_min_kept": 0, "divisor": "count"},
+    {"ohem_rule": "largest", "ohem_min_share": 0.01, "divisor": "count"},
+])  # fmt: skip
+def test_nothing_that_counts_gives_no_gradient_however_large_the_scale(options):
+    """Valid pixels are there, of a class of weight 0 or too sure for the rule; fp16 starts at 65536."""
+    logits = torch.zeros(1, CLASSES, 4, 4)
+    logits[:, 0] = 30.0
+    target = torch.zeros(1, 4, 4, dtype=torch.long)
+    logits.requires_grad_()
+    loss = CrossEntropy(TASK, **options)(prediction(logits), None, target)
+    (65536 * loss).backward()
+    assert loss == 0 and (logits.grad == 0).all()

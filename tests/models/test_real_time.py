@@ -162,6 +162,15 @@ def test_bisenetv2s_file_is_a_dict_of_its_parts(tmp_path, same, caplog):
     assert "no ImageNet weights for the aggregation" in caplog.text
 
 
+def test_bisenetv2_keeps_its_constants_with_its_file(tmp_path):
+    """Nobody publishes others for this encoder, and the original code starts from this file with these constants."""
+    for arrangement, constants in (("original", "bisenetv2"), ("mmseg", "imagenet")):
+        encoder = BiSeNetV2(3, width=8, aux=False, arrangement=arrangement).backbone
+        torch.save(encoder.state_dict(), tmp_path / "backbone.pth")
+        options = {"arrangement": arrangement, "backbone_weights": str(tmp_path / "backbone.pth")}
+        assert BiSeNetV2(3, width=8, aux=False, **options).normalize.constants == constants
+
+
 def test_segnexts_files_of_other_sizes_are_told(same):
     with torch.device("meta"):
         state = SegNeXt(3, backbone="mscan_t", width=32).state_dict()
