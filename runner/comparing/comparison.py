@@ -133,7 +133,9 @@ class Comparison:
 
     def gains(self) -> list[tuple[Row, list[Row]]]:
         """Each baseline with the rows whose gains are over it."""
-        pairs = [(base, [row for row in self.rows if row.gain and row.gain.over is base]) for base in self.rows]
+        pairs = [
+            (base, [row for row in self.rows if row.gain and row.gain.over.runs is base.runs]) for base in self.rows
+        ]
         return [(base, above) for base, above in pairs if above]
 
 
@@ -178,6 +180,7 @@ def _refuse_what_differs(runs: list[FinishedRun]) -> None:
     for other in runs[1:]:
         for what, ours, theirs in (
             ("data set", one.recipe.data.dataset, other.recipe.data.dataset),
+            ("split to train on", one.recipe.data.train_split, other.recipe.data.train_split),
             ("split", one.recipe.data.val_split, other.recipe.data.val_split),
             ("data.tuning_part", one.recipe.data.tuning_part, other.recipe.data.tuning_part),
             ("protocol", one.protocol, other.protocol),
@@ -270,16 +273,21 @@ def _baseline_of(row: Row, baselines: list[Row], *, only: bool) -> Row | None:
     """The baseline a row is compared with, None where none has its student; `only`: if there is one, it is for all."""
     if only and len(baselines) == 1:
         return baselines[0]
+    alike = most_alike(row, baselines)
+    if len(alike) > 1:
+        which = " or ".join(str(base.runs[0].folder) for base in alike)
+        raise ValueError(f"{row.runs[0].folder} could be compared with {which}; say which with --baseline")
+    return alike[0] if alike else None
+
+
+def most_alike(row: Row, baselines: list[Row]) -> list[Row]:
+    """The baselines of the row's student whose settings differ least from its own."""
 
     def settings(one: Row) -> dict:
         return one.recipe.model_dump(mode="json", include={"data", "optimizer", "schedule", "loop"})
 
     unlike = {base: len(changes(settings(base), settings(row))) for base in baselines if base.learner == row.learner}
-    least = [base for base, count in unlike.items() if count == min(unlike.values())]
-    if len(least) > 1:
-        which = " or ".join(str(base.runs[0].folder) for base in least)
-        raise ValueError(f"{row.runs[0].folder} could be compared with {which}; say which with --baseline")
-    return least[0] if least else None
+    return [base for base, count in unlike.items() if count == min(unlike.values())]
 
 
 def at_shared_seeds(row: Row, base: Row) -> tuple[list[FinishedRun], list[FinishedRun]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from segkd.runner.comparing.comparison import IRRELEVANT_TO_RESULTS, Row, at_shared_seeds
+from segkd.runner.comparing.comparison import IRRELEVANT_TO_RESULTS, Row, at_shared_seeds, most_alike
 from segkd.runner.comparing.finished_runs import FinishedRun
 from segkd.runner.recipe.differences import without
 
@@ -10,12 +10,18 @@ from segkd.runner.recipe.differences import without
 AS_LONG = 0.98
 
 
-def plain_of(row: Row) -> Row | None:
-    """The plain training of the same student: the row itself, or what its gain is over; None where it is no such."""
+def plain_of(row: Row, rows: list[Row]) -> Row | None:
+    """The plain training of the same student: the row itself, what its gain is over, or else the most alike of all.
+
+    None where there is no such row, or none that is more alike than others.
+    """
     if row.learns_alone:
         return row
     base = row.gain and row.gain.over
-    return base if base and base.learns_alone and base.learner == row.learner else None
+    if base and base.learns_alone and base.learner == row.learner:
+        return base
+    alike = most_alike(row, [one for one in rows if one.learns_alone and not one.program])
+    return alike[0] if len(alike) == 1 else None
 
 
 def step_seconds(row: Row) -> float:
@@ -23,9 +29,9 @@ def step_seconds(row: Row) -> float:
     return float(np.mean(row.measured("seconds") / [run.iterations for run in row.runs]))
 
 
-def relative_step(row: Row) -> float:
+def relative_step(row: Row, rows: list[Row]) -> float:
     """Its iterations' time beside those of plain training; NaN where there is none, or on another device."""
-    plain = plain_of(row)
+    plain = plain_of(row, rows)
     return step_seconds(row) / step_seconds(plain) if plain and _devices(plain) == _devices(row) else np.nan
 
 
@@ -38,7 +44,7 @@ def plain_at_same_time(row: Row, rows: list[Row]) -> float:
     shorter one may be better. NaN where none of them was trained for as long: nobody knows what it would have had.
     Rows of other devices are not asked.
     """
-    plain = plain_of(row)
+    plain = plain_of(row, rows)
     if plain is None or plain is row or row.program:
         return np.nan
     found, reached = [], False

@@ -81,9 +81,7 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
         for run in found:
             runs.setdefault(run.path.resolve(), run)
     unfinished = [
-        run
-        for run in runs.values()
-        if not run.has_results or (skip_unfinished and run.student.is_unfinished)
+        run for run in runs.values() if not run.has_results or (skip_unfinished and run.student.is_unfinished)
     ]
     if unfinished and (not skip_unfinished or len(unfinished) == len(runs) + len(programs)):
         which = ", ".join(str(run.path) for run in unfinished)

@@ -77,7 +77,7 @@ def cells(row: Row, comparison: Comparison) -> dict[str, str]:
         "parameters": number(row.measured("parameters").mean() / 1e6, "{:.2f} M"),
         "GFLOPs": number(row.measured("flops").mean() / 1e9),
         "images/s": number(1000 / row.measured("milliseconds").mean(), "{:.1f}"),
-        "step": number(relative_step(row), "{:.2f}x"),
+        "step": number(relative_step(row, comparison.rows), "{:.2f}x"),
         "training": clock(row.measured("seconds").mean()),
     }
 
@@ -210,7 +210,7 @@ def table_csv(comparison: Comparison) -> str:
             *(plain_at_same_time(row, comparison.rows), row.tested.mean(), deviation(row.tested)),
             *(row.measured(key).mean() for key in ("parameters", "flops")),
             *(1000 / row.measured("milliseconds").mean(), row.measured("seconds").mean()),
-            *(step_seconds(row), relative_step(row), row.recipe.tuned or ""),
+            *(step_seconds(row), relative_step(row, comparison.rows), row.recipe.tuned or ""),
             *(phases(row).get(phase, "") for phase in PHASES),
             *row.per_class,
             *([""] * len(classes) if gain is None else gain.per_class),

@@ -1,6 +1,7 @@
 """Which runs are one experiment, what it is compared with, and what cannot stand in one table."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,6 +129,13 @@ def test_any_method_or_run_can_be_the_baseline(fabricate):
         compare(runs, baseline="DK")
 
 
+def test_runs_on_other_images_are_refused(fabricate):
+    fabricate("none", counts(0.5))
+    fabricate("kl", counts(0.6), *KL, "data.train_split=trainval")
+    with pytest.raises(ValueError, match="they differ in split to train on: trainval and train"):
+        compare(find_runs(["runs"]))
+
+
 def test_two_baselines_that_are_equally_alike_must_be_chosen_from(fabricate):
     fabricate("a", counts(0.5), "optimizer.lr=0.01")
     fabricate("b", counts(0.5), "optimizer.lr=0.04")
@@ -173,3 +181,16 @@ def test_one_experiment_counts_a_seed_once(fabricate):
     fabricate("b", counts(0.5))
     with pytest.raises(ValueError, match="runs/a and runs/b are the same experiment with the same seed, 0; leave one"):
         compare(find_runs(["runs"]))
+
+
+def test_a_row_is_the_baseline_of_its_exported_file_in_any_order(fabricate):
+    fabricate("none", counts(0.5))
+    fabricate("kl", counts(0.6), *KL)
+    none, kl = find_runs(["runs/none", "runs/kl"])
+    int8 = replace(kl, folder=kl.folder / "export/student-int8.onnx", program="INT8", counts=counts(0.7), curve=[])
+    for sort in (False, True):
+        comparison = compare([none, kl, int8], sort=sort)
+        found = {
+            base.method + base.program: [row.program or row.method for row in rows] for base, rows in comparison.gains()
+        }
+        assert found == {"none": ["kl"], "kl": ["INT8"]}

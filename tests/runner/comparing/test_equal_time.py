@@ -37,7 +37,9 @@ def test_a_method_can_lose_to_plain_training_of_its_time(trained):
     found, rows = trained("long", 200.0, [0.2, 0.45, 0.45, 0.5], *AS_LONG)
     assert found["kl"] == pytest.approx(0.46) and np.isnan([found["none"], found["none, as long"]]).all()
     assert [rows[name].gain and rows[name].gain.over.method for name in rows] == [None, None, "none"]
-    assert [relative_step(rows[name]) for name in ("none", "none, as long", "kl")] == pytest.approx([1, 1, 1.6])
+    listed = list(rows.values())
+    steps = [relative_step(rows[name], listed) for name in ("none", "none, as long", "kl")]
+    assert steps == pytest.approx([1, 1, 1.6])
 
 
 def test_the_best_until_then_counts_and_of_a_shorter_training_its_end(trained):
@@ -72,18 +74,22 @@ def test_only_the_schedule_may_differ(trained, other):
     trained("none", 50.0, [0.3, 0.4])
     trained("other", 200.0, [0.5, 0.6], "method=other", *other)
     found, rows = trained("kl", 80.0, [0.3, 0.42], taught=True)
-    assert np.isnan(found["kl"]) and plain_of(rows["kl"]).method == "none"
+    assert np.isnan(found["kl"]) and plain_of(rows["kl"], list(rows.values())).method == "none"
 
 
 def test_times_of_different_devices_do_not_compare(trained):
     trained("none", 100.0, [0.3, 0.4], device="a GPU")
     found, rows = trained("kl", 50.0, [0.3, 0.42], taught=True)
-    assert np.isnan(found["kl"]) and np.isnan(relative_step(rows["kl"]))
+    assert np.isnan(found["kl"]) and np.isnan(relative_step(rows["kl"], list(rows.values())))
 
 
-def test_another_baseline_is_no_plain_training(trained):
-    trained("none", 100.0, [0.3, 0.4])
-    trained("kl", 80.0, [0.3, 0.42], taught=True)
-    runs = find_runs(["runs"])
-    none, kl = compare(runs, baseline="kl").rows
-    assert plain_of(none) is none and plain_of(kl) is None and np.isnan(relative_step(kl))
+def test_another_baseline_leaves_the_cost_beside_plain_training(fabricate):
+    fabricate("none", counts(0.4), seconds=100.0, curve=((2, 0.3), (4, 0.4)))
+    fabricate("kl", counts(0.5), seconds=90.0, taught=True)
+    fabricate("dist", counts(0.6), "method=dist", "losses.kl.weight=2", seconds=150.0, taught=True)
+    listed = compare(find_runs(["runs"]), baseline="kl").rows
+    rows = {row.method: row for row in listed}
+    assert rows["dist"].gain.over.method == rows["none"].gain.over.method == "kl"
+    assert plain_of(rows["none"], listed) is plain_of(rows["kl"], listed) is plain_of(rows["dist"], listed)
+    assert [relative_step(rows[name], listed) for name in ("none", "kl", "dist")] == pytest.approx([1, 0.9, 1.5])
+    assert plain_at_same_time(rows["kl"], listed) == pytest.approx(0.38)
