@@ -1,6 +1,7 @@
 """What a sweep's section `search` asks for: which settings of its recipes are tried, and how they are chosen."""
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -131,11 +132,23 @@ def mistakes_in(search: Search, recipes: dict[str, tuple[str, list[str], Recipe]
         if not own:
             yield f"search: {method} has none of the parameters, so there is nothing to try; add one, such as optimizer.lr"
         for key, parameter in own.items():
-            for value in parameter.ends:
-                try:
-                    read(path, [*given, *search.assignments, assigned(key, value)])
-                except RecipeError as error:
-                    yield from (f"search.parameters, in {method}: {mistake}" for mistake in error.mistakes)
+            wrong = [
+                one for value in parameter.ends for one in _refused(path, [*given, *search.assignments], key, value)
+            ]
+            yield from (f"search.parameters, in {method}: {mistake}" for mistake in wrong)
+            if not wrong and parameter.choices is None and parameter.step is None:
+                between = parameter.low + (parameter.high - parameter.low) / math.pi
+                if _refused(path, [*given, *search.assignments], key, between):
+                    yield f"search.parameters, in {method}: {key} takes whole numbers alone; give it step: 1, and no log"
+
+
+def _refused(path: str, given: list[str], key: str, value: object) -> list[str]:
+    """The mistakes in a recipe with this value."""
+    try:
+        read(path, [*given, assigned(key, value)])
+    except RecipeError as error:
+        return error.mistakes
+    return []
 
 
 def _has(recipe: Recipe, key: str) -> bool:

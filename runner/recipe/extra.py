@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Interval
 from pydantic import Field
 
+from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import Mistake, did_you_mean
 from segkd.runner.recipe.section import Section
 from segkd.runner.recipe.term import Weight
@@ -81,6 +82,10 @@ class Extra(Section):
             yield (), "a batch of one image cannot have images of both kinds; raise data.batch_size"
         if self.weight != 1 and recipe.data.mix is not None:
             yield ("weight",), "data.mix pastes images of both kinds into each other; leave one of them out"
+        whole = [term.loss for term in recipe.losses if parts.needs_whole_batches(term.loss)]
+        if self.weight != 1 and whole:
+            text = f"{whole[0]} must see both kinds of images at once, and those of other weight are computed apart"
+            yield ("weight",), f"{text}; leave it at 1"
         for name in recipe.caches_on("labelled"):
             yield (), f"the images are no part of {name}'s cache; leave networks.{name}.cache or data.extra out"
         if self.pseudo is not None:

@@ -13,6 +13,7 @@ from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.mistakes import Mistake, did_you_mean
 from segkd.runner.recipe.optimization import Curve, Optimizer
 from segkd.runner.recipe.section import OtherRecipe, Section
+from segkd.runner.recipe.student_folder import StudentFolder
 
 if TYPE_CHECKING:
     from segkd.runner.recipe.schema import Recipe
@@ -119,6 +120,17 @@ class Network(Section):
         return self.weights.recipe if isinstance(self.weights, OtherRecipe) else str(self.weights)
 
     @property
+    def continues(self) -> str | None:
+        """The name of the recipe or of the run that it goes on from; None where it starts from no training of ours."""
+        if isinstance(self.weights, OtherRecipe):
+            return Path(self.weights.recipe).stem
+        if self.weights in (None, RANDOM):
+            return None
+        place = Path(self.weights)  # or checkpoints/last of a run
+        found = (StudentFolder.around(at) for at in (place, *place.parents[:3]) if at != Path())
+        return next((folder.recipe_name for folder in found if folder is not None), None)
+
+    @property
     def cheaper_by(self) -> list[str]:
         """What makes the forward of a frozen network cheaper, in words."""
         sized = f"images of {self.input_scale:g} of their size" if self.input_scale != 1 else None
@@ -157,6 +169,9 @@ class Network(Section):
             yield ("ema_of",), f"{self.ema_of} is frozen (train: false), so its average never moves"
         if self.ema_of is not None and self.train:
             yield ("train",), "a moving average is not trained by losses; write train: false"
+        if name == "student" and self.ema_of is not None:
+            text = f"the student is what is trained and delivered; name {self.ema_of} student, and its average loop.ema"
+            yield ("ema_of",), text
         if self.prompted_by in recipe.networks and recipe.networks[self.prompted_by].prompted_by is not None:
             yield ("prompted_by",), f"{self.prompted_by} is prompted itself; prompts go one step only"
         if name == "student" and self.class_map is not None:
@@ -166,6 +181,11 @@ class Network(Section):
             yield ("checkpointing",), f"{name} is not trained, so it keeps nothing for backward; leave it out"
         if self.checkpointing and recipe.loop.compile:
             yield ("checkpointing",), "does not go with loop.compile; leave one of them out"
+        if self.int8 and self.train == "head":
+            yield (
+                ("int8",),
+                f"{name}'s encoder is frozen, and what a frozen layer reads is not observed; write train: true",
+            )
         if self.int8 and not self.train:
             yield ("int8",), f"{name} is not trained; a network that was trained so is computed so"
         asked = {"precision": self.precision, "compile": self.compile, "input_scale": self.input_scale != 1}

@@ -98,6 +98,10 @@ def wrong_fields(recipe: Recipe) -> Iterator[Mistake]:
     if recipe.data.resize is not None and fixed.keys() >= NATIVE.keys() and fixed["short_side"] is None:
         text = f"the protocol {protocol} scores images at their own size, and resize changes that; {remedy}"
         yield ("data", "resize"), text
+    window, stride = recipe.evaluate.window or recipe.data.crop_size, recipe.evaluate.stride
+    if recipe.evaluate.mode == "slide" and stride is not None and any(map(int.__gt__, stride, window)):
+        text = f"{one_line(list(stride))} is larger than the window, {one_line(list(window))}, and leaves gaps"
+        yield ("evaluate", "stride"), text
     if "fit" not in fixed and recipe.evaluate.fit is not None and recipe.evaluate.short_side is not None:
         yield ("evaluate", "fit"), "fit and short_side are two ways to say an image's size; leave one out"
 

@@ -236,16 +236,16 @@ class Recipe(Section):
         learnt = dict.fromkeys(term.loss for term in self.losses if term.source is not None)
         if self.data.extra is not None:
             learnt |= {"extra labels" if self.data.extra.pseudo is None else "pseudo-labels": None}
-        start = self.networks["student"].weights if "student" in self.networks else None
-        if isinstance(start, OtherRecipe):
-            learnt |= {f"after {Path(start.recipe).stem}": None}
+        start = self.networks["student"].continues if "student" in self.networks else None
+        if start is not None:
+            learnt |= {f"after {start}": None}
         return self.method or " + ".join(learnt) or "none"
 
     @property
     def learns_alone(self) -> bool:
         """Whether the student learns from the data set's labels only: from no network, nor what one has left behind."""
         from_others = any(term.source is not None for term in self.losses) or self.data.extra is not None
-        return not from_others and not isinstance(self.networks["student"].weights, OtherRecipe)
+        return not from_others and self.networks["student"].continues is None
 
     def writes_at(self, done: int) -> bool:
         """Whether the log is written out after this many iterations."""

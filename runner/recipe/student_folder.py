@@ -49,6 +49,14 @@ class StudentFolder:
         """Whether its config.json describes a network of ours: one without `model` is another library's."""
         return self.config_file.is_file() and '"model"' in self.config_file.read_text(errors="replace")
 
+    @property
+    def recipe_name(self) -> str | None:
+        """The name of the recipe that it was trained by; None where its config.json does not say."""
+        try:
+            return self.read_config().get("recipe")
+        except ValueError:
+            return None  # who loads it tells
+
     def read_config(self) -> dict:
         """What a network is built from. ValueError where that is no JSON, or a field is missing or wrong."""
         config = read_json(self.config_file, {"model": str, "args": dict, "num_classes": int})

@@ -116,6 +116,8 @@ class Term(Section):
                 yield (key,), f"there is no network {name!r}{hint}; there are: {networks}"
         if self.of in recipe.networks and not recipe.networks[self.of].train:
             yield ("of",), f"{self.of} is frozen (train: false), so no loss can train it"
+        if None not in (self.after, self.until) and self.after >= self.until:
+            yield ("until",), f"the term is active behind iteration {self.after} (after) up to {self.until}: never"
         if self.source == self.of:
             yield ("from",), f"{self.of} cannot learn from itself"
         if is_known and parts.needs_teacher(self.loss) and recipe.source_of(self) is None:

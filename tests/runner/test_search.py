@@ -199,6 +199,8 @@ def test_a_search_whose_trials_all_fail_says_so(stand_in, run_here):
     ([("low: 0.001", "low: -0.001")], ["optimizer.lr: low is -0.001; a logarithm needs it above 0"]),
     ([("low: 0.001, high: 0.08, log: true", "low: -1, high: 1")], ["none: command line: optimizer.lr: must be greater"]),
     ([("log: true", "log: true, step: 2")], ["either log or step"]),
+    ([("optimizer.lr: {low: 0.001, high: 0.08, log: true}", "schedule.warmup: {low: 1, high: 3}")],
+     ["in none: schedule.warmup takes whole numbers alone; give it step: 1, and no log"]),
     ([("choices: [1, 10]", "low: 0")], ["losses.kl.weight: needs either low and high, or choices"]),
     ([("[1, 10]", "[1, x]")], ["search.parameters, in kd: "]),
     ([("evaluate.every=1", "seed=1")], ["search.set: seed is what the sweep gives"]),

@@ -1,9 +1,12 @@
-"""What tables call the networks of a recipe."""
+"""What tables call the networks of a recipe, and what they go on from."""
+
+import json
 
 import pytest
 
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.network import Network
+from segkd.runner.recipe.read import read
 from segkd.runner.recipe.told_by_weights import Told
 
 
@@ -37,3 +40,27 @@ def test_titles_tell_sizes_apart(model):
     titles = [Network(model=model, args=arguments).title for arguments in of_each]
     assert len(set(titles)) == len(choices) > 1
     assert titles == [Told(model, arguments, certain=True).title for arguments in of_each]
+
+
+def test_a_student_that_goes_on_from_a_run_does_not_learn_alone(tmp_path, monkeypatch):
+    """However the run is named; a file of another code is a start like any other."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs/kd"
+    (folder / "student").mkdir(parents=True)
+    (folder / "checkpoints/last").mkdir(parents=True)
+    config = {"model": "pspnet", "args": {}, "num_classes": 2, "recipe": "teaching"}
+    (folder / "student/config.json").write_text(json.dumps(config))
+    (folder / "student/model.safetensors").touch()
+    (tmp_path / "other.pth").touch()
+    text = (
+        "{data: {dataset: synthetic, crop_size: [32, 32], batch_size: 4}, schedule: {iterations: 2}, losses: [{loss: "
+    )
+    text += "cross_entropy}], networks: {student: {model: pspnet, args: {backbone: mobilenetv2_035}}}}"
+    (tmp_path / "plain.yaml").write_text(text)
+    for weights, method in [
+        ("runs/kd", "after teaching"), ("runs/kd/student", "after teaching"), ("runs/kd/checkpoints/last", "after teaching"),
+        ("runs/kd/student/model.safetensors", "after teaching"), ("{recipe: other.yaml}", "after other"),
+        ("other.pth", "none"), ("random", "none"), ("null", "none"),
+    ]:  # fmt: skip
+        recipe = read("plain.yaml", [f"networks.student.weights={weights}"])
+        assert (recipe.method_name, recipe.learns_alone) == (method, method == "none"), weights
