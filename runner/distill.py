@@ -123,7 +123,7 @@ def take_all_steps(
     start = min((training.state.iteration for training in left), default=iterations)
     batches = build_training_batches(first, train_set, unlabelled_set, views, accelerator, start=start)
     shared = share_predictions(trainings)
-    scored: dict[nn.Module, dict] = {}
+    scored: dict[tuple[nn.Module, str], dict] = {}
     for training in trainings:
         with telling_of_memory(training.recipe, training.graph, accelerator, scoring=True):
             training.report.score_teachers(scored)
@@ -255,6 +255,7 @@ def score_late(training: Training, trainings: list[Training], accelerator: Accel
     training.tracking.add_scores(scores_of(result, others))
     training.report.add_evaluation(result, others)
     training.save(accelerator, result)
+    training.tracking.restart_clock()
 
 
 def leave(

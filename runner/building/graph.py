@@ -1,6 +1,7 @@
 """Networks and loss terms as one module: the only thing optimised, wrapped for several processes and checkpointed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,16 @@ class Graph(nn.Module):
     def network(self, name: str) -> nn.Module:
         """A network by its name in the recipe, trained or frozen."""
         return self.networks[name] if name in self.networks else self._frozen[0][name]
+
+    @contextmanager
+    def with_student(self, student: nn.Module) -> Iterator[None]:
+        """The graph with another network as student, such as the average of its own."""
+        own = self.networks["student"]
+        self.networks["student"] = student
+        try:
+            yield
+        finally:
+            self.networks["student"] = own
 
     def weights_at(self, iteration: int) -> dict[str, float]:
         """Label -> weight of the terms active at this iteration."""

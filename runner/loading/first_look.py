@@ -50,9 +50,13 @@ def look_at_data(
         _refuse_other_classes(recipe, train_set, split, dataset)
         if not recipe.data.allow_overlap:
             _refuse_overlap(recipe, training, split, dataset, whole)
+    if test_set is not None and not recipe.data.allow_overlap:
+        _refuse_overlap(recipe, [val_set], recipe.data.test_split, test_set, whole, known="what chooses the student")
     train_set = own  # a teacher's labels are not there before they are made
     if not recipe.judged_by_loss:
         _refuse_one_class(train_set, LABELS_OF_CHECK if whole else LABELS)
+        for split, dataset in scored.items():
+            _refuse_without_labels(split, dataset)
     if whole and hasattr(train_set, "files"):
         _doubt_turned_images(train_set)
 
@@ -87,6 +91,16 @@ def _refuse_other_classes(recipe: Recipe, train_set: Dataset, split: str, datase
         raise ValueError(
             f"data: the files name other classes to train on than to score, or in another order ({both}); say with "
             f"data.args.classes which there are, in their order"
+        )
+
+
+def _refuse_without_labels(split: str, dataset: Dataset) -> None:
+    """ValueError where no label of a split counts, as in those whose labels are kept by their publishers."""
+    ignored = dataset.ignore_index
+    if not any(sum(dataset[index][1].histogram()[:ignored]) for index in range(len(dataset))):  # ends at the first
+        raise ValueError(
+            f"data: no pixel of the {len(dataset)} images of {split} has a label that counts, so nothing can be scored "
+            f"there; name another split, or check the label folder and the ids (check.py shows how they are spread)"
         )
 
 
@@ -127,7 +141,9 @@ def _doubt_turned_images(train_set: Dataset) -> None:
                 return
 
 
-def _refuse_overlap(recipe: Recipe, training: list[Dataset], split: str, dataset: Dataset, whole: bool) -> None:
+def _refuse_overlap(
+    recipe: Recipe, training: list[Dataset], split: str, dataset: Dataset, whole: bool, known: str = "also trained on"
+) -> None:
     """ValueError where images to score are trained on; a warning where they are few copies in a published data set."""
     data = recipe.data
     cure = (
@@ -151,7 +167,7 @@ def _refuse_overlap(recipe: Recipe, training: list[Dataset], split: str, dataset
         return
     first, other = next(iter(shared.items()))
     text = (
-        f"{len(shared)} of the {len(scored)} images to score ({split}) are also trained on, such as {first}"
+        f"{len(shared)} of the {len(scored)} images to score ({split}) are {known}, such as {first}"
         f"{f', which is a copy of {other}' if is_copy else ''}"
     )
     if is_copy and data.dataset in PUBLISHED and len(shared) <= FEW * len(scored):

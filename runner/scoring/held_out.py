@@ -65,21 +65,21 @@ def judge(
     ]
     mine = range(accelerator.process_index, len(groups), accelerator.num_processes)
     last = recipe.schedule.iterations - 1
-    graph_had = graph.networks["student"], graph.shared, graph.stopwatch, graph.keep_predictions
-    graph.networks["student"] = student
+    graph_had = graph.shared, graph.stopwatch, graph.keep_predictions
     graph.shared, graph.stopwatch, graph.keep_predictions = None, Stopwatch(), False
-    graph.eval()
+    found = []
     try:
-        found = []
-        for number, seen in zip(mine, _batches(dataset, recipe, [groups[number] for number in mine], accelerator)):
-            torch.manual_seed(seed_for(recipe.seed, "held out", number))  # of losses that draw
-            shown = seen.get("labelled", seen.get("unlabelled"))
-            losses = graph(shown.images, shown.target, last, seen.get("unlabelled"))
-            found.append((number, len(shown.indices), {name: loss.item() for name, loss in losses.items()}))
-            if is_stopped():
-                break
+        with graph.with_student(student):
+            graph.eval()
+            for number, seen in zip(mine, _batches(dataset, recipe, [groups[number] for number in mine], accelerator)):
+                torch.manual_seed(seed_for(recipe.seed, "held out", number))  # of losses that draw
+                shown = seen.get("labelled", seen.get("unlabelled"))
+                losses = graph(shown.images, shown.target, last, seen.get("unlabelled"))
+                found.append((number, len(shown.indices), {name: loss.item() for name, loss in losses.items()}))
+                if is_stopped():
+                    break
     finally:
-        graph.networks["student"], graph.shared, graph.stopwatch, graph.keep_predictions = graph_had
+        graph.shared, graph.stopwatch, graph.keep_predictions = graph_had
         graph.train()
     if accelerator.reduce(torch.tensor(float(is_stopped()), device=accelerator.device), reduction="sum") > 0:
         raise Stopped

@@ -20,7 +20,7 @@ from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.memory import is_of_memory, without_room
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.scoring.cost import wait_for_gpu
-from segkd.runner.scoring.evaluation import label_map
+from segkd.runner.scoring.evaluation import build_metrics, label_map
 
 SLOW = 5.0  # seconds of a first step, which sets libraries up; a longer one is not made again to be measured
 MOMENTS = {"adam": 2, "adamw": 2, "sgd": 1}  # numbers that optimizers keep for each weight
@@ -84,7 +84,8 @@ def step_seconds(graph: Graph, batch: Batch, recipe: Recipe, accelerator: Accele
 
 
 def scoring_seconds(graph: Graph, val_set: Dataset, recipe: Recipe, accelerator: Accelerator) -> float:
-    """Seconds of one evaluation of the student."""
+    """Seconds of one evaluation of the student. ValueError: a metric's arguments do not fit the classes."""
+    build_metrics(recipe, val_set)
     size = min(recipe.evaluate.batch_size, len(val_set))
     resize = fixed_resize(recipe, scoring=True)
     batch = next(evaluation_batches(Subset(val_set, range(size)), batch_size=size, resize=resize))

@@ -6,8 +6,9 @@ from segkd.runner.console import number, say
 from segkd.runner.scoring.cost import latency
 from segkd.runner.scoring.evaluation import Stopped
 from segkd.runner.scoring.held_out import TOTAL, HeldOut, judge
+from segkd.runner.training.closing import closing_table, row
 from segkd.runner.training.page import Shown
-from segkd.runner.training.report import Report, closing_table, row, time_paragraphs
+from segkd.runner.training.report import Report, time_paragraphs
 from segkd.runner.training.stop_signal import GRACE, StopSignal
 
 JUDGED_BY = "the loss on held-out images"

@@ -132,7 +132,9 @@ def numbers(recipe: Recipe, shown: Shown, history: list[dict]) -> list[tuple[str
             )
         if recipe.baseline is not None and others:
             base = others[-1]
-            found.append((percent(miou - base["miou"], "{:+.2f}"), "mIoU gained", f"over {base['network']}"))
+            if base["miou"] is not None:
+                over = f"over {base['network']}" + (f", which had {base['unlike']}" if base["unlike"] else "")
+                found.append((percent(miou - base["miou"], "{:+.2f}"), "mIoU gained", over))
         teachers = [row for row in others if row["network"] in recipe.networks and row["miou"]]
         teacher = max(teachers, key=lambda row: row["miou"], default=None)
     if teacher is not None:

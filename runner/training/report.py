@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from segkd.models._weights import read_weights
 from segkd.runner.building.frozen import as_it_is
-from segkd.runner.console import clock, command, markdown, markdown_text, number, percent, say, say_table
+from segkd.runner.console import clock, markdown, markdown_text, number, percent, say
 from segkd.runner.loading.data_sets import build_test_set, fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
 from segkd.runner.recipe.protocols import protocol_words
@@ -25,7 +25,7 @@ from segkd.runner.run_folder.folder import RunFolder, tile_folder
 from segkd.runner.run_folder.metrics_file import phase_seconds, plain, training_seconds
 from segkd.runner.run_folder.pretrained import description, from_pretrained
 from segkd.runner.run_folder.replacing import write_text
-from segkd.runner.scoring.cost import TIMED, flops, in_turn, parameters, told_gain
+from segkd.runner.scoring.cost import TIMED, flops, in_turn, told_gain
 from segkd.runner.scoring.evaluation import (
     Evaluation,
     Stopped,
@@ -37,8 +37,8 @@ from segkd.runner.scoring.evaluation import (
     values_in,
 )
 from segkd.runner.scoring.gallery import image_mious
-from segkd.runner.scoring.held_out import TOTAL
 from segkd.runner.scoring.pictures import curves, drawn, panels, save_tiles, shown_indices
+from segkd.runner.training.closing import closing_table, row, say_closing, scored_alike, unlike
 from segkd.runner.training.page import Shown, write_run_page
 from segkd.runner.training.state import TrainingState
 from segkd.runner.training.stop_signal import GRACE, StopSignal
@@ -58,38 +58,40 @@ class Report:
         self.run = RunFolder(recipe.folder)
         untrained = {name: state.graph.network(name) for name, network in recipe.networks.items() if not network.train}
         scored = not recipe.judged_by_loss
+        if scored:
+            build_metrics(recipe, val_set)  # a wrong argument is told now, and not by the first evaluation
         self.frozen = {name: network for name, network in untrained.items() if scored and network.gives_logits}
         self.teachers = {name: network for name, network in self.frozen.items() if not recipe.networks[name].ema_of}
         self.next_page = 0.0  # not before this time
 
-    def score_teachers(self, scored: dict[nn.Module, dict]) -> None:
+    def score_teachers(self, scored: dict[tuple[nn.Module, str], dict]) -> None:
         """Scores each frozen network once, as a run starts: a wrong file or normalisation shows now, not after days.
 
         What is made cheaper is scored as it is, too, and told with its speed.
 
         Args:
-            scored: the scores of networks that are known already; those found here join them.
+            scored: what is known already, by network and the recipe's `evaluate`; what is found here joins it.
         """
-        recipe, accelerator = self.recipe, self.accelerator
+        recipe, accelerator, by = self.recipe, self.accelerator, self.recipe.evaluate.model_dump_json()
         # before the first checkpoint a teacher may be trained anew; behind it, a run goes on with no other
         known = self.run.read_teachers() if self.state.iteration else {}
         accelerator.wait_for_everyone()  # all have read before the main process writes
         for name in [name for name, entry in recipe.networks.items() if entry.cheaper_by]:
             network = self.state.graph.network(name)
-            if network not in scored:
+            if (network, by) not in scored:
                 text = told_gain(name, network, recipe, accelerator)
                 if accelerator.is_main_process:
                     say(f"{recipe.name}: {text}")
         for name in [name for name in self.teachers if name not in known]:
             network = self.teachers[name]
-            if network not in scored:
+            if (network, by) not in scored:
                 result = evaluate(network, self.val_set, recipe, accelerator, title=f"scoring {name}")
-                scored[network] = plain(result.values)
+                scored[network, by] = plain(result.values)
                 if as_it_is(network) is not network:
                     title = f"scoring {name} as it is"
                     result = evaluate(as_it_is(network), self.val_set, recipe, accelerator, title=title)
-                    scored[network]["miou_as_it_is"] = result.values["miou"]
-            known[name] = scored[network]
+                    scored[network, by]["miou_as_it_is"] = result.values["miou"]
+            known[name] = scored[network, by]
             if accelerator.is_main_process:
                 write_text(self.run.teachers_file, json.dumps(known, indent=2) + "\n")
                 text = f"{name} has {percent(known[name]['miou'])} % mIoU on {recipe.data.scored}"
@@ -104,7 +106,8 @@ class Report:
         try:
             with stop.waiting(GRACE):
                 result = evaluate(self.state.student, *shared, "scoring the student", stop.noted)
-                others = evaluate_also(self.state.graph, *shared, stop.noted)
+                with self.state.graph.with_student(self.state.student):
+                    others = evaluate_also(self.state.graph, *shared, stop.noted)
         except Stopped:
             return None, {}
         self.state.note_scores(scores_of(result, others))
@@ -261,15 +264,19 @@ class Report:
                 miou = scored[f"miou/{name}"]
                 entries.append((f"{name}, at the same time", titles[name], graph.network(name), miou))
         if recipe.baseline is not None:
-            other = read(recipe.baseline.recipe)
-            network = from_pretrained(other.folder).to(image.device)
-            miou = RunFolder(other.folder).student.read_config()["miou"]
+            run = RunFolder(read(recipe.baseline.recipe).folder)
+            other, network = run.read_recipe(), from_pretrained(run.path).to(image.device)
+            alike = scored_alike(recipe, other)
+            miou = run.student.read_config()["miou"] if alike else None
             entries.append((f"student, {other.name}", other.networks["student"].title, network, miou))
         learns = any(term.source is not None for term in recipe.losses)
         title = f"student, {recipe.name}" if learns or recipe.baseline else "student"
         entries.append((title, titles["student"], self.state.student, self.state.best_miou))
         times = in_turn([network.eval() for _, _, network, _ in entries], image, TIMED)
-        return [row(*entry, statistics.median(taken)) for entry, taken in zip(entries, times)]
+        rows = [row(*entry, statistics.median(taken)) for entry, taken in zip(entries, times)]
+        if recipe.baseline is not None:
+            rows[-2]["unlike"] = unlike(recipe, other) if alike else "it was scored on other images or in another way"
+        return rows
 
     def draw_worst(self, mious: np.ndarray) -> None:
         """The tiles of the images that the delivered student sees worst, as many as panels show, where they show others.
@@ -310,54 +317,6 @@ def told_test(tested: dict) -> str:
     return (
         f"{percent(tested['miou'])} % mIoU on the {tested['images']} images of {tested['split']}, which chose nothing"
     )
-
-
-def row(title: str, model: str, network: nn.Module, value: float, milliseconds: float, measure: str = "miou") -> dict:
-    """One line of the closing table; `value` is that of `measure`."""
-    costs = {"parameters": parameters(network), "milliseconds": milliseconds}
-    return {"network": title, "model": model, measure: value} | costs
-
-
-def say_closing(recipe: Recipe, rows: list[dict], run: RunFolder, end: str) -> None:
-    """The end of a run on the console: what came out, what the teacher has brought, and where to look next.
-
-    Args:
-        end: `is done`, or why it is not.
-    """
-    columns, lines = closing_lines(rows)
-    if len(rows) == 1:
-        found = [
-            (title.removesuffix(" (%)"), value, " %" * title.endswith(" (%)")) for title, value in zip(columns, *lines)
-        ]
-        result = ", ".join(f"{title} {value}{unit}" for title, value, unit in found[2:])
-        say(f"{recipe.name} {end}: {result}: {run.page_file}")
-        return
-    say("")
-    say_table(columns, lines)
-    say("")
-    if recipe.baseline is not None:
-        before, after = (100 * one["miou"] for one in rows[-2:])
-        text = f"{after - before:+.2f} points of mIoU against {rows[-2]['network'].partition(', ')[2]}"
-        say(f"{recipe.name} has {text} with this seed ({before:.2f} -> {after:.2f})")
-    say(f"{recipe.name} {end}: its report is {run.page_file}, its student {run.student.path}")
-    say(f"next      {command('predict', run.path, 'IMAGES', '--to', 'FOLDER')}")
-
-
-def closing_table(rows: list[dict]) -> str:
-    """The closing table as Markdown."""
-    return markdown(*closing_lines(rows))
-
-
-def closing_lines(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """The columns and lines of the closing table."""
-    by_loss = TOTAL in rows[0]
-    lines = [
-        [r["network"], r["model"], number(r[TOTAL], "{:.5g}") if by_loss else percent(r["miou"])]
-        + [f"{r['parameters'] / 1e6:.2f} M", f"{r['milliseconds']:.1f}"]
-        for r in rows
-    ]
-    judged = "loss on held-out images" if by_loss else "mIoU (%)"
-    return ["network", "model", judged, "parameters", "ms per image"], lines
 
 
 def time_paragraphs(history: list[dict], recipe: Recipe) -> list[str]:

@@ -122,3 +122,12 @@ def test_what_cannot_be_trained_side_by_side_is_a_job_of_its_own(recipes, monkey
         "s-long-s0 is not trained beside s-none-s0: schedule.iterations is 4 there and 6 here"
         in capsys.readouterr().out
     )
+
+
+def test_a_teacher_that_is_shared_is_scored_as_each_recipe_says(recipes, distill):
+    text = "together: [{recipe: kl.yaml}, {recipe: kl.yaml, set: [name=mirrored, evaluate.flip=true]}]"
+    (recipes / "two.yaml").write_text(text)
+    assert distill("two.yaml").code == 0
+    assert distill("kl.yaml", "name=alone", "evaluate.flip=true").code == 0
+    kl, mirrored, alone = ((recipes / f"runs/{name}/teachers.json").read_text() for name in ("kl", "mirrored", "alone"))
+    assert mirrored == alone != kl

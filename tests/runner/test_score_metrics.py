@@ -136,3 +136,9 @@ def test_a_recipe_names_metrics_in_a_list_or_with_arguments(folder):
         with pytest.raises(RecipeError) as caught:
             metrics(words)
         assert len(caught.value.mistakes) == 1 and f"asked.yaml:3: {told}" in caught.value.mistakes[0]
+
+
+def test_what_is_scored_beside_the_student_has_the_student_that_is_delivered(trained):
+    """Its moving average, where there is one."""
+    rows = [row for row in trained("tiny", "loop.ema=0.9", "evaluate.also=[student]").rows() if "miou" in row]
+    assert rows and all(row["miou/student"] == row["miou"] for row in rows)

@@ -181,10 +181,32 @@ def test_the_recipe_says_how_large_images_may_be(look, folder):
 def test_a_step_whose_images_alone_are_larger_than_the_memory_is_refused(look, monkeypatch):
     monkeypatch.setattr(first_look.os, "sysconf", {"SC_PHYS_PAGES": 4096, "SC_PAGE_SIZE": 2**20}.get)  # 4 GiB
     crops = ["data.crop_size=[16384, 8192]", "data.batch_size=4"]  # 1.5 GiB each
-    with pytest.raises(ValueError, match=r"4 images of 16384 x 8192 in 1 part\(s\) are 6 GiB a part, .* 4 GiB of memory"):
+    with pytest.raises(
+        ValueError, match=r"4 images of 16384 x 8192 in 1 part\(s\) are 6 GiB a part, .* 4 GiB of memory"
+    ):
         look(*crops)
     look(*crops, "loop.accumulate=2")
     monkeypatch.setenv("WORLD_SIZE", "2")
     look(*crops)
     with pytest.raises(ValueError, match=r"8 images of 16384 x 8192 in 2 part\(s\)"):
         look(*crops, "data.labelled=1/2", "data.unlabelled={}")
+
+
+@pytest.mark.parametrize("split, key", [("val", "val_split"), ("test", "test_split")])
+def test_labels_that_are_kept_by_their_publishers_are_no_labels_to_score_by(look, folder, split, key):
+    shutil.copytree(folder / "data/val", folder / "data/test", dirs_exist_ok=True)
+    for number in "0123":
+        Image.effect_noise((9, 8), 60 + int(number)).convert("RGB").save(folder / f"data/test/images/{number}.png")
+    look(SPLIT, "data.test_split=test")
+    fill(folder, split, [255])
+    with pytest.raises(ValueError, match=f"no pixel of the 4 images of {split} has a label that counts"):
+        look(SPLIT, "data.test_split=test")
+    fill(folder, split, [255] * 71 + [1], "3")
+    look(SPLIT, "data.test_split=test")
+
+
+def test_what_chooses_the_student_is_no_test(look, folder):
+    shutil.copytree(folder / "data/val", folder / "data/test")
+    with pytest.raises(ValueError, match=r"4 of the 4 images to score \(test\) are what chooses the student, such as"):
+        look(SPLIT, "data.test_split=test")
+    look(SPLIT, "data.test_split=test", "data.allow_overlap=true")

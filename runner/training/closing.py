@@ -1,0 +1,82 @@
+"""The closing table of a run: teachers, baseline and student, what the student has gained, and how all that is said."""
+
+from torch import nn
+
+from segkd.runner.console import command, markdown, number, percent, say, say_table
+from segkd.runner.recipe.protocols import protocol_words
+from segkd.runner.recipe.schema import Recipe
+from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.scoring.cost import parameters
+from segkd.runner.scoring.held_out import TOTAL
+
+
+def row(title: str, model: str, network: nn.Module, value: float, milliseconds: float, measure: str = "miou") -> dict:
+    """One line of the closing table; `value` is that of `measure`."""
+    costs = {"parameters": parameters(network), "milliseconds": milliseconds}
+    return {"network": title, "model": model, measure: value} | costs
+
+
+def scored_alike(recipe: Recipe, other: Recipe) -> bool:
+    """Whether the mIoU of two runs may be set beside each other."""
+    ours, theirs = (
+        (one.data.dataset, one.data.val_split, one.data.tuning_part, one.evaluate.absent, protocol_words(one))
+        for one in (recipe, other)
+    )
+    return ours == theirs
+
+
+def unlike(recipe: Recipe, baseline: Recipe) -> str:
+    """What a baseline's training had that is no part of a method: `seed 0, 100 iterations`; empty where it is alike."""
+    found = [f"seed {baseline.seed}"] if baseline.seed != recipe.seed else []
+    if baseline.schedule.iterations != recipe.schedule.iterations and recipe.schedule.budget is None:
+        found.append(f"{baseline.schedule.iterations} iterations")
+    return ", ".join(found)
+
+
+def say_closing(recipe: Recipe, rows: list[dict], run: RunFolder, end: str) -> None:
+    """The end of a run on the console: what came out, what the teacher has brought, and where to look next.
+
+    Args:
+        end: `is done`, or why it is not.
+    """
+    columns, lines = closing_lines(rows)
+    if len(rows) == 1:
+        found = [
+            (title.removesuffix(" (%)"), value, " %" * title.endswith(" (%)")) for title, value in zip(columns, *lines)
+        ]
+        result = ", ".join(f"{title} {value}{unit}" for title, value, unit in found[2:])
+        say(f"{recipe.name} {end}: {result}: {run.page_file}")
+        return
+    say("")
+    say_table(columns, lines)
+    say("")
+    if recipe.baseline is not None:
+        base, ours = rows[-2:]
+        name, differs = base["network"].partition(", ")[2], base["unlike"]
+        if base["miou"] is None:
+            say(f"{recipe.name} cannot be set beside {name}: {differs}")
+        else:
+            before, after = 100 * base["miou"], 100 * ours["miou"]
+            how = f", which had {differs}" if differs else " with this seed"
+            say(
+                f"{recipe.name} has {after - before:+.2f} points of mIoU against {name}{how} ({before:.2f} -> {after:.2f})"
+            )
+    say(f"{recipe.name} {end}: its report is {run.page_file}, its student {run.student.path}")
+    say(f"next      {command('predict', run.path, 'IMAGES', '--to', 'FOLDER')}")
+
+
+def closing_table(rows: list[dict]) -> str:
+    """The closing table as Markdown."""
+    return markdown(*closing_lines(rows))
+
+
+def closing_lines(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """The columns and lines of the closing table."""
+    by_loss = TOTAL in rows[0]
+    lines = [
+        [r["network"], r["model"], number(r[TOTAL], "{:.5g}") if by_loss else percent(r["miou"])]
+        + [f"{r['parameters'] / 1e6:.2f} M", f"{r['milliseconds']:.1f}"]
+        for r in rows
+    ]
+    judged = "loss on held-out images" if by_loss else "mIoU (%)"
+    return ["network", "model", judged, "parameters", "ms per image"], lines

@@ -1,0 +1,27 @@
+"""What is said of what a run has over its baseline."""
+
+from segkd.runner.recipe.read import read
+from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.training.closing import say_closing, scored_alike, unlike
+
+
+def test_a_gain_says_what_the_baseline_had_that_is_no_part_of_a_method(folder, capsys):
+    ours = read(folder / "tiny.yaml", ["baseline={recipe: tiny.yaml}"])
+    rows = [{"network": name, "model": "m", "miou": miou, "parameters": 1, "milliseconds": 1.0}
+            for name, miou in (("student, plain", 0.25), ("student, kl", 0.5))]  # fmt: skip
+    for changes, told in [
+        ([], "against plain with this seed (25.00 -> 50.00)"),
+        (["optimizer.lr=0.5", "losses.cross_entropy.weight=2"], "against plain with this seed"),
+        (["seed=3"], "against plain, which had seed 3 (25.00 -> 50.00)"),
+        (["seed=3", "schedule.iterations=9"], "against plain, which had seed 3, 9 iterations"),
+    ]:  # fmt: skip
+        theirs = read(folder / "tiny.yaml", changes)
+        assert scored_alike(ours, theirs)
+        rows[0]["unlike"] = unlike(ours, theirs)
+        say_closing(ours, rows, RunFolder(ours.folder), "is done")
+        assert f"has +25.00 points of mIoU {told}" in capsys.readouterr().out
+    for change in ("evaluate.absent=zero", "evaluate.flip=true", "data.val_split=train", "data.tuning_part=0.5"):
+        assert not scored_alike(ours, read(folder / "tiny.yaml", [change])), change
+    rows[0] |= {"miou": None, "unlike": "it was scored in another way"}
+    say_closing(ours, rows, RunFolder(ours.folder), "is done")
+    assert "tiny cannot be set beside plain: it was scored in another way" in capsys.readouterr().out
