@@ -36,10 +36,15 @@ def open_run_folder(
         ValueError: the folder is used (refuse_used_folder), or another training is at work in it.
     """
     refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
-    checkpoints = RunFolder(recipe.folder).checkpoints
+    run, held, refused = RunFolder(recipe.folder), None, [None]
+    if run.has_results and not overwrite and not run.complete_checkpoints():  # a start from 0 would empty its log
+        raise ValueError(
+            f"{run.path} has delivered and its checkpoints were deleted: it can be compared, and not gone on with; start "
+            f"over with --overwrite, or give this run another name (name=...)"
+        )
+    checkpoints = run.checkpoints
     if checkpoints.is_symlink() and not checkpoints.exists():  # whoever began anew would cut the log short
         raise ValueError(f"{checkpoints} leads to {os.readlink(checkpoints)}, which is not there; is a disk missing?")
-    run, held, refused = RunFolder(recipe.folder), None, [None]
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         run.path.mkdir(parents=True, exist_ok=True)

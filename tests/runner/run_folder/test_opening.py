@@ -215,3 +215,16 @@ def test_the_environment_without_git(accelerator, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_version() is None and environment(accelerator)["git"] is None
     assert os.environ["PATH"] == str(tmp_path)
+
+
+def test_a_run_that_has_delivered_is_not_begun_anew_where_its_checkpoints_are_gone(recipe, accelerator):
+    """Its log would be emptied, which comparisons still read; one that has not may have been killed before the first."""
+    opened(recipe(), accelerator, resume=False)
+    assert opened(recipe(), accelerator, resume=True) is None
+    run = RunFolder(recipe().folder)
+    run.student.path.mkdir()
+    run.student.config_file.write_text("{}")
+    run.summary_file.write_text("{}")
+    with pytest.raises(ValueError, match="has delivered and its checkpoints were deleted: it can be compared, and not"):
+        opened(recipe(), accelerator, resume=True)
+    assert opened(recipe(), accelerator, resume=False, overwrite=True) is None
