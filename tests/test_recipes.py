@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from segkd.models import huggingface
 from segkd.runner.building.optimizers import build_optimizers
 from segkd.runner.building.shapes import shape_graph, shape_predictions
 from segkd.runner.loading.data_sets import build_views
+from segkd.runner.recipe import parts
 from segkd.runner.recipe.addresses import Source
 from segkd.runner.recipe.parts import network_part
 from segkd.runner.recipe.read import read
@@ -193,3 +195,11 @@ def test_a_recipe_means_what_it_meant(name, monkeypatch):
     """The first digits of its values' SHA-256 were recorded; a change of meaning is one on purpose."""
     monkeypatch.chdir(ROOT)
     assert meaning_of(name).startswith(RECORDED[name]), f"{name} means something else than when it was recorded"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_splits_are_those_of_the_data_set(name):
+    data = recipe_in(RECIPES[name]).data
+    known = getattr(sys.modules[parts.find("datasets", data.dataset).__module__], "SPLITS", None)
+    for split in filter(None, (data.train_split, data.val_split, data.test_split)):
+        assert known is None or split in known, f"{split} is none of {', '.join(known)}"

@@ -1,5 +1,6 @@
 """Whole runs whose teacher is read from a cache: shared, cut off, damaged, made by several processes, filled before."""
 
+import json
 import signal
 
 import pytest
@@ -53,6 +54,12 @@ def whole(server, run_at, tmp_path_factory):
     assert "labelled images: logits 8x2x2 in 16 bits, head 12x2x2 in 16 bits" in result.out
     assert "0 of 30 are there" in result.out and result.out.count("KL(live || read)") == 1
     return run_at(folder / "runs/whole", result.out)
+
+
+def test_what_a_cache_takes_is_the_teachers_time(whole):
+    """To read it, and to make what is not there."""
+    rows = [json.loads(line) for line in (whole.path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 12 and all(row["seconds/teacher"] > 0 for row in rows)
 
 
 def test_check_fills_a_cache_and_a_run_trains_with_it_as_without(server, whole, run_at):
