@@ -96,8 +96,8 @@ def _refuse_other_classes(recipe: Recipe, train_set: Dataset, split: str, datase
 
 def _refuse_without_labels(split: str, dataset: Dataset) -> None:
     """ValueError where no label of a split counts, as in those whose labels are kept by their publishers."""
-    ignored = dataset.ignore_index
-    if not any(sum(dataset[index][1].histogram()[:ignored]) for index in range(len(dataset))):  # ends at the first
+    classes = dataset.num_classes
+    if not any(sum(dataset[index][1].histogram()[:classes]) for index in range(len(dataset))):  # ends at the first
         raise ValueError(
             f"data: no pixel of the {len(dataset)} images of {split} has a label that counts, so nothing can be scored "
             f"there; name another split, or check the label folder and the ids (check.py shows how they are spread)"
