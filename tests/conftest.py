@@ -28,6 +28,8 @@ def pytest_collection_finish() -> None:
     import torch
 
     torch.set_num_threads(1)
+    # autograd counts the devices at its first use; with one that a test pretends, no fork of this process has gradients
+    torch.ones((), requires_grad=True).backward()
     gc.freeze()  # what has been imported stays, and no collection has to look at it again
     gc.enable()
 

@@ -60,8 +60,6 @@ class PretendedGpu(FakeTensorMode):
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
     """Inside, `x.to(CUDA)` moves tensors, `moved` modules, and `torch.autograd.grad` walks the graph in Python."""
-    # the engine counts the devices at its first use; with one too many, no process forked from this one has gradients
-    torch.ones((), requires_grad=True).backward()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.autograd, "grad", gradients)
         patch.setattr(torch, "Generator", lambda device="cpu": torch._C.Generator())  # that of a GPU asks the driver

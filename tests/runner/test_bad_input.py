@@ -40,7 +40,7 @@ def make_images(folder: Path, count: int = 6) -> None:
     (["data.val_split=validation"], ["no split called 'validation'", "train, val"]),
     (["networks.student.weights=nowhere.pth"], ["no weights at nowhere.pth"]),
     (["networks.student.normalize=imagnet"], ["imagnet", "'imagenet', 'cirkd'"]),
-    (["evaluate.mode=slide", "evaluate.stride=[40, 40]"], ["stride (40, 40)", "window (32, 32)"]),
+    (["evaluate.mode=slide", "evaluate.stride=[40, 40]"], ["stride: [40, 40]", "the window, [32, 32]"]),
     (["data.batch_size=1"], ["batch"]),
 ])  # fmt: skip
 def test_a_wrong_recipe(distill, folder, arguments, words, assert_refused):

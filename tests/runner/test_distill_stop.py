@@ -27,7 +27,7 @@ def take_long(*given):
 if trouble == "images":
     waiting.POLL = 0.5
     load, count = Synthetic.__getitem__, itertools.count()
-    Synthetic.__getitem__ = lambda *given: take_long() if next(count) == 9 else load(*given)
+    Synthetic.__getitem__ = lambda *given: take_long() if next(count) == 10 else load(*given)
 if trouble == "scoring":
     score = evaluation._predict
     evaluation._predict = lambda *given, **how: (pathlib.Path("here").touch(), time.sleep(1.0), score(*given, **how))[-1]
