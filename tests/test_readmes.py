@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from segkd.runner.comparing.comparison import compare
+from segkd.runner.comparing.finished_runs import find_runs
 from segkd.runner.comparing.sweep_plan import Sweep, read_plan, read_slurm
+from segkd.runner.comparing.tables import main_table
+from segkd.runner.console import markdown
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
@@ -142,3 +146,11 @@ def test_lines_are_short():
     for page in PAGES:
         prose = re.sub(r"(?s)```.*?```", "", page.read_text()).splitlines()
         assert not [line for line in prose if len(line) > WIDTH and not line.startswith(("|", "!["))], page
+
+
+def test_the_table_from_imagenet_weights_is_that_of_the_kept_results():
+    runs = find_runs([str(ROOT / "recipes/results/camvid-imagenet")])
+    table = main_table(compare(runs, sort=True))
+    told = (ROOT / "recipes/README.md").read_text().splitlines()
+    missing = [line for line in markdown(table.columns, table.lines).splitlines() if line not in told]
+    assert missing == [], "python runner/compare.py recipes/results/camvid-imagenet --sort"

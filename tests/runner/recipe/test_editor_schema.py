@@ -11,7 +11,7 @@ from segkd.runner.recipe.yaml_file import _parse
 from segkd.runner.recipes import header
 
 RECIPES = Path(__file__).parents[3] / "recipes"
-FILES = [file for file in sorted(RECIPES.rglob("*.yaml")) if "sweeps" not in file.parts]
+FILES = [file for file in sorted(RECIPES.rglob("*.yaml")) if not {"sweeps", "results"}.intersection(file.parts)]
 
 
 @pytest.fixture(scope="module")
