@@ -131,14 +131,13 @@ def mistakes_in(search: Search, recipes: dict[str, tuple[str, list[str], Recipe]
         own = search.parameters_of(recipe)
         if not own:
             yield f"search: {method} has none of the parameters, so there is nothing to try; add one, such as optimizer.lr"
+        said = [*given, *search.assignments]
         for key, parameter in own.items():
-            wrong = [
-                one for value in parameter.ends for one in _refused(path, [*given, *search.assignments], key, value)
-            ]
+            wrong = [mistake for value in parameter.ends for mistake in _refused(path, said, key, value)]
             yield from (f"search.parameters, in {method}: {mistake}" for mistake in wrong)
             if not wrong and parameter.choices is None and parameter.step is None:
                 between = parameter.low + (parameter.high - parameter.low) / math.pi
-                if _refused(path, [*given, *search.assignments], key, between):
+                if _refused(path, said, key, between):
                     yield f"search.parameters, in {method}: {key} takes whole numbers alone; give it step: 1, and no log"
 
 
