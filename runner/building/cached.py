@@ -19,6 +19,7 @@ from segkd.runner.building.networks import blaming
 from segkd.runner.building.stored_maps import Full, Largest, divergence
 from segkd.runner.console import progress_bar, say
 from segkd.runner.loading.batch import TrainingViews
+from segkd.runner.loading.data_sets import kept_views, times_shown
 from segkd.runner.loading.sampler import batches_of
 from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.schema import Recipe
@@ -157,13 +158,16 @@ def open_caches(
             files = {key: (f"{key.replace('/', '_')}-{form.name}", form.size) for key, form in forms.items()}
             above = Path(cache.folder or Path(recipe.tracking.folder) / "teacher_cache")
             description = description_of(recipe, name, network, stream, dataset)
-            store = ViewStore(above, description, files, len(dataset), cache.views)
+            store = ViewStore(above, description, files, len(dataset), kept_views(recipe, stream, dataset))
             caches[name, stream] = CachedNetwork(
                 name, stream, network, cache, forms, store, prediction.align_corners, tells
             )
     check_room(caches)
-    for cached in caches.values() if tells else ():
+    for (_, stream), cached in caches.items() if tells else ():
         say(cached.described())
+        shown, views = times_shown(recipe, stream, sets[stream]), cached.store.views
+        if shown is not None and shown > views:
+            say(f"{cached.title}: the run shows an image up to {shown} times, in {views} views; more views vary more")
     return caches
 
 

@@ -1,6 +1,7 @@
 """A recipe's data sets, and the streams of training batches that are made of them."""
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -208,9 +209,27 @@ def training_views(recipe: Recipe, stream: str, dataset: Dataset, views: dict) -
         return seed if stream == "labelled" else seed_for(seed, stream)
 
     cache = next(iter(recipe.caches_on(stream).values()), None)
-    fixed = None if cache is None else FixedViews(cache.views, stream_seed(cache.seed))
+    fixed = None if cache is None else FixedViews(kept_views(recipe, stream, dataset), stream_seed(cache.seed))
     resize = fixed_resize(recipe, scoring=False)
     return TrainingViews(dataset, seed=stream_seed(recipe.seed), resize=resize, fixed=fixed, **views)
+
+
+def kept_views(recipe: Recipe, stream: str, dataset: Dataset) -> int:
+    """How many views of each image of a stream come again: as many as its caches keep, or as the run shows, if fewer.
+
+    So runs of other seeds see those that a first one has made, however many more a cache may have.
+    """
+    views, shown = next(iter(recipe.caches_on(stream).values())).views, times_shown(recipe, stream, dataset)
+    return views if shown is None else min(views, shown)
+
+
+def times_shown(recipe: Recipe, stream: str, dataset: Dataset) -> int | None:
+    """How often the run shows an image of a stream without extra ones, at most; None: its length is not known yet."""
+    if recipe.schedule.is_open:
+        return None
+    data = recipe.data
+    batch_size = data.batch_size if stream == "labelled" else data.unlabelled.batch_size
+    return math.ceil(recipe.schedule.iterations * batch_size / len(dataset))
 
 
 def fixed_resize(recipe: Recipe, scoring: bool):

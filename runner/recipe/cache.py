@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 class Cache(Section):
     views: Annotated[int, Interval(ge=1, le=4096)] = Field(
-        16, description="random views of each image; an epoch shows one, drawn with the seed"
+        16,
+        description="random views of each image, as far as a run shows so many; an epoch shows one, drawn with the seed",
     )
     logits: Literal["full"] | Annotated[int, Interval(ge=1, le=2**16)] = Field(
         "full", description="full, or so many of the largest classes of each pixel and the mass of the rest"

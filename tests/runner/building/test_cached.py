@@ -283,6 +283,19 @@ def test_beside_a_training_that_reads_more_of_a_network_it_keeps_what_it_would_a
     assert "head" not in kept.compared(images, kept.stored(images))
 
 
+def test_a_run_says_where_its_views_come_again(setup, capsys):
+    """Eight steps of three and six images show the four labelled ones six times each, the six others eight times."""
+    for views, told in (2, [6, 8]), (7, [8]), (16, []):
+        here = setup(f"networks.teacher.cache.views={views}")
+        cached.open_caches(here.recipe, here.graph, here.sets, HERE, tells=True)
+        said = capsys.readouterr().out
+        assert [f"shows an image up to {shown} times, in {views} views" in said for shown in (6, 8)] == [
+            shown in told for shown in (6, 8)
+        ]
+        kept = {stream: one.store.views for (_, stream), one in here.caches.items()}
+        assert kept == {"labelled": min(views, 6), "unlabelled": min(views, 8)}
+
+
 def test_what_is_lost_is_told_once(setup, capsys):
     here = setup("networks.teacher.cache={logits: 2, bits: 8, views: 2}")
     for one in here.caches.values():

@@ -98,3 +98,17 @@ def test_only_a_stream_whose_teacher_is_kept_has_views_that_come_again(tmp_path,
     assert {stream for stream, views in found.items() if views is not None} == fixed
     if fixed == {"labelled", "unlabelled"}:
         assert found["labelled"].seed != found["unlabelled"].seed and found["labelled"].count == 3
+
+
+@pytest.mark.parametrize("assignments, count", [
+    ((), {"labelled": 3, "unlabelled": 3}),
+    (("networks.teacher.cache.views=100",), {"labelled": 9, "unlabelled": 9}),  # a batch is an epoch of its stream
+    (("networks.teacher.cache.views=100", "data.unlabelled.batch_size=4"), {"labelled": 9, "unlabelled": 4}),
+    (("networks.teacher.cache.views=100", "schedule={seconds: 60}"), {"labelled": 100, "unlabelled": 100}),
+])  # fmt: skip
+def test_a_stream_has_no_more_views_than_its_run_shows(tmp_path, assignments, count):
+    (tmp_path / "semi.yaml").write_text(RECIPE)
+    recipe = read(tmp_path / "semi.yaml", assignments)
+    sets, views = build_training_sets(recipe), build_views(recipe)
+    fixed = [training_views(recipe, stream, sets[number], views[number]).fixed for number, stream in enumerate(count)]
+    assert [one.count for one in fixed] == [*count.values()]
