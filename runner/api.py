@@ -28,9 +28,10 @@ from segkd.runner import predict as predict_command
 from segkd.runner import score as score_command
 from segkd.runner.building import delivered
 from segkd.runner.building.device import find_device
-from segkd.runner.command import end_loading, in_main_thread, told, understood
+from segkd.runner.command import end_loading, told, understood
 from segkd.runner.display import display
 from segkd.runner.predicting.image_files import Picture
+from segkd.runner.process import in_main_thread
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.text_file import read_text

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 from segkd.runner.console import message, printable, say
 from segkd.runner.display import display
+from segkd.runner.process import process_count, process_rank, require_numbers
 from segkd.runner.recipe.memory import is_of_memory
 from segkd.runner.recipe.mistakes import RecipeError
 
@@ -101,15 +101,11 @@ def speak_plainly(rank: int) -> None:
 
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command; what the user can put right is told in a sentence, with its traceback only under --debug."""
-    number = os.environ.get("RANK", "0")
-    rank = int(number) if number.isdecimal() else 0
+    rank = process_rank()
     speak_plainly(rank)
     try:
         try:
-            if not number.isdecimal():
-                raise ValueError(
-                    f"the variable RANK is {number!r}; it numbers the processes of a run from 0 on: unset it"
-                )
+            require_numbers()
             main()
         except BaseException as error:
             display.close()
@@ -133,11 +129,6 @@ def end_loading(error: BaseException) -> None:
     """Ends the loading processes of what an error has ended."""
     # they end with the iterators that its frames hold; Python's own way is a SIGTERM, which they ignore
     traceback.clear_frames(error.__traceback__)
-
-
-def in_main_thread() -> bool:
-    """Whether this is the thread that Python gives signals to."""
-    return threading.current_thread() is threading.main_thread()
 
 
 def understood(error: Exception) -> Exception:
@@ -178,7 +169,7 @@ def _is_of_another_process(error: Exception) -> bool:
     if not isinstance(error, RuntimeError) or distributed is None:
         return False
     # a group that cannot come together is not initialised yet
-    if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not distributed.is_initialized() and process_count() == 1:
         return False
     if isinstance(error, distributed.DistError):
         return True

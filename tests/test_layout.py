@@ -116,7 +116,7 @@ def runs_up(file):
     (own, *inside) = file.relative_to(ROOT / "runner").parts
     for module, _ in imports(file) if inside else ():
         words = module.split(".")
-        if words[:2] == ["segkd", "runner"] and len(words) > 2 and words[2] not in ("console", "display", own):
+        if words[:2] == ["segkd", "runner"] and len(words) > 2 and words[2] not in ("console", "display", "process", own):
             if FLOORS.get(words[2], 9) >= FLOORS[own]:
                 yield module
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from segkd.runner.building.graph import Graph
 from segkd.runner.loading.sampler import images_per_part
+from segkd.runner.process import process_count
 from segkd.runner.recipe.schema import Recipe
 
 
@@ -48,7 +49,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     # a process may train and score one after another, and Accelerate keeps the precision of the first
     AcceleratorState._reset_state()
     # without a GPU, Accelerate joins several processes only when told that they use the CPU; else each trains alone
-    on_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+    on_cpus = process_count() > 1 and not torch.accelerator.is_available()
     return Accelerator(
         mixed_precision=precision,
         cpu=on_cpus,
@@ -64,7 +65,7 @@ def use_all_cores() -> None:
     launched = (
         "ACCELERATE_MIXED_PRECISION" in os.environ
     )  # the launcher's; OMP_NUM_THREADS=1 is, too, unless it was said
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1 and not torch.accelerator.is_available()
+    alone = process_count() == 1 and not torch.accelerator.is_available()
     if launched and alone and os.environ.get("OMP_NUM_THREADS") == "1":
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 

@@ -16,6 +16,7 @@ from segkd.datasets._images import RefusedFile, open_regular
 from segkd.runner.console import printable
 from segkd.runner.loading.data_sets import build_test_set
 from segkd.runner.loading.kept_pixels import require_room
+from segkd.runner.process import process_count
 from segkd.runner.recipe.schema import Recipe
 
 # at each start, in seconds at most; check.py looks further
@@ -72,7 +73,7 @@ def _spread(dataset: Dataset, most: int) -> list[int]:
 
 def _refuse_more_than_the_memory(recipe: Recipe) -> None:
     """The images alone, as floats: what the networks make of them is many times as large."""
-    data, parts = recipe.data, recipe.loop.accumulate * int(os.environ.get("WORLD_SIZE", "1"))
+    data, parts = recipe.data, recipe.loop.accumulate * process_count()
     count, (height, width) = sum(data.batch_sizes), data.crop_size
     needed, there = 12 * count * height * width // parts, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:

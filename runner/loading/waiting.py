@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from segkd.runner.loading.batch import Batch
+from segkd.runner.process import in_main_thread
 
 SHARED_MEMORY = Path("/dev/shm")  # where Linux hands batches from process to process
 POLL = 5.0  # seconds between two looks at what keeps the batches
@@ -83,7 +84,7 @@ def _started(loader: DataLoader) -> Iterator[Batch]:
     except RuntimeError as error:
         raise LoadingError(told_of_death(error)) from error
     finally:
-        if threading.current_thread() is threading.main_thread():  # the only one that may set, or has set, an answer
+        if in_main_thread():  # the only one that may set, or has set, an answer
             is_torchs = getattr(before, "__module__", None) == signal_handling.__name__
             signal.signal(signal.SIGCHLD, signal.SIG_DFL if is_torchs or before is None else before)
 

@@ -104,10 +104,11 @@ def test_notes_and_warnings_are_shown_as_text(ended):
     assert err == "UserWarning: beware of b\\x1b[2J.pth\n"
 
 
-def test_a_number_of_a_process_that_is_none_is_a_sentence(ended, monkeypatch):
-    monkeypatch.setenv("RANK", "first")
+@pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE"])
+def test_a_number_of_a_process_that_is_none_is_a_sentence(ended, monkeypatch, variable):
+    monkeypatch.setenv(variable, "first")
     code, _, err = ended(failing_with(AssertionError))
-    assert code == 2 and "the variable RANK is 'first'" in err
+    assert code == 2 and f"the variable {variable} is 'first'" in err
 
 
 def test_the_program_names_every_command_and_runs_it():
