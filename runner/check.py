@@ -239,7 +239,7 @@ def check_without_data(recipe: Recipe) -> None:
     for stream in ("labelled", "unlabelled"):
         for name, cache in recipe.caches_on(stream).items():
             kept = words_of(forms_of(name, cache, predictions[name, stream]))
-            say(f"cache     {name}'s cache of {stream} images: {kept}, {cache.views} views of an image")
+            say(f"cache     {name}'s cache of {stream} images: {kept}, up to {cache.views} views of an image")
     for term in graph.terms:
         source = f" from {term.source}" if term.source else ""
         ramp = term.weight

@@ -104,7 +104,7 @@ def test_check_tells_of_a_cache_and_writes_nothing(server, whole, assert_refused
     assert "0 of 30 are there" in result.out and "of the first 4 images, logits: KL(live || read)" in result.out
     assert result.code == 0 and not (folder / "none").exists(), result.err
     words = "networks.teacher.cache={views: 4, logits: 3, bits: 8}"
-    told = "logits 8x2x2, 3 largest in 8 bits, head 12x2x2 in 8 bits; 0.2 kB a view, 4 views of an image"
+    told = "logits 8x2x2, 3 largest in 8 bits, head 12x2x2 in 8 bits; 0.2 kB a view, up to 4 views of an image"
     assert (
         f"cache     teacher's cache of labelled images: {told}"
         in server(folder, "check", "tiny.yaml", "--no-data", words).out
