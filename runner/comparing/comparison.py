@@ -26,8 +26,11 @@ LEARNING_ONLY = {"distill_heads", "projection_dropout"}
 class Gain:
     """What a row has over its baseline: in mIoU with its 95 % interval, and in the IoU of each class (NaN: absent).
 
-    Both are taken over the seeds that the two share, or over all seeds if they share none. Of one seed nobody knows
+    All is taken over the seeds that the two share, or over all seeds if they share none. Of one seed nobody knows
     how far the next one is away: `low` and `high` are NaN.
+
+    Attributes:
+        tested: (S,) in mIoU on data.test_split, of each seed, or of their means if they share none; NaN: not scored.
     """
 
     over: "Row"
@@ -35,6 +38,7 @@ class Gain:
     low: float
     high: float
     per_class: np.ndarray
+    tested: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +93,7 @@ class Row:
     @property
     def tested(self) -> np.ndarray:
         """The mIoU on data.test_split, one for each run; NaN where it was not scored."""
-        return np.array([run.summary.get("test", {}).get("miou") for run in self.runs], dtype=float)
+        return _tested(self.runs)
 
     def measured(self, key: str) -> np.ndarray:
         """A number in the summaries, one for each run; NaN where it is not there."""
@@ -304,10 +308,16 @@ def _gain(row: Row, base: Row) -> Gain:
     runs = at_shared_seeds(row, base)
     ours, theirs = (np.stack([run.counts for run in one]) for one in runs)  # (S, N, K, 3)
     absent, low, high = row.runs[0].absent, np.nan, np.nan
+    same = [run.recipe.seed for run in runs[0]] == [run.recipe.seed for run in runs[1]]
     if min(map(len, runs)) > 1:
-        same = [run.recipe.seed for run in runs[0]] == [run.recipe.seed for run in runs[1]]
         seeds = resamples(len(ours), seed=1), resamples(len(theirs), seed=1 if same else 2)
         gains = resampled_gains(ours, theirs, absent, resamples(ours.shape[1], seed=0), seeds)
         low, high = np.quantile(gains, [0.025, 0.975])
     mean = mean_iou(ours.sum(1), absent).mean() - mean_iou(theirs.sum(1), absent).mean()
-    return Gain(base, float(mean), low, high, iou(ours.sum(1)).mean(0) - iou(theirs.sum(1)).mean(0))
+    tested, theirs_tested = map(_tested, runs)
+    tested = tested - theirs_tested if same else np.array([tested.mean() - theirs_tested.mean()])
+    return Gain(base, float(mean), low, high, iou(ours.sum(1)).mean(0) - iou(theirs.sum(1)).mean(0), tested)
+
+
+def _tested(runs: list[FinishedRun]) -> np.ndarray:
+    return np.array([run.summary.get("test", {}).get("miou") for run in runs], dtype=float)

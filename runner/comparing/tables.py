@@ -72,7 +72,7 @@ def cells(row: Row, comparison: Comparison) -> dict[str, str]:
         "gain": "-" if gain is None else percent(gain.mean, SIGNED),
         INTERVAL: "-" if gain is None else interval(gain),
         SAME_TIME: percent(plain_at_same_time(row, comparison.rows)),
-        **({f"{comparison.test_split} (%)": spread(row.tested, "(%)")} if comparison.test_split else {}),
+        **(test_cells(row, comparison.test_split) if comparison.test_split else {}),
         **{title: spread(row.measured(key), title) for key, title in comparison.headline.items()},
         "parameters": number(row.measured("parameters").mean() / 1e6, "{:.2f} M"),
         "GFLOPs": number(row.measured("flops").mean() / 1e9),
@@ -82,15 +82,22 @@ def cells(row: Row, comparison: Comparison) -> dict[str, str]:
     }
 
 
+def test_cells(row: Row, split: str) -> dict[str, str]:
+    """The columns on a split that chose nothing."""
+    gain = "-" if row.gain is None else spread(row.gain.tested, "(%)", SIGNED)
+    return {f"{split} (%)": spread(row.tested, "(%)"), f"{split} gain": gain}
+
+
 def interval(gain: Gain) -> str:
     """`+0.11 to +0.63`, or why there is none."""
     return "one seed" if np.isnan(gain.low) else f"{percent(gain.low, SIGNED)} to {percent(gain.high, SIGNED)}"
 
 
-def spread(values: np.ndarray, title: str) -> str:
+def spread(values: np.ndarray, title: str, form: str = "{:.2f}") -> str:
     """Mean +- standard deviation over the seeds, in percent under a title that ends in (%)."""
     told = percent if title.endswith("(%)") else number
-    return told(values.mean()) + (f" +- {told(deviation(values))}" if len(values) > 1 else "")
+    known = len(values) > 1 and not np.isnan(values.mean())
+    return told(values.mean(), form) + (f" +- {told(deviation(values))}" if known else "")
 
 
 def deviation(values: np.ndarray) -> float:
@@ -113,7 +120,10 @@ def notes(comparison: Comparison) -> list[str]:
         f"has come to in the row's training time, whatever its own schedule; - where it was never given that much.",
     ]
     if comparison.test_split:
-        lines.append(f"{comparison.test_split}: mIoU of the same checkpoints on that split, which chose nothing.")
+        lines.append(
+            f"{comparison.test_split}: mIoU of the same checkpoints on that split, which chose nothing; "
+            f"{comparison.test_split} gain: mean +- standard deviation of the differences of the seeds both have."
+        )
     over = methods_by_word((row.gain.over.method, row) for row in rows if row.gain is not None)
     if len(over) == 1:
         lines.append(f"Gains are over {next(iter(over))}.")
@@ -191,7 +201,8 @@ def table_csv(comparison: Comparison) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["dataset", "split", "protocol", "teacher", "student", "method", "seeds", "runs", "miou", "miou_std"]
-        + ["baseline", "gain", "gain_low", "gain_high", "none_same_time", "test_miou", "test_miou_std"]
+        + ["baseline", "gain", "gain_low", "gain_high", "none_same_time"]
+        + ["test_miou", "test_miou_std", "test_gain", "test_gain_std"]
         + ["parameters", "flops", "images_per_second"]
         + ["training_seconds", "step_seconds", "step_relative", "tuned"]
         + [f"seconds/{phase}" for phase in PHASES]
@@ -208,6 +219,7 @@ def table_csv(comparison: Comparison) -> str:
             *(row.miou.mean(), deviation(row.miou)),
             *([""] * 4 if gain is None else (gain.over.method, gain.mean, gain.low, gain.high)),
             *(plain_at_same_time(row, comparison.rows), row.tested.mean(), deviation(row.tested)),
+            *([""] * 2 if gain is None else (gain.tested.mean(), deviation(gain.tested))),
             *(row.measured(key).mean() for key in ("parameters", "flops")),
             *(1000 / row.measured("milliseconds").mean(), row.measured("seconds").mean()),
             *(step_seconds(row), relative_step(row, comparison.rows), row.recipe.tuned or ""),

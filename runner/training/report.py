@@ -168,7 +168,7 @@ class Report:
         # the first validation image, as it is scored
         image = next(evaluation_batches(val_set, resize=fixed_resize(recipe, scoring=True)))
         image = image.to(self.accelerator.device).images
-        rows = self.closing_rows(scored, image)
+        rows = self.closing_rows(scored, tested, image)
         curves(history, run.curves_file)
         write_text(run.report_file, self.text(rows, history, scored, tested))
         counts = None
@@ -248,11 +248,11 @@ class Report:
             "ignore_index": self.val_set.ignore_index,
         }
 
-    def closing_rows(self, scored: dict, image: Tensor) -> list[dict]:
+    def closing_rows(self, scored: dict, tested: dict, image: Tensor) -> list[dict]:
         """Teacher, baseline and student: mIoU, parameters and milliseconds per image, timed in turn here and now.
 
         Args:
-            scored: the scores of the evaluation that chose the student.
+            scored: the scores of the evaluation that chose the student. tested: its scores on data.test_split, if any.
         """
         recipe, graph = self.recipe, self.state.graph
         titles = {name: network.title for name, network in recipe.networks.items()}
@@ -276,6 +276,9 @@ class Report:
         rows = [row(*entry, statistics.median(taken)) for entry, taken in zip(entries, times)]
         if recipe.baseline is not None:
             rows[-2]["unlike"] = unlike(recipe, other) if alike else "it was scored on other images or in another way"
+            theirs = run.read_summary().get("test", {})
+            if alike and tested and theirs.get("split") == tested["split"]:
+                rows[-2]["test"], rows[-1]["test"] = theirs["miou"], tested["miou"]
         return rows
 
     def draw_worst(self, mious: np.ndarray) -> None:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from segkd.runner.console import percent
 from segkd.runner.recipe import parts
 
 
@@ -44,6 +45,8 @@ def test_a_run_ends_with_the_score_of_its_chosen_student_on_a_further_split(trai
     told = f"{100 * scores['miou']:.2f} % mIoU on the 15 images of test, which chose nothing"
     assert f"tiny: {told}" in run.out and f"It has {told}." in (run.path / "report.md").read_text()
     assert "15 images, which chose nothing" in (run.path / "report.html").read_text()
+    again = trained("tiny", "data.test_split=test", "name=again", "baseline={recipe: tiny.yaml}", processes=processes)
+    assert f"; on test +0.00 ({percent(scores['miou'])} -> {percent(scores['miou'])})" in again.out
 
 
 def test_two_processes_count_what_one_does(trained_once, score, folder):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -71,7 +72,27 @@ def test_a_table_tells_the_further_split_that_all_were_scored_on(fabricate):
     (row,) = csv.DictReader(io.StringIO(table_csv(comparison)))
     assert (float(row["test_miou"]), float(row["test_miou_std"])) == pytest.approx((0.45, 0.1 / 2**0.5))
     fabricate("kl", counts(60), taught=True)
-    assert "| - |" in report(compare(find_runs(["runs"]))), "one that was not scored there has no number"
+    text = report(compare(find_runs(["runs"])))
+    assert re.search(r"\| kl \|.* \| - \| - \|", text), "one that was not scored there has no number"
+
+
+def test_a_gain_on_the_further_split_is_that_of_the_seeds_both_have(fabricate):
+    tested = {"none": [0.40, 0.50, 0.20], "kl": [0.43, 0.55], "alone": [0.6]}
+    for method, found in tested.items():
+        for seed, miou in enumerate(found):
+            which = f"seed={seed if method != 'alone' else 7}", f"method={method}"
+            summary = fabricate(f"{method}-s{seed}", counts(50), *which, taught=method != "none") / "summary.json"
+            held_back = {"split": "test", "images": 7, "miou": miou}
+            summary.write_text(json.dumps(json.loads(summary.read_text()) | {"test": held_back}))
+    comparison = compare(find_runs(["runs"]))
+    lines = [[cell.strip() for cell in line.split("|")] for line in report(comparison).splitlines() if "|" in line]
+    place, method = lines[0].index("test gain"), lines[0].index("method")
+    shown = {line[method]: line[place] for line in lines[2:5]}
+    assert shown == {"none": "-", "kl": "+4.00 +- 1.41", "alone": "+23.33"}
+    rows = {row["method"]: row for row in csv.DictReader(io.StringIO(table_csv(comparison)))}
+    assert float(rows["kl"]["test_gain"]) == pytest.approx(0.04)
+    assert float(rows["kl"]["test_gain_std"]) == pytest.approx(0.02 / 2**0.5)
+    assert (rows["none"]["test_gain"], rows["alone"]["test_gain_std"]) == ("", "")
 
 
 def test_a_table_says_how_settings_were_chosen_and_how_many_iterations_fitted(fabricate):

@@ -22,6 +22,10 @@ def test_a_gain_says_what_the_baseline_had_that_is_no_part_of_a_method(folder, c
         assert f"has +25.00 points of mIoU {told}" in capsys.readouterr().out
     for change in ("evaluate.absent=zero", "evaluate.flip=true", "data.val_split=train", "data.tuning_part=0.5"):
         assert not scored_alike(ours, read(folder / "tiny.yaml", [change])), change
+    rows[0]["test"], rows[1]["test"] = 0.4, 0.375
+    tested = read(folder / "tiny.yaml", ["baseline={recipe: tiny.yaml}", "data.test_split=test"])
+    say_closing(tested, rows, RunFolder(ours.folder), "is done")
+    assert "(25.00 -> 50.00); on test -2.50 (40.00 -> 37.50)\n" in capsys.readouterr().out
     rows[0] |= {"miou": None, "unlike": "it was scored in another way"}
     say_closing(ours, rows, RunFolder(ours.folder), "is done")
     assert "tiny cannot be set beside plain: it was scored in another way" in capsys.readouterr().out
