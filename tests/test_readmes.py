@@ -148,9 +148,9 @@ def test_lines_are_short():
         assert not [line for line in prose if len(line) > WIDTH and not line.startswith(("|", "!["))], page
 
 
-def test_the_table_from_imagenet_weights_is_that_of_the_kept_results():
-    runs = find_runs([str(ROOT / "recipes/results/camvid-imagenet")])
-    table = main_table(compare(runs, sort=True))
+@pytest.mark.parametrize("folder", sorted(path.name for path in (ROOT / "recipes/results").iterdir()))
+def test_a_table_of_results_is_that_of_the_kept_ones(folder):
+    table = main_table(compare(find_runs([str(ROOT / "recipes/results" / folder)]), sort=True))
     told = (ROOT / "recipes/README.md").read_text().splitlines()
     missing = [line for line in markdown(table.columns, table.lines).splitlines() if line not in told]
-    assert missing == [], "python runner/compare.py recipes/results/camvid-imagenet --sort"
+    assert missing == [], f"python runner/compare.py recipes/results/{folder} --sort"
