@@ -54,7 +54,7 @@ class LossReport(Report):
         """What config.json says of the student's classes: of features alone there are none."""
         return super().classes() if self.recipe.networks["student"].has_head else {}
 
-    def closing_rows(self, scored: dict, image: Tensor) -> list[dict]:
+    def closing_rows(self, scored: dict, tested: dict, image: Tensor) -> list[dict]:
         """The student alone: losses that others have learnt by do not compare."""
         title, student = self.recipe.networks["student"].title, self.state.student.eval()
         return [row("student", title, student, self.state.best_loss, latency(student, image), TOTAL)]
