@@ -158,7 +158,7 @@ def open_caches(
             files = {key: (f"{key.replace('/', '_')}-{form.name}", form.size) for key, form in forms.items()}
             above = Path(cache.folder or Path(recipe.tracking.folder) / "teacher_cache")
             description = description_of(recipe, name, network, stream, dataset)
-            store = ViewStore(above, description, files, len(dataset), kept_views(recipe, stream, dataset))
+            store = ViewStore(above, description, files, len(dataset), kept_views(cache, recipe, stream, dataset))
             caches[name, stream] = CachedNetwork(
                 name, stream, network, cache, forms, store, prediction.align_corners, tells
             )

@@ -25,6 +25,7 @@ from segkd.runner.loading.kept_pixels import keep_pixels
 from segkd.runner.loading.sampler import samples_at, samples_with_extra, training_batches
 from segkd.runner.loading.shards import Shards
 from segkd.runner.recipe import parts
+from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.extra import REST
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.seeds import seed_for
@@ -209,18 +210,18 @@ def training_views(recipe: Recipe, stream: str, dataset: Dataset, views: dict) -
         return seed if stream == "labelled" else seed_for(seed, stream)
 
     cache = next(iter(recipe.caches_on(stream).values()), None)
-    fixed = None if cache is None else FixedViews(kept_views(recipe, stream, dataset), stream_seed(cache.seed))
+    fixed = None if cache is None else FixedViews(kept_views(cache, recipe, stream, dataset), stream_seed(cache.seed))
     resize = fixed_resize(recipe, scoring=False)
     return TrainingViews(dataset, seed=stream_seed(recipe.seed), resize=resize, fixed=fixed, **views)
 
 
-def kept_views(recipe: Recipe, stream: str, dataset: Dataset) -> int:
-    """How many views of each image of a stream come again: as many as its caches keep, or as the run shows, if fewer.
+def kept_views(cache: Cache, recipe: Recipe, stream: str, dataset: Dataset) -> int:
+    """How many views of each image of a stream come again: as many as its cache may have, or as the run shows, if fewer.
 
     So runs of other seeds see those that a first one has made, however many more a cache may have.
     """
-    views, shown = next(iter(recipe.caches_on(stream).values())).views, times_shown(recipe, stream, dataset)
-    return views if shown is None else min(views, shown)
+    shown = times_shown(recipe, stream, dataset)
+    return cache.views if shown is None else min(cache.views, shown)
 
 
 def times_shown(recipe: Recipe, stream: str, dataset: Dataset) -> int | None:

@@ -276,8 +276,8 @@ class Report:
         rows = [row(*entry, statistics.median(taken)) for entry, taken in zip(entries, times)]
         if recipe.baseline is not None:
             rows[-2]["unlike"] = unlike(recipe, other) if alike else "it was scored on other images or in another way"
-            theirs = run.read_summary().get("test", {})
-            if alike and tested and theirs.get("split") == tested["split"]:
+            theirs = run.read_summary().get("test") if alike and tested else None
+            if theirs is not None and theirs["split"] == tested["split"]:
                 rows[-2]["test"], rows[-1]["test"] = theirs["miou"], tested["miou"]
         return rows
 
