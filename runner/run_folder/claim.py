@@ -121,11 +121,12 @@ class Claim:
         self._thread.join()
         try:
             if finished:
+                # at once: one that is released first would be taken over as one that has not come to its end
                 self.check()
-            # by its handle: it never changes the claim of another
-            _write(self._handle, self._words | {"released": True, "failed": failed})
-            if finished:
                 _take_away(self._file)
+            else:
+                # by its handle: it never changes the claim of another
+                _write(self._handle, self._words | {"released": True, "failed": failed})
         except OSError:  # lost, or a disk that is full: others see that it gives no sign of life
             pass
         finally:

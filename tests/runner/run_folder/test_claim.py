@@ -220,3 +220,14 @@ def test_what_one_does_and_others_wait_for(folder):
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert [first for _, first in order] == [True, False, False] and not folder.exists()
+
+
+def test_a_claim_that_comes_to_its_end_is_never_there_to_be_taken_over(folder, monkeypatch):
+    """Who waits and looks in the moment in which it is removed would do the work once more."""
+    held, take_away, found = claim(folder), claims._take_away, []
+    monkeypatch.setattr(
+        claims, "_take_away", lambda file: (found.append(Observer().try_to_claim(folder)), take_away(file))
+    )
+    held.release(finished=True)
+    assert [holder.token for holder in found] == [held.token] and not isinstance(found[0], Claim)
+    assert not folder.exists()
