@@ -56,21 +56,20 @@ def say_closing(recipe: Recipe, rows: list[dict], run: RunFolder, end: str) -> N
         if base["miou"] is None:
             say(f"{recipe.name} cannot be set beside {name}: {differs}")
         else:
-            before, after = 100 * base["miou"], 100 * ours["miou"]
             how = f", which had {differs}" if differs else " with this seed"
-            gain = f"{after - before:+.2f} points of mIoU against {name}{how} ({before:.2f} -> {after:.2f})"
-            say(f"{recipe.name} has {gain}{gain_on_test(recipe, base, ours)}")
+            gain, values = gained(base["miou"], ours["miou"])
+            told = f"{gain} points of mIoU against {name}{how} ({values})"
+            if base.get("test") is not None and ours.get("test") is not None:  # else one was not scored there
+                gain, values = gained(base["test"], ours["test"])
+                told += f"; on {recipe.data.test_split} {gain} ({values})"
+            say(f"{recipe.name} has {told}")
     say(f"{recipe.name} {end}: its report is {run.page_file}, its student {run.student.path}")
     say(f"next      {command('predict', run.path, 'IMAGES', '--to', 'FOLDER')}")
 
 
-def gain_on_test(recipe: Recipe, base: dict, ours: dict) -> str:
-    """`; on test +2.91 (47.50 -> 50.41)`; empty where one of the two was not scored on data.test_split."""
-    before, after = base.get("test"), ours.get("test")
-    if before is None or after is None:
-        return ""
-    gain = percent(after - before, "{:+.2f}")
-    return f"; on {recipe.data.test_split} {gain} ({percent(before)} -> {percent(after)})"
+def gained(before: float, after: float) -> tuple[str, str]:
+    """0.4750 and 0.5041 -> `+2.91` and `47.50 -> 50.41`."""
+    return percent(after - before, "{:+.2f}"), f"{percent(before)} -> {percent(after)}"
 
 
 def closing_table(rows: list[dict]) -> str:
