@@ -164,13 +164,14 @@ class ImagesBelow(LabelledFiles):
         self.names, self.files = list(images), [(image, None) for image in images.values()]
 
 
-def labelled_indices(dataset, which: str, folder: str, seed: int) -> list[int]:
-    """Which images of a data set count as labelled, in the data set's order.
+def labelled_indices(dataset, which: str, folder: str, seed: int, field: str = "data.labelled") -> list[int]:
+    """Which images of a data set count as labelled, or are otherwise set apart, in the data set's order.
 
     Args:
         which: a fraction such as `1/8`, drawn with the seed (at least one image); the name of a published list in
             splits/<folder>/; or the path of a file with one image name a line, which may hold blanks.
         folder: the data set's folder of published lists.
+        field: of the recipe, for errors.
 
     Raises:
         ValueError: a fraction outside 0..1, no such list, or a name on it that the data set does not have.
@@ -179,7 +180,7 @@ def labelled_indices(dataset, which: str, folder: str, seed: int) -> list[int]:
     if fraction:
         part, whole = map(int, fraction.groups())
         if not 0 < part <= whole:
-            raise ValueError(f"data.labelled: {which} is no fraction above 0 and at most 1")
+            raise ValueError(f"{field}: {which} is no fraction above 0 and at most 1")
         count = max(1, round(len(dataset) * part / whole))
         return sorted(np.random.default_rng(seed).permutation(len(dataset))[:count].tolist())
     if Path(which).exists() and not Path(which).is_dir():
@@ -189,14 +190,14 @@ def labelled_indices(dataset, which: str, folder: str, seed: int) -> list[int]:
             names = published_split(folder, which)
         except ValueError as error:
             raise ValueError(
-                f"data.labelled: {which!r} is no fraction such as 1/8 and no file of image names; {error}"
+                f"{field}: {which!r} is no fraction such as 1/8 and no file of image names; {error}"
             ) from None
     index_of = {dataset.name(index): index for index in range(len(dataset))}
     unknown = [name for name in names if name not in index_of]
     if unknown:
         rule = "; a line is one name, blanks and all, without quotes" if " " in unknown[0] else ""
         raise ValueError(
-            f"data.labelled: {which} names {excerpt(unknown[0])} ({len(unknown)} such names), which is not among the "
+            f"{field}: {which} names {excerpt(unknown[0])} ({len(unknown)} such names), which is not among the "
             f"training images; they have names like {excerpt(dataset.name(0))}{rule}"
         )
     return sorted({index_of[name] for name in names})

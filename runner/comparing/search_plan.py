@@ -12,7 +12,7 @@ from pydantic import Field
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.recipe.section import Iterations, Section, Seed, Share
+from segkd.runner.recipe.section import Iterations, Part, Section, Seed
 from segkd.runner.recipe.yaml_file import value_at
 
 Whole = Annotated[int, Interval(ge=-(10**9), le=10**9)]
@@ -77,7 +77,7 @@ class Search(Section):
     startup: Iterations | None = Field(
         None, description="first trials, drawn at random and not ended by the median; default: a quarter, 10 at most"
     )
-    tuning_part: Share = Field(0.1, description="data.tuning_part of the trials: what they are scored on")
+    tuning_part: Part = Field(0.1, description="data.tuning_part of the trials: what they are scored on")
     assignments: list[str] = Field([], alias="set", description="key=value, for all trials, such as a shorter schedule")
 
     @pydantic.field_validator("parameters")
@@ -104,7 +104,7 @@ class Search(Section):
             counts: how its trials ended.
         """
         found = ", ".join(f"{key} {one.words}" for key, one in self.parameters_of(recipe).items())
-        return f"{counts} by {self.sampler} of {found}; judged on {self.tuning_part:g} of {recipe.data.train_split}"
+        return f"{counts} by {self.sampler} of {found}; judged on {self.tuning_part} of {recipe.data.train_split}"
 
 
 def assigned(key: str, value: object) -> str:

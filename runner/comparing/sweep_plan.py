@@ -297,7 +297,10 @@ def _tried(sweep: Sweep, method: str, path: str, given: list[str], teachers: dic
     read_needed(recipe, is_finished)
     folder = Path(recipe.tracking.folder) / sweep.name / "search"
     given = [*given, *sweep.search.assignments, f"seed={sweep.seeds[0]}"]
-    given += [f"data.tuning_part={sweep.search.tuning_part}", f"tracking.group={json.dumps(f'{sweep.name}-search')}"]
+    given += [
+        f"data.tuning_part={json.dumps(sweep.search.tuning_part)}",
+        f"tracking.group={json.dumps(f'{sweep.name}-search')}",
+    ]
     given += [f"method={json.dumps(method)}"] if recipe.method is None else []
     return Tried(method, path, given, read(path, given), folder, tuple(_needed(recipe, teachers)))
 

@@ -96,13 +96,20 @@ def _parts(recipe: Recipe) -> tuple[Dataset, list[int], list[int]]:
         chosen = labelled_indices(whole, data.labelled, data.dataset, seed_for(recipe.seed, "labelled"))
     if data.tuning_part is None:
         return whole, chosen, []
-    count = max(1, round(data.tuning_part * len(chosen)))
-    if count >= len(chosen):
+    seed = seed_for(TUNING_SEED, "tuning part")
+    if isinstance(data.tuning_part, str):
+        listed = set(labelled_indices(whole, data.tuning_part, data.dataset, seed, "data.tuning_part"))
+        aside = [index for index in chosen if index in listed]
+    else:
+        count = max(1, round(data.tuning_part * len(chosen)))
+        drawn = np.random.default_rng(seed).permutation(len(chosen))[:count]
+        aside = sorted(chosen[index] for index in drawn)
+    if not 0 < len(aside) < len(chosen):
         raise ValueError(
-            f"data.tuning_part: {data.tuning_part:g} of {len(chosen)} labelled images leaves none to train on; lower it"
+            f"data.tuning_part: {data.tuning_part} has {len(aside)} of the {len(chosen)} labelled training images; some "
+            f"must be in it to be scored, and others out of it to be trained on"
         )
-    drawn = np.random.default_rng(seed_for(TUNING_SEED, "tuning part")).permutation(len(chosen))[:count]
-    return whole, chosen, sorted(chosen[index] for index in drawn)
+    return whole, chosen, aside
 
 
 def build_val_set(recipe: Recipe) -> Dataset:

@@ -16,7 +16,7 @@ from segkd.runner.recipe.mistakes import Mistake
 from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.optimization import Optimizer, Schedule
 from segkd.runner.recipe.ranges import SCALES
-from segkd.runner.recipe.section import Factor, Images, Iterations, Name, OtherRecipe, Section, Seed, Share, Side
+from segkd.runner.recipe.section import Factor, Images, Iterations, Name, OtherRecipe, Part, Section, Seed, Side
 from segkd.runner.recipe.term import Term
 from segkd.runner.recipe.yaml_file import write
 
@@ -59,10 +59,10 @@ class Data(Section):
     extra: Extra | None = Field(
         None, description="images whose labels come from elsewhere, mixed with the labelled ones"
     )
-    tuning_part: Share | None = Field(
+    tuning_part: Part | None = Field(
         None,
-        description="share of the labelled training images that is not trained on and scored in place of val_split, to "
-        "choose settings by; the same images whatever the seed",
+        description="labelled training images that are not trained on and scored in place of val_split, to choose "
+        "settings by: a share of them (the same whatever the seed), or those of a list, as `labelled` takes one",
     )
     allow_overlap: bool = Field(False, description="score images that are trained on, too; default: an error")
     max_pixels: Annotated[int, Interval(ge=1, le=10**12)] = Field(
@@ -84,7 +84,7 @@ class Data(Section):
     @property
     def scored(self) -> str:
         """What is scored, in words."""
-        return self.val_split if self.tuning_part is None else f"{self.tuning_part:g} of {self.train_split}"
+        return self.val_split if self.tuning_part is None else f"{self.tuning_part} of {self.train_split}"
 
 
 class Loop(Section):

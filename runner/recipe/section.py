@@ -17,6 +17,7 @@ Side = Annotated[int, SIDES]
 Rate = Annotated[float, Interval(ge=0, le=1e3)]
 Factor = Annotated[float, Interval(gt=0, le=1e6)]
 Share = Annotated[float, Interval(gt=0, lt=1)]
+Part = Share | str  # of the training images: a share of them, or a list
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 

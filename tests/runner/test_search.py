@@ -244,6 +244,34 @@ def test_the_part_that_settings_are_chosen_by_is_the_same_for_all_seeds_and_neve
     assert len(whole) == 15
 
 
+@pytest.mark.parametrize("words, count", [([], 2), (["data.labelled=labelled.txt"], 1)])
+def test_settings_are_chosen_by_listed_images(folder, monkeypatch, words, count):
+    monkeypatch.chdir(folder)
+    whole = build_training_sets(read("tiny.yaml"))[0]
+    names = [whole.name(index) for index in range(15)]
+    Path("aside.txt").write_text("\n".join([names[3], names[8]]))
+    Path("labelled.txt").write_text("\n".join(names[5:]))
+    recipe = read("tiny.yaml", [*words, "data.tuning_part=aside.txt"])
+    train, val = build_training_sets(recipe)[0], build_val_set(recipe)
+    assert [val.name(index) for index in range(len(val))] == [names[3], names[8]][-count:]
+    assert {train.name(index) for index in range(len(train))} == set(names[5 if words else 0 :]) - {names[3], names[8]}
+    assert recipe.data.scored == "aside.txt of train"
+
+
+@pytest.mark.parametrize("part, told", [
+    ("every.txt", "every.txt has 15 of the 15 labelled training images; some must be in it to be scored"),
+    ("others.txt", "data.tuning_part: others.txt names 'elsewhere'"), ("none.txt", "data.tuning_part: 'none.txt' is no"),
+    ("0.99", "0.99 has 15 of the 15"),
+])  # fmt: skip
+def test_parts_that_leave_nothing_to_choose_by_or_to_train_on(folder, monkeypatch, part, told):
+    monkeypatch.chdir(folder)
+    whole = build_training_sets(read("tiny.yaml"))[0]
+    Path("every.txt").write_text("\n".join(whole.name(index) for index in range(15)))
+    Path("others.txt").write_text("elsewhere")
+    with pytest.raises(ValueError, match=told):
+        build_val_set(read("tiny.yaml", [f"data.tuning_part={part}"]))
+
+
 def test_a_real_search(folder):
     text = SWEEP.replace("seeds: [3, 5]", "seeds: [3]\nset: [schedule.iterations=2]").replace("trials: 5", "trials: 2")
     text = text.replace(", kd: kl.yaml", "").replace("    losses.kl.weight: {choices: [1, 10]}\n", "")
