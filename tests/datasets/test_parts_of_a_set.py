@@ -109,7 +109,7 @@ def test_the_files_of_a_set_and_of_its_parts(tmp_path):
 
 
 @pytest.mark.parametrize("folder, lists", [
-    ("cityscapes", "1_16, 1_2, 1_30, 1_4, 1_8"), ("camvid", "1_8"), ("ade20k", "none")
+    ("cityscapes", "1_16, 1_2, 1_30, 1_4, 1_8"), ("camvid", "0006R0, 1_8"), ("ade20k", "none")
 ])  # fmt: skip
 def test_an_unknown_list(folder, lists):
     told = f"data.labelled: '1_7' is no fraction such as 1/8 and no file of image names; {folder}: .*there are: {lists}"
