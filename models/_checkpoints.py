@@ -107,6 +107,11 @@ def read_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def constants_of_backbone(state: dict[str, Tensor]) -> dict | None:
+    """The constants of an encoder's file of another code; None where they are those of its kind."""
+    return cirkd.MOBILEVIT_IMAGES if cirkd.is_mobilevit(state) else None
+
+
 def one_network(state: dict[str, Tensor], part: str | None = None) -> dict[str, Tensor]:
     """The entries of one network out of a file that may hold several, without what stands before their names.
 

@@ -118,9 +118,11 @@ class Network(nn.Module):
             self.channels |= backbone.channels
             self.strides |= backbone.strides
             self.norms |= backbone.norms
-            self.published_constants = load_backbone(backbone, pretrained, backbone_weights)
-            if self.published_constants is not None:
-                self.normalize = Normalize.of(self.published_constants)
+            constants = load_backbone(backbone, pretrained, backbone_weights)
+            if constants is not None:
+                self.normalize = Normalize.of(constants)
+            if pretrained or backbone_weights is not None:
+                self.published_constants = self.normalize.constants
 
     def add_features(self, names: Sequence[str], channels: int, stride: int) -> None:
         """Lists features of one size that come after the encoder's."""

@@ -13,10 +13,13 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from ._checkpoints import one_network, read_backbone
+from ._checkpoints import constants_of_backbone, one_network, read_backbone
 from ._encoder import Encoder
+from ._layouts import _efficientnet
+from ._prediction import Normalize
 from ._state_dicts import chosen, refuse_unreadable, sets_in, shown, why_none
 
 logger = logging.getLogger(__name__)
@@ -107,6 +110,18 @@ def read_part(path: str | Path, part: str | None, *, trust: bool = False) -> tup
     return state, part
 
 
+def exported_from(path: Path) -> dict:
+    """Model, args and normalize of the network that export.py made a torch file of another code of; else empty."""
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        said = content["meta"]["segkd"]
+        Normalize.of(said["normalize"])
+        return said if isinstance(said["model"], str) and isinstance(said["args"], dict) else {}
+    except Exception:  # any other file, or one that somebody has written into; who loads it tells what is wrong with it
+        return {}
+
+
 def compare_checksums(path: Path) -> None:
     """ValueError where a record of a torch file is not what was written: torch reads a flipped bit as a weight.
 
@@ -180,7 +195,9 @@ def packaged_file(package: str) -> Path | None:
 def _is_cached(name: str) -> bool:
     """Whether timm has downloaded these weights before, from the Hugging Face hub, where it looks first."""
     repository = timm.get_pretrained_cfg(name).hf_hub_id
-    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in TIMM_FILES)
+    return repository is not None and any(
+        isinstance(try_to_load_from_cache(repository, file), str) for file in TIMM_FILES
+    )
 
 
 def published_file(repository: str, file: str) -> str:
@@ -296,13 +313,25 @@ def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> str 
     else:
         return None
     own = {key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")}
-    fitted = backbone.fitted(state)
+    fitted, constants = backbone.fitted(state), backbone.constants()
     if not own <= fitted.keys():  # then it is a file of another code, or one of a whole training
-        fitted = backbone.fitted(read_backbone(one_network(state)))
+        entries = one_network(state)
+        refuse_tensorflows(backbone, entries, source)
+        fitted, constants = backbone.fitted(read_backbone(entries)), constants_of_backbone(entries) or constants
     fill(backbone, fitted, source, dropped=backbone.dropped)
-    if backbone.constants() is None and backbone.imagenet is None:
+    if constants is None and backbone.imagenet is None:
         return None  # nobody publishes others of its kind: those it has stay
-    return backbone.constants() or published_constants(backbone.imagenet)
+    return constants or published_constants(backbone.imagenet)
+
+
+def refuse_tensorflows(backbone: Encoder, entries: dict[str, Tensor], source: str) -> None:
+    """ValueError for TensorFlow's EfficientNets in a network that pads as torch does: all fit, and mean nothing."""
+    pads_alike = any(isinstance(module, Conv2dSame) for module in backbone.modules())
+    if _efficientnet.backbone(entries) is not None and not pads_alike:
+        raise ValueError(
+            f"{source} holds an EfficientNet that was trained with TensorFlow's padding and batch norms; take the "
+            f"backbone that has them, whose name begins with timm/tf_"
+        )
 
 
 def published_constants(name: str | None) -> str | dict:

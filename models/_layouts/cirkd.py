@@ -223,6 +223,15 @@ def _mobilenetv3_pairs(groups: tuple[int, ...]) -> list[tuple[str, str]]:
     return rows + [(f"layer{layer}.conv.*", f"{last}.conv.*"), (f"layer{layer}.bn.*", f"{last}.bn1.*")]
 
 
+# what OpenMMLab's MobileViTs were trained on, as Apple's: grey levels over 255, blue first
+MOBILEVIT_IMAGES = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0], "order": "bgr"}
+
+
+def is_mobilevit(state: dict[str, Tensor]) -> bool:
+    """Whether it is one of OpenMMLab's files of a MobileViT alone."""
+    return any(mobile_name(state, prefix) in MOBILEVIT_NAMES.values() for prefix in ("backbone.", ""))
+
+
 def mobile_backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     """The encoder in one of the ImageNet files CIRKD starts from, under our names; None for any other file.
 

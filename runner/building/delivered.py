@@ -117,4 +117,4 @@ def write_folder(delivered: Delivered, folder: Path) -> None:
     """config.json and model.safetensors: what `from_pretrained` reads."""
     student = StudentFolder(folder)
     student.config_file.write_text(json.dumps(delivered.config, indent=2) + "\n")
-    checkpoint.write_tensors(student.weights_file, delivered.network.state_dict())
+    checkpoint.write_tensors(student.weights_file, delivered.network.state_dict(), delivered.config)

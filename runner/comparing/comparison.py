@@ -30,10 +30,12 @@ class Gain:
     how far the next one is away: `low` and `high` are NaN.
 
     Attributes:
+        paired: whether it is over the same seeds of both.
         tested: (S,) in mIoU on data.test_split, of each seed, or of their means if they share none; NaN: not scored.
     """
 
     over: "Row"
+    paired: bool
     mean: float
     low: float
     high: float
@@ -117,8 +119,13 @@ class Comparison:
     @property
     def test_split(self) -> str | None:
         """The further split that runs were scored on; None where there is none, or not the same one."""
-        splits = {run.summary["test"]["split"] for row in self.rows for run in row.runs if "test" in run.summary}
-        return splits.pop() if len(splits) == 1 else None
+        return self.test_sets[0][0] if len(self.test_sets) == 1 else None
+
+    @property
+    def test_sets(self) -> list[tuple[str, int]]:
+        """The further splits that runs were scored on, each with its number of images."""
+        tested = [run.summary["test"] for row in self.rows for run in row.runs if "test" in run.summary]
+        return sorted({(scores["split"], scores["images"]) for scores in tested})
 
     @property
     def trained(self) -> list[Row]:
@@ -316,7 +323,7 @@ def _gain(row: Row, base: Row) -> Gain:
     mean = mean_iou(ours.sum(1), absent).mean() - mean_iou(theirs.sum(1), absent).mean()
     tested, theirs_tested = map(_tested, runs)
     tested = tested - theirs_tested if same else np.array([tested.mean() - theirs_tested.mean()])
-    return Gain(base, float(mean), low, high, iou(ours.sum(1)).mean(0) - iou(theirs.sum(1)).mean(0), tested)
+    return Gain(base, same, float(mean), low, high, iou(ours.sum(1)).mean(0) - iou(theirs.sum(1)).mean(0), tested)
 
 
 def _tested(runs: list[FinishedRun]) -> np.ndarray:

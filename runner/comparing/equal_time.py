@@ -60,7 +60,9 @@ def plain_at_same_time(row: Row, rows: list[Row]) -> float:
 
 
 def best_until(run: FinishedRun, seconds: float) -> float:
-    """The best mIoU of a run until a time; NaN before its first evaluation and where the log tells no times."""
+    """The best mIoU of a run until a time; NaN before its first evaluation, and where the log tells none or no times."""
+    if not run.curve:
+        return np.nan
     _, times, mious = np.array(run.curve).T
     return float(np.interp(seconds, times, np.maximum.accumulate(mious), left=np.nan))
 

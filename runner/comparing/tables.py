@@ -124,6 +124,15 @@ def notes(comparison: Comparison) -> list[str]:
             f"{comparison.test_split}: mIoU of the same checkpoints on that split, which chose nothing; "
             f"{comparison.test_split} gain: mean +- standard deviation of the differences of the seeds both have."
         )
+    elif comparison.test_sets:
+        found = " and ".join(f"{count} images of {split}" for split, count in comparison.test_sets)
+        lines.append(f"Scores on {found} are not of the same images, and are left out.")
+    unpaired = methods_by_word(
+        (row.gain.over.method, row) for row in rows if row.gain is not None and not row.gain.paired
+    )
+    if unpaired:
+        words = "; ".join(f"{who} and {base}" for base, who in unpaired.items())
+        lines.append(f"Without a seed in common, so that gains are of the means over all their seeds: {words}.")
     over = methods_by_word((row.gain.over.method, row) for row in rows if row.gain is not None)
     if len(over) == 1:
         lines.append(f"Gains are over {next(iter(over))}.")

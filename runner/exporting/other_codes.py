@@ -54,7 +54,8 @@ def write_layout(
     state = read_weights(file)
     found = describe(state, layout)
     settings = {key: args[key] for key in SETTINGS if key in found.args and args.get(key) is not None}
-    remark = "to be set there: " + (", ".join(f"{key} {value}" for key, value in settings.items()) or "nothing")
+    set_there = [*(f"{key} {value}" for key, value in settings.items()), normalised(network)]
+    remark = f"to be set there: {', '.join(set_there)}"
     model, their_args = found.model, found.args | settings
     differs = ", ".join(
         f"{key} ({args[key]} here, {value} there)"
@@ -93,7 +94,7 @@ def write_torchvision(delivered: Delivered, file: Path, size: tuple[int, int]) -
     ).eval()
     with _refusing(f"torchvision's {name} is another network"):
         theirs.load_state_dict(state)
-        remark = f"{name}, {'with' if aux else 'without'} aux_loss; images normalised outside"
+        remark = f"{name}, {'with' if aux else 'without'} aux_loss; outside of it, {normalised(network)}"
         return _export(network, lambda images: theirs(network.normalize(images))["out"], size, remark)
 
 
@@ -130,7 +131,7 @@ def write_timm(delivered: Delivered, file: Path, size: tuple[int, int]) -> Expor
         shapes = [(b, -(-height // 32) * 32, -(-width // 32) * 32) for b, height, width in shapes_for(network, size)]
         agreement = compare(our_stage4, their_stage4, shapes)
     without = f", strict=False) (without {shown(missing)}" if missing else ""
-    remark = f"the backbone alone: {call}.load_state_dict(load_file(...){without})"
+    remark = f"the backbone alone: {call}.load_state_dict(load_file(...){without}), {normalised(network)}"
     return Export(PlainScores(network), agreement, remark)
 
 
@@ -215,6 +216,11 @@ def _image_processor(network: nn.Module):
         raise ValueError("transformers gives images in RGB order, this network was trained on BGR (normalize: cirkd)")
     mean, std = ((values.flatten() / 255).tolist() for values in (normalize.mean, normalize.std))
     return SegformerImageProcessor(do_resize=False, do_rescale=True, do_normalize=True, image_mean=mean, image_std=std)
+
+
+def normalised(network: nn.Module) -> str:
+    """What is to be done to images before they are given to a network that does not do it itself."""
+    return f"images normalised with {network.normalize.words}"
 
 
 def _export(network: nn.Module, theirs: Scorer, size: tuple[int, int], remark: str) -> Export:

@@ -13,7 +13,7 @@ from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.mistakes import Mistake, did_you_mean
 from segkd.runner.recipe.optimization import Curve, Optimizer
 from segkd.runner.recipe.section import OtherRecipe, Section
-from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.recipe.student_folder import described
 
 if TYPE_CHECKING:
     from segkd.runner.recipe.schema import Recipe
@@ -127,8 +127,10 @@ class Network(Section):
         if self.weights in (None, RANDOM):
             return None
         place = Path(self.weights)  # or checkpoints/last of a run
-        found = (StudentFolder.around(at) for at in (place, *place.parents[:3]) if at != Path())
-        return next((folder.recipe_name for folder in found if folder is not None), None)
+        try:
+            return (described(place) or {}).get("recipe")
+        except ValueError:
+            return None  # who loads it tells
 
     @property
     def cheaper_by(self) -> list[str]:

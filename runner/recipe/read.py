@@ -232,8 +232,6 @@ def _complete_networks(values: dict, source: Source) -> tuple[list[Mistake], dic
             told = told_by(weights, layout, part)
         elif isinstance(other, str):
             told = _told_by_recipe(source.other(other))
-            if told is not None and entry.get("model") is not None and told.model != parts.BARE:
-                told = None  # what does not fit shows when it is loaded
         if told is not None and isinstance(told.model, str):
             wrong, taken = fill(entry, told, other or weights)
             mistakes += [(("networks", name, *key), text) for key, text in wrong]

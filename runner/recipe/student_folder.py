@@ -5,11 +5,16 @@ from typing import Annotated
 
 from annotated_types import Interval
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from segkd.runner.recipe.section import Side
-from segkd.runner.recipe.text_file import read_json
+from segkd.runner.recipe.text_file import parse_json, read_text
 
+CHECKPOINTS = "checkpoints"  # of a run folder
+CHECKPOINT_FILE = "student.safetensors"  # the network in a run's checkpoint
+HEADER = "segkd"  # under which the header of each file of weights says what config.json does: files are moved
 MOST_CLASSES = 2**16
+MUST_BE_THERE = {"model": str, "args": dict, "num_classes": int}
 Level = Annotated[int, Interval(ge=0, le=255)]
 # what a config.json may say besides
 MAY_BE_LEFT_OUT = {"class_names": list[str], "palette": list[tuple[Level, Level, Level]], "resize": tuple[Side, Side]}
@@ -49,26 +54,48 @@ class StudentFolder:
         """Whether its config.json describes a network of ours: one without `model` is another library's."""
         return self.config_file.is_file() and '"model"' in self.config_file.read_text(errors="replace")
 
-    @property
-    def recipe_name(self) -> str | None:
-        """The name of the recipe that it was trained by; None where its config.json does not say."""
-        try:
-            return self.read_config().get("recipe")
-        except ValueError:
-            return None  # who loads it tells
-
     def read_config(self) -> dict:
         """What a network is built from. ValueError where that is no JSON, or a field is missing or wrong."""
-        config = read_json(self.config_file, {"model": str, "args": dict, "num_classes": int})
-        count = config["num_classes"]
-        if not 0 < count <= MOST_CLASSES:
-            raise ValueError(f"{self.config_file}: num_classes is {count}; it must be 1 to {MOST_CLASSES}")
-        for key, kind in MAY_BE_LEFT_OUT.items():
-            try:
-                TypeAdapter(kind | None).validate_python(config.get(key))
-            except ValidationError as error:
-                raise ValueError(f"{self.config_file}: {key}: {error.errors()[0]['msg']}") from None
-        for key in ("class_names", "palette"):
-            if config.get(key) is not None and len(config[key]) != count:
-                raise ValueError(f"{self.config_file}: {key} has {len(config[key])} entries for {count} classes")
-        return config
+        return _parse_config(read_text(self.config_file), self.config_file)
+
+
+def described(path: Path) -> dict | None:
+    """What a config.json says of the network whose weights a path means, None where nothing does.
+
+    A run folder and a student folder have that file, also for the files in them. Checkpoints, and what was moved
+    elsewhere, say it themselves, and of older checkpoints their run, once it has delivered.
+
+    Raises:
+        ValueError: it is no JSON, or a field is missing or wrong.
+    """
+    student = StudentFolder.around(path)
+    if student is not None:
+        return student.read_config()
+    files = (StudentFolder(path).weights_file, path / CHECKPOINT_FILE) if path.is_dir() else (path,)
+    for file in files:
+        try:
+            with safe_open(file, "numpy") as opened:
+                text = (opened.metadata() or {}).get(HEADER)
+        except (SafetensorError, OSError):  # not there, or no such file; what is wrong with it says who loads it
+            continue
+        if text is not None:
+            return _parse_config(text, file)
+    runs = (folder.parent for folder in (path, *path.parents) if folder.name == CHECKPOINTS)
+    above = next((student for student in map(StudentFolder.of_run, runs) if student.is_ours), None)
+    return above and above.read_config()
+
+
+def _parse_config(text: str, file: Path) -> dict:
+    config = parse_json(text, file, MUST_BE_THERE)
+    count = config["num_classes"]
+    if not 0 < count <= MOST_CLASSES:
+        raise ValueError(f"{file}: num_classes is {count}; it must be 1 to {MOST_CLASSES}")
+    for key, kind in MAY_BE_LEFT_OUT.items():
+        try:
+            TypeAdapter(kind | None).validate_python(config.get(key))
+        except ValidationError as error:
+            raise ValueError(f"{file}: {key}: {error.errors()[0]['msg']}") from None
+    for key in ("class_names", "palette"):
+        if config.get(key) is not None and len(config[key]) != count:
+            raise ValueError(f"{file}: {key} has {len(config[key])} entries for {count} classes")
+    return config

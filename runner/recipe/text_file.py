@@ -36,7 +36,11 @@ def read_json(file: Path, fields: Mapping[str, type | tuple[type, ...]] = {}) ->
     Raises:
         FileNotFoundError: there is no such file. ValueError: it is damaged.
     """
-    text = read_text(file)
+    return parse_json(read_text(file), file, fields)
+
+
+def parse_json(text: str, file: Path, fields: Mapping[str, type | tuple[type, ...]] = {}) -> dict:
+    """A JSON object out of the text of a file, see read_json."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:  # not only of JSON: a number may have more digits than Python reads

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import Mistake
-from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.recipe.student_folder import StudentFolder, described
 
 # what one network may be used with in another way than it was trained: a recipe's word goes first
 FREE = {"pretrained", "backbone_weights", "dropout", "dropout_kind", "projection_dropout", "drop_path", "head_init",
@@ -44,9 +44,8 @@ def told_by(path: str, layout: str | None, part: str | None) -> Told | None:
     """
     place = Path(path)
     try:
-        student = StudentFolder.around(place)
-        if student is not None:
-            config = student.read_config()
+        config = described(place)
+        if config is not None:
             return Told(config["model"], config["args"], certain=True)
         if place.is_dir() and StudentFolder(place).weights_file.is_file():
             place = StudentFolder(place).weights_file
@@ -63,6 +62,9 @@ def _told_by_keys(path: Path, layout: str | None, part: str | None, version: tup
     """What the keys and shapes of a file of another code tell; `version` tells two states of the file apart."""
     from segkd.models import _checkpoints, _weights  # seconds, for those whose weights are there
 
+    exported = _weights.exported_from(path)
+    if exported:
+        return Told(exported["model"], exported["args"], certain=True)
     state, part = _weights.read_part(path, part)
     found = _checkpoints.describe(state, layout or _checkpoints.guess(state, part), part)
     return Told(found.model, json.loads(json.dumps(found.args)), certain=False)
@@ -77,7 +79,9 @@ def fill(entry: dict, told: Told, weights: str) -> tuple[list[Mistake], str]:
     says_model, args = entry.get("model") is not None, entry.get("args", {})
     if not isinstance(args, dict) or not isinstance(entry.get("source", "segkd"), str):
         return [], ""  # the schema says so
-    source = entry.get("source", "segkd") if says_model else "segkd"
+    source = entry.get("source", "segkd")
+    if source != "segkd" and not says_model:
+        return [(("source",), f"{weights} tells a network of segkd's; leave source out, or write the model")], ""
     file, given = parts.network_part(source, entry["model"], args) if says_model else (told.model, args)
     trained = f"{weights} was trained as {told.title}" if told.certain else f"{weights} holds a {told.title}"
     encoder_alone = told.model == parts.BARE and file != parts.BARE  # any network may have it
@@ -98,8 +102,8 @@ def fill(entry: dict, told: Told, weights: str) -> tuple[list[Mistake], str]:
     if file == "huggingface" and given:  # by its name: a configuration beside it would be a second one
         return wrong, ""
     taken = {key: value for key, value in known.items() if given.get(key) is None and value is not None}
+    entry["model"] = entry.get("model") or told.model  # also where args are wrong: one mistake, not two
     if not wrong:
-        entry["model"] = entry.get("model") or told.model
         entry["args"] = parts.arguments_in_recipe(source, file, given | taken)
     shown = ", ".join(f"{key}: {value}" for key, value in taken.items() if not isinstance(value, dict))
     kind = "on the encoder they are of" if encoder_alone else told.model

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segkd.models._weights import first_line
-from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.recipe.student_folder import HEADER, StudentFolder
 from segkd.runner.recipe.text_file import read_json
 from segkd.runner.run_folder.checksum import checksum
 from segkd.runner.run_folder.claim import Claim, ClaimLost
@@ -29,6 +29,7 @@ def save(
     student: dict[str, Tensor],
     state: dict,
     *,
+    config: dict | None = None,
     images: dict[str, np.ndarray] | None = None,
     keep_last: int,
     best: int,
@@ -38,6 +39,7 @@ def save(
 
     Args:
         student: the weights that are scored and delivered. state: plain values and tensors, all a resume needs.
+        config: what describes the student, for whoever takes the checkpoint as weights.
         images: what the evaluation counted image by image.
         keep_last: older checkpoints than this many are deleted after the new one is safe, except the best.
         best: iteration of the best checkpoint so far, which the `best` link points to; `last` points to this one.
@@ -50,7 +52,7 @@ def save(
     final, best_one = run.checkpoint(iteration), run.checkpoint(best)
     with _writing(final.path, claim) as partial:
         new = Checkpoint(partial)
-        write_tensors(new.weights_file, student)
+        write_tensors(new.weights_file, student, config)
         new.state_file.parent.mkdir()
         torch.save(state, new.state_file)
         if images is not None:
@@ -117,9 +119,14 @@ def export_student(run: RunFolder, checkpoint: Checkpoint, config: dict) -> None
         new.config_file.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes a .safetensors file; the format knows neither shared nor channels_last tensors, so each is copied."""
-    save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, file)
+def write_tensors(file: Path, tensors: dict[str, Tensor], config: dict | None = None) -> None:
+    """Writes a .safetensors file; the format knows neither shared nor channels_last tensors, so each is copied.
+
+    Args:
+        config: what describes the network, for its header.
+    """
+    plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    save_file(plain, file, metadata=None if config is None else {HEADER: json.dumps(config)})
 
 
 def remove_leftovers(run: RunFolder) -> None:

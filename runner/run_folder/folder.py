@@ -7,7 +7,7 @@ import numpy as np
 
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.recipe.student_folder import CHECKPOINT_FILE, CHECKPOINTS, StudentFolder
 from segkd.runner.recipe.text_file import read_json
 from segkd.runner.run_folder.metrics_file import read_rows
 
@@ -17,7 +17,7 @@ class Checkpoint:
 
     def __init__(self, path: Path):
         self.path = path
-        self.weights_file = path / "student.safetensors"  # the network that is scored and delivered
+        self.weights_file = path / CHECKPOINT_FILE  # the network that is scored and delivered
         self.state_file = path / "training_state" / "state.pt"  # networks, losses, optimizers and progress
         self.images_file = path / "images.npz"  # counts of each validation image, where it was scored
         self.checksums_file = path / "checksums.json"  # of the files above
@@ -35,7 +35,7 @@ class RunFolder:
         self.environment_file = path / "environment.json"  # versions, device and command of the latest start
         self.metrics_file = path / "metrics.jsonl"  # one line an iteration
         self.teachers_file = path / "teachers.json"  # scores of the frozen networks
-        self.checkpoints = path / "checkpoints"  # step-<iteration>/, and the links `last` and `best`
+        self.checkpoints = path / CHECKPOINTS  # step-<iteration>/, and the links `last` and `best`
         self.student = StudentFolder.of_run(path)
         self.images_file = path / "images.npz"  # counts of each validation image for the delivered student
         self.summary_file = path / "summary.json"  # what comparisons read

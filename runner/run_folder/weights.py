@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from segkd.models import _checkpoints
-from segkd.models._weights import fill, read_part, refuse_irregular
+from segkd.models._weights import exported_from, fill, read_part, refuse_irregular
 from segkd.runner.recipe import parts
-from segkd.runner.recipe.student_folder import StudentFolder
+from segkd.runner.recipe.student_folder import StudentFolder, described
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,8 @@ class Weights:
         file: where it lies. state: its entries, under the names of its own code.
         layout, part: whose code, None while it is to be told by the keys; which network of these entries, if there are
             several.
-        config: of a network this project has delivered, what stands beside its weights; else empty.
+        config: of a network this project has delivered, what describes it; else empty.
+        exported: of one that it has written for another code, what the file says of it; else empty.
     """
 
     file: Path
@@ -32,6 +33,7 @@ class Weights:
     layout: str | None = None
     part: str | None = None
     config: dict = field(default_factory=dict)
+    exported: dict = field(default_factory=dict)
 
     @functools.cached_property
     def described(self) -> _checkpoints.Described | None:
@@ -59,7 +61,8 @@ class Weights:
     @property
     def normalize(self) -> str | dict | None:
         """The constants its network was trained with, where the file tells."""
-        return self.config.get("normalize") or (self.described.normalize if self.described else None)
+        said = self.config.get("normalize") or self.exported.get("normalize")
+        return said or (self.described.normalize if self.described else None)
 
     def check(self, *, model: str, normalize: str | None, owner: str) -> None:
         """ValueError where they were trained as another model or with another normalisation than the recipe says."""
@@ -137,11 +140,10 @@ def find_weights(
     try:
         file = weights_file(Path(path))
         state, part = read_part(file, part, trust=trust)
-        beside = StudentFolder.around(file)
-        config = beside.read_config() if beside else {}
+        config = described(file) or {}
     except ValueError as error:
         raise ValueError(f"{owner}.weights: {error}") from None
-    return Weights(file, state, layout, part, config)
+    return Weights(file, state, layout, part, config, exported_from(file))
 
 
 def weights_file(path: Path) -> Path:

@@ -156,7 +156,7 @@ class Report:
         if test_set is None and not self.accelerator.is_main_process:
             return
         recipe, run, state, val_set = self.recipe, self.run, self.state, self.val_set
-        network, student = recipe.networks["student"], state.student
+        student = state.student
         chosen = run.checkpoint(state.best_iteration)
         student.load_state_dict(read_weights(chosen.weights_file))
         tested = {} if test_set is None else self.score_further(test_set)
@@ -191,12 +191,8 @@ class Report:
         write_text(run.summary_file, json.dumps(summary, indent=2) + "\n")
         write_run_page(recipe, val_set, Shown(state.best_iteration, scored, counts, rows, tested))
         config = {
-            **description(student, network.source, network.model, network.args),
-            **({"int8": True} if network.int8 else {}),
-            **self.classes(),
+            **self.student_config(),
             **self.ended_early(),
-            "resize": recipe.data.resize,
-            "recipe": recipe.name,
             "iteration": state.best_iteration,
             **self.best,
         }
@@ -238,6 +234,17 @@ class Report:
             "metrics": recipe.evaluate.metrics,
             "protocol": protocol_words(recipe),
             "absent": recipe.evaluate.absent,
+        }
+
+    def student_config(self) -> dict:
+        """What config.json says of the student, of whichever checkpoint it is."""
+        network = self.recipe.networks["student"]
+        return {
+            **description(self.state.student, network.source, network.model, network.args),
+            **({"int8": True} if network.int8 else {}),
+            **self.classes(),
+            "resize": self.recipe.data.resize,
+            "recipe": self.recipe.name,
         }
 
     def classes(self) -> dict:

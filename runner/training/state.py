@@ -114,11 +114,15 @@ class TrainingState:
     def save(
         self,
         run: RunFolder,
+        config: dict,
         keep_last: int,
         evaluation: Evaluation | HeldOut | None = None,
         claim: Claim | None = None,
     ) -> None:
         """Writes the checkpoint of the finished iteration into a run folder, with its evaluation if it was scored.
+
+        Args:
+            config: what describes the student.
 
         Raises:
             ClaimLost: another process trains here by now.
@@ -136,6 +140,7 @@ class TrainingState:
             self.iteration,
             self.student.state_dict(),
             state,
+            config=config,
             images=evaluation and evaluation.arrays(),
             keep_last=keep_last,
             best=self.best_iteration,

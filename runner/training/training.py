@@ -146,7 +146,7 @@ class Training:
         """A checkpoint of the finished iterations, with the evaluation of the last one if it was scored."""
         self.state.refuse_not_finite()  # on all processes: those beside a training that failed go on together
         if accelerator.is_main_process:
-            self.state.save(self.run, self.recipe.loop.keep_last, result, self.claim)
+            self.state.save(self.run, self.report.student_config(), self.recipe.loop.keep_last, result, self.claim)
         self.saved = self.state.iteration
 
     def close(self, *, failed: bool = False) -> None:

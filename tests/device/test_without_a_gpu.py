@@ -45,16 +45,31 @@ ANSWERS = {
 }
 
 
+PUTS = {aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+
+
 class PretendedGpu(FakeTensorMode):
-    """FakeTensorMode that answers what depends on numbers, and sees a fault that torch's leaves to the GPU."""
+    """FakeTensorMode that answers what depends on numbers, and sees faults that torch's leaves to the GPU."""
 
     def dispatch(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        refuse_apart(func, args, kwargs)
         if func in ANSWERS:
-            return ANSWERS[func](*args, **(kwargs or {}))
-        if func is aten.index.Tensor and args[0].device != CUDA:
-            if any(index is not None and index.device == CUDA for index in args[1]):
-                raise RuntimeError("places on the GPU are looked up in a table on the CPU")
+            return ANSWERS[func](*args, **kwargs)
         return super().dispatch(func, types, args, kwargs)
+
+
+def refuse_apart(func, args: tuple, kwargs: dict) -> None:
+    """RuntimeError for tensors of two devices that only a GPU would refuse."""
+    together = []
+    if func is aten.index.Tensor and args[0].device != CUDA:
+        together = [args[0], *(index for index in args[1] if index is not None)]
+    elif func in PUTS and args[2].ndim:  # a single number may come from anywhere
+        together = [args[0], args[2]]
+    elif func is aten.bincount.default:
+        together = [x for x in (args[0], kwargs.get("weights", args[1] if len(args) > 1 else None)) if x is not None]
+    if len({x.device for x in together}) > 1:
+        raise RuntimeError(f"{func} brings the GPU and the CPU together")
 
 
 @contextmanager
@@ -142,7 +157,13 @@ def test_losses(name, arguments):
     with pretended_gpu():
         maps = [[x.detach().to(CUDA).requires_grad_() for x in LOSSES.maps_of(p)] for p in predictions]
         value = moved(loss)(*map(LOSSES.with_maps, predictions, maps), target.to(CUDA))
+        values = value.values() if isinstance(value, dict) else [value]
+        assert all(one.device == CUDA for one in values)  # one number on the CPU may be added to those on the GPU
         assert_learns(LOSSES.total(value), [x for x in (*maps[0], *maps[1], *loss.parameters()) if x.requires_grad])
+        if hasattr(loss, "adversary"):
+            assert_learns(
+                loss.adversary_loss(*map(LOSSES.with_maps, predictions, maps)), list(loss.adversary.parameters())
+            )
 
 
 @pytest.mark.parametrize("case", NETWORKS.CASES.values(), ids=NETWORKS.CASES)
@@ -210,6 +231,16 @@ def test_a_step_of_the_graph():
         graph.averages["average"].update_parameters(graph.networks["student"])
 
 
+def test_a_step_with_labels_from_elsewhere():
+    graph, _ = built(recipe := recipe_with({"loss": "cross_entropy"}))
+    graph.extra_weight = 0.5
+    images, target = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, 32, 32, dtype=torch.uint8)
+    with pretended_gpu():
+        moved_graph(graph, recipe)
+        losses = graph(images.to(CUDA), target.to(CUDA).long(), 0, extra=[False, True])
+        assert_learns(losses["cross_entropy"], [x for x in graph.parameters() if x.requires_grad])
+
+
 @pytest.mark.parametrize("settings", [
     {"metrics": {name: {} for name in parts.names(parts.METRICS)}, "also": ["student+teacher"]},
     {"mode": "slide", "window": (24, 40), "scales": [1.5], "flip": True, "average": "softmax"},
@@ -249,10 +280,12 @@ def test_a_tensor_left_on_the_cpu_is_found():
             lambda: x * table,
             lambda: torch.cat([x, table[None]]),
             lambda: table[x[0].long()],
+            lambda: torch.zeros(3, device=CUDA).index_put((x[0].long(),), table),
+            lambda: torch.bincount(x[0].long(), table, 3),
             lambda: normalize_images(torch.zeros(1, 3, 8, 8, device=CUDA)),
             lambda: gradients(Forgetful.apply(x, 2.0).sum(), [x]),
         ):
-            with pytest.raises(RuntimeError, match="on the same device|table on the CPU|a gradient on cpu"):
+            with pytest.raises(RuntimeError, match="on the same device|CPU together|a gradient on cpu"):
                 forgets()
 
 

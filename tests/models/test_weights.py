@@ -15,6 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from segkd.models import _weights
+from segkd.models._backbones import build_backbone
+from segkd.models._layouts._layout import Renaming
+from segkd.models._layouts.cirkd import mobile_pairs
 from segkd.models._prediction import Normalize
 from segkd.models._resnet import IMAGENET
 from segkd.models._weights import read_weights
@@ -289,6 +292,39 @@ def test_constants_of_published_weights(name, mean, std):
     else:
         for table, values in ((known.mean, mean), (known.std, std)):
             assert np.allclose(table.flatten(), np.broadcast_to(values, 3), atol=1e-3)
+
+
+def test_a_name_without_a_repository_is_not_at_hand():
+    assert timm.get_pretrained_cfg("legacy_seresnet18").hf_hub_id is None
+    assert not _weights.weights_at_hand("legacy_seresnet18")
+
+
+def test_tensorflows_efficientnets_are_for_networks_that_pad_as_it_does(tmp_path):
+    """All tensors fit the one that pads as torch does, whose features are others."""
+    state = timm_state("tf_efficientnet_lite0").values()
+    torch.save(dict(zip(efficientnet_keys((1, 2, 2, 3, 3, 4, 1)), state, strict=True)), tmp_path / "lite0.pth")
+    chosen = {"output_stride": 32, "width": 16, "backbone_weights": str(tmp_path / "lite0.pth")}
+    PSPNet(5, backbone="timm/tf_efficientnet_lite0", **chosen)
+    with pytest.raises(ValueError, match="lite0.pth holds an EfficientNet .* whose name begins with timm/tf_"):
+        PSPNet(5, backbone="timm/efficientnet_lite0", **chosen)
+
+
+def test_openmmlabs_mobilevits_read_blue_first(tmp_path):
+    backbone = build_backbone("mobilevit_xxs", 32)
+    attention = [
+        (f"backbone.layers.#.#.global_rep.#.attn.{part}.*", f"stages.#.#.transformer.#.attn.{part}.*")
+        for part in ("qkv", "proj")
+    ]
+    renaming = Renaming(attention + mobile_pairs("mobilevit_xxs", "backbone.", ""))
+    torch.save(renaming.to_theirs(backbone.state_dict()), tmp_path / "theirs.pth")
+    torch.save(backbone.state_dict(), tmp_path / "ours.pth")
+    chosen = {"backbone": "mobilevit_xxs", "output_stride": 32, "width": 16}
+    found = [
+        PSPNet(5, **chosen, backbone_weights=str(tmp_path / name)).normalize for name in ("theirs.pth", "ours.pth")
+    ]
+    assert [(one.mean.unique().item(), one.std.unique().item(), one.order) for one in found] == [
+        (0, 255, "bgr"), (0, 255, "rgb")
+    ]  # fmt: skip
 
 
 def test_a_file_has_the_constants_of_its_encoder(tmp_path):

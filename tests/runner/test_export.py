@@ -113,7 +113,10 @@ def test_mmseg_checkpoint(tmp_path):
     content = torch.load(file, weights_only=True)
     assert content["meta"]["CLASSES"] == content["meta"]["dataset_meta"]["classes"] == CLASSES
     assert "decode_head.conv_seg.weight" in content["state_dict"] and "backbone.stem.0.weight" in read_weights(file)
-    assert written.remark == "to be set there: output_stride 8, align_corners False"
+    assert written.remark == (
+        "to be set there: output_stride 8, align_corners False, images normalised with imagenet: mean 123.675 116.28 "
+        "103.53, std 58.395 57.12 57.375, rgb"
+    )
     assert written.agreement.difference < 1e-6
 
 

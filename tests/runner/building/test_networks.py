@@ -14,6 +14,8 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from segkd.models import _checkpoints
+from segkd.models._backbones import build_backbone
+from segkd.models._checkpoints import write
 from segkd.models._class_map import ClassMapped
 from segkd.models._prediction import Normalize
 from segkd.runner.building.delivered import Delivered, write_folder
@@ -156,6 +158,15 @@ def test_constants_that_published_weights_know(built, tmp_path, caplog):
     assert "its weights were trained with imagenet: mean 123.675 116.28 103.53, std 58.395" in caplog.text
 
 
+def test_an_encoder_of_which_nobody_publishes_others_has_constants_too(built, tmp_path, caplog):
+    torch.save(build_backbone("mit_b0", 32).state_dict(), tmp_path / "w.pth")
+    start = {"model": "segformer", "args": {"backbone": "mit_b0", "backbone_weights": "w.pth"}}
+    with caplog.at_level(logging.WARNING):
+        assert built(**start).normalize.constants == "imagenet" and not caplog.text
+        assert built(**start, normalize="cirkd").normalize.constants == "cirkd"
+    assert "its weights were trained with imagenet" in caplog.text
+
+
 def test_weights_beside_another_librarys_config(built, tmp_path):
     original = built(args=CIRKD, normalize="cirkd")
     (tmp_path / "hub").mkdir()
@@ -289,6 +300,35 @@ def test_a_recipe_tells_the_network_it_will_train(built, tmp_path):
         built(model=None, weights={"recipe": "other.yaml"})
     teacher = read("recipe.yaml").networks["teacher"]
     assert teacher.title == "pspnet resnet34" and teacher.args["width"] == 8 and teacher.args["stem"] == "plain"
+
+    # what the recipe says beside it is checked, and completed, before anything is trained
+    saying = read("recipe.yaml", ["networks.teacher.model=pspnet", "networks.teacher.args={width: 8, aux: false}"])
+    args = saying.networks["teacher"].args
+    assert (args["backbone"], args["width"], args["aux"]) == ("resnet34", 8, False)
+    told = "networks.teacher.args.width: other.yaml was trained as pspnet resnet34 with width: 8, the recipe says 16"
+    with pytest.raises(RecipeError, match=told) as error:
+        read("recipe.yaml", ["networks.teacher.args={width: 16}"])
+    assert "1 mistake" in str(error.value)
+
+
+def test_segkds_own_networks_are_of_no_other_source(built, tmp_path):
+    delivered(tmp_path / "run/student", built(args=CIRKD))
+    with pytest.raises(RecipeError, match="networks.teacher.source: run tells a network of segkd's; leave source out"):
+        built(source="timm", model=None, weights="run")
+
+
+def test_a_file_for_another_code_tells_what_it_was_made_of(built):
+    """Its keys do not tell constants, nor where corners are; that code's habit is another one here."""
+    original = built(args=MMSEG | {"align_corners": True}, normalize="cirkd")
+    said = {"model": "pspnet", "args": parts.completed_arguments("models", "pspnet", MMSEG | {"align_corners": True})}
+    meta = {"segkd": said | {"normalize": original.normalize.constants}}
+    torch.save({"meta": meta, "state_dict": write(original.state_dict(), "mmseg")}, "exported.pth")
+    network = built(model=None, weights="exported.pth")
+    assert network.normalize.constants == "cirkd" and network.align_corners
+    assert torch.equal(logits(network), logits(original))
+    for wrong in ({"model": 5, "args": {}, "normalize": "imagenet"}, {"normalize": "no such"}, [1], {"segkd": 1}):
+        torch.save({"meta": {"segkd": wrong}, "state_dict": write(original.state_dict(), "mmseg")}, "exported.pth")
+        assert built(weights="exported.pth", args=MMSEG).normalize.constants == "imagenet"
 
 
 def test_the_keys_of_another_code_tell_the_arguments(built):

@@ -83,6 +83,12 @@ def test_times_of_different_devices_do_not_compare(trained):
     assert np.isnan(found["kl"]) and np.isnan(relative_step(rows["kl"], list(rows.values())))
 
 
+def test_a_plain_run_without_a_log_has_nothing_to_tell(trained, fabricate):
+    (fabricate("none", counts(0.4), seconds=100.0) / "metrics.jsonl").unlink()
+    found, rows = trained("kl", 50.0, [0.3, 0.42], taught=True)
+    assert not rows["none"].runs[0].curve and np.isnan(found["kl"])
+
+
 def test_another_baseline_leaves_the_cost_beside_plain_training(fabricate):
     fabricate("none", counts(0.4), seconds=100.0, curve=((2, 0.3), (4, 0.4)))
     fabricate("kl", counts(0.5), seconds=90.0, taught=True)

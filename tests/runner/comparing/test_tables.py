@@ -76,6 +76,22 @@ def test_a_table_tells_the_further_split_that_all_were_scored_on(fabricate):
     assert re.search(r"\| kl \|.* \| - \| - \|", text), "one that was not scored there has no number"
 
 
+def test_scores_on_further_splits_of_other_images_are_left_out_and_told(fabricate):
+    for method, images in (("none", 7), ("kl", 3)):
+        summary = fabricate(method, counts(50), taught=method != "none") / "summary.json"
+        tested = {"split": "test", "images": images, "miou": 0.4}
+        summary.write_text(json.dumps(json.loads(summary.read_text()) | {"test": tested}))
+    text = report(compare(find_runs(["runs"])))
+    assert "test gain" not in text and "Scores on 3 images of test and 7 images of test are not of the same" in text
+
+
+def test_gains_without_a_seed_in_common_are_told(fabricate):
+    for seed in (0, 1):
+        fabricate(f"none-s{seed}", counts(50), f"seed={seed}")
+        fabricate(f"kl-s{seed}", counts(60), f"seed={seed + 2}", taught=True)
+    assert "gains are of the means over all their seeds: kl and none." in report(compare(find_runs(["runs"])))
+
+
 def test_a_gain_on_the_further_split_is_that_of_the_seeds_both_have(fabricate):
     tested = {"none": [0.40, 0.50, 0.20], "kl": [0.43, 0.55], "alone": [0.6]}
     for method, found in tested.items():

@@ -13,6 +13,7 @@ from torch import nn
 from segkd.models._network import Network
 from segkd.models.bare_encoder import BareEncoder
 from segkd.models.pspnet import PSPNet
+from segkd.runner.recipe.student_folder import described
 from segkd.runner.run_folder import checkpoint
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.weights import find_weights, weights_file
@@ -147,8 +148,7 @@ def test_weights_of_another_network(tmp_path):
 
 def test_a_run_of_another_network_or_normalisation(run):
     check_same_network(run, owner="networks.teacher", model="pspnet", normalize="imagenet")
-    check_same_network(run / "checkpoints/last", owner="networks.teacher", model="deeplabv3", normalize="none")
-    for path in (run, run / "student"):
+    for path in (run, run / "student", run / "checkpoints/last", run / "checkpoints/step-00000001/student.safetensors"):
         told = "networks.teacher: .* was trained with model: pspnet, the recipe says deeplabv3; write model: pspnet"
         with pytest.raises(ValueError, match=told):
             check_same_network(path, owner="networks.teacher", model="deeplabv3", normalize="imagenet")
@@ -156,6 +156,29 @@ def test_a_run_of_another_network_or_normalisation(run):
             check_same_network(path, owner="networks.teacher", model="pspnet", normalize="cirkd")
     (run / "student/config.json").write_text(json.dumps(PSPNET))
     check_same_network(run, owner="networks.teacher", model="pspnet", normalize="cirkd")
+
+
+def test_checkpoints_and_files_that_were_moved_describe_their_network(tmp_path):
+    """Of a run that has delivered nothing yet, too; config.json goes before what a file says."""
+    run, config = RunFolder(tmp_path / "run"), PSPNET | {"normalize": "unit", "recipe": "first"}
+    checkpoint.save(run, 1, network(1).state_dict(), {}, config=config, keep_last=2, best=1)
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes((run.checkpoints / "best/student.safetensors").read_bytes())
+    for path in (run.checkpoints / "last", run.checkpoints / "best/student.safetensors", moved):
+        assert described(path) == find_weights(path, owner="networks.teacher").config == config
+        load_weights(built := network(), path, owner="networks.teacher")
+        assert value_of(built) == 1
+    checkpoint.export_student(run, run.checkpoint(1), config | {"normalize": "imagenet"})
+    assert described(run.path)["normalize"] == described(run.student.weights_file)["normalize"] == "imagenet"
+    assert described(run.checkpoints / "last")["normalize"] == "unit"
+    (tmp_path / "empty.safetensors").touch()
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "empty.safetensors"):
+        assert described(path) is None
+    save_file(network(1).state_dict(), moved, metadata={"segkd": '{"model": 1}'})
+    with pytest.raises(
+        ValueError, match="moved.safetensors was not written by segkd: model, args, num_classes missing"
+    ):
+        find_weights(moved, owner="networks.teacher")
 
 
 DINOV2 = {"model_type": "dinov2", "hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 28}
