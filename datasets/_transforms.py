@@ -59,8 +59,9 @@ class Draw:
 class Transform:
     """A random training view: `draw` makes the random choices, `apply` carries them out.
 
-    Order: turn upside down, quarter turns, [flip if flip_first], scale, crop, distort, pad to the crop at the bottom and
-    right, rotate, [flip], jitter, grey, blur. The scale r is uniform in `scale_range`; all sizes are (height, width) in pixels.
+    Order: turn upside down, quarter turns, [flip if flip_first], scale, crop, distort, pad to the crop at the bottom
+    and right, rotate, [flip], jitter, grey, blur. The scale r is uniform in `scale_range`; all sizes are (height,
+    width) in pixels.
 
     Args:
         crop_size: the output size; None keeps the whole scaled image.

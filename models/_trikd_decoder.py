@@ -17,7 +17,9 @@ Widths = tuple[Count, Count, Count, Count]
 
 
 class TriKDPyramid(nn.Module):
-    """x beside its averages over grids of 1, 2, 3 and 6 bins, each through 1x1 convolution, batch norm, ReLU and back to size.
+    """x beside its averages over grids of 1, 2, 3 and 6 bins.
+
+    Each average goes through a 1x1 convolution, batch norm and ReLU, and back to the size of x.
 
     Shapes:
         x: (B, in_channels, h, w) -> (B, in_channels + 4 * width, h, w).

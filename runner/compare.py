@@ -2,8 +2,8 @@
 [--keep FOLDER]`.
 
 A RUN is a run folder, a folder that holds some, a file exported from one that score.py has scored (a row of its own,
-such as "student, INT8", beside its run), or a pattern of these. Runs that differ in nothing but their seed are one row. What is
-kept of runs with --keep can be compared with others as they can.
+such as "student, INT8", beside its run), or a pattern of these. Runs that differ in nothing but their seed are one
+row. What is kept of runs with --keep can be compared with others as they can.
 """
 
 import argparse

@@ -21,8 +21,9 @@ class SharedJobs:
     """The jobs of a sweep in their order. Each is taken once: by who has the claims of its run folders.
 
     Attributes:
-        count: how many there are. left: those that are not known to be done or failed. failed: run folder -> why its training failed, here or
-            elsewhere since this process began; what had failed before is tried again.
+        count: how many there are. left: those that are not known to be done or failed.
+        failed: run folder -> why its training failed, here or elsewhere since this process began; what had failed
+            before is tried again.
     """
 
     def __init__(self, jobs: list[Job]):

@@ -140,7 +140,7 @@ class Network(Section):
 
     @property
     def title(self) -> str:
-        """What tables call the network: `deeplabv3 resnet18`, `pidnet s`, `pspnet timm/convnext_tiny`, `average of student`."""
+        """What tables call the network: `deeplabv3 resnet18`, `pidnet s`, `average of student`."""
         if self.ema_of is not None:
             return f"average of {self.ema_of}"
         file, arguments = parts.network_part(self.source, self.model, self.args)
