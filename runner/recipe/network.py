@@ -128,9 +128,10 @@ class Network(Section):
             return None
         place = Path(self.weights)  # or checkpoints/last of a run
         try:
-            return (described(place) or {}).get("recipe")
+            config = described(place)
         except ValueError:
             return None  # who loads it tells
+        return config and config.get("recipe", place.stem)
 
     @property
     def cheaper_by(self) -> list[str]:

@@ -12,7 +12,10 @@ from segkd.runner.recipe.text_file import parse_json, read_text
 
 CHECKPOINTS = "checkpoints"  # of a run folder
 CHECKPOINT_FILE = "student.safetensors"  # the network in a run's checkpoint
-HEADER = "segkd"  # under which the header of each file of weights says what config.json does: files are moved
+# under which the header of each file of weights describes its network, for those that are moved; nothing in it depends
+# on how a run is called or came to its end: trainings that are alike end with the same bytes
+HEADER = "segkd"
+IN_HEADER = ("model", "args", "num_classes", "normalize", "int8", "class_names", "palette", "ignore_index", "resize")
 MOST_CLASSES = 2**16
 MUST_BE_THERE = {"model": str, "args": dict, "num_classes": int}
 Level = Annotated[int, Interval(ge=0, le=255)]

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segkd.models._weights import first_line
-from segkd.runner.recipe.student_folder import HEADER, StudentFolder
+from segkd.runner.recipe.student_folder import HEADER, IN_HEADER, StudentFolder
 from segkd.runner.recipe.text_file import read_json
 from segkd.runner.run_folder.checksum import checksum
 from segkd.runner.run_folder.claim import Claim, ClaimLost
@@ -126,7 +126,8 @@ def write_tensors(file: Path, tensors: dict[str, Tensor], config: dict | None = 
         config: what describes the network, for its header.
     """
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    save_file(plain, file, metadata=None if config is None else {HEADER: json.dumps(config)})
+    said = {key: config[key] for key in IN_HEADER if key in config} if config else None
+    save_file(plain, file, metadata=None if said is None else {HEADER: json.dumps(said)})
 
 
 def remove_leftovers(run: RunFolder) -> None:

@@ -30,7 +30,7 @@ extends: plain_tiny.yaml
 name: tiny-kl
 method: KD
 networks:
-  teacher: {model: deeplabv3, args: {backbone: resnet18}, weights: {recipe: plain_tiny.yaml}, train: false}
+  teacher: {model: pspnet, args: {backbone: mobilenetv2_035}, weights: {recipe: plain_tiny.yaml}, train: false}
 losses:
   - {loss: cross_entropy}
   - {loss: kl, weight: 3, args: {temperature: 2.0}}
@@ -74,7 +74,7 @@ def test_rows_need_no_defaults():
     ("{recipe: nowhere.yaml}", "nowhere.yaml"),
 ])  # fmt: skip
 def test_ls_names_a_teacher_that_its_weights_tell(shelf, weights, told):
-    described = "model: deeplabv3, args: {backbone: resnet18}, weights: {recipe: plain_tiny.yaml}"
+    described = "model: pspnet, args: {backbone: mobilenetv2_035}, weights: {recipe: plain_tiny.yaml}"
     (shelf / "synthetic/kl_tiny.yaml").write_text(KL.replace(described, f"weights: {weights}"))
     row = next(line for line in recipes.list_recipes([]).splitlines() if line.startswith("synthetic/kl_tiny"))
     assert re.split(" {2,}", row)[3] == f"{told} -> pspnet mobilenetv2_035"
@@ -92,7 +92,7 @@ def test_ls(shelf):
         "recipe", "other/plain_tiny", "synthetic/kl_tiny", "synthetic/plain_tiny", "3"]  # fmt: skip
     row = next(line for line in lines if line.startswith("synthetic/kl_tiny"))
     assert re.split(" {2,}", row)[1:] == [
-        "synthetic", "KD", "deeplabv3 resnet18 -> pspnet mobilenetv2_035", "4"]  # fmt: skip
+        "synthetic", "KD", "pspnet mobilenetv2_035 -> pspnet mobilenetv2_035", "4"]  # fmt: skip
     assert "    The same student with a teacher, that is trained first: 45.6 mIoU." in lines
     assert "    Plain training of a tiny network: 12.3 mIoU in no paper." in lines
 
