@@ -54,7 +54,7 @@ def test_overrides_of_the_command_line_go_over_those_of_the_file():
 
 def test_teachers_that_are_recipes_come_first_and_once(folder):
     (folder / "giant.yaml").write_text(KL.replace("name: kl", "name: giant").replace("baseline", "# baseline"))
-    (folder / "two.yaml").write_text(KL.replace("big.yaml", "giant.yaml"))
+    (folder / "two.yaml").write_text(KL.replace("big.yaml", "giant.yaml").replace("width: 16", "width: 8"))
     (folder / "sweep.yaml").write_text(SWEEP + "  second: kl.yaml\n  third: two.yaml\n")
     plan = read_plan("sweep.yaml", ["tracking.wandb=offline", "optimizer.lr=0.3"])
     assert [str(run.recipe.folder) for run in plan.teachers] == ["runs/big", "runs/giant"]
@@ -72,7 +72,9 @@ def test_teachers_that_are_recipes_come_first_and_once(folder):
 
 
 def test_recipes_that_need_each_other_are_a_mistake(folder):
-    (folder / "big.yaml").write_text(KL.replace("name: kl", "name: big").replace("big.yaml", "kl.yaml"))
+    text = KL.replace("width: 16", "width: 8")  # of the students of both
+    (folder / "kl.yaml").write_text(text)
+    (folder / "big.yaml").write_text(text.replace("name: kl", "name: big").replace("big.yaml", "kl.yaml"))
     with pytest.raises(ValueError, match="methods.kd: each of these runs needs the next one first, in a circle"):
         read_plan("sweep.yaml")
 
