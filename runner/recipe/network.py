@@ -13,7 +13,7 @@ from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.mistakes import Mistake, did_you_mean
 from segkd.runner.recipe.optimization import Curve, Optimizer
 from segkd.runner.recipe.section import OtherRecipe, Section
-from segkd.runner.recipe.student_folder import described
+from segkd.runner.recipe.student_folder import described, run_of_checkpoint
 
 if TYPE_CHECKING:
     from segkd.runner.recipe.schema import Recipe
@@ -131,7 +131,8 @@ class Network(Section):
             config = described(place)
         except ValueError:
             return None  # who loads it tells
-        return config and config.get("recipe", place.stem)
+        run = run_of_checkpoint(place)  # which is called as its recipe
+        return config and config.get("recipe", run.name if run else place.stem)
 
     @property
     def cheaper_by(self) -> list[str]:

@@ -83,9 +83,14 @@ def described(path: Path) -> dict | None:
             continue
         if text is not None:
             return _parse_config(text, file)
-    runs = (folder.parent for folder in (path, *path.parents) if folder.name == CHECKPOINTS)
-    above = next((student for student in map(StudentFolder.of_run, runs) if student.is_ours), None)
-    return above and above.read_config()
+    run = run_of_checkpoint(path)
+    delivered = run and StudentFolder.of_run(run)
+    return delivered.read_config() if delivered and delivered.is_ours else None
+
+
+def run_of_checkpoint(path: Path) -> Path | None:
+    """The run folder that a checkpoint, or a file in one, lies in; None for any other path."""
+    return next((folder.parent for folder in path.parents if folder.name == CHECKPOINTS), None)
 
 
 def _parse_config(text: str, file: Path) -> dict:

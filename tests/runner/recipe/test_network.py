@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import torch
 
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.told_by_weights import Told
+from segkd.runner.run_folder.checkpoint import write_tensors
 
 
 @pytest.mark.parametrize("title, fields", [
@@ -64,3 +66,9 @@ def test_a_student_that_goes_on_from_a_run_does_not_learn_alone(tmp_path, monkey
     ]:  # fmt: skip
         recipe = read("plain.yaml", [f"networks.student.weights={weights}"])
         assert (recipe.method_name, recipe.learns_alone) == (method, method == "none"), weights
+    # a checkpoint that describes itself, of a run that has delivered nothing yet, and one that was moved
+    for place in ("runs/longer.v2/checkpoints/last", "moved"):
+        (tmp_path / place).mkdir(parents=True)
+        write_tensors(tmp_path / place / "student.safetensors", {"a": torch.ones(1)}, config)
+    for weights, method in (("runs/longer.v2/checkpoints/last", "after longer.v2"), ("moved", "after moved")):
+        assert read("plain.yaml", [f"networks.student.weights={weights}"]).method_name == method
