@@ -327,7 +327,7 @@ def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> str 
 def refuse_tensorflows(backbone: Encoder, entries: dict[str, Tensor], source: str) -> None:
     """ValueError for TensorFlow's EfficientNets in a network that pads as torch does: all fit, and mean nothing."""
     pads_alike = any(isinstance(module, Conv2dSame) for module in backbone.modules())
-    if _efficientnet.backbone(entries) is not None and not pads_alike:
+    if _efficientnet.is_theirs(entries) and not pads_alike:
         raise ValueError(
             f"{source} holds an EfficientNet that was trained with TensorFlow's padding and batch norms; take the "
             f"backbone that has them, whose name begins with timm/tf_"

@@ -19,10 +19,15 @@ KEY = re.compile(r"(?:_blocks\.(?P<block>\d+)\.)?(?P<layer>_\w+)\.(?P<tensor>\w+
 
 def backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     """The entries of an encoder's file under timm's names, None: not this code's."""
-    if not {"_conv_stem.weight", "_blocks.0._project_conv.weight"} <= state.keys():
+    if not is_theirs(state):
         return None
     places = _places(state)
     return {_name(key, state, places): value for key, value in state.items()}
+
+
+def is_theirs(state: dict[str, Tensor]) -> bool:
+    """Whether the entries have this code's names."""
+    return {"_conv_stem.weight", "_blocks.0._project_conv.weight"} <= state.keys()
 
 
 def _places(state: dict[str, Tensor]) -> list[str]:

@@ -229,7 +229,13 @@ MOBILEVIT_IMAGES = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0], "orde
 
 def is_mobilevit(state: dict[str, Tensor]) -> bool:
     """Whether it is one of OpenMMLab's files of a MobileViT alone."""
-    return any(mobile_name(state, prefix) in MOBILEVIT_NAMES.values() for prefix in ("backbone.", ""))
+    prefix = _mobile_prefix(state)
+    return prefix is not None and mobile_name(state, prefix) in MOBILEVIT_NAMES.values()
+
+
+def _mobile_prefix(state: dict[str, Tensor]) -> str | None:
+    """What the keys of one of these files stand behind, None for any other file."""
+    return next((prefix for prefix in ("backbone.", "") if mobile_name(state, prefix)), None)
 
 
 def mobile_backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
@@ -238,7 +244,7 @@ def mobile_backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     Those files come from OpenMMLab's classifiers: the keys stand behind `backbone.` or behind nothing, and the
     attention of MobileViT has other names there.
     """
-    prefix = next((prefix for prefix in ("backbone.", "") if mobile_name(state, prefix)), None)
+    prefix = _mobile_prefix(state)
     encoder = {key: value for key, value in state.items() if not key.startswith(UNREAD)}
     if prefix is None or not all(key.startswith(prefix) for key in encoder):
         return None

@@ -126,8 +126,8 @@ def write_tensors(file: Path, tensors: dict[str, Tensor], config: dict | None = 
         config: what describes the network, for its header.
     """
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    said = {key: config[key] for key in IN_HEADER if key in config} if config else None
-    save_file(plain, file, metadata=None if said is None else {HEADER: json.dumps(said)})
+    said = {key: value for key, value in (config or {}).items() if key in IN_HEADER}
+    save_file(plain, file, metadata={HEADER: json.dumps(said)} if said else None)
 
 
 def remove_leftovers(run: RunFolder) -> None:

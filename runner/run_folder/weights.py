@@ -143,7 +143,7 @@ def find_weights(
         config = described(file) or {}
     except ValueError as error:
         raise ValueError(f"{owner}.weights: {error}") from None
-    return Weights(file, state, layout, part, config, exported_from(file))
+    return Weights(file, state, layout, part, config, {} if config else exported_from(file))
 
 
 def weights_file(path: Path) -> Path:
