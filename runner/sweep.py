@@ -36,8 +36,8 @@ from pathlib import Path
 from threading import Event, RLock
 from types import FrameType
 
-from segkd.runner.comparing.comparison import compare
-from segkd.runner.comparing.finished_runs import common_folder, find_runs
+from segkd.runner.comparing.comparison import Comparison, compare
+from segkd.runner.comparing.finished_runs import FinishedRun, common_folder, find_runs
 from segkd.runner.comparing.search import Method, Trials, tuned
 from segkd.runner.comparing.shared_jobs import SharedJobs, TakenJob, is_over
 from segkd.runner.comparing.slurm_submission import submit
@@ -261,10 +261,13 @@ def main() -> None:
     runs = Runs(plan.sweep, [Job([teacher]) for teacher in plan.teachers] + jobs)
     runs.train()
     leave_where_asked(runs)
-    show(plan)
-    failed = [folder.name for folder in sorted(runs.jobs.failed)]
+    try:
+        show(plan)
+    finally:  # a table that cannot be made keeps nothing else from being told
+        failed = [folder.name for folder in sorted(runs.jobs.failed)]
+        if failed:
+            say(f"{len(failed)} runs failed: {', '.join(failed)}")
     if failed:
-        say(f"{len(failed)} runs failed: {', '.join(failed)}")
         sys.exit(1)
 
 
@@ -277,8 +280,16 @@ def show(plan: Plan) -> None:
         with claimed(folder.with_name("comparison-claim")) as is_mine:  # those that end with this one wait for it
             if is_mine:
                 with replacing(folder, folder=True) as partial:
-                    write_comparison(compare(runs), partial)
+                    write_comparison(_compared(runs, folder), partial)
         say("\n" + (folder / "table.md").read_text().partition("\n\n![")[0])
+
+
+def _compared(runs: list[FinishedRun], folder: Path) -> Comparison:
+    try:
+        return compare(runs)
+    except ValueError as error:
+        again = command("compare", folder.parent)
+        raise ValueError(f"the runs are trained, and their table could not be made: {error} ({again})") from None
 
 
 if __name__ == "__main__":

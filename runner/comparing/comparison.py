@@ -215,6 +215,9 @@ def _experiment(run: FinishedRun) -> str:
     values = without(recipe.model_dump(mode="json", by_alias=True), IRRELEVANT_TO_RESULTS)
     if recipe.schedule.budget is not None:  # each run has measured its own number
         del values["schedule"]["iterations"]
+    for network in values["networks"].values():
+        if isinstance(network["weights"], dict):  # the way there depends on where the run lies
+            network["weights"]["recipe"] = Path(network["weights"]["recipe"]).name
     # how often it was scored decides which checkpoint is its best
     scored = recipe.evaluate.every, recipe.evaluate.patience
     return json.dumps([recipe.method_name, scored, run.unfinished is not None, values], sort_keys=True)
@@ -229,11 +232,7 @@ def _row(runs: list[FinishedRun]) -> Row:
                 f"leave one out"
             )
     recipe, counts = runs[0].recipe, np.stack([run.counts.sum(0) for run in runs])  # (S, K, 3)
-    teachers = [
-        network.title + (f" ({percent(runs[0].teachers[name])})" if name in runs[0].teachers else "")
-        for name, network in recipe.networks.items()
-        if name != "student"
-    ]
+    teachers = [network.title + _scored(name, runs) for name, network in recipe.networks.items() if name != "student"]
     program = f", {runs[0].program}" if runs[0].program else ""
     return Row(
         recipe.method_name,
@@ -243,6 +242,12 @@ def _row(runs: list[FinishedRun]) -> Row:
         mean_iou(counts, runs[0].absent),
         iou(counts).mean(0),
     )
+
+
+def _scored(name: str, runs: list[FinishedRun]) -> str:
+    """` (65.15)`, the mIoU of a frozen network; of one that was trained anew between runs, from the lowest on."""
+    told = [percent(miou) for miou in sorted(run.teachers[name] for run in runs if name in run.teachers)]
+    return f" ({' to '.join(dict.fromkeys([told[0], told[-1]]))})" if told else ""
 
 
 def _distinguish(rows: list[Row]) -> list[Row]:
@@ -263,8 +268,9 @@ def _baselines(rows: list[Row], asked: str | None) -> list[Row]:
     found = [
         row
         for row in rows
-        if asked in (row.method, row.recipe.method_name)
-        or any(asked == run.recipe.name or Path(asked).resolve() == run.folder.resolve() for run in row.runs)
+        if any(Path(asked).resolve() == run.folder.resolve() for run in row.runs)
+        or not row.program
+        and (asked in (row.method, row.recipe.method_name) or any(asked == run.recipe.name for run in row.runs))
     ]
     if not found:
         methods = list(dict.fromkeys(row.method for row in rows))
@@ -292,13 +298,18 @@ def _baseline_of(row: Row, baselines: list[Row], *, only: bool) -> Row | None:
 
 
 def most_alike(row: Row, baselines: list[Row]) -> list[Row]:
-    """The baselines of the row's student whose settings differ least from its own."""
+    """The baselines of the row's student whose settings differ least from its own, and of these whose losses do."""
 
-    def settings(one: Row) -> dict:
-        return one.recipe.model_dump(mode="json", include={"data", "optimizer", "schedule", "loop"})
+    def unlike(base: Row) -> tuple[int, int]:
+        settings, losses = (
+            [one.recipe.model_dump(mode="json", include=part) for one in (base, row)]
+            for part in ({"data", "optimizer", "schedule", "loop"}, {"losses"})
+        )
+        theirs, ours = (one["losses"] for one in losses)
+        return len(changes(*settings)), sum(term not in ours for term in theirs)
 
-    unlike = {base: len(changes(settings(base), settings(row))) for base in baselines if base.learner == row.learner}
-    return [base for base, count in unlike.items() if count == min(unlike.values())]
+    found = {base: unlike(base) for base in baselines if base.learner == row.learner}
+    return [base for base, count in found.items() if count == min(found.values())]
 
 
 def at_shared_seeds(row: Row, base: Row) -> tuple[list[FinishedRun], list[FinishedRun]]:

@@ -11,28 +11,34 @@ AS_LONG = 0.98
 
 
 def plain_of(row: Row, rows: list[Row]) -> Row | None:
-    """The plain training of the same student: the row itself, what its gain is over, or else the most alike of all.
+    """The plain training of the same student: what its gain is over, or else the most alike of all.
 
-    None where there is no such row, or none that is more alike than others.
+    A plain row's own is the one that the others' gains are over, or the only one there is. None where there is no such
+    row, or none that is more alike than others.
     """
-    if row.learns_alone:
-        return row
     base = row.gain and row.gain.over
     if base and base.learns_alone and base.learner == row.learner:
         return base
-    alike = most_alike(row, [one for one in rows if one.learns_alone and not one.program])
+    plain = [one for one in rows if one.learns_alone and not one.program and one.learner == row.learner]
+    if row.learns_alone:
+        measures = [one for one in plain if any(other.gain and other.gain.over.runs is one.runs for other in rows)]
+        alike = [row] if row in measures else measures or plain
+    else:
+        alike = most_alike(row, plain)
     return alike[0] if len(alike) == 1 else None
 
 
-def step_seconds(row: Row) -> float:
-    """Mean seconds of an iteration; scoring and saving are not in them."""
-    return float(np.mean(row.measured("seconds") / [run.iterations for run in row.runs]))
+def seconds_of_steps(row: Row) -> np.ndarray:
+    """Mean seconds of an iteration of each run; scoring and saving are not in them."""
+    return row.measured("seconds") / [run.iterations for run in row.runs]
 
 
 def relative_step(row: Row, rows: list[Row]) -> float:
     """Its iterations' time beside those of plain training; NaN where there is none, or on another device."""
     plain = plain_of(row, rows)
-    return step_seconds(row) / step_seconds(plain) if plain and _devices(plain) == _devices(row) else np.nan
+    if plain is None or not _on_one_device(row, plain):
+        return np.nan
+    return float(seconds_of_steps(row).mean() / seconds_of_steps(plain).mean())
 
 
 def plain_at_same_time(row: Row, rows: list[Row]) -> float:
@@ -45,13 +51,13 @@ def plain_at_same_time(row: Row, rows: list[Row]) -> float:
     Rows of other devices are not asked.
     """
     plain = plain_of(row, rows)
-    if plain is None or plain is row or row.program:
+    if plain is None or row.program or (row.learns_alone and _unscheduled(row) == _unscheduled(plain)):
         return np.nan
     found, reached = [], False
     for other in rows:
         if other.program or not other.learns_alone:
             continue
-        if _unscheduled(other) == _unscheduled(plain) and _devices(other) == _devices(row):
+        if _unscheduled(other) == _unscheduled(plain) and _on_one_device(row, other):
             ours, theirs = at_shared_seeds(row, other)
             seconds = _mean_seconds(ours)
             found.append(np.mean([best_until(run, seconds) for run in theirs]))
@@ -71,10 +77,12 @@ def _mean_seconds(runs: list[FinishedRun]) -> float:
     return float(np.mean([run.summary.get("seconds", np.nan) for run in runs]))
 
 
-def _devices(row: Row) -> set[str]:
-    return {run.device for run in row.runs}
+def _on_one_device(*rows: Row) -> bool:
+    """Whether times of all the rows' runs compare."""
+    return len({run.device for row in rows for run in row.runs}) == 1
 
 
 def _unscheduled(row: Row) -> dict:
-    """The settings that a longer training of the same kind has, too."""
-    return without(row.recipe.model_dump(mode="json", by_alias=True), IRRELEVANT_TO_RESULTS | {"schedule"})
+    """The settings that a longer training of the same kind has, too: where a search chose them, not its optimizer's."""
+    chosen = {"optimizer"} if row.recipe.tuned else set()
+    return without(row.recipe.model_dump(mode="json", by_alias=True), IRRELEVANT_TO_RESULTS | {"schedule"} | chosen)

@@ -68,18 +68,26 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
     The trials of a search are none of them, unless their own folder is named.
 
     Raises:
-        FileNotFoundError: a path holds no run. ValueError: a run has not been finished, or a file of it is damaged; an
+        FileNotFoundError: a path is not there, or none holds a run. ValueError: a run has not been finished, or a file of it is damaged; an
             exported file does not lie in its run's folder, or was not scored.
     """
     places = [place for path in paths for place in sorted(glob.glob(path)) or [path]]
     programs = {Path(place).resolve(): file for place in places if (file := ProgramFile.named(place)) is not None}
     runs: dict[Path, RunFolder] = {}
+    empty: list[str] = []
     for path in [place for place in places if ProgramFile.named(place) is None]:
         found = _runs_below(Path(path))
         if not found:
-            raise FileNotFoundError(f"{path} holds no run; a run is a folder with recipe.yaml, made by distill.py")
+            empty.append(path)
         for run in found:
             runs.setdefault(run.path.resolve(), run)
+    # a pattern, which the shell may have filled in, meets logs and the comparison of before
+    missing = [path for path in empty if not os.path.exists(path)]
+    if missing or len(empty) == len(places) > 0:
+        raise FileNotFoundError(f"{[*missing, *empty][0]} holds no run; a run is a folder with recipe.yaml, made by distill.py")
+    if empty:
+        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        say(f"{empty[0]}{more}: left out, as no run lies there")
     unfinished = [
         run for run in runs.values() if not run.has_results or (skip_unfinished and run.student.is_unfinished)
     ]

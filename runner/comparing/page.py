@@ -147,4 +147,5 @@ def settings(comparison: Comparison) -> Table:
 
 
 def _without_effect(key: str) -> bool:
-    return any(key == other or key.startswith(f"{other}.") for other in MAY_CHANGE_ON_RESUME | {"seed"})
+    without = MAY_CHANGE_ON_RESUME - {"evaluate.every"} | {"seed"}  # the best of more scores is higher by chance
+    return any(key == other or key.startswith(f"{other}.") for other in without)

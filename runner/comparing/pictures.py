@@ -68,9 +68,11 @@ def draw_examples(comparison: Comparison, file: Path) -> Path | None:
     None, and no file, where no image is in the panels of all of them.
     """
     rows = comparison.trained
+    if not rows:
+        return None
     firsts = [row.runs[0] for row in rows]
     folders = [RunFolder(run.folder).panels(run.summary["iteration"]) for run in firsts]
-    shared = set.intersection(*({path.name for path in folder.glob("*.png")} for folder in folders or [Path()]))
+    shared = set.intersection(*({path.name for path in folder.glob("*.png")} for folder in folders))
     if not shared:
         return None
     panels = [read_image(str(folder / min(shared))) for folder in folders]

@@ -17,23 +17,32 @@ def keep_results(runs: list[FinishedRun], folder: Path) -> None:
     the command, what the log has of losses, and exported files.
 
     Raises:
-        ValueError: a run with its weights lies where results would.
+        ValueError: something else than results lies where results would.
     """
     trained, around = [run for run in runs if not run.program], common_folder(runs).resolve()
     kept = [folder / run.folder.resolve().relative_to(around) for run in trained]
     for path in kept:
-        if RunFolder(path).student.weights_file.exists() or RunFolder(path).checkpoints.exists():
-            raise ValueError(
-                f"{path} is a run with its weights, in whose place results would come; name another folder"
-            )
+        if path.exists() and not _holds_results(path):
+            raise ValueError(f"{path} holds more than results, in whose place they would come; name another folder")
     for run, path in zip(trained, kept):
         with replacing(path, folder=True) as new:
             _copy(RunFolder(run.folder), RunFolder(new))
 
 
+def _holds_results(folder: Path) -> bool:
+    """Whether a folder is what `keep_results` leaves, and nothing else."""
+    kept = RunFolder(folder)
+    files = {*_copied(kept), kept.environment_file, kept.metrics_file}
+    return kept.summary_file.is_file() and all(one in files or one == kept.student.path for one in folder.rglob("*"))
+
+
+def _copied(run: RunFolder) -> tuple[Path, ...]:
+    return run.recipe_file, run.summary_file, run.images_file, run.student.config_file, run.teachers_file
+
+
 def _copy(run: RunFolder, kept: RunFolder) -> None:
     kept.student.path.mkdir()
-    for file in (run.recipe_file, run.summary_file, run.images_file, run.student.config_file, run.teachers_file):
+    for file in _copied(run):
         if file.is_file():
             shutil.copyfile(file, kept.path / file.relative_to(run.path))
     environment = json.loads(run.environment_file.read_text())

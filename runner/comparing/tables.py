@@ -9,7 +9,7 @@ import numpy as np
 
 from segkd.runner.comparing.bootstrap import DRAWS
 from segkd.runner.comparing.comparison import Comparison, Gain, Row
-from segkd.runner.comparing.equal_time import plain_at_same_time, relative_step, step_seconds
+from segkd.runner.comparing.equal_time import plain_at_same_time, relative_step, seconds_of_steps
 from segkd.runner.comparing.page import INTERVAL, Table, write_comparison_page
 from segkd.runner.comparing.pictures import draw_curves, draw_examples, draw_table
 from segkd.runner.console import clock, markdown, markdown_text, number, percent
@@ -18,6 +18,7 @@ from segkd.runner.run_folder.replacing import write_text
 
 SIGNED = "{:+.2f}"
 SAME_TIME = "none, same time"
+UNSTEADY = 1.2  # times of seeds that differ by more than this factor are told
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> str:
@@ -115,9 +116,10 @@ def notes(comparison: Comparison) -> list[str]:
         f"the gain, over {DRAWS} resamples of the seeds and of the images, the same ones for both; of few seeds it is "
         f"too narrow (where all depends on the seed, intervals of 2, 3, 5 and 10 hold the true gain in 50, 76, 83 and "
         f"91 of 100 comparisons), of one there is none.",
-        f"step: time of an iteration beside plain training of the same student. training: time of all iterations; "
-        f"scoring and saving are not in it. {SAME_TIME}: the best mIoU (%) that plain training of the same student "
-        f"has come to in the row's training time, whatever its own schedule; - where it was never given that much.",
+        f"step: time of an iteration, what it made for later ones included (caches, compiled networks), beside plain "
+        f"training of the same student. training: time of all iterations; scoring and saving are not in it. {SAME_TIME}: the best mIoU (%) that plain training of the same student "
+        f"has come to in the row's training time, whatever its own schedule; - where none was given that much on the "
+        f"same device.",
     ]
     if comparison.test_split:
         lines.append(
@@ -149,6 +151,16 @@ def notes(comparison: Comparison) -> list[str]:
     )
     if unfinished:
         lines.append(f"Not finished: {'; '.join(f'{who}, {how}' for how, who in unfinished.items())}.")
+    unsteady = [
+        f"{row.method} {number(seconds.min())} to {number(seconds.max())} s"
+        for row in comparison.trained
+        if (seconds := seconds_of_steps(row)).max() > UNSTEADY * seconds.min()
+    ]
+    if unsteady:
+        lines.append(
+            f"An iteration's time differs from seed to seed, by what a first run made for the others or by what else "
+            f"the machine did: {'; '.join(unsteady)}."
+        )
     devices = methods_by_word((run.device, row) for row in rows for run in row.runs)
     if len(devices) > 1:
         words = "; ".join(f"{who}: {device}" for device, who in devices.items())
@@ -172,7 +184,7 @@ def time_table(rows: list[Row]) -> Table:
     lines = []
     for row in rows if any(map(phases, rows)) else ():
         found = phases(row)
-        milliseconds = [1000 * step_seconds(row), *(1000 * found.get(phase, np.nan) for phase in shown)]
+        milliseconds = [1000 * seconds_of_steps(row).mean(), *(1000 * found.get(phase, np.nan) for phase in shown)]
         cells = [*(number(one, "{:.1f}") for one in milliseconds), number(found.get("scoring"))]
         lines.append([row.student, row.method, *cells])
     return Table(["student", "method", "step", *shown, "an evaluation (s)"], lines)
@@ -187,13 +199,15 @@ def methods_by_word(pairs: Iterable[tuple[str, Row]]) -> dict[str, str]:
 
 
 def setting(row: Row) -> str:
-    """`40000 iterations of 16 crops of 360 x 360`."""
+    """`40000 iterations of 16 crops of 360 x 360, scored every 800`: the best of more scores is higher by chance."""
     data, schedule = row.recipe.data, row.recipe.schedule
     done = sorted({run.iterations for run in row.runs})
     words = f"{done[0]} to {done[-1]} iterations" if len(done) > 1 else f"{done[0]} iterations"
     if schedule.budget is not None:
         words += f" (as fit into {clock(schedule.budget)})"
-    return f"{words} of {data.batch_size} crops of {' x '.join(map(str, data.crop_size))}"
+    words += f" of {data.batch_size} crops of {' x '.join(map(str, data.crop_size))}"
+    every = row.recipe.evaluate.every
+    return words + (f", scored every {every}" if every < done[-1] else "")
 
 
 def class_table(class_names: list[str], base: Row, rows: list[Row]) -> str:
@@ -206,7 +220,7 @@ def class_table(class_names: list[str], base: Row, rows: list[Row]) -> str:
 def table_csv(comparison: Comparison) -> str:
     """The table for programs: scores as shares, not percent, all digits; empty where there is no number."""
     text = io.StringIO()
-    classes = comparison.class_names
+    classes, known = comparison.class_names, comparison.test_split is not None
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["dataset", "split", "protocol", "teacher", "student", "method", "seeds", "runs", "miou", "miou_std"]
@@ -227,11 +241,12 @@ def table_csv(comparison: Comparison) -> str:
             " ".join(str(run.folder) for run in row.runs),
             *(row.miou.mean(), deviation(row.miou)),
             *([""] * 4 if gain is None else (gain.over.method, gain.mean, gain.low, gain.high)),
-            *(plain_at_same_time(row, comparison.rows), row.tested.mean(), deviation(row.tested)),
-            *([""] * 2 if gain is None else (gain.tested.mean(), deviation(gain.tested))),
+            plain_at_same_time(row, comparison.rows),
+            *((row.tested.mean(), deviation(row.tested)) if known else [""] * 2),
+            *([""] * 2 if gain is None or not known else (gain.tested.mean(), deviation(gain.tested))),
             *(row.measured(key).mean() for key in ("parameters", "flops")),
             *(1000 / row.measured("milliseconds").mean(), row.measured("seconds").mean()),
-            *(step_seconds(row), relative_step(row, comparison.rows), row.recipe.tuned or ""),
+            *(seconds_of_steps(row).mean(), relative_step(row, comparison.rows), row.recipe.tuned or ""),
             *(phases(row).get(phase, "") for phase in PHASES),
             *row.per_class,
             *([""] * len(classes) if gain is None else gain.per_class),

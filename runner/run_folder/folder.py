@@ -32,7 +32,7 @@ class RunFolder:
     def __init__(self, path: Path | str):
         self.path = path = Path(path)
         self.recipe_file = path / "recipe.yaml"  # resolved
-        self.environment_file = path / "environment.json"  # versions, device and command of the latest start
+        self.environment_file = path / "environment.json"  # versions and command of the latest start, all devices
         self.metrics_file = path / "metrics.jsonl"  # one line an iteration
         self.teachers_file = path / "teachers.json"  # scores of the frozen networks
         self.checkpoints = path / CHECKPOINTS  # step-<iteration>/, and the links `last` and `best`
@@ -152,7 +152,7 @@ class RunFolder:
         return scores
 
     def read_device(self) -> str:
-        """What the run computed on. ValueError where the file is damaged."""
+        """What the run computed on, each device of a run that was moved. ValueError where the file is damaged."""
         return read_json(self.environment_file, {"device": str})["device"]
 
     def read_images(self) -> tuple[list[str], np.ndarray]:

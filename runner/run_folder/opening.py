@@ -5,6 +5,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -60,7 +62,7 @@ def open_run_folder(
         remove_leftovers(run)
         if not run.is_begun:
             write_text(run.recipe_file, recipe.dump())
-        write_text(run.environment_file, json.dumps(environment(accelerator), indent=2) + "\n")
+        write_text(run.environment_file, json.dumps(environment(accelerator, _devices(run)), indent=2) + "\n")
     accelerator.wait_for_everyone()
     complete = run.complete_checkpoints()
     return held, complete[-1] if complete else None
@@ -139,15 +141,30 @@ def is_finished(recipe: Recipe) -> bool:
     return True
 
 
-def environment(accelerator: Accelerator) -> dict:
-    """What a run was made with, for whoever wants to make it again."""
+def _devices(run: RunFolder) -> list[str]:
+    """What has trained a run until its last checkpoint; empty where no file tells."""
+    try:
+        return run.read_device().split(" and ") if run.complete_checkpoints() else []
+    except (OSError, ValueError):
+        return []
+
+
+def environment(accelerator: Accelerator, before: Sequence[str] = ()) -> dict:
+    """What a run was made with, for whoever wants to make it again.
+
+    Args:
+        before: the devices that have trained it until now: its seconds are those of all of them.
+    """
+    now = device_words(accelerator.device)
+    now += f", {processor()}" if accelerator.device.type == "cpu" else ""
+    now += f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     return {
         "command": sys.argv,
         "git": git_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "device": device_words(accelerator.device),
+        "device": " and ".join(dict.fromkeys([*before, now])),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
     }
@@ -158,6 +175,15 @@ def device_words(device: torch.device) -> str:
     on_gpu = device.type == "cuda"
     threads = counted(torch.get_num_threads(), "thread")
     return torch.cuda.get_device_name(device) if on_gpu else f"{device.type}, {threads}"
+
+
+def processor() -> str:
+    """The processor's name, or its kind where the system tells no name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def git_version() -> str | None:

@@ -146,6 +146,16 @@ def test_two_baselines_that_are_equally_alike_must_be_chosen_from(fabricate):
     assert [row.gain and row.gain.over for row in rows] == [rows[1], None, rows[1]]
 
 
+def test_of_equally_alike_baselines_the_one_counts_whose_losses_the_row_has(fabricate):
+    weighed = "{loss: cross_entropy, args: {class_weights: inverse_sqrt}}"
+    fabricate("none", counts(0.5), f"losses=[{weighed}]")
+    fabricate("unweighed", counts(0.5), "method=unweighed")
+    fabricate("kl", counts(0.6), TEACHER, f"losses=[{weighed}, {{loss: kl}}]")
+    fabricate("dist", counts(0.6), *DIST)
+    found = {row.method: row.gain and row.gain.over.method for row in compare(find_runs(["runs"])).rows}
+    assert found == {"none": None, "unweighed": None, "kl": "none", "dist": "unweighed"}
+
+
 @pytest.mark.parametrize("difference, told", [
     (["evaluate.mode=slide"], "they differ in protocol: whole images .* and windows of 32 x 32 "),
     (["evaluate.absent=zero"], "they differ in protocol: .*absent classes: skip and .*absent classes: zero"),
@@ -194,3 +204,5 @@ def test_a_row_is_the_baseline_of_its_exported_file_in_any_order(fabricate):
             base.method + base.program: [row.program or row.method for row in rows] for base, rows in comparison.gains()
         }
         assert found == {"none": ["kl"], "kl": ["INT8"]}
+        comparison = compare([none, kl, int8], sort=sort, baseline="kl")
+        assert [base.program for base, _ in comparison.gains()] == [""], "a method's name is that of its training"

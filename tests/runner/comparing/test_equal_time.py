@@ -99,3 +99,27 @@ def test_another_baseline_leaves_the_cost_beside_plain_training(fabricate):
     assert plain_of(rows["none"], listed) is plain_of(rows["kl"], listed) is plain_of(rows["dist"], listed)
     assert [relative_step(rows[name], listed) for name in ("none", "kl", "dist")] == pytest.approx([1, 0.9, 1.5])
     assert plain_at_same_time(rows["kl"], listed) == pytest.approx(0.38)
+
+
+def test_a_plain_row_is_no_measure_of_itself(trained):
+    trained("none", 100.0, [0.3, 0.4])
+    trained("large", 200.0, [0.3, 0.5], "method=large", "data.crop_size=[64, 64]")
+    found, rows = trained("kl", 110.0, [0.3, 0.42], taught=True)
+    listed = list(rows.values())
+    assert relative_step(rows["large"], listed) == pytest.approx(2) and rows["large"].gain is None
+    assert np.isnan(relative_step(rows["large"], [rows["none"], rows["large"]])), "nobody knows which one is plain"
+    assert relative_step(rows["large"], [rows["large"]]) == 1
+
+
+def test_times_on_a_mixture_of_devices_do_not_compare(trained):
+    for name, settings in {"none": {}, "kl": {"taught": True}}.items():
+        for seed, device in enumerate(("A", "B")):
+            _, rows = trained(f"{name}-s{seed}", 100.0, [0.3, 0.4], f"seed={seed}", device=device, **settings)
+    assert np.isnan(relative_step(rows["kl"], list(rows.values())))
+
+
+def test_a_longer_plain_training_counts_where_a_search_chose_its_own_rate(trained):
+    trained("none", 100.0, [0.3, 0.4], "optimizer.lr=0.5", "tuned=search")
+    trained("long", 200.0, [0.35, 0.4, 0.45, 0.5], *AS_LONG, "optimizer.lr=0.25", "tuned=search")
+    found, _ = trained("kl", 150.0, [0.3, 0.42], "tuned=search", "optimizer.lr=0.5", taught=True)
+    assert found["kl"] == pytest.approx(0.45)

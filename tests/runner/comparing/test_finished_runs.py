@@ -1,5 +1,7 @@
 """Which folders are runs, and what is said about those that cannot be read."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,10 @@ def test_runs_are_found_by_folder_from_above_and_by_pattern(fabricate):
     )]  # fmt: skip
     assert found[0] == found[1] == ["runs/deep/a-s0", "runs/deep/a-s1", "runs/deep/b-s0"]
     assert found[2] == ["runs/deep/b-s0", "runs/deep/a-s0", "runs/deep/a-s1"]
+    with open("runs/deep/a-s0.log", "w"):  # what a sweep leaves beside its runs, and patterns and shells hand on
+        (Path("runs/deep/comparison")).mkdir()
+    for paths in (["runs/deep/*"], sorted(str(path) for path in Path("runs/deep").iterdir())):
+        assert [str(run.folder) for run in find_runs(paths)] == found[0]
     run = find_runs(["runs"])[0]
     assert str(common_folder(find_runs(["runs"]))) == str(common_folder([run])) == "runs/deep"
     assert (
@@ -40,6 +46,8 @@ def test_unfinished_runs_are_refused_or_left_out(fabricate):
 def test_a_path_without_runs_is_named(path):
     with pytest.raises(FileNotFoundError, match=f"{path.replace('*', '.')} holds no run"):
         find_runs([path])
+    with pytest.raises(FileNotFoundError, match="nowhere holds no run"):
+        find_runs(["tiny.yaml", "nowhere"])
 
 
 @pytest.mark.parametrize("file, text, told", [

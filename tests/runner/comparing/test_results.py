@@ -51,7 +51,29 @@ def test_results_take_the_place_of_older_ones_but_of_no_run(runs, fabricate):
     Path("kept/none-s0/summary.json").write_text("{}")
     keep_results(runs[:2], Path("kept"))
     assert [run.folder.name for run in find_runs(["kept"])] == [run.folder.name for run in runs[:2]]
+    told = "holds more than results, in whose place they would come; name another folder"
     for place in ("runs/deep", "runs/../runs/deep"):
-        with pytest.raises(ValueError, match="is a run with its weights, in whose place results would come; name an"):
+        with pytest.raises(ValueError, match=told):
             keep_results(runs[:2], Path(place))
     assert find_runs(["runs/deep"])[0].folder.name == runs[0].folder.name
+    Path("kept/none-s0/thesis.tex").touch()
+    (runs[0].folder / "student/model.safetensors").unlink(missing_ok=True)  # its report and its losses are still there
+    (runs[0].folder / "report.html").touch()
+    for place in ("kept", "runs/deep"):
+        with pytest.raises(ValueError, match=told):
+            keep_results(runs[:2], Path(place))
+    assert Path("kept/none-s0/thesis.tex").exists() and (runs[0].folder / "report.html").exists()
+
+
+def test_kept_runs_are_seeds_of_the_experiment_whose_teacher_is_the_same_recipe(fabricate):
+    teacher = "networks.teacher={model: pspnet, weights: {recipe: recipes/teacher.yaml}, train: false}"
+    taught = (teacher, "losses=[{loss: cross_entropy}, {loss: kl}]")
+    for seed, miou in enumerate((0.9, 0.912)):
+        fabricate(f"kl-s{seed}", COUNTS, f"seed={seed}", *taught, teachers={"teacher": miou})
+    keep_results(find_runs(["runs/kl-s0"]), Path("far/away/kept"))
+    found = find_runs(["far/away/kept", "runs/kl-s1"])
+    assert len({run.recipe.networks["teacher"].weights.recipe for run in found}) == 2, "the ways there differ"
+    (row,) = compare(found).rows
+    assert len(row.runs) == 2 and row.teacher == "pspnet resnet18 (90.00 to 91.20)", "it was trained anew in between"
+    with pytest.raises(ValueError, match="are the same experiment with the same seed, 0"):
+        compare(find_runs(["far/away/kept", "runs"]))

@@ -10,6 +10,7 @@ import pytest
 
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import find_runs
+from segkd.runner.comparing.page import settings
 from segkd.runner.comparing.tables import report, table_csv, write_comparison
 
 
@@ -52,7 +53,8 @@ def test_notes_say_what_must_be_known_before_comparing(runs):
     text = report(compare(runs))
     assert "mIoU of the best checkpoint on 4 images of synthetic val" in text and "Gains are over none." in text
     told = (
-        "Trained differently: none, kl: 4 iterations of 4 crops of 32 x 32; long: 9 iterations of 4 crops of 32 x 32."
+        "Trained differently: none, kl: 4 iterations of 4 crops of 32 x 32, scored every 2; long: 9 iterations of 4 crops of "
+        "32 x 32, scored every 2."
     )
     assert told in text
     assert "Made on different devices" in text and "none, long: cpu, 1 thread; kl: a GPU." in text
@@ -81,8 +83,27 @@ def test_scores_on_further_splits_of_other_images_are_left_out_and_told(fabricat
         summary = fabricate(method, counts(50), taught=method != "none") / "summary.json"
         tested = {"split": "test", "images": images, "miou": 0.4}
         summary.write_text(json.dumps(json.loads(summary.read_text()) | {"test": tested}))
-    text = report(compare(find_runs(["runs"])))
+    comparison = compare(find_runs(["runs"]))
+    text = report(comparison)
     assert "test gain" not in text and "Scores on 3 images of test and 7 images of test are not of the same" in text
+    for row in csv.DictReader(io.StringIO(table_csv(comparison))):
+        assert not any(value for key, value in row.items() if key.startswith("test_"))
+
+
+def test_seeds_that_took_unlike_times_are_told(fabricate):
+    for seed, seconds in enumerate((160.0, 100.0)):
+        fabricate(f"none-s{seed}", counts(50), f"seed={seed}", seconds=100.0 + seed)
+        fabricate(f"kl-s{seed}", counts(50), f"seed={seed}", seconds=seconds, taught=True)
+    assert "differs from seed to seed" in (text := report(compare(find_runs(["runs"]))))
+    assert "what else the machine did: kl 25.00 to 40.00 s." in text
+
+
+def test_how_often_a_run_was_scored_is_told(fabricate, folder):
+    fabricate("none", counts(50), "schedule.iterations=400", "evaluate.every=200")
+    fabricate("kl", counts(50), "schedule.iterations=400", "evaluate.every=20", taught=True)
+    comparison = compare(find_runs(["runs"]))
+    assert "none: 400 iterations of 4 crops of 32 x 32, scored every 200; kl: " in report(comparison)
+    assert ["evaluate.every", "200", "20"] in settings(comparison).lines
 
 
 def test_gains_without_a_seed_in_common_are_told(fabricate):
@@ -119,7 +140,7 @@ def test_a_table_says_how_settings_were_chosen_and_how_many_iterations_fitted(fa
     comparison = compare(find_runs(["runs"]))
     text = report(comparison)
     assert "How settings were chosen: none: 3 trials of optimizer.lr; kl: not tuned here." in text
-    assert "none: 40 to 42 iterations (as fit into 1:30) of 4 crops of 32 x 32; kl: 4 iterations of" in text
+    assert "none: 40 to 42 iterations (as fit into 1:30) of 4 crops of 32 x 32, scored every 2; kl: 4 iterations of" in text
     none, kl = csv.DictReader(io.StringIO(table_csv(comparison)))
     assert (none["tuned"], kl["tuned"], none["seeds"]) == ("3 trials of optimizer.lr", "", "0 1")
     assert float(none["step_seconds"]) == pytest.approx((90 / 40 + 90 / 42) / 2)

@@ -10,7 +10,14 @@ from accelerate import Accelerator
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder import checkpoint
 from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
-from segkd.runner.run_folder.opening import check_same_recipe, environment, git_version, is_finished, open_run_folder
+from segkd.runner.run_folder.opening import (
+    check_same_recipe,
+    environment,
+    git_version,
+    is_finished,
+    open_run_folder,
+    processor,
+)
 
 RECIPE = """\
 name: opened
@@ -104,6 +111,25 @@ def test_nothing_is_written_among_a_run_s_own_files(recipe, accelerator, tmp_pat
             refuse_inside_a_run(Path(path))
     for path in ("runs/opened/export/student", "runs/opened/labels", "runs/comparison", "elsewhere/checkpoints"):
         refuse_inside_a_run(Path(path))
+
+
+def test_a_run_tells_all_the_devices_that_have_trained_it(recipe, accelerator):
+    opened(recipe(), accelerator, resume=False)
+    run = RunFolder(recipe().folder)
+    here = run.read_device()
+    assert here.startswith("cpu, ") and here.endswith(f", {processor()}")
+    told = json.loads(run.environment_file.read_text())
+    run.environment_file.write_text(json.dumps(told | {"device": "a GPU"}))
+    opened(recipe(), accelerator, resume=True)
+    assert run.read_device() == here, "nothing of the first start was kept"
+    run.environment_file.write_text(json.dumps(told | {"device": "a GPU"}))
+    checkpoint.save(run, 2, {}, {}, keep_last=2, best=2)
+    for _ in range(2):
+        opened(recipe(), accelerator, resume=True)
+        assert run.read_device() == f"a GPU and {here}"
+    run.environment_file.write_text("cut o")
+    opened(recipe(), accelerator, resume=True)
+    assert run.read_device() == here
 
 
 def test_checkpoints_on_a_disk_that_is_missing_are_waited_for(recipe, accelerator):
