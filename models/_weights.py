@@ -111,13 +111,17 @@ def read_part(path: str | Path, part: str | None, *, trust: bool = False) -> tup
 
 
 def exported_from(path: Path) -> dict:
-    """Model, args and normalize of the network that export.py made a torch file of another code of; else empty."""
+    """What a torch file of another code says of the network that export.py made it of; else empty.
+
+    That is model, args, normalize and, where they are known, num_classes and class_names.
+    """
     try:
         with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         said = content["meta"]["segkd"]
         Normalize.of(said["normalize"])
-        return said if isinstance(said["model"], str) and isinstance(said["args"], dict) else {}
+        kinds = {"model": str, "args": dict, "num_classes": int | None, "class_names": list | None}
+        return said if all(isinstance(said.get(key), kind) for key, kind in kinds.items()) else {}
     except Exception:  # any other file, or one that somebody has written into; who loads it tells what is wrong with it
         return {}
 

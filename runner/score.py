@@ -64,6 +64,7 @@ def ask(words: list[str] | None = None) -> tuple[argparse.Namespace, Recipe, Pat
         run.recipe_file if run else options.recipe,
         [*metrics, *options.overrides],
         trust_checkpoint=options.trust_checkpoint,
+        resolved=run is not None,
     )
     return options, recipe, run.path if run else recipe.folder
 

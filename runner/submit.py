@@ -100,7 +100,7 @@ def read_run(run: Path, overrides: list[str]) -> Recipe:
             f"there is no {RunFolder(run).recipe_file}; submit.py needs a run folder, whose recipe says how the "
             f"network is scored (predict.py writes labels with a student folder alone)"
         )
-    return read(RunFolder(run).recipe_file, overrides)
+    return read(RunFolder(run).recipe_file, overrides, resolved=True)
 
 
 def test_images(options: argparse.Namespace, recipe: Recipe, class_names: list[str]) -> Dataset:

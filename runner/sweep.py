@@ -275,10 +275,10 @@ def show(plan: Plan) -> None:
     """Compares what is done of the sweep, by this call or an earlier one, if there is anything."""
     if any(run.state() == "done" for run in plan.runs):
         folders = dict.fromkeys(str(run.recipe.folder.parent) for run in plan.runs)
-        runs = find_runs(folders, skip_unfinished=True)
-        folder = common_folder(runs) / "comparison"
+        folder = common_folder(find_runs(folders, skip_unfinished=True)) / "comparison"
         with claimed(folder.with_name("comparison-claim")) as is_mine:  # those that end with this one wait for it
             if is_mine:
+                runs = find_runs(folders, skip_unfinished=True)  # others may have finished some meanwhile
                 with replacing(folder, folder=True) as partial:
                     write_comparison(_compared(runs, folder), partial)
         say("\n" + (folder / "table.md").read_text().partition("\n\n![")[0])

@@ -83,11 +83,14 @@ def _companion(run: RunFolder, name: str, student: dict) -> Delivered:
     frozen = not entry.train and entry.ema_of is None
     if frozen and weights_path(entry) is None and like.source == "segkd":
         raise ValueError(f"--network {name} has no weights in the recipe: it was never trained")
-    start = like if frozen else like.model_copy(update={"weights": RANDOM})
+    start, state, saved = like, {}, run.checkpoint(student["iteration"])
+    if not frozen:
+        state = _state_of(name, checkpoint.load(saved))
+        rounded = like.int8 or any(key.endswith("input_range") for key in state)  # its own weights may have made it so
+        start = like.model_copy(update={"weights": RANDOM, "int8": rounded})
     network = build_network(name, start, student["num_classes"], recipe.seed, student["class_names"])
     if not frozen:
-        saved = run.checkpoint(student["iteration"])
-        fill(network, _state_of(name, checkpoint.load(saved)), f"{name} in {saved.path}")
+        fill(network, state, f"{name} in {saved.path}")
     is_mapped = isinstance(network, ClassMapped)
     if is_mapped:  # what others load has the classes it was made with
         network = network.network

@@ -79,7 +79,8 @@ def build_network(
                 f"{owner} is frozen and {weights.file} has no head, so that its own would stay random; train it, or "
                 f"leave its head out"
             )
-        weights.check(model=file, normalize=network.constants, owner=owner)
+        _, said = parts.network_part(network.source, network.model, network.args)
+        weights.check(model=file, args=said, normalize=network.constants, owner=owner)
         if weights.config.get("int8"):  # its ranges are among the weights
             simulate_int8(built)
         weights.load(built, owner=owner, strict=network.strict)

@@ -84,7 +84,9 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
     # a pattern, which the shell may have filled in, meets logs and the comparison of before
     missing = [path for path in empty if not os.path.exists(path)]
     if missing or len(empty) == len(places) > 0:
-        raise FileNotFoundError(f"{[*missing, *empty][0]} holds no run; a run is a folder with recipe.yaml, made by distill.py")
+        raise FileNotFoundError(
+            f"{[*missing, *empty][0]} holds no run; a run is a folder with recipe.yaml, made by distill.py"
+        )
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         say(f"{empty[0]}{more}: left out, as no run lies there")

@@ -84,7 +84,7 @@ def write_card(delivered: Delivered, folder: Path, name: str, size: str) -> None
                 task_type="image-segmentation",
                 dataset_type=recipe.data.dataset,
                 dataset_name=recipe.data.dataset,
-                dataset_split=recipe.data.val_split,
+                dataset_split=recipe.data.scored,
                 metric_type="mean_iou",
                 metric_name="mIoU (%)",
                 metric_value=round(100 * scores["miou"], 2),
@@ -104,9 +104,7 @@ def _origin(recipe: Recipe) -> str:
 def _scores(config: dict, scores: dict, recipe: Recipe | None) -> Iterator[str]:
     """The measured numbers, per class where the run's log has them."""
     where = (
-        f" on {recipe.data.dataset} (`{recipe.data.val_split}`), by the `evaluate` section of the recipe"
-        if recipe
-        else ""
+        f" on {recipe.data.dataset} (`{recipe.data.scored}`), by the `evaluate` section of the recipe" if recipe else ""
     )
     chosen = f", the checkpoint of iteration {scores['iteration']}" if "iteration" in scores else ""
     yield f"{percent(scores['miou'])} % mIoU{where}{chosen}."

@@ -21,6 +21,7 @@ from segkd.runner.run_folder.pretrained import from_pretrained
 
 # arguments that are settings in other codes, not weights: the user sets them there; all else must be as ours
 SETTINGS = ("output_stride", "align_corners")
+IN_EXPORTS = ("model", "args", "num_classes", "normalize", "class_names")  # what a file tells of itself to segkd
 
 
 def write_segkd(delivered: Delivered, folder: Path, size: tuple[int, int]) -> Export:
@@ -48,7 +49,7 @@ def write_layout(
         "CLASSES": classes,
         "PALETTE": palette,
         "dataset_meta": {"classes": classes, "palette": palette},
-        "segkd": {key: config[key] for key in ("model", "args", "normalize") if key in config},
+        "segkd": {key: config[key] for key in IN_EXPORTS if key in config},
     }
     torch.save({"meta": meta, "state_dict": write(network.state_dict(), layout)}, file)
     state = read_weights(file)

@@ -79,45 +79,45 @@ def build_training_sets(recipe: Recipe, pseudo_labels: Path | None = None) -> tu
 
 def divide(recipe: Recipe) -> tuple[Dataset, Chosen]:
     """The images of the training split that have labels, and the others."""
-    whole, chosen, aside = _parts(recipe)
-    if recipe.data.labelled is None and not aside:
+    whole, chosen, kept_out = _parts(recipe)
+    if recipe.data.labelled is None and not kept_out:
         return whole, Chosen(whole, [] if recipe.sees_labelled else list(range(len(whole))))
     rest = set(range(len(whole))) - set(chosen)
     if recipe.data.labelled is None and not recipe.sees_labelled:
         rest = set(chosen)
-    return Chosen(whole, sorted(set(chosen) - set(aside))), Chosen(whole, sorted(rest - set(aside)))
+    return Chosen(whole, sorted(set(chosen) - kept_out)), Chosen(whole, sorted(rest - kept_out))
 
 
-def _parts(recipe: Recipe) -> tuple[Dataset, list[int], list[int]]:
-    """The training split, which of its images have labels, and which of those are kept aside to choose settings by."""
+def _parts(recipe: Recipe) -> tuple[Dataset, list[int], set[int]]:
+    """The training split, which of its images have labels, and which are kept out of training to choose settings by."""
     data, whole = recipe.data, build_dataset(recipe, recipe.data.train_split)
     chosen = list(range(len(whole)))
     if data.labelled is not None:
         chosen = labelled_indices(whole, data.labelled, data.dataset, seed_for(recipe.seed, "labelled"))
     if data.tuning_part is None:
-        return whole, chosen, []
+        return whole, chosen, set()
     seed = seed_for(TUNING_SEED, "tuning part")
     if isinstance(data.tuning_part, str):
-        listed = set(labelled_indices(whole, data.tuning_part, data.dataset, seed, "data.tuning_part"))
-        aside = [index for index in chosen if index in listed]
+        kept_out = set(labelled_indices(whole, data.tuning_part, data.dataset, seed, "data.tuning_part"))
     else:
         count = max(1, round(data.tuning_part * len(chosen)))
         drawn = np.random.default_rng(seed).permutation(len(chosen))[:count]
-        aside = sorted(chosen[index] for index in drawn)
-    if not 0 < len(aside) < len(chosen):
+        kept_out = {chosen[index] for index in drawn}
+    scored = kept_out.intersection(chosen)
+    if not 0 < len(scored) < len(chosen):
         raise ValueError(
-            f"data.tuning_part: {data.tuning_part} has {len(aside)} of the {len(chosen)} labelled training images; some "
+            f"data.tuning_part: {data.tuning_part} has {len(scored)} of the {len(chosen)} labelled training images; some "
             f"must be in it to be scored, and others out of it to be trained on"
         )
-    return whole, chosen, aside
+    return whole, chosen, kept_out
 
 
 def build_val_set(recipe: Recipe) -> Dataset:
     """The images that are scored: those of val_split or, to choose settings by, a part of the training split."""
     if recipe.data.tuning_part is None:
         return build_dataset(recipe, recipe.data.val_split)
-    whole, _, aside = _parts(recipe)
-    return Chosen(whole, aside)
+    whole, chosen, kept_out = _parts(recipe)
+    return Chosen(whole, sorted(kept_out.intersection(chosen)))
 
 
 def build_test_set(recipe: Recipe) -> Dataset | None:

@@ -12,21 +12,12 @@ from segkd.runner.recipe import parts
 from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.mistakes import Mistake, did_you_mean
 from segkd.runner.recipe.optimization import Curve, Optimizer
-from segkd.runner.recipe.section import OtherRecipe, Section
+from segkd.runner.recipe.section import Constants, OtherRecipe, Section
 from segkd.runner.recipe.student_folder import described, run_of_checkpoint
+from segkd.runner.recipe.told_by_weights import exported
 
 if TYPE_CHECKING:
     from segkd.runner.recipe.schema import Recipe
-
-Grey = Annotated[float, Field(ge=0, le=255)]
-Spread = Annotated[float, Field(ge=1, le=255)]
-
-
-class Constants(Section):
-    mean: tuple[Grey, Grey, Grey] = Field(description="in grey levels 0..255, in the channel order the network reads")
-    std: tuple[Spread, Spread, Spread] = Field(description="the same; published shares of 1 times 255")
-    order: Literal["rgb", "bgr"] = Field("rgb", description="the channel order the network reads")
-
 
 RANDOM = "random"  # the word for weights that come from nowhere
 
@@ -128,11 +119,11 @@ class Network(Section):
             return None
         place = Path(self.weights)  # or checkpoints/last of a run
         try:
-            config = described(place)
+            config = described(place) or exported(place)
         except ValueError:
             return None  # who loads it tells
         run = run_of_checkpoint(place)  # which is called as its recipe
-        return config and config.get("recipe", run.name if run else place.stem)
+        return config.get("recipe", run.name if run else place.stem) if config else None
 
     @property
     def cheaper_by(self) -> list[str]:
@@ -155,7 +146,10 @@ class Network(Section):
         if self.model is None and self.ema_of is None and self.weights not in (None, RANDOM):
             is_there = isinstance(self.weights, str) and Path(self.weights).exists()
             known = f" (one of {', '.join(parts.names('models'))}, or with a source:)" if is_there else ""
-            why = "is of none that is known" if is_there else "is not there yet"
+            begun = is_there and (Path(self.weights) / "recipe.yaml").is_file()
+            why = (
+                "its run has not finished" if begun else "is of none that is known" if is_there else "is not there yet"
+            )
             yield ("weights",), f"{self.weights_words} tells no network ({why}); name its model:{known} and args:"
         elif (self.model is None) == (self.ema_of is None):
             yield (), "must name either a model: or the network it is the moving average of, ema_of:"

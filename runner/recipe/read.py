@@ -29,6 +29,7 @@ PATHS: tuple[Key, ...] = (
     ("data", "root"),
     ("data", "args", "*"),
     ("data", "labelled"),
+    ("data", "tuning_part"),
     ("data", "unlabelled", "images"),
     ("data", "cache_folder"),
     ("data", "extra", "images"),
@@ -49,19 +50,23 @@ OF_THE_PLACE = ("data.workers", "data.max_pixels", "data.allow_overlap", "data.c
                 "tracking.gradients")  # fmt: skip
 
 
-def read(path: str | Path | dict, assignments: Iterable[str] = (), *, trust_checkpoint: bool = False) -> Recipe:
+def read(
+    path: str | Path | dict, assignments: Iterable[str] = (), *, trust_checkpoint: bool = False, resolved: bool = False
+) -> Recipe:
     """Reads, merges, overrides and checks a recipe. RecipeError lists every mistake and what is allowed.
 
     Args:
         path: of a file, or an address (runner/recipe/addresses.py), or what would stand in a file.
         trust_checkpoint: weights files that could start code are read all the same.
+        resolved: a run's own, which says all of its networks: what the recipes and weights that it was made with say
+            today is not asked.
     """
     source, assignments = find_source(path), list(assignments)
     values, origins, traps = _read_values(source, assignments)
     wrong_parts: list[Mistake] = []
     for pattern in PATHS:  # a stranger's recipe learns nothing of this machine
         wrong_parts += _expand(values, pattern, lambda key: source.root is None or origins.by_hand(key))
-    wrong_networks, told = _complete_networks(values, source)
+    wrong_networks, told = ([], {}) if resolved else _complete_networks(values, source)
     wrong_parts += wrong_networks + _complete_parts(values)
     recipe, mistakes = _validate(values)
     mistakes += wrong_parts
@@ -215,8 +220,13 @@ def parts_of(values: dict) -> Iterator[tuple[str, object, Key | None, Key]]:
         yield parts.METRICS, name, here, here
 
 
-def _complete_networks(values: dict, source: Source) -> tuple[list[Mistake], dict[str, str]]:
+def _complete_networks(
+    values: dict, source: Source, above: tuple[Path, ...] = ()
+) -> tuple[list[Mistake], dict[str, str]]:
     """Writes out what the weights of networks tell and the recipe does not say, in place.
+
+    Args:
+        above: the recipes that ask for this one, which tells nothing to those it asks for.
 
     Returns:
         What it says and they contradict; network -> what was taken from its weights, in words.
@@ -231,7 +241,7 @@ def _complete_networks(values: dict, source: Source) -> tuple[list[Mistake], dic
         if isinstance(weights, str) and all(isinstance(word, str | None) for word in (layout, part)):
             told = told_by(weights, layout, part)
         elif isinstance(other, str):
-            told = _told_by_recipe(source.other(other))
+            told = _told_by_recipe(source.other(other), above)
         if told is not None and isinstance(told.model, str):
             wrong, taken = fill(entry, told, other or weights)
             mistakes += [(("networks", name, *key), text) for key, text in wrong]
@@ -239,13 +249,20 @@ def _complete_networks(values: dict, source: Source) -> tuple[list[Mistake], dic
     return mistakes, words
 
 
-def _told_by_recipe(path: str) -> Told | None:
-    """The student of a recipe that is to be trained first; None where that is not there or says no model."""
+def _told_by_recipe(path: str, above: tuple[Path, ...] = ()) -> Told | None:
+    """The student of a recipe that is to be trained first, with what its own weights tell of it.
+
+    None where that is not there or says no model. What is wrong with its networks is told where it is trained.
+    """
     try:
         source = find_source(path)
-        student = _checked(source, *_read_values(source, [])).networks.get("student")
+        values, origins, traps = _read_values(source, [])
     except FileNotFoundError:
         return None
+    if source.path in above:
+        return None
+    _complete_networks(values, source, (*above, source.path))
+    student = _checked(source, values, origins, traps).networks.get("student")
     if student is None or student.model is None:
         return None
     file, arguments = parts.network_part(student.source, student.model, student.args)

@@ -1,6 +1,6 @@
 """What every section of a recipe is, and the words that several of them use."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pydantic
 from annotated_types import Interval
@@ -18,6 +18,8 @@ Rate = Annotated[float, Interval(ge=0, le=1e3)]
 Factor = Annotated[float, Interval(gt=0, le=1e6)]
 Share = Annotated[float, Interval(gt=0, lt=1)]
 Part = Share | str  # of the training images: a share of them, or a list
+Grey = Annotated[float, Field(ge=0, le=255)]
+Spread = Annotated[float, Field(ge=1, le=255)]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -34,3 +36,9 @@ class Section(pydantic.BaseModel):
 
 class OtherRecipe(Section):
     recipe: str = Field(description="path, relative to this recipe, of one trained first if its run is not there")
+
+
+class Constants(Section):
+    mean: tuple[Grey, Grey, Grey] = Field(description="in grey levels 0..255, in the channel order the network reads")
+    std: tuple[Spread, Spread, Spread] = Field(description="the same; published shares of 1 times 255")
+    order: Literal["rgb", "bgr"] = Field("rgb", description="the channel order the network reads")

@@ -1,5 +1,6 @@
 """The folder of a delivered network: what a recipe's `weights` may name, and what describes the network in it."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ from annotated_types import Interval
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from segkd.runner.recipe.section import Side
+from segkd.runner.recipe.section import Constants, Side
 from segkd.runner.recipe.text_file import parse_json, read_text
 
 CHECKPOINTS = "checkpoints"  # of a run folder
@@ -20,7 +21,12 @@ MOST_CLASSES = 2**16
 MUST_BE_THERE = {"model": str, "args": dict, "num_classes": int}
 Level = Annotated[int, Interval(ge=0, le=255)]
 # what a config.json may say besides
-MAY_BE_LEFT_OUT = {"class_names": list[str], "palette": list[tuple[Level, Level, Level]], "resize": tuple[Side, Side]}
+MAY_BE_LEFT_OUT = {
+    "class_names": list[str],
+    "palette": list[tuple[Level, Level, Level]],
+    "resize": tuple[Side, Side],
+    "normalize": Constants | str,
+}
 
 
 class StudentFolder:
@@ -38,9 +44,12 @@ class StudentFolder:
 
     @classmethod
     def around(cls, path: Path) -> "StudentFolder | None":
-        """The one that a run folder, a student folder or a file in it means, if it describes a network of ours."""
+        """The one that a run folder, a student folder or its file of weights means, if it describes a network of ours.
+
+        Another file that lies in it was put there, and is of a network of its own.
+        """
         folders = (cls.of_run(path), cls(path)) if path.is_dir() else (cls(path.parent),)
-        return next((folder for folder in folders if folder.is_ours), None)
+        return next((one for one in folders if one.is_ours and (path.is_dir() or path == one.weights_file)), None)
 
     @property
     def is_complete(self) -> bool:
@@ -65,7 +74,7 @@ class StudentFolder:
 def described(path: Path) -> dict | None:
     """What a config.json says of the network whose weights a path means, None where nothing does.
 
-    A run folder and a student folder have that file, also for the files in them. Checkpoints, and what was moved
+    A run folder and a student folder have that file, also for the weights in them. Checkpoints, and what was moved
     elsewhere, say it themselves, and of older checkpoints their run, once it has delivered.
 
     Raises:
@@ -75,11 +84,11 @@ def described(path: Path) -> dict | None:
     if student is not None:
         return student.read_config()
     files = (StudentFolder(path).weights_file, path / CHECKPOINT_FILE) if path.is_dir() else (path,)
-    for file in files:
+    for file in filter(Path.is_file, files):  # a pipe would be waited for
         try:
             with safe_open(file, "numpy") as opened:
                 text = (opened.metadata() or {}).get(HEADER)
-        except (SafetensorError, OSError):  # not there, or no such file; what is wrong with it says who loads it
+        except (SafetensorError, OSError):  # no such file; what is wrong with it says who loads it
             continue
         if text is not None:
             return _parse_config(text, file)
@@ -90,7 +99,8 @@ def described(path: Path) -> dict | None:
 
 def run_of_checkpoint(path: Path) -> Path | None:
     """The run folder that a checkpoint, or a file in one, lies in; None for any other path."""
-    return next((folder.parent for folder in path.parents if folder.name == CHECKPOINTS), None)
+    runs = (folder.parent for folder in path.parents if folder.name == CHECKPOINTS)
+    return next((run for run in runs if (run / "recipe.yaml").is_file()), None)
 
 
 def _parse_config(text: str, file: Path) -> dict:
@@ -100,9 +110,11 @@ def _parse_config(text: str, file: Path) -> dict:
         raise ValueError(f"{file}: num_classes is {count}; it must be 1 to {MOST_CLASSES}")
     for key, kind in MAY_BE_LEFT_OUT.items():
         try:
-            TypeAdapter(kind | None).validate_python(config.get(key))
+            TypeAdapter(kind | None).validate_json(json.dumps(config.get(key)))
         except ValidationError as error:
-            raise ValueError(f"{file}: {key}: {error.errors()[0]['msg']}") from None
+            wrong = error.errors()[0]
+            inside = wrong["loc"][1:] if isinstance(config[key], dict) else ()  # behind the kind's name
+            raise ValueError(f"{file}: {'.'.join([key, *map(str, inside)])}: {wrong['msg']}") from None
     for key in ("class_names", "palette"):
         if config.get(key) is not None and len(config[key]) != count:
             raise ValueError(f"{file}: {key} has {len(config[key])} entries for {count} classes")

@@ -51,20 +51,37 @@ def told_by(path: str, layout: str | None, part: str | None) -> Told | None:
             place = StudentFolder(place).weights_file
         if not place.is_file():
             return None
-        state = place.stat()
-        return _told_by_keys(place, layout, part, (state.st_mtime_ns, state.st_size))
+        said = exported(place)
+        if said:
+            return Told(said["model"], said["args"], certain=True)
+        return _told_by_keys(place, layout, part, _version(place))
     except (ValueError, OSError):
         return None
 
 
-@functools.lru_cache(maxsize=64)  # the recipes of a sweep name the same few files
-def _told_by_keys(path: Path, layout: str | None, part: str | None, version: tuple) -> Told | None:
-    """What the keys and shapes of a file of another code tell; `version` tells two states of the file apart."""
-    from segkd.models import _checkpoints, _weights  # seconds, for those whose weights are there
+def exported(file: Path) -> dict:
+    """What a file that was written for another code says of the network of ours that it was made of; else empty."""
+    return _exported(file, _version(file)) if file.is_file() and file.suffix != ".safetensors" else {}
 
-    exported = _weights.exported_from(path)
-    if exported:
-        return Told(exported["model"], exported["args"], certain=True)
+
+def _version(file: Path) -> tuple[int, int]:
+    """What tells two states of a file apart."""
+    state = file.stat()
+    return state.st_mtime_ns, state.st_size
+
+
+@functools.lru_cache(maxsize=64)
+def _exported(file: Path, version: tuple[int, int]) -> dict:
+    from segkd.models import _weights  # seconds, for those whose weights are there
+
+    return _weights.exported_from(file)
+
+
+@functools.lru_cache(maxsize=64)  # the recipes of a sweep name the same few files
+def _told_by_keys(path: Path, layout: str | None, part: str | None, version: tuple[int, int]) -> Told | None:
+    """What the keys and shapes of a file of another code tell."""
+    from segkd.models import _checkpoints, _weights
+
     state, part = _weights.read_part(path, part)
     found = _checkpoints.describe(state, layout or _checkpoints.guess(state, part), part)
     return Told(found.model, json.loads(json.dumps(found.args)), certain=False)
@@ -82,11 +99,16 @@ def fill(entry: dict, told: Told, weights: str) -> tuple[list[Mistake], str]:
     source = entry.get("source", "segkd")
     if source != "segkd" and not says_model:
         return [(("source",), f"{weights} tells a network of segkd's; leave source out, or write the model")], ""
+    if source == "timm" and says_model and "head" not in args:  # which has one of several heads of ours
+        args = {"head": None if told.model == parts.BARE else told.model, **args}
     file, given = parts.network_part(source, entry["model"], args) if says_model else (told.model, args)
     trained = f"{weights} was trained as {told.title}" if told.certain else f"{weights} holds a {told.title}"
     encoder_alone = told.model == parts.BARE and file != parts.BARE  # any network may have it
     if file != told.model and not encoder_alone:
-        return [(("model",), f"{trained}, the recipe says {file}; write model: {told.model}, or leave it out")], ""
+        key, place = ("model",), "model"
+        if source != "segkd":
+            key, place = ("args", "head"), "args.head"
+        return [(key, f"{trained}, the recipe says {file}; write {place}: {told.model}, or leave it out")], ""
     if not told.certain and file == "sam":
         return [], ""  # a file of SAM is an encoder, whatever head the recipe puts on it
     known = {key: value for key, value in told.args.items() if key not in ("pretrained", "backbone_weights")}

@@ -197,8 +197,10 @@ def claimed(folder: Path) -> Iterator[bool]:
         time.sleep(min(0.5, BEAT))
     try:
         yield not waited or taken.number > 1  # one that came to its end has left no claim to go on counting from
-    finally:
-        taken.release(finished=True)
+    except BaseException:
+        taken.release()
+        raise
+    taken.release(finished=True)
 
 
 def look(folder: Path) -> Holder | None:

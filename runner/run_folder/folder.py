@@ -122,7 +122,7 @@ class RunFolder:
     def read_recipe(self) -> Recipe:
         """The recipe the run was made by."""
         try:
-            return read(self.recipe_file)
+            return read(self.recipe_file, resolved=True)
         except ValueError as error:
             raise ValueError(
                 f"{self.recipe_file}, by which this run was made, cannot be read any more: {error}\nPut it back as it "

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from segkd.models._int8 import simulate_int8
+from segkd.models._int8 import Rounded, simulate_int8
 from segkd.models._prediction import Normalize
 from segkd.models._weights import fill, read_weights
 from segkd.runner.recipe import parts
@@ -42,9 +42,14 @@ def from_pretrained(source: str | Path, *, revision: str | None = None) -> nn.Mo
         ValueError: a config.json or weights that are none of ours.
     """
     student = find_student(source, revision)
-    network = build(student.read_config(), str(student.config_file))
+    return load(student.read_config(), str(student.config_file), student.weights_file)
+
+
+def load(config: dict, source: str, weights: Path) -> nn.Module:
+    """The network that `source` describes, with its weights. ValueError: they are none of ours, or another's."""
+    network = build(config, source)
     # that a network of ours fits is nothing to tell
-    fill(network, read_weights(student.weights_file), str(student.weights_file), level=logging.DEBUG)
+    fill(network, read_weights(weights), str(weights), level=logging.DEBUG)
     return network
 
 
@@ -89,7 +94,9 @@ def description(network: nn.Module, source: str, model: str, args: dict) -> dict
     """
     file, arguments = parts.network_part(source, model, args)
     arguments, normalize = network.arguments_without_files(arguments), network.normalize.constants
-    return {"model": file, "args": arguments, "num_classes": network.num_classes, "normalize": normalize}
+    described = {"model": file, "args": arguments, "num_classes": network.num_classes, "normalize": normalize}
+    # also where its weights, and not its recipe, have made it so: its ranges are among its own
+    return described | ({"int8": True} if any(isinstance(layer, Rounded) for layer in network.modules()) else {})
 
 
 def build(config: dict, source: str) -> nn.Module:

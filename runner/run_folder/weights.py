@@ -8,9 +8,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from segkd.models import _checkpoints
+from segkd.models._prediction import Normalize
 from segkd.models._weights import exported_from, fill, read_part, refuse_irregular
-from segkd.runner.recipe import parts
+from segkd.runner.recipe import parts, told_by_weights
+from segkd.runner.recipe.mistakes import dotted
 from segkd.runner.recipe.student_folder import StudentFolder, described
+from segkd.runner.recipe.told_by_weights import Told
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -51,29 +54,41 @@ class Weights:
         """K of the network in the file, where it tells."""
         if self.is_headless:
             return None
-        return self.config.get("num_classes") or (self.described.num_classes if self.described else None)
+        return self.told.get("num_classes") or (self.described.num_classes if self.described else None)
 
     @property
     def class_names(self) -> list[str] | None:
         """The classes of the network, where the file tells."""
-        return self.config.get("class_names")
+        return self.told.get("class_names")
+
+    @property
+    def told(self) -> dict:
+        """What the file says of a network of ours, under whichever names; empty where it says nothing."""
+        return self.config or self.exported
 
     @property
     def normalize(self) -> str | dict | None:
         """The constants its network was trained with, where the file tells."""
-        said = self.config.get("normalize") or self.exported.get("normalize")
-        return said or (self.described.normalize if self.described else None)
+        return self.told.get("normalize") or (self.described.normalize if self.described else None)
 
-    def check(self, *, model: str, normalize: str | None, owner: str) -> None:
-        """ValueError where they were trained as another model or with another normalisation than the recipe says."""
-        for key, here in (("model", model), ("normalize", normalize)):
-            trained = self.config.get(key, here)
-            if key == "model" and self.is_headless:
-                continue  # its encoder fits whatever network has the same
-            if here is not None and trained != here:
-                remedy = f"write {key}: {trained}" if isinstance(trained, str) else f"leave {key} out"
+    def check(self, *, model: str, args: dict, normalize: str | dict | None, owner: str) -> None:
+        """ValueError where they were trained as another network or with other constants than the recipe says.
+
+        Args:
+            model, args: as models/ knows them.
+        """
+        if not self.told:
+            return
+        trained = Told(self.told["model"], self.told["args"], certain=True)
+        wrong, _ = told_by_weights.fill({"model": model, "args": dict(args)}, trained, str(self.file))
+        for key, text in wrong:
+            raise ValueError(f"{owner}.{dotted(key)}: {text}")
+        if normalize is not None and self.normalize is not None:
+            theirs, ours = Normalize.of(self.normalize), Normalize.of(normalize)
+            if theirs.constants != ours.constants:
                 raise ValueError(
-                    f"{owner}: {self.file.parent} was trained with {key}: {trained}, the recipe says {here}; {remedy}"
+                    f"{owner}.normalize: {self.file} was trained with {theirs.words}, the recipe says {ours.words}; leave "
+                    f"it out"
                 )
 
     @property

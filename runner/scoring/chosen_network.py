@@ -13,8 +13,9 @@ from segkd.runner.building.networks import build_network, mapped, weights_path
 from segkd.runner.recipe.mistakes import did_you_mean
 from segkd.runner.recipe.program_file import ProgramFile
 from segkd.runner.recipe.schema import Recipe
-from segkd.runner.recipe.student_folder import StudentFolder
-from segkd.runner.run_folder.pretrained import from_pretrained
+from segkd.runner.recipe.student_folder import described
+from segkd.runner.run_folder.pretrained import load
+from segkd.runner.run_folder.weights import weights_file
 from segkd.runner.scoring.evaluation import Together
 from segkd.runner.scoring.program import Program, load_program
 
@@ -67,13 +68,13 @@ def _network(name: str, recipe: Recipe, dataset: Dataset, run: Path, weights: Gi
     program = None if path is None else ProgramFile.named(path)
     if program is not None and (weights.layout or weights.part):
         raise ValueError(f"--layout and --part say what a weights file holds; {path} is a whole network")
-    is_described = path is not None and not (program or weights.layout or weights.part)
-    described = StudentFolder.around(Path(path)) if is_described else None
+    tells = path is not None and not (program or weights.layout or weights.part)
+    config = described(Path(path)) if tells else None
     if program is not None:
         network, origin = load_program(path), f"{path} ({program.kind})"
         refuse_other_order(network, dataset, path)
-    elif described is not None:
-        network, origin = cheaper(from_pretrained(described.path), entry), path
+    elif config is not None:
+        network, origin = cheaper(load(config, path, weights_file(Path(path))), entry), path
     elif path is None and name != "student" and (entry.train or entry.ema_of):
         network, origin = delivered.find(str(run), name).network, str(run)
     else:

@@ -241,7 +241,6 @@ class Report:
         network = self.recipe.networks["student"]
         return {
             **description(self.state.student, network.source, network.model, network.args),
-            **({"int8": True} if network.int8 else {}),
             **self.classes(),
             "resize": self.recipe.data.resize,
             "recipe": self.recipe.name,

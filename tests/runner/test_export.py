@@ -17,6 +17,7 @@ from segkd.runner.exporting.agreement import PlainScores, compare
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.pretrained import description, from_pretrained
+from segkd.runner.run_folder.weights import find_weights
 
 CLASSES = ["sky", "road", "pole"]
 MODELS = {
@@ -118,6 +119,10 @@ def test_mmseg_checkpoint(tmp_path):
         "103.53, std 58.395 57.12 57.375, rgb"
     )
     assert written.agreement.difference < 1e-6
+    found = find_weights(file, owner="networks.teacher")
+    assert (found.class_names, found.num_classes, found.normalize) == (CLASSES, len(CLASSES), "imagenet")
+    with pytest.raises(ValueError, match="networks.teacher.normalize: .* was trained with imagenet"):
+        found.check(model="deeplabv3", args={}, normalize="unit", owner="networks.teacher")
 
 
 def test_a_code_that_computes_something_else_is_refused_but_for_its_keys(tmp_path):

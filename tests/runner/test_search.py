@@ -256,6 +256,11 @@ def test_settings_are_chosen_by_listed_images(folder, monkeypatch, words, count)
     assert [val.name(index) for index in range(len(val))] == [names[3], names[8]][-count:]
     assert {train.name(index) for index in range(len(train))} == set(names[5 if words else 0 :]) - {names[3], names[8]}
     assert recipe.data.scored == "aside.txt of train"
+    if words:  # nor are those without labels, be it to learn from a teacher
+        _, unlabelled = build_training_sets(
+            read("tiny.yaml", [*words, "data.tuning_part=aside.txt", "data.unlabelled={}"])
+        )
+        assert {unlabelled.name(index) for index in range(len(unlabelled))} == set(names[:5]) - {names[3]}
 
 
 @pytest.mark.parametrize("part, told", [

@@ -53,6 +53,7 @@ def test_a_student_that_goes_on_from_a_run_does_not_learn_alone(tmp_path, monkey
     config = {"model": "pspnet", "args": {}, "num_classes": 2, "recipe": "teaching"}
     (folder / "student/config.json").write_text(json.dumps(config))
     (folder / "student/model.safetensors").touch()
+    (folder / "recipe.yaml").touch()
     (tmp_path / "other.pth").touch()
     text = (
         "{data: {dataset: synthetic, crop_size: [32, 32], batch_size: 4}, schedule: {iterations: 2}, losses: [{loss: "
@@ -70,5 +71,13 @@ def test_a_student_that_goes_on_from_a_run_does_not_learn_alone(tmp_path, monkey
     for place in ("runs/longer.v2/checkpoints/last", "moved"):
         (tmp_path / place).mkdir(parents=True)
         write_tensors(tmp_path / place / "student.safetensors", {"a": torch.ones(1)}, config)
-    for weights, method in (("runs/longer.v2/checkpoints/last", "after longer.v2"), ("moved", "after moved")):
+    (tmp_path / "runs/longer.v2/recipe.yaml").touch()
+    (tmp_path / "checkpoints").mkdir()  # anybody's folder for files of weights
+    write_tensors(tmp_path / "checkpoints/city.safetensors", {"a": torch.ones(1)}, config)
+    exported = {key: config[key] for key in ("model", "args")} | {"normalize": "unit"}
+    torch.save({"meta": {"segkd": exported}, "state_dict": {"a": torch.ones(1)}}, tmp_path / "theirs.pth")
+    for weights, method in [
+        ("runs/longer.v2/checkpoints/last", "after longer.v2"), ("moved", "after moved"),
+        ("checkpoints/city.safetensors", "after city"), ("theirs.pth", "after theirs"),
+    ]:  # fmt: skip
         assert read("plain.yaml", [f"networks.student.weights={weights}"]).method_name == method

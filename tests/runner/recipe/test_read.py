@@ -7,6 +7,7 @@ import yaml
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read, read_needed
 from segkd.runner.recipe.section import OtherRecipe
+from segkd.runner.run_folder.folder import RunFolder
 
 RECIPE = """\
 data: {dataset: synthetic, crop_size: [32, 32], root: $HOME/images, labelled: ~/names.txt}
@@ -155,3 +156,41 @@ def test_what_the_command_line_says_of_the_place_holds_for_what_is_trained_first
         # the experiment, and where its run lies, are the outer recipe's alone
         assert one.optimizer.lr == 0.01 and str(one.folder) == f"runs/{one.name}"
     assert (teacher.data.root, plain.data.root) == ("mine", "theirs")
+
+
+CHAIN = """
+data: {dataset: synthetic, crop_size: [32, 32], batch_size: 4}
+networks: {student: %s}
+losses: [{loss: cross_entropy}]
+schedule: {iterations: 3}
+"""
+
+
+def test_a_recipe_that_goes_on_from_another_one_tells_what_that_one_told(family, tmp_path):
+    student = "{model: pspnet, args: {backbone: mobilenetv2_035%s}%s}"
+    (tmp_path / "first.yaml").write_text(CHAIN % student % (", width: 8, align_corners: true", ""))
+    (tmp_path / "second.yaml").write_text(CHAIN % student % ("", ", weights: {recipe: first.yaml}"))
+    (tmp_path / "third.yaml").write_text(CHAIN % "{weights: {recipe: second.yaml}}")
+    family("kd", "third")
+    student = read("third.yaml").networks["student"]
+    assert (student.model, student.args["width"], student.args["align_corners"]) == ("pspnet", 8, True)
+    teacher = read("kd.yaml", ["networks.teacher.model=null"]).networks["teacher"]
+    assert teacher.args == student.args
+    (tmp_path / "first.yaml").write_text(CHAIN % "{weights: {recipe: second.yaml}}")
+    (tmp_path / "second.yaml").write_text(CHAIN % "{weights: {recipe: first.yaml}}")
+    with pytest.raises(RecipeError, match="networks.student.weights: .*second.yaml tells no network"):
+        read("first.yaml")
+
+
+def test_a_run_can_be_read_whatever_has_become_of_the_recipes_it_was_made_with(family, tmp_path):
+    family("kd", "teacher")
+    family("teacher")
+    recipe = read("kd.yaml")
+    run = RunFolder(recipe.folder)
+    run.path.mkdir(parents=True)
+    run.recipe_file.write_text(recipe.dump())
+    for text in ((tmp_path / "teacher.yaml").read_text().replace("pspnet}", "deeplabv3}", 1), "losses: ["):
+        (tmp_path / "teacher.yaml").write_text(text)
+        with pytest.raises(RecipeError):
+            read("kd.yaml")
+        assert run.read_recipe() == recipe

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -220,6 +221,24 @@ def test_what_one_does_and_others_wait_for(folder):
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert [first for _, first in order] == [True, False, False] and not folder.exists()
+
+
+def test_what_one_has_failed_at_the_next_one_does(folder):
+    order, begun = [], threading.Event()
+
+    def work(name):
+        with suppress(ZeroDivisionError), claimed(folder) as first:
+            order.append((name, first))
+            begun.set()
+            time.sleep(0.2)
+            1 / (name != "fails")
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("fails", "waits")]
+    threads[0].start()
+    begun.wait()
+    threads[1].start()
+    [thread.join() for thread in threads]
+    assert order == [("fails", True), ("waits", True)] and not folder.exists()
 
 
 def test_a_claim_that_comes_to_its_end_is_never_there_to_be_taken_over(folder, monkeypatch):

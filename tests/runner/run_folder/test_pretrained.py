@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from segkd.models._int8 import simulate_int8
 from segkd.runner.building.delivered import Delivered, find, write_folder
 from segkd.runner.exporting.agreement import PlainScores, compare
 from segkd.runner.recipe import parts
@@ -92,3 +94,17 @@ def test_networks_from_elsewhere_need_nothing_from_there(tmp_path, source, model
     network = network_of(file, args if source == "hf" else given)  # not read from the folder its recipe names
     write_folder(Delivered(network, description(network, source, model, args), None), tmp_path)
     compare(PlainScores(network), PlainScores(from_pretrained(tmp_path)), [(1, 32, 64)])
+
+
+def test_what_goes_on_from_an_int8_network_is_one(tmp_path):
+    """Its ranges are among its weights, whatever its recipe says."""
+    network = network_of("pspnet", PSPNET)
+    assert "int8" not in description(network, "segkd", "pspnet", PSPNET)
+    simulate_int8(network)
+    config = description(network, "segkd", "pspnet", PSPNET)
+    assert config["int8"] is True
+    folder = tmp_path / "student"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(network.state_dict(), folder / "model.safetensors")
+    assert from_pretrained(folder).state_dict().keys() == network.state_dict().keys()

@@ -11,14 +11,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segkd.models._network import Network
+from segkd.models._prediction import Normalize
 from segkd.models.bare_encoder import BareEncoder
 from segkd.models.pspnet import PSPNet
 from segkd.runner.recipe.student_folder import described
 from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder.checkpoint import write_tensors
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.weights import find_weights, weights_file
 
 PSPNET = {"model": "pspnet", "args": {}, "num_classes": 3}
+DECIMALS = {"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4], "order": "rgb"}
 
 
 def network(value=0.0, width=3):
@@ -41,8 +44,8 @@ def load_weights(built, path, owner, strict=True):
     find_weights(path, owner=owner).load(built, owner=owner, strict=strict)
 
 
-def check_same_network(path, *, owner, model, normalize):
-    find_weights(path, owner=owner).check(model=model, normalize=normalize, owner=owner)
+def check_same_network(path, *, owner, model, normalize, args={}):
+    find_weights(path, owner=owner).check(model=model, args=args, normalize=normalize, owner=owner)
 
 
 @pytest.fixture
@@ -149,13 +152,63 @@ def test_weights_of_another_network(tmp_path):
 def test_a_run_of_another_network_or_normalisation(run):
     check_same_network(run, owner="networks.teacher", model="pspnet", normalize="imagenet")
     for path in (run, run / "student", run / "checkpoints/last", run / "checkpoints/step-00000001/student.safetensors"):
-        told = "networks.teacher: .* was trained with model: pspnet, the recipe says deeplabv3; write model: pspnet"
+        told = "networks.teacher.model: .* was trained as pspnet, the recipe says deeplabv3; write model: pspnet"
         with pytest.raises(ValueError, match=told):
             check_same_network(path, owner="networks.teacher", model="deeplabv3", normalize="imagenet")
-        with pytest.raises(ValueError, match="trained with normalize: imagenet, the recipe says cirkd"):
+        with pytest.raises(
+            ValueError, match="teacher.normalize: .* trained with imagenet: .*, the recipe says cirkd: "
+        ):
             check_same_network(path, owner="networks.teacher", model="pspnet", normalize="cirkd")
     (run / "student/config.json").write_text(json.dumps(PSPNET))
     check_same_network(run, owner="networks.teacher", model="pspnet", normalize="cirkd")
+
+
+def test_constants_are_compared_as_what_they_are(run):
+    """The same ones under another name, and as the float32 buffers of the network have rounded them."""
+    config = PSPNET | {"normalize": "imagenet"}
+    for trained, said in (
+        ("imagenet", "sam"), ("imagenet", {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}),
+        (Normalize.of(DECIMALS).constants, DECIMALS),
+    ):  # fmt: skip
+        (run / "student/config.json").write_text(json.dumps(config | {"normalize": trained}))
+        check_same_network(run, owner="networks.teacher", model="pspnet", normalize=said)
+    assert Normalize.of(DECIMALS).constants != DECIMALS
+
+
+def test_files_that_were_moved_are_of_a_network_with_these_arguments(tmp_path):
+    write_tensors(tmp_path / "moved.safetensors", network(1).state_dict(), PSPNET | {"args": {"align_corners": True}})
+    with pytest.raises(
+        ValueError, match="networks.teacher.args.align_corners: .* with align_corners: True, the recipe"
+    ):
+        check_same_network(tmp_path / "moved.safetensors", owner="networks.teacher", model="pspnet", normalize=None,
+                           args={"align_corners": False})  # fmt: skip
+
+
+def test_a_file_put_beside_a_student_is_none_of_it(run):
+    """Its config.json describes its own weights alone."""
+    config = PSPNET | {"normalize": "unit"}
+    write_tensors(run / "student/second.safetensors", network(2).state_dict(), config)
+    torch.save(network(2).state_dict(), run / "student/third.pth")
+    assert find_weights(run / "student/second.safetensors", owner="networks.teacher").config == config
+    assert find_weights(run / "student/third.pth", owner="networks.teacher").config == {}
+    assert described(run / "student/model.safetensors")["normalize"] == "imagenet"
+
+
+def test_weights_that_are_a_pipe_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    assert described(tmp_path / "pipe.safetensors") is None
+    with pytest.raises(ValueError, match="is a pipe, a socket or a device"):
+        find_weights(tmp_path / "pipe.safetensors", owner="networks.teacher")
+
+
+@pytest.mark.parametrize("normalize, told", [
+    ({"mean": [1, 2, 3]}, r"config.json: normalize.std: Field required"), (3, "config.json: normalize: "),
+    ({"mean": [1, 2, 3], "std": [0, 1, 1]}, r"config.json: normalize.std.0: Input should be greater than or equal to 1"),
+])  # fmt: skip
+def test_half_of_the_constants_are_a_sentence(run, normalize, told):
+    (run / "student/config.json").write_text(json.dumps(PSPNET | {"normalize": normalize}))
+    with pytest.raises(ValueError, match=told):
+        find_weights(run, owner="networks.teacher")
 
 
 def test_checkpoints_and_files_that_were_moved_describe_their_network(tmp_path):
