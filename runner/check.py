@@ -66,6 +66,7 @@ from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.loading.kept_pixels import KeptPixels, fill_pixels, kept_sets
 from segkd.runner.loading.shards import Shards, shard_paths
 from segkd.runner.recipe import parts
+from segkd.runner.recipe.extra import REST
 from segkd.runner.recipe.network import RANDOM
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.term import Ramp
@@ -112,7 +113,8 @@ def main() -> None:
     check_terms(graph.train(), batch, iteration, accelerator)
     check_cost(wrapped, optimizers, batch, iteration, recipe, accelerator)
     for one in read_needed(recipe, is_finished):
-        cost = measured(one, *rehearse(one, accelerator), accelerator)
+        own = start_accelerator(one)  # in its own precision
+        cost = measured(one, *rehearse(one, own), own)
         say(f"cost      before it {one.name} is trained, which takes {cost}")
     say("verdict   this recipe will run")
     accelerator.end_training()
@@ -255,7 +257,11 @@ def check_without_data(recipe: Recipe) -> None:
 def missing(recipe: Recipe) -> list[str]:
     """A line for each folder, file or download that the recipe names and this machine may lack."""
     unlabelled = recipe.data.unlabelled
+    extra = recipe.data.extra
     folders = {"data.root": recipe.data.root, "data.unlabelled.images": unlabelled and unlabelled.images}
+    if extra is not None:
+        folders |= {"data.extra.labels": extra.labels}
+        folders |= {"data.extra, its images": None if extra.source == REST else extra.source}
     lines = [
         f"data      {key}: there is no folder {folder} here"
         for key, folder in folders.items()
@@ -266,6 +272,9 @@ def missing(recipe: Recipe) -> list[str]:
             shard_paths(unlabelled.shards)
         except (ValueError, OSError) as error:
             lines.append(f"data      {error}")
+    for other in recipe.others:
+        if not Path(other.recipe).exists():
+            lines.append(f"recipe    there is no {other.recipe} here")
     for name, network in recipe.networks.items():
         files = {
             "weights": None if network.weights == RANDOM else network.weights,
@@ -274,7 +283,8 @@ def missing(recipe: Recipe) -> list[str]:
         for key, file in files.items():
             if isinstance(file, str) and not Path(file).exists():
                 lines.append(f"weights   networks.{name}.{key}: there is no {file} here")
-        if network.args.get("pretrained") and not network.args.get("backbone_weights"):
+        whole = network.source == "hf" and network.weights is None and network.args.get("pretrained") is None
+        if (network.args.get("pretrained") or whole) and not network.args.get("backbone_weights"):
             whose = parts.encoder_word(network.args) or network.title
             lines.append(f"download  networks.{name}: published weights of {whose}, once, if they are not in the cache")
     return lines

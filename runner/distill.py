@@ -29,11 +29,14 @@ def ask() -> tuple[argparse.Namespace, list[Recipe]]:
         "--deliver", action="store_true", help="deliver a stopped run as it stands; RECIPE may be its run folder"
     )
     options = parser.parse_intermixed_args()
-    if options.deliver and Path(options.recipe).is_dir():
-        run = RunFolder(options.recipe)
+    run = RunFolder(options.recipe) if options.deliver and Path(options.recipe).is_dir() else None
+    if run is not None:
         options.recipe = str(run.recipe_file)
         options.overrides.append(f"tracking.folder={json.dumps(str(run.path.parent))}")
-    return options, read_together(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
+    recipes = read_together(options.recipe, options.overrides, trust_checkpoint=options.trust_checkpoint)
+    if run is not None and recipes[0].folder.resolve() != run.path.resolve():
+        raise ValueError(f"{run.path} holds the run {recipes[0].name}; give the folder that name again")
+    return options, recipes
 
 
 ask = ask_early(ask, __name__)  # before the imports that take seconds
@@ -54,7 +57,7 @@ from segkd.runner.loading.data_sets import build_training_batches, build_trainin
 from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.predicting.pseudo_labels import make_pseudo_labels
 from segkd.runner.run_folder.opening import is_finished, refuse_undeliverable, refuse_used_folder
-from segkd.runner.scoring.evaluation import Stopped, scores_of
+from segkd.runner.scoring.evaluation import Stopped, build_metrics, scores_of
 from segkd.runner.training.budget import fix_iterations
 from segkd.runner.training.estimate import Cost, measured, telling_of_memory
 from segkd.runner.training.gradients import gradient_report
@@ -85,6 +88,9 @@ def train(
     train_set, unlabelled_set = build_training_sets(first, make_pseudo_labels(first, accelerator))
     val_set = build_val_set(first)
     look_at_data(first, train_set, unlabelled_set, val_set)
+    for recipe in recipes:
+        if not recipe.judged_by_loss:
+            build_metrics(recipe, val_set)  # what is wrong with their arguments is told now
     views = build_views(first)
     sets, trainings = {"labelled": train_set, "unlabelled": unlabelled_set}, []
     if first.schedule.is_open:
@@ -264,7 +270,8 @@ def leave(
     """Ends trainings that were asked to stop, between two steps: what is not saved yet is saved first."""
     done = max(training.state.iteration for training in trainings)
     # who gave up waiting, or is done, does not know where the others are
-    together = not (stop.gave_up or delivering or all(training.is_over for training in trainings))
+    is_over = all(training.is_over and not training.state.unscored for training in trainings)
+    together = not (stop.gave_up or delivering or is_over)
     for training in going(trainings):
         with failing_alone(training, trainings):
             if training.saved < training.state.iteration and (together or accelerator.num_processes == 1):
@@ -290,13 +297,17 @@ def train_with_what_they_need(
         tell_what_follows([*missing.values(), *recipes], accelerator)
     count = len(missing) + 1
     for number, one in enumerate(missing.values(), start=1):
-        train([one], accelerator, resume=True, place=f"{number} of {count}: ")
+        train([one], start_accelerator(one), resume=True, place=f"{number} of {count}: ")
+    accelerator = start_accelerator(recipes[0]) if missing else accelerator  # each in its own recipe's precision
     train(recipes, accelerator, resume=resume, overwrite=overwrite, place=f"{count} of {count}: " if missing else "")
 
 
 def tell_what_follows(recipes: list[Recipe], accelerator: Accelerator) -> None:
     """Rehearses what is trained one after the other and says how long it takes."""
-    cost = sum((measured(one, *rehearse(one, accelerator), accelerator) for one in recipes), Cost(0, 0))
+    cost = Cost(0, 0)
+    for one in recipes:
+        accelerator = start_accelerator(one)
+        cost += measured(one, *rehearse(one, accelerator), accelerator)
     release_memory()
     if accelerator.is_main_process:
         names = ", ".join(recipe.name for recipe in recipes)

@@ -20,9 +20,11 @@ from segkd.runner.exporting.agreement import Export, Loss
 from segkd.runner.exporting.programs import told_of, write_onnx
 from segkd.runner.exporting.quantization import Quantizer, Sensitivity, seen_images
 from segkd.runner.loading.data_sets import build_dataset, build_training_sets
+from segkd.runner.recipe.optimization import Curve, Optimizer
 from segkd.runner.recipe.program_file import KEY
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.opening import check_same_recipe
 from segkd.runner.scoring.evaluation import Evaluation, evaluate
 from segkd.runner.scoring.program import load_program
 
@@ -67,12 +69,14 @@ def train_in_int8(run: RunFolder, iterations: int) -> Path:
         "networks.student.int8=true",
         *(f"networks.student.args.{key}={json.dumps(value)}" for key, value in known.items()),
         f"schedule.iterations={iterations}",
-        "schedule.warmup=0",
-        "schedule.end=null",
-        f"optimizer.lr={recipe.optimizer.lr / 10}",
+        *_gentle("", recipe.optimizer, recipe.schedule),
+        *_gentle("networks.student.", recipe.networks["student"].optimizer, recipe.networks["student"].schedule),
         f"evaluate.every={min(recipe.evaluate.every, iterations)}",
     ]
-    trained = RunFolder(read(run.recipe_file, words).folder)
+    goes_on = read(run.recipe_file, words)
+    trained = RunFolder(goes_on.folder)
+    if trained.is_begun:
+        check_same_recipe(goes_on)  # such as another number of iterations
     script = Path(__file__).parents[1] / "distill.py"
     resume = ["--resume"] if trained.is_begun else []
     code = subprocess.run([sys.executable, script, run.recipe_file, *words, *resume]).returncode
@@ -81,6 +85,15 @@ def train_in_int8(run: RunFolder, iterations: int) -> Path:
             f"--qat: the training in {trained.path} did not come to its end; the same command goes on with it"
         )
     return trained.path
+
+
+def _gentle(section: str, optimizer: Optimizer | None, schedule: Curve | None) -> list[str]:
+    """Assignments for a tenth of a learning rate, without a warm-up, to its last iteration."""
+    words = [] if optimizer is None else [f"{section}optimizer.lr={optimizer.lr / 10}"]
+    if schedule is not None:
+        words += [f"{section}schedule.{assignment}" for assignment in ("warmup=0", "end=null")]
+        words.append(f"{section}schedule.min_lr={schedule.min_lr / 10}")
+    return words
 
 
 def write_int8(

@@ -54,26 +54,29 @@ class Schedule(Curve):
         None, description="time to train for, scoring and saving left out; takes the place of iterations"
     )
     seconds: Annotated[float, Interval(gt=0, le=1e9)] | None = Field(None, description="as hours")
-    measured: bool = Field(
-        False, description="iterations are as many as fit into the time; a run writes it, once it has measured them"
+    measured: float | bool = Field(
+        False, description="the seconds that iterations were measured to fit into; a run writes it, and nobody else"
     )
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def _leave_open(cls, values: object) -> object:
-        if not isinstance(values, dict) or values.get("measured") or not {"hours", "seconds"} & _given(values):
+        budget = _budget(values.get("hours"), values.get("seconds")) if isinstance(values, dict) else None
+        if budget is None:
             return values
-        return {**values, "iterations": OPEN}
+        if values.get("measured") is True:  # as it was written at first
+            return {**values, "measured": budget}
+        return values if values.get("measured") == budget else {**values, "iterations": OPEN}
 
     @property
     def budget(self) -> float | None:
         """Seconds to train for; None where the iterations are given."""
-        return self.seconds if self.hours is None else 3600 * self.hours
+        return _budget(self.hours, self.seconds)
 
     @property
     def is_open(self) -> bool:
         """Whether the number of iterations is still to be measured."""
-        return self.budget is not None and not self.measured
+        return self.budget is not None and self.measured != self.budget
 
     def iterations_at(self, step: float) -> int:
         """As many as there are or, where they are still to be measured, as fit at so many seconds a step."""
@@ -98,6 +101,8 @@ class Schedule(Curve):
             yield ("measured",), "is written by a run that is given hours or seconds; leave it out"
 
 
-def _given(values: dict) -> set[str]:
-    """The keys that have a value."""
-    return {key for key, value in values.items() if value is not None}
+def _budget(hours: object, seconds: object) -> float | None:
+    """Seconds to train for, as a recipe gives them; None where it gives no number."""
+    if isinstance(hours, int | float):
+        return 3600.0 * hours
+    return float(seconds) if isinstance(seconds, int | float) else None

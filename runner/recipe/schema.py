@@ -261,7 +261,7 @@ class Recipe(Section):
 
     def with_iterations(self, iterations: int) -> "Recipe":
         """The recipe with as many iterations as were measured to fit into its time."""
-        schedule = self.schedule.model_copy(update={"iterations": iterations, "measured": True})
+        schedule = self.schedule.model_copy(update={"iterations": iterations, "measured": self.schedule.budget})
         return self.model_copy(update={"schedule": schedule})
 
     def source_of(self, term: Term) -> str | None:

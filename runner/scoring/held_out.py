@@ -74,7 +74,8 @@ def judge(
             for number, seen in zip(mine, _batches(dataset, recipe, [groups[number] for number in mine], accelerator)):
                 torch.manual_seed(seed_for(recipe.seed, "held out", number))  # of losses that draw
                 shown = seen.get("labelled", seen.get("unlabelled"))
-                losses = graph(shown.images, shown.target, last, seen.get("unlabelled"))
+                # Accelerate has put the recipe's precision around the graph's own forward
+                losses = type(graph).forward(graph, shown.images, shown.target, last, seen.get("unlabelled"))
                 found.append((number, len(shown.indices), {name: loss.item() for name, loss in losses.items()}))
                 if is_stopped():
                     break

@@ -17,7 +17,8 @@ from segkd.runner.run_folder.metrics_file import plain
 from segkd.runner.scoring.evaluation import Evaluation
 from segkd.runner.scoring.held_out import TOTAL, HeldOut
 
-PROGRESS = ("iteration", "best_miou", "best_loss", "best_iteration", "best_scores", "unscored", "wandb_id", "given")
+PROGRESS = ("iteration", "best_miou", "best_loss", "best_iteration", "best_scores", "without_gain", "unscored", "wandb_id",
+            "given")  # fmt: skip
 
 
 @dataclass
@@ -31,8 +32,9 @@ class TrainingState:
             `student`, and networks with `ema_of` under their own.
         scaler: of fp16 gradients, None in other precisions.
         iteration: how many are finished. best_miou, best_iteration, best_scores: of the best evaluation so
-            far, as the log has them. best_loss: of the best one where the loss on held-out images judges. unscored: the
-            last iteration was to be scored and was not, since a signal came.
+            far, as the log has them. best_loss: of the best one where the loss on held-out images judges. without_gain:
+            how many evaluations there were since the best one. unscored: the last iteration was to be scored and was
+            not, since a signal came.
         wandb_id: the run a resume goes on with. given: what it was given when it began (given.py).
     """
 
@@ -46,6 +48,7 @@ class TrainingState:
     best_loss: float = math.inf
     best_iteration: int = 0
     best_scores: dict | None = None
+    without_gain: int = 0
     unscored: bool = False
     wandb_id: str | None = None
     given: dict[str, str] | None = None
@@ -83,16 +86,15 @@ class TrainingState:
     def note_scores(self, scores: dict) -> None:
         """Remembers the finished iteration if it is the best so far."""
         miou, loss = scores.get("miou", -1.0), scores.get(TOTAL, math.inf)
+        self.without_gain += 1
         if miou > self.best_miou or loss < self.best_loss:
             self.best_miou, self.best_loss = miou, loss
-            self.best_iteration, self.best_scores = self.iteration, plain(scores)
+            self.best_iteration, self.best_scores, self.without_gain = self.iteration, plain(scores), 0
 
     def has_stalled(self, recipe: Recipe) -> bool:
         """Whether as many evaluations in a row as evaluate.patience says have brought no gain."""
-        patience, every = recipe.evaluate.patience, recipe.evaluate.every
-        if patience is None or self.unscored:
-            return False
-        return self.iteration // every - self.best_iteration // every >= patience
+        patience = recipe.evaluate.patience
+        return patience is not None and not self.unscored and self.without_gain >= patience
 
     def is_over(self, recipe: Recipe) -> bool:
         """Whether nothing is left to train."""
@@ -162,3 +164,4 @@ class TrainingState:
             self.scaler.load_state_dict(state["scaler"])
         for name in PROGRESS:
             setattr(self, name, state["progress"].get(name))  # checkpoints had no scores at first
+        self.without_gain = self.without_gain or 0  # nor this count

@@ -95,7 +95,7 @@ class StopSignal:
             say(message + ("; a traceback of its launcher's around this is none of the run's" if launched else ""))
         if together:  # a launcher ends the others as soon as one has ended
             self.agree()
-        sys.exit(128 + self.received)
+        sys.exit(128 + (self.received or signal.SIGTERM))  # another process's, which this one was not told
 
     def end(self) -> None:
         """Puts back what the signals did before."""

@@ -21,7 +21,7 @@ from segkd.runner.building.stopwatch import Stopwatch
 from segkd.runner.console import say
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.claim import Claim
-from segkd.runner.run_folder.folder import RunFolder
+from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 from segkd.runner.run_folder.opening import device_words, open_run_folder
 from segkd.runner.scoring.evaluation import Evaluation
 from segkd.runner.scoring.held_out import HeldOut
@@ -89,9 +89,18 @@ class Training:
         Args:
             place: which training of several this is, such as `1 of 3: `.
         """
+        self.run = RunFolder(self.recipe.folder)
+        self.claim, last = open_run_folder(self.recipe, accelerator, resume=resume, overwrite=overwrite)
+        try:
+            self._take_up(last, val_set, accelerator, place)
+        except BaseException:  # a process that goes on, as a notebook's, may start it again
+            if self.claim is not None:
+                self.claim.release()
+            raise
+        self.is_open = True
+
+    def _take_up(self, last: Checkpoint | None, val_set: Dataset, accelerator: Accelerator, place: str) -> None:
         recipe, state = self.recipe, self.state
-        self.run = RunFolder(recipe.folder)
-        self.claim, last = open_run_folder(recipe, accelerator, resume=resume, overwrite=overwrite)
         if accelerator.is_main_process:
             much = f"{recipe.schedule.iterations} iterations of {recipe.data.batch_size} images"
             starts = random_starts(recipe) if last is None else ()
@@ -112,7 +121,6 @@ class Training:
         )
         kind = LossReport if recipe.judged_by_loss else Report
         self.report = kind(recipe, state, val_set, accelerator, self.dashboard)
-        self.is_open = True
 
     @property
     def is_over(self) -> bool:

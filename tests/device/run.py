@@ -160,6 +160,8 @@ def main() -> None:
     if options.out:
         options.out.write_text(result + "\n")
     print(f"\n{table(sections)}\n\n{options.out or result}")
+    if any(section["ended"] != "done" or any(row["good"] is False for row in section["rows"]) for section in sections):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ losses:
   - {loss: kl, label: kl, from: teacher}
 schedule: {iterations: 100000}
 evaluate: {every: 100000}
+tracking: {every: 5}
 """
 SMALL = [
     "data.args={size: [32, 48], length: 8}", "data.crop_size=[32, 32]", "data.batch_size=2",
@@ -61,7 +62,7 @@ def loop(machine: Machine) -> Iterator[Row]:
     alone = torch.cuda.max_memory_allocated() / measuring.MIB
     found = f"{most.mib:.0f} MiB, bare {alone:.0f}: {most.mib / alone:.3f}"
     yield Row("memory of a step", found, f"at most {LOOP_MEMORY}", most.mib <= LOOP_MEMORY * alone)
-    waited = float(np.mean([row["seconds_waited"] for row in most.rows if "seconds_waited" in row]))
+    waited = float(np.mean([row["seconds/data"] for row in most.rows if "seconds/data" in row]))
     yield Row("waiting for images in a step", milliseconds(waited), values={"seconds": waited})
 
 

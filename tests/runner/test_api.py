@@ -151,7 +151,17 @@ def test_who_has_failed_may_try_again(recipe, no_curves):
         api.distill(recipe, name="again", schedule__iterations=8, evaluate__every=8, **diverging)
     with pytest.raises(ValueError, match="go on with it with --resume"):
         api.distill(recipe, name="again", schedule__iterations=8, evaluate__every=8, **diverging)
+    wrong = {"evaluate__metrics": {"foreground": {"leave_out": ["typo"]}}}
+    with pytest.raises(ValueError, match="typo"):
+        api.distill(recipe, name="again", overwrite=True, **wrong)
+    assert Path("runs/again/environment.json").exists(), "what cannot begin costs no old run"
     assert api.distill(recipe, name="again", schedule__iterations=1, overwrite=True).rows[0]["iteration"] == 1
+    state = next(Path("runs/again/checkpoints").glob("step-*/training_state/state.pt"))
+    whole = state.read_bytes()
+    state.write_bytes(whole[:-9])
+    for _ in range(2):  # the second one is not told that this very process trains there
+        with pytest.raises(ValueError, match="damaged"):
+            api.distill(recipe, name="again", schedule__iterations=1, resume=True)
 
 
 def test_an_interrupt_saves_and_is_raised(recipe, no_curves, monkeypatch):

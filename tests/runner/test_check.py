@@ -90,6 +90,14 @@ def test_check_without_data(check, folder):
     assert not (folder / "runs").exists()
 
 
+def test_check_without_data_names_what_is_named_anywhere(check):
+    result = check("--no-data", "data.extra={images: gone/images, labels: gone/labels}", "baseline={recipe: gone.yaml}")
+    assert result.code == 0, result.err
+    for told in ("no folder gone/images", "no folder gone/labels", "no gone.yaml"):
+        assert told in result.out
+    assert "still needs what the 3 lines above name" in result.out
+
+
 def test_sizes_without_data_are_those_with_it(check):
     outputs = [check(*words).out.splitlines() for words in ((), ("--no-data",))]
     with_data, without = ([line for line in lines if line.startswith("network")] for lines in outputs)

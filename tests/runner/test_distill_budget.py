@@ -10,6 +10,7 @@ from segkd.runner import export
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import find_runs
 from segkd.runner.comparing.tables import report
+from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.training.budget import fitting
 
@@ -81,3 +82,23 @@ def test_what_has_no_checkpoint_is_not_delivered(distill, folder):
     assert refused.code == 2 and "runs/tiny holds no run with a checkpoint" in refused.err
     both = distill("tiny.yaml", "schedule.hours=1", "schedule.seconds=2")
     assert both.code == 2 and "schedule.seconds: is given in hours, too" in both.err
+
+
+def test_another_time_on_a_run_s_own_recipe_is_measured_anew(folder):
+    run = read(folder / "tiny.yaml", ["schedule.seconds=0.6"]).with_iterations(37)
+    (folder / "run.yaml").write_text(run.dump())
+    assert read(folder / "run.yaml").schedule == run.schedule and not run.schedule.is_open
+    for words in (["schedule.seconds=600"], ["schedule.seconds=null", "schedule.hours=2"]):
+        assert read(folder / "run.yaml", words).schedule.is_open
+    # as runs wrote it at first
+    (folder / "run.yaml").write_text(run.dump().replace("measured: 0.6", "measured: true"))
+    assert read(folder / "run.yaml").schedule == run.schedule
+
+
+def test_a_run_folder_under_another_name_is_not_delivered(trained, distill, folder):
+    trained("first")
+    shutil.copytree(folder / "runs/first", folder / "runs/copy", symlinks=True)
+    before = sorted((folder / "runs/first").rglob("*"))
+    refused = distill("runs/copy", "--deliver")
+    assert refused.code == 2 and "runs/copy holds the run first; give the folder that name again" in refused.err
+    assert sorted((folder / "runs/first").rglob("*")) == before

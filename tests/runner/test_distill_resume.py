@@ -118,7 +118,10 @@ def test_teacher_and_baseline_are_trained_first_then_reused_and_refused_when_cha
         "            weights: {recipe: teacher.yaml}}\n"
         "losses: [{loss: cross_entropy}, {loss: kl}]\nbaseline: {recipe: plain.yaml}\nschedule: {iterations: 2}\n"
     )
-    first = trained("kd", recipe="kd.yaml")
+    first = trained("kd", "loop.precision=bf16", recipe="kd.yaml")
+    precisions = {name: json.loads((folder / f"runs/{name}/environment.json").read_text())["precision"]
+                  for name in ("teacher", "plain", "kd")}  # fmt: skip
+    assert precisions == {"teacher": "no", "plain": "no", "kd": "bf16"}, "each has its own recipe's"
     said = [re.sub(r"[\d:.]+(?= and|GiB| GiB)", "#", line) for line in first.out.splitlines()]
     assert said[0] == "kd takes 3 trainings, about # and # GiB of memory: teacher, plain, kd"
     starts = [line for line in said if " of 3: " in line]
@@ -137,7 +140,7 @@ def test_teacher_and_baseline_are_trained_first_then_reused_and_refused_when_cha
     assert json.loads((first.path / "teachers.json").read_text())["teacher"]["miou"] == delivered
 
     stamp = (teacher / "model.safetensors").stat().st_mtime_ns
-    second = trained("kd2", recipe="kd.yaml")
+    second = trained("kd2", "loop.precision=bf16", recipe="kd.yaml")
     assert "teacher is done" not in second.out and "plain is done" not in second.out
     assert (teacher / "model.safetensors").stat().st_mtime_ns == stamp
     assert first.ends() == second.ends()

@@ -164,6 +164,10 @@ def test_the_loss_on_held_out_images_is_that_of_a_bare_loop(folder, monkeypatch)
         losses = {name: loss(*maps, torch.zeros_like(batch.target).long()) for name, loss in graph.losses.items()}
         total += len(batch.indices) * sum(weighted(losses, {"nfd": 2.0, "phi_s": 1.0}).values()).item()
     assert found["held_out_loss"] == pytest.approx(total / len(held_out), rel=1e-6)
+    accelerator = start_accelerator(read("stage1.yaml", ["loop.precision=bf16"]))
+    accelerator.prepare(graph)
+    judged = judge(graph, graph.networks["student"], held_out, recipe, accelerator).values
+    assert judged["held_out_loss"] == pytest.approx(total / len(held_out), rel=1e-6), "in float32 all the same"
 
 
 def test_a_run_folder_tells_its_encoder_which_fits_any_network_that_is_trained(chain, monkeypatch):

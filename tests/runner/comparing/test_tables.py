@@ -140,7 +140,10 @@ def test_a_table_says_how_settings_were_chosen_and_how_many_iterations_fitted(fa
     comparison = compare(find_runs(["runs"]))
     text = report(comparison)
     assert "How settings were chosen: none: 3 trials of optimizer.lr; kl: not tuned here." in text
-    assert "none: 40 to 42 iterations (as fit into 1:30) of 4 crops of 32 x 32, scored every 2; kl: 4 iterations of" in text
+    assert (
+        "none: 40 to 42 iterations (as fit into 1:30) of 4 crops of 32 x 32, scored every 2; kl: 4 iterations of"
+        in text
+    )
     none, kl = csv.DictReader(io.StringIO(table_csv(comparison)))
     assert (none["tuned"], kl["tuned"], none["seeds"]) == ("3 trials of optimizer.lr", "", "0 1")
     assert float(none["step_seconds"]) == pytest.approx((90 / 40 + 90 / 42) / 2)

@@ -88,23 +88,39 @@ def test_a_run_goes_on_in_int8_as_one_of_its_own(folder, deliver, monkeypatch):
     monkeypatch.chdir(folder)
     run, commands = RunFolder(Path("runs/tiny")), []
     deliver(run.student.path, [f"class {index}" for index in range(8)])
-    run.recipe_file.write_text(read("tiny.yaml", ["schedule.warmup=3", "networks.student.args.pretrained=true"]).dump())
+    run.recipe_file.write_text(
+        read(
+            "tiny.yaml",
+            [
+                "schedule.warmup=3",
+                "schedule.min_lr=0.001",
+                "networks.student.args.pretrained=true",
+                "networks.student.optimizer={lr: 0.5}",
+            ],
+        ).dump()
+    )
     monkeypatch.setattr(int8.subprocess, "run", lambda words: commands.append(words) or SimpleNamespace(returncode=0))
     assert train_in_int8(run, 3) == Path("runs/tiny-int8")
     _, script, source, *words = commands.pop()
     recipe = read(source, words)
     assert Path(script).name == "distill.py" and (recipe.name, recipe.schedule.iterations) == ("tiny-int8", 3)
+    assert recipe.networks["student"].optimizer.lr == pytest.approx(0.05)
+    assert (recipe.schedule.min_lr, recipe.schedule.warmup) == (pytest.approx(0.0001), 0)
     assert recipe.optimizer.lr == pytest.approx(0.002) and recipe.losses == read("tiny.yaml").losses
     network = build_network("student", recipe.networks["student"], 8, recipe.seed)
     expected = from_pretrained(run.path)
     assert in_float(network) == {}, "no range is known before the first batch"
     assert all(torch.equal(value, expected.state_dict()[key]) for key, value in network.state_dict().items())
     (folder / "runs/tiny-int8").mkdir()
-    (folder / "runs/tiny-int8/recipe.yaml").touch()
+    (folder / "runs/tiny-int8/recipe.yaml").write_text(recipe.dump())
     monkeypatch.setattr(int8.subprocess, "run", lambda words: commands.append(words) or SimpleNamespace(returncode=3))
     with pytest.raises(ValueError, match="in runs/tiny-int8 did not come to its end; the same command goes on with it"):
         train_in_int8(run, 3)
     assert commands.pop()[-1] == "--resume"
+    with pytest.raises(
+        ValueError, match="holds the run of another recipe; they differ in schedule.iterations: 3 there, 4"
+    ):
+        train_in_int8(run, 4)
 
 
 def test_images_are_spread_over_the_split(folder):

@@ -38,3 +38,19 @@ def test_a_batch_norm_whose_statistics_are_not_finite_is_refused():
     network.running_var[0] = torch.inf
     with pytest.raises(FloatingPointError, match=r"student\.running_var is not finite after iteration 4"):
         state.refuse_not_finite()
+
+
+def test_patience_counts_evaluations_however_far_they_lie_apart():
+    """A resume may evaluate more often than the run did before."""
+    state = TrainingState(Graph({"student": nn.Linear(1, 1)}, {}, [], {}), [], {}, {}, None)
+    recipe = SimpleNamespace(evaluate=SimpleNamespace(patience=3, every=100))
+    for iteration, miou in ((1000, 0.2), (2000, 0.3), (2100, 0.25), (2200, 0.3)):
+        state.iteration = iteration
+        state.note_scores({"miou": miou})
+    assert (state.best_iteration, state.without_gain) == (2000, 2) and not state.has_stalled(recipe)
+    state.note_scores({"miou": 0.1})
+    assert state.has_stalled(recipe)
+    state.unscored = True
+    assert not state.has_stalled(recipe)
+    state.note_scores({"miou": 0.4})
+    assert state.without_gain == 0

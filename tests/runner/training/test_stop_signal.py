@@ -66,3 +66,10 @@ def test_what_does_not_come_is_given_up_after_its_grace(stop, monkeypatch):
     with pytest.raises(Stopped), stop.waiting(0.3):
         time.sleep(20)
     assert stop.gave_up and 0.3 <= time.monotonic() - since < 5
+
+
+def test_a_process_that_leaves_by_another_one_s_signal_has_an_exit_code(stop):
+    assert stop.received is None
+    with pytest.raises(SystemExit) as ended:
+        stop.leave("stopped", together=False)
+    assert ended.value.code == 128 + signal.SIGTERM
