@@ -27,7 +27,7 @@ from ._images import (
 )
 
 IGNORE_INDEX = 255
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 LARGEST_LIST = 100_000_000  # bytes
 
@@ -86,10 +86,14 @@ def find_images(folder: Path, suffix: str = "") -> dict[str, str]:
             continue
         path = os.path.join(parent, name)
         key = written_alike(os.path.relpath(os.path.join(parent, stem.removesuffix(suffix)), folder))
-        if key in found:
-            raise ValueError(f"{path} and {found[key]}: two images of one name; keep one of them")
-        found[key] = path
+        refuse_second(found.setdefault(key, path), path)
     return dict(sorted(found.items()))
+
+
+def refuse_second(first: str, path: str) -> None:
+    """ValueError where two files have the name of one image."""
+    if path != first:
+        raise ValueError(f"{path} and {first}: two images of one name; keep one of them")
 
 
 def written_alike(path: str) -> str:
@@ -123,8 +127,12 @@ def name_of_file(path: str) -> str:
 
 
 def paths_below(folder: str | Path, endings: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, str]:
-    """Every file at any depth below `folder` with such an ending: relative path, as `written_alike` -> path."""
-    found = (os.path.join(parent, name) for parent, name in files_below(folder) if name.lower().endswith(endings))
+    """Every file at any depth below `folder` with such an ending: relative path, as `written_alike` -> path.
+
+    Hidden ones, as Macs put beside others when they pack a folder, are none.
+    """
+    names = ((parent, name) for parent, name in files_below(folder) if not name.startswith("."))
+    found = (os.path.join(parent, name) for parent, name in names if name.lower().endswith(endings))
     return {written_alike(os.path.relpath(path, folder)): path for path in found}
 
 

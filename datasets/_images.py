@@ -120,6 +120,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         rgb = _from_floats(image).convert("RGB")
     elif image.mode.startswith("I"):
+        _refuse_white_is_zero(image)
         rgb = _from_integers(image, raw_mode).convert("RGB")
     else:
         if image.format in ("PNG", "TIFF") and image.mode in ("RGB", "RGBA") and ";16" in raw_mode:
@@ -139,6 +140,7 @@ def as_ids(image: Image.Image) -> Image.Image:
     raw_mode, decoder = _raw_mode(image), image.tile[0][0] if image.tile else "raw"
     if decoder in ("ppm", "ppm_plain"):
         raise RefusedFile("is a PPM file whose numbers Pillow stretches to 0..255; save labels as PNG")
+    _refuse_white_is_zero(image)
     _compare_checksums(image)
     image.load()
     label = image if image.mode in ("L", "P") else _single_channel(image)
@@ -196,6 +198,12 @@ def _page_kind(image: Image.Image, index: int) -> int:
     """Bit 0: a smaller copy of another page; bit 2: a mask."""
     image.seek(index)
     return int(image.tag_v2.get(PAGE_KIND, 0))
+
+
+def _refuse_white_is_zero(image: Image.Image) -> None:
+    """RefusedFile for a TIFF that stores white as 0: Pillow turns the numbers of up to 8 bits round, and no others."""
+    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0:
+        raise RefusedFile("is a TIFF that stores white as 0; save it with black as 0, or as PNG")
 
 
 def _refuse_more_bands(image: Image.Image) -> None:

@@ -19,6 +19,7 @@ from ._files import (
     read_list,
     require_one_size,
 )
+from ._images import MAX_PIXELS
 
 FRACTION = re.compile(r"(\d+)/(\d+)")
 
@@ -83,14 +84,14 @@ class LabelsFrom:
 
     Args:
         folder: None while the labels are still to be made; then all is ignored.
-        num_classes: K. field: of the recipe, for the error.
+        num_classes: K. field: of the recipe, for the error. max_pixels: of a label that is still read.
 
     Raises:
         FileNotFoundError: an image has no label.
     """
 
-    def __init__(self, dataset, folder: str | Path | None, num_classes: int, field: str):
-        self.dataset, self.ignore_index = dataset, IGNORE_INDEX
+    def __init__(self, dataset, folder: str | Path | None, num_classes: int, field: str, max_pixels: int = MAX_PIXELS):
+        self.dataset, self.ignore_index, self.max_pixels = dataset, IGNORE_INDEX, max_pixels
         self.table = lookup_table({index: index for index in range(num_classes)})
         self.rule = f"the data set's train ids are 0..{num_classes - 1}, and 255 where nothing counts"
         self.labels = None
@@ -115,7 +116,7 @@ class LabelsFrom:
         if self.labels is None:
             return image, Image.new("L", image.size, IGNORE_INDEX)
         path = self.labels[index]
-        target = read_label(path, self.table, self.rule)
+        target = read_label(path, self.table, self.rule, self.max_pixels)
         require_one_size(self.name(index), image.size, path, target.size)
         return image, target
 

@@ -17,6 +17,7 @@ from ._files import (
     paths_below,
     read_label,
     read_list,
+    refuse_second,
     require_folder,
     written_alike,
 )
@@ -110,7 +111,9 @@ def _labelmap(path: Path) -> dict[str, Color]:
 
 def _find(names: list[str], folder: Path, listed: Path) -> list[str]:
     """The path of each name's file in a folder, which is listed once."""
-    present = {os.path.splitext(name)[0]: path for name, path in paths_below(require_folder(folder, LAYOUT)).items()}
+    present: dict[str, str] = {}
+    for name, path in paths_below(require_folder(folder, LAYOUT)).items():
+        refuse_second(present.setdefault(os.path.splitext(name)[0], path), path)
     for name in names:
         if written_alike(name) not in present:
             raise FileNotFoundError(f"{folder / name}.*: {listed} lists this image, and it does not exist there")

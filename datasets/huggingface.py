@@ -151,6 +151,8 @@ def _load(package, root: str, config: str | None, revision: str | None, split: s
                 raise ValueError(f"no split called {split!r}; there are: {', '.join(found)}{told}")
             return found[split]
         if place.is_file():
+            if split != "train":
+                raise ValueError(f"no split called {split!r}; one file is train (args: {{val: 0.1}} divides it)")
             return package.load_dataset("parquet", data_files={split: root}, split=split)
         return package.load_dataset(root, name=config, revision=None if place.exists() else revision, split=split)
     except (

@@ -18,6 +18,7 @@ from ._files import (
     image_names,
     read_list,
     read_text,
+    refuse_second,
     require_images,
     require_split,
     written_alike,
@@ -168,7 +169,8 @@ def _images_of(place: Path) -> dict[str, str]:
         path = os.path.normpath(place.parent / line)
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{path}: listed in {place} but no file of this name exists")
-        found[os.path.splitext(written_alike(line))[0].replace("../", "")] = path
+        name = os.path.splitext(written_alike(line))[0].replace("../", "")
+        refuse_second(found.setdefault(name, path), path)
     return found
 
 

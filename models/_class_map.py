@@ -65,12 +65,25 @@ def _synonyms(name: str) -> list[str]:
     return list(dict.fromkeys([whole, *(part.strip() for part in re.split("[,;]", whole))]))
 
 
+def share_a_name(one: str, other: str) -> bool:
+    """Whether two classes may be the same, by their names and synonyms; a name that is a number says nothing."""
+    return bool({*_synonyms(one)} & {*_synonyms(other)}) or re.fullmatch(r"(?i)(label_)?[0-9]+", str(one)) is not None
+
+
 def _same_names(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
-    """(their id, our id) of the classes that share a name; the whole name decides before a synonym does."""
+    """(their id, our id) of the classes that share a name; the whole name decides before a synonym does.
+
+    Of our classes with the same synonym, the one that it is the whole name of, then the one that it comes first in.
+    """
     pairs, known = [], [_synonyms(own) for own in ours]
     for source, name in enumerate(theirs):
-        targets = [target for word in _synonyms(name) for target, words in enumerate(known) if word in words]
-        pairs += [(source, target) for target in targets[:1]]
+        # the first of their words that any of ours has
+        word = next((word for word in _synonyms(name) if any(word in words for words in known)), None)
+        found = sorted((words.index(word), target) for target, words in enumerate(known) if word in words)
+        if len(found) > 1 and found[0][0] == found[1][0]:
+            names = " and ".join(repr(ours[target]) for _, target in found[:2])
+            raise ValueError(f"class_map: names: the network's class {name!r} is as much {names}; say which in a map")
+        pairs += [(source, target) for _, target in found[:1]]
     return pairs
 
 

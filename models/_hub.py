@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import transformers
+from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -177,6 +178,9 @@ def load(
     return network, fresh
 
 
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # where transformers looks for it
+
+
 def read_normalize(name: str, revision: str | None) -> Normalize:
     """The constants of the image processor saved beside the weights; ImageNet's where there is none.
 
@@ -185,19 +189,35 @@ def read_normalize(name: str, revision: str | None) -> Normalize:
     """
     try:
         values, _ = BaseImageProcessor.get_image_processor_dict(name, revision=revision)
-    except (OSError, ValueError):
-        logger.info("%s has no preprocessor_config.json: images are normalised with ImageNet's constants", name)
+    except (OSError, ValueError) as error:
+        if Path(name).is_dir() or all(_is_absent(name, file, revision) for file in PROCESSORS):
+            logger.info("%s has no preprocessor_config.json: images are normalised with ImageNet's constants", name)
+        else:
+            told = (
+                "%s: what its images are normalised with could not be read (%s), and is taken to be ImageNet's: load "
+            )
+            told += "its preprocessor_config.json, too, or say normalize: in the recipe"
+            logger.warning(told, name, str(error).splitlines()[0][:160])
         return Normalize.named("imagenet")
-    # processors that never normalise (MobileViT's) know this switch, the others have mean and std
-    if "image_mean" not in values and "do_flip_channel_order" not in values:
+    kind = str(values.get("image_processor_type") or values.get("feature_extractor_type"))
+    # of some kinds the class alone says that they do not normalise, which is not written then
+    normalises = values.get("do_normalize", not kind.startswith(("MobileViT", "GLPN", "Swin2SR")))
+    if normalises and "image_mean" not in values and "do_flip_channel_order" not in values:
         return Normalize.named("imagenet")
     order = "bgr" if values.get("do_flip_channel_order", False) else "rgb"
     unit = 1.0 / values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
-    if not values.get("do_normalize", True) or values.get("image_mean") is None:
+    if not normalises or values.get("image_mean") is None:
         return Normalize((0.0, 0.0, 0.0), (unit, unit, unit), order)
     # a number for all channels or three, in grey levels
-    mean, std = ((np.broadcast_to(values[key], 3) * unit).tolist() for key in ("image_mean", "image_std"))
-    return Normalize(mean, std, order)
+    mean, std = (np.broadcast_to(values[key], 3) * unit for key in ("image_mean", "image_std"))
+    if kind.startswith("EfficientNet") and values.get("include_top", True):
+        std = std * std / unit  # which it divides by twice
+    return Normalize(mean.tolist(), std.tolist(), order)
+
+
+def _is_absent(name: str, file: str, revision: str | None) -> bool:
+    """Whether the Hub is known to have no such file in a repository, by the cache."""
+    return try_to_load_from_cache(name, file, revision=revision) is _CACHED_NO_EXIST
 
 
 def _absent(name: str, error: Exception) -> FileNotFoundError:

@@ -78,10 +78,11 @@ def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -
     if accelerator.num_processes > 1:
         accelerator.ddp_handler.find_unused_parameters = graph.leaves_some_out
     loop, on_gpu = recipe.loop, accelerator.device.type == "cuda"
-    share = images_per_part(recipe.data.batch_size, loop.accumulate, accelerator.num_processes)
-    if recipe.data.unlabelled is not None:
-        unlabelled = recipe.data.unlabelled.batch_size
-        images_per_part(unlabelled, loop.accumulate, accelerator.num_processes, "data.unlabelled.batch_size")
+    data, shared = recipe.data, (loop.accumulate, accelerator.num_processes)
+    share = images_per_part(data.batch_size, *shared, mixing=None if data.mix is None else "data.mix")
+    if data.unlabelled is not None:
+        mixing = "data.unlabelled.strong" if (data.unlabelled.strong or {}).get("cutmix") else None
+        images_per_part(data.unlabelled.batch_size, *shared, "data.unlabelled.batch_size", mixing)
     synchronise = loop.sync_batchnorm
     if synchronise == "auto":
         synchronise = on_gpu and share <= 8

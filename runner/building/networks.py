@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from segkd.models._checkpointing import checkpoint_blocks
-from segkd.models._class_map import ClassMapped, read_class_map
+from segkd.models._class_map import ClassMapped, read_class_map, share_a_name
 from segkd.models._int8 import simulate_int8
 from segkd.models._prediction import Normalize
 from segkd.models._state_dicts import shown
@@ -138,6 +138,13 @@ def refuse_other_classes(
         raise ValueError(f"{owner}: {told}; {remedy}, or give it weights of this data set")
     if list(names) != list(ours) and sorted(names) == sorted(ours):
         raise ValueError(f"{owner}: {where} has the data set's classes in another order; write class_map: names")
+    moved = [name for place, name in enumerate(names) if name in ours and list(ours).index(name) != place]
+    if moved:
+        raise ValueError(f"{owner}: {where} has {moved[0]!r} at another place than the data set; {remedy}")
+    unlike = [(name, own) for name, own in zip(names, ours) if not share_a_name(name, own)]
+    if unlike:
+        told = "; ".join(f"{name!r} for {own!r}" for name, own in unlike[:3])
+        logger.warning("%s: %s is taken class for class, whatever they are called: %s", owner, where, told)
 
 
 def set_constants(built: nn.Module, asked: str | dict | None, trained: str | dict | None, owner: str) -> None:

@@ -58,7 +58,7 @@ def build_training_sets(recipe: Recipe, pseudo_labels: Path | None = None) -> tu
     if data.extra is not None:
         by_hand = data.extra.pseudo is None
         folder, field = (data.extra.labels, "data.extra.labels") if by_hand else (pseudo_labels, "data.extra.pseudo")
-        images = LabelsFrom(extra_images(recipe, rest), folder, labelled.num_classes, field)
+        images = LabelsFrom(extra_images(recipe, rest), folder, labelled.num_classes, field, data.max_pixels)
         labelled = WithExtra(labelled, images)
     if data.unlabelled is None:
         return labelled, None

@@ -54,14 +54,29 @@ def samples_with_extra(step: int, batch_size: int, dataset: Dataset, seed: int, 
     return [next(others if after > before else own) for before, after in itertools.pairwise(counts)]
 
 
-def images_per_part(batch_size: int, parts: int, world: int, field: str = "data.batch_size") -> int:
-    """Images one process computes at a time. ValueError where processes and parts do not divide `field`."""
+def images_per_part(
+    batch_size: int, parts: int, world: int, field: str = "data.batch_size", mixing: str | None = None
+) -> int:
+    """Images one process computes at a time.
+
+    Args:
+        mixing: the field by which images are mixed in pairs, if they are.
+
+    Raises:
+        ValueError: processes and parts do not divide `field`, or would part pairs.
+    """
     if batch_size % (parts * world):
         raise ValueError(
             f"{field} is {batch_size} images in total, which {world} processes times {parts} accumulated "
             f"parts do not divide; change {field}, loop.accumulate or the number of processes"
         )
-    return batch_size // (parts * world)
+    share = batch_size // (parts * world)
+    if mixing is not None and share % 2 and (share == 1 or parts * world > 1):
+        raise ValueError(
+            f"{mixing} mixes images in pairs, and of {batch_size} ({field}) each of {world} processes computes {share} "
+            f"at a time; let that be an even number, by {field}, loop.accumulate or the number of processes"
+        )
+    return share
 
 
 def parts_of_steps(

@@ -23,7 +23,6 @@ from segkd.datasets._images import (
 )
 
 T, R = TypeVar("T"), TypeVar("R")
-SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 LONGEST_REASON = 300  # letters
 
@@ -78,7 +77,7 @@ def find_images(words: Iterable[str], leave_out: Path) -> list[ImageFile]:
                 f"{word}: all its images lie in {leave_out}, where the results go; name another folder for them"
             )
         if not files:
-            raise ValueError(f"{word}: no images here ({', '.join(SUFFIXES)}); a video is named by its own path")
+            raise ValueError(f"{word}: no images here ({', '.join(IMAGE_SUFFIXES)}); a video is named by its own path")
         for path, name in files:
             other = found.setdefault(name, path)
             if other.resolve() != path.resolve():
@@ -95,10 +94,10 @@ def find_images(words: Iterable[str], leave_out: Path) -> list[ImageFile]:
 
 def _named(word: str) -> Iterator[tuple[Path, str]]:
     """(path, name) of each file that one word of the command line means."""
-    path, known = Path(word), (*SUFFIXES, *VIDEO_SUFFIXES)
+    path, known = Path(word), (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
     if path.is_dir():
         for folder, name in files_below(path):
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 file = Path(folder, name)
                 yield file, file.relative_to(path).with_suffix("").as_posix()
     elif path.exists():

@@ -22,7 +22,11 @@ class Cache(Section):
         "full", description="full, or so many of the largest classes of each pixel and the mass of the rest"
     )
     bits: Literal[8, 16] = Field(16, description="of each number on the disk (runner/building/stored_maps.py)")
-    seed: Seed = Field(0, description="of the views; runs of any seed share those of one cache seed")
+    seed: Seed = Field(
+        0,
+        description="of the views; runs of any seed share those of one cache seed, unless a share of the labels "
+        "(data.labelled: 1/8) is drawn with theirs",
+    )
     folder: str | None = Field(None, description="where it lies; default: <tracking.folder>/teacher_cache")
     max_gib: Annotated[float, Interval(gt=0, le=1e6)] = Field(
         20.0, description="size on the disk, when full, above which it is refused"

@@ -88,3 +88,9 @@ def test_files_that_are_wrong_or_missing(root: Path) -> None:
     (root / "SegmentationClass/sub/é.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"SegmentationClass/sub/é\.\*: .*default\.txt lists this image"):
         CVAT(str(root), "default")
+
+
+def test_two_images_of_one_name(root: Path) -> None:
+    Image.new("RGB", (3, 2)).save(root / "JPEGImages/a b.png")
+    with pytest.raises(ValueError, match="two images of one name; keep one of them"):
+        CVAT(str(root), "train", subset="default")

@@ -11,6 +11,7 @@ from segkd.datasets._files import (
     image_names,
     lookup_table,
     name_of_file,
+    paths_below,
     published_split,
     read_image,
     read_label,
@@ -166,3 +167,16 @@ def test_links_to_folders_are_followed_and_circles_are_not(tmp_path: Path) -> No
     for name in ("b", "c"):
         (tmp_path / "in" / name).symlink_to(tmp_path / "elsewhere")
     assert list(find_images(tmp_path / "in")) == ["a/1", "b/2", "c/2"]
+
+
+def test_files_that_a_mac_leaves_beside_others_are_none(tmp_path):
+    for name in ("a.json", "._a.json", "deep/.b.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(paths_below(tmp_path, (".json",))) == ["a.json"]
+
+
+@pytest.mark.parametrize("ending", ["gif", "ppm", "pgm"])
+def test_images_of_all_formats_that_are_read_are_found(tmp_path, ending):
+    Image.new("L", (4, 3), 1).save(tmp_path / f"a.{ending}")
+    assert list(find_images(tmp_path)) == ["a"]

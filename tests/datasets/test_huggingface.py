@@ -221,6 +221,8 @@ def test_the_package_itself(tmp_path: Path) -> None:
             (tmp_path / "pictures/train" / name).write_bytes(picture(pixels)["bytes"])
         listed.append({"file_name": f"é {row}.png", "mask_file_name": f"mask {row}.png"})
     (tmp_path / "pictures/train/metadata.jsonl").write_text("\n".join(map(json.dumps, listed)))
+    with pytest.raises(ValueError, match="no split called 'val'; one file is train .args: {val: 0.1} divides it"):
+        HuggingFace(str(tmp_path / "files/train.parquet"), "val")
     for place in ("saved", "one table", "files", "files/train.parquet", "pictures"):
         dataset = HuggingFace(str(tmp_path / place), "train", class_names=NAMES)
         assert targets(dataset) == IDS == [np.asarray(row["label"]).tolist() for row in whole]

@@ -12,6 +12,7 @@ import pytest
 from PIL import EpsImagePlugin, Image, ImageOps
 
 from segkd.datasets._files import LabelledFiles, lookup_table, read_image, read_label
+from segkd.datasets._images import PHOTOMETRIC
 from segkd.runner.predicting.image_files import ImageFile, Picture, frames
 
 ROOT = Path(__file__).parents[2]
@@ -262,3 +263,14 @@ def test_a_flipped_bit_of_the_pixels_is_told_by_the_checksum_of_a_png(tmp_path):
     for reader in (read_image, lambda path: read_label(path, TABLE, "")):
         with pytest.raises(ValueError, match="checksum of its IDAT is another one"):
             reader(file)
+
+
+def test_tiff_files_that_store_white_as_0(tmp_path: Path) -> None:
+    """Pillow turns their numbers round where they have up to 8 bits."""
+    for name, mode in (("ids", "L"), ("mask", "1"), ("deep", "I;16")):
+        Image.new(mode, (4, 3), 1).save(tmp_path / f"{name}.tif", tiffinfo={PHOTOMETRIC: 0})
+        with pytest.raises(ValueError, match="is a TIFF that stores white as 0; save it with black as 0"):
+            read_label(str(tmp_path / f"{name}.tif"), TABLE, "")
+    assert np.array(read_image(str(tmp_path / "ids.tif"))).min() == 1, "a picture may be stored so"
+    with pytest.raises(ValueError, match="stores white as 0"):
+        read_image(str(tmp_path / "deep.tif"))

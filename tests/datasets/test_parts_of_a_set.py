@@ -184,3 +184,10 @@ def test_labels_from_elsewhere(tmp_path):
     (tmp_path / f"{others.name(1)}.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"data.extra.labels: there is no .* \(1 such labels of 3\)"):
         LabelsFrom(others, tmp_path, 8, "data.extra.labels")
+
+
+def test_labels_from_elsewhere_may_be_as_large_as_images(tmp_path):
+    Image.new("L", (4, 3), 1).save(tmp_path / "frame_000.png")
+    assert LabelsFrom(numbered(1), tmp_path, 3, "data.extra.labels", max_pixels=12)[0][1].size == (4, 3)
+    with pytest.raises(ValueError, match="up to 11 are read"):
+        LabelsFrom(numbered(1), tmp_path, 3, "data.extra.labels", max_pixels=11)[0]

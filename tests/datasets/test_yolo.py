@@ -126,3 +126,11 @@ def test_files_that_are_not_there(root: Path) -> None:
     (root / "valid/labels/d.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"valid/labels/d\.txt: does not exist, and no other image of val has"):
         YOLO(str(root), "val")
+
+
+def test_two_images_of_one_name_in_a_list(root: Path) -> None:
+    Image.new("RGB", (8, 10)).save(root / "train/images/c.jpg")
+    (root / "train.txt").write_text("train/images/c.png\ntrain/images/c.jpg\n")
+    (root / "data.yaml").write_text(DATA.replace("../train/images", "train.txt"))
+    with pytest.raises(ValueError, match="c.jpg and .*c.png: two images of one name"):
+        YOLO(str(root), "train")

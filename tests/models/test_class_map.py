@@ -117,3 +117,10 @@ def test_classes_left_out_are_named_once(caplog):
 def test_impossible_groups(groups):
     with pytest.raises(ValueError, match="has the classes 0..7"):
         ClassMapped(Theirs(), groups, THEIRS, OURS[: len(groups)])
+
+
+def test_of_ours_with_the_same_word_the_one_counts_that_it_names_first():
+    assert read_class_map("names", ["wall", "sky"], ["brick, wall", "wall", "sky"]) == [[], [0], [1]]
+    assert read_class_map("names", ["screen"], ["door, screen", "screen, display"]) == [[], [0]]
+    with pytest.raises(ValueError, match="'bank' is as much 'bank, shore' and 'bank, house'; say which in a map"):
+        read_class_map("names", ["bank"], ["bank, shore", "bank, house"])

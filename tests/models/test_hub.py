@@ -4,8 +4,12 @@ import json
 import logging
 import os
 
+import numpy as np
 import pytest
 import torch
+import transformers
+from huggingface_hub import _CACHED_NO_EXIST
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
@@ -14,7 +18,7 @@ from transformers import (
     SegformerForSemanticSegmentation,
 )
 
-from segkd.models._hub import read_config
+from segkd.models._hub import read_config, read_normalize
 from segkd.models._prediction import Normalize
 from segkd.models.huggingface import HuggingFace
 
@@ -200,3 +204,32 @@ def test_code_on_the_hub_that_a_configuration_names_is_not_run(tmp_path, key, ki
             implementations = [found._attn_implementation, found._experts_implementation]
             implementations += [found.backbone_config._attn_implementation] if inner else []
             assert "stranger/kernels" not in implementations
+
+
+@pytest.mark.parametrize("kind", [
+    "SegformerImageProcessor", "BeitImageProcessor", "SiglipImageProcessor", "CLIPImageProcessor", "EfficientNetImageProcessor",
+    "MobileViTImageProcessor", "GLPNImageProcessor", "Swin2SRImageProcessor", "DPTImageProcessor",
+])  # fmt: skip
+def test_constants_are_those_that_the_image_processor_computes_with(tmp_path, kind):
+    """Some never normalise, which is not written; EfficientNet's divides by its deviations twice."""
+    processor = getattr(transformers, kind)()
+    processor.save_pretrained(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    options = {"do_resize": False, "do_center_crop": False, "do_pad": False}
+    wanted = processor(Image.fromarray(pixels), return_tensors="pt", **options)["pixel_values"]
+    found = read_normalize(str(tmp_path), None)(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    torch.testing.assert_close(found, wanted[..., :64, :64].float(), rtol=1e-3, atol=1e-4)
+
+
+def test_constants_that_could_not_be_loaded_are_told_and_those_that_are_nowhere_are_not(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "published").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert read_normalize(str(tmp_path / "published"), None).constants == "imagenet"
+        assert not caplog.records
+        assert read_normalize("somebody/siglip", None).constants == "imagenet"
+    assert "what its images are normalised with could not be read" in caplog.text and "say normalize:" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr("segkd.models._hub.try_to_load_from_cache", lambda *names, **more: _CACHED_NO_EXIST)
+    read_normalize("somebody/siglip", None)
+    assert not caplog.records

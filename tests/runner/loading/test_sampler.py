@@ -1,6 +1,7 @@
 """Which sample comes when, against bare loops; over processes, parts, workers and resumes."""
 
 import itertools
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from segkd.runner.loading.batch import TrainingViews
 from segkd.runner.loading.data_sets import build_training_batches, build_training_sets, build_views
-from segkd.runner.loading.sampler import evaluation_batches, samples_of_step, training_batches
+from segkd.runner.loading.sampler import evaluation_batches, images_per_part, samples_of_step, training_batches
 from segkd.runner.recipe.read import read
 
 
@@ -303,3 +304,13 @@ def test_where_no_term_sees_labels_all_images_are_without_and_no_others_are_load
         labelled.__class__.__getitem__ = kept
     assert sorted(index for batch in batches for index in batch.unlabelled.indices) == sorted([*range(14)] * 2)
     assert len(read_items) == 28 and all(batch.images is batch.unlabelled.images for batch in batches)
+
+
+@pytest.mark.parametrize(
+    "share, shared_by, refused", [(4, 2, False), (1, 1, True), (5, 1, False), (3, 2, True), (1, 8, True)]
+)
+def test_pairs_of_images_are_not_parted(share, shared_by, refused):
+    for parts, world in ((shared_by, 1), (1, shared_by)):
+        with pytest.raises(ValueError, match="data.mix mixes images in pairs") if refused else nullcontext():
+            assert images_per_part(share * shared_by, parts, world, mixing="data.mix") == share
+        assert images_per_part(share * shared_by, parts, world) == share
