@@ -171,6 +171,8 @@ def predict(
         raise ValueError(
             f"{type(network).__name__} is no network of segkd's with a head; give a run, or what `load` gives"
         )
+    if network.num_classes > 256:
+        raise ValueError(f"{network.num_classes} classes do not fit into arrays of 8 bits; call the network itself")
     if stride is not None and window is None:
         raise ValueError("stride is that of sliding windows; give window, too")
     device = find_device()

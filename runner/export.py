@@ -38,12 +38,10 @@ def ask(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--private", action="store_true", help="a repository that --push-to-hub makes is private")
     int8 = parser.add_argument_group("--to onnx --int8")
     int8.add_argument("--int8", action="store_true", help="weights and activations in 8 bits")
-    int8.add_argument("--calibration-images", type=int, default=100, metavar="N", help="of training (default: 100)")
-    int8.add_argument("--calibration", choices=CALIBRATIONS, default="minmax", help="of activations (default: minmax)")
+    int8.add_argument("--calibration-images", type=int, metavar="N", help="of training (default: 100)")
+    int8.add_argument("--calibration", choices=CALIBRATIONS, help="of activations (default: minmax)")
     int8.add_argument("--symmetric", action="store_true", help="activations around zero, as TensorRT needs them")
-    int8.add_argument(
-        "--max-loss", type=float, default=1.0, metavar="POINTS", help="of mIoU below the float file's (default: 1.0)"
-    )
+    int8.add_argument("--max-loss", type=float, metavar="POINTS", help="of mIoU below the float file's (default: 1.0)")
     int8.add_argument(
         "--qat", type=int, metavar="ITERATIONS", help="train it in INT8 first, as a run of its own, by its own recipe"
     )
@@ -79,6 +77,11 @@ from segkd.runner.run_folder.replacing import refuse_existing, replacing
 from segkd.runner.scoring.cost import TIMED, Timing, flops, in_turn, parameters
 from segkd.runner.scoring.program import scores_of_file
 
+# what an INT8 file is asked to be (exporting/int8.py: Wish)
+OF_INT8 = {
+    "calibration_images": "images", "calibration": "calibration", "symmetric": "symmetric", "max_loss": "max_loss",
+    "val_images": "val_images",
+}  # fmt: skip
 # target -> what is added to the network's name for the default output
 ENDINGS = {"segkd": "-segkd", "hf": "-hf", "onnx": ".onnx", "torch": ".pt2", "timm": ".timm.safetensors"}
 FOLDERS = ("segkd", "hf")
@@ -136,7 +139,8 @@ def export_network(options: argparse.Namespace) -> Path:
         if export.loss is not None and options.val_images is None:
             recipe = delivered.run.read_recipe()
             write_scores(file, scores_of_file(export.loss.int8, recipe), export.loss.int8.arrays())
-        write_report(file, delivered, export, size, timings, costs)
+        fixed = options.fixed_size or options.input_size is not None or seen is not None
+        write_report(file, delivered, export, size, timings, costs, fixed=fixed)
         say(f"{file.report_file}: what it is, what it costs and how it is run")
     if options.push_to_hub:
         say(f"uploaded to {push(path, options.push_to_hub, private=options.private)}")
@@ -165,8 +169,11 @@ def refuse_wrong(options: argparse.Namespace) -> None:
         raise ValueError("--qat ITERATIONS is for --int8 and the student, with at least one iteration")
     if options.int8 and options.to != "onnx":
         raise ValueError(f"--int8 is for --to onnx, not for --to {options.to}")
-    fewest = min(options.calibration_images, 1 if options.val_images is None else options.val_images)
-    if fewest < 1 or not options.max_loss >= 0:
+    given = [word for word in OF_INT8 if getattr(options, word) is not None and getattr(options, word) is not False]
+    if given and not options.int8:
+        raise ValueError(f"--{given[0].replace('_', '-')} is for --int8")
+    counts = [count for count in (options.calibration_images, options.val_images) if count is not None]
+    if min(counts, default=1) < 1 or not (options.max_loss is None or options.max_loss >= 0):
         raise ValueError("--calibration-images and --val-images are at least 1, and --max-loss is not below 0")
 
 
@@ -185,9 +192,8 @@ def write(
         learned, beside: of one that was trained in INT8, see write_int8.
     """
     if options.int8:
-        wish = Wish(
-            options.calibration_images, options.calibration, options.symmetric, options.max_loss, options.val_images
-        )
+        given = {field: getattr(options, word) for word, field in OF_INT8.items()}
+        wish = Wish(**{field: value for field, value in given.items() if value is not None})
         return write_int8(delivered, path, size, wish, fixed_size=options.fixed_size, learned=learned, beside=beside)
     if options.to in PROGRAMS:
         about = told_of(delivered)

@@ -83,12 +83,14 @@ class SlurmTraining:
     submitit calls `checkpoint` on the main node when the job's time is nearly up, then queues the job again.
 
     Attributes:
-        words: distill.py with its arguments. process: of the training, while it runs.
+        words: distill.py with its arguments. process: of the training, while it runs. asked: whether SLURM has asked
+            this job to end.
     """
 
     words: list[str]
     slurm: Slurm
     process: subprocess.Popen | None = field(default=None, init=False)
+    asked: bool = field(default=False, init=False)
 
     def __call__(self) -> None:
         """Trains to the end. RuntimeError: it has failed."""
@@ -100,7 +102,8 @@ class SlurmTraining:
         self.process = subprocess.Popen(self.command(), env=environment, preexec_fn=_ignore_requests)
         self._wait()
         code = self.process.wait()
-        if code in STOPPED:  # asked by SLURM, which ends this job now and queues it again if that is to be
+        # SLURM ends this job now and queues it again if that is to be; torchrun has an exit code of its own then
+        if code != 0 and (self.asked or code in STOPPED):
             time.sleep(self.slurm.grace)
         if code != 0:
             raise RuntimeError(f"{' '.join(self.words)} has ended with exit code {code}; what it said stands above")
@@ -131,6 +134,7 @@ class SlurmTraining:
         return DelayedSubmission(dataclasses.replace(self))
 
     def _pass_on(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
+        self.asked = True
         try:
             os.kill(self.process.pid, signal.SIGTERM)
         except ProcessLookupError:

@@ -21,6 +21,7 @@ from segkd.runner.drafting.formats import Found, find_data
 from segkd.runner.drafting.plan import Plan, encoder_for, plan_for
 from segkd.runner.drafting.recipe_text import header, recipe_texts
 from segkd.runner.recipe import parts
+from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.replacing import write_text
@@ -123,7 +124,10 @@ def _seconds(texts: dict[Path, str], dataset: Dataset, plan: Plan) -> dict[Path,
             for file, text in texts.items():
                 Path(folder, file.name).write_text(text, encoding="utf-8")
             for file in texts:
-                recipe = read(Path(folder, file.name))
+                try:
+                    recipe = read(Path(folder, file.name))
+                except RecipeError as error:  # which is of a file that nobody will find
+                    raise RecipeError([one.replace(f"{folder}/", "") for one in error.mistakes]) from None
                 graph = build_graph(recipe, build_networks(recipe, dataset, untrained=True), dataset.ignore_index)
                 seconds[file] = _seconds_of_a_step(graph.to(plan.device).train(), recipe, plan.device)
                 seconds[file] *= plan.iterations * plan.batch_size / TRIED

@@ -87,9 +87,10 @@ def _annot_folders(root: str) -> Found | None:
     if not labels or scored is None:
         return None
     seen = look_at_masks(_some(labels))
-    if seen.ids is not None and max(seen.ids) == 11 and scored == "val":
+    names = find_names(root)
+    if seen.ids is not None and max(seen.ids) == 11 and scored == "val" and names is None:
         return Found("camvid", root, said=["CamVid's folders train, trainannot and so on, with its ids 0..11"])
-    meaning = meaning_of(seen, find_names(root), len(labels) <= LOOKED_AT)
+    meaning = meaning_of(seen, names, len(labels) <= LOOKED_AT)
     args = {"images": "{split}/{name}.*", "labels": "{split}annot/{name}.*"} | meaning.args
     return Found("folder", root, args, val=scored, said=[f"images in train, masks in trainannot, which {meaning.said}"])
 
@@ -124,7 +125,8 @@ def _hugging_face(root: str) -> Found | None:
     train, scored = split_words(words)
     said = [f"a Hugging Face data set {kind}, with the splits {', '.join(dict.fromkeys(words)) or 'train'}"]
     if train and scored:
-        return Found("huggingface", root, {}, train, _as_the_package_says(scored), said)
+        scored = scored if saved.is_file() else _as_the_package_says(scored)  # which has written its own words there
+        return Found("huggingface", root, {}, train, scored, said)
     return Found("huggingface", root, said=said).divided(None)
 
 
@@ -142,7 +144,8 @@ def _yolo(root: str) -> Found | None:
         if not isinstance(content, dict) or not {"names", "train"} <= content.keys():
             continue
         args = {} if path.name == "data.yaml" else {"data": path.name}
-        said = [f"YOLO's {path.name} with {len(content['names'])} names"]
+        names = content["names"]  # what is wrong with them says the data set
+        said = [f"YOLO's {path.name} with {len(names) if isinstance(names, list | dict) else 'no'} names"]
         for scored in ("val", "test"):
             if content.get(scored) and content[scored] != content["train"]:
                 return Found("yolo", root, args, val=scored, said=said)
@@ -182,7 +185,9 @@ def _coco_json(path: str) -> dict | None:
         if not re.search(rb'"(images|annotations|categories)"\s*:\s*\[', file.read(BEGINNING)):
             return None
     content = read_json(path, "")
-    return content if all(content.get(key) for key in ("images", "annotations", "categories")) else None
+    lists = [content.get(key) for key in ("images", "annotations", "categories")]
+    is_whole = all(lists) and isinstance(lists[0], list) and all(isinstance(image, dict) for image in lists[0])
+    return content if is_whole else None
 
 
 def _json_files(root: str) -> dict[str, str]:

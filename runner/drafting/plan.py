@@ -77,6 +77,12 @@ def encoder_for(role: str) -> str:
     return TRAINED[role] if has_weights(TRAINED[role]) else UNTRAINED[role]
 
 
+def stride_of(encoder: str) -> int:
+    """The output stride that a head reads it at: 16, but for encoders that are not known to have any beside 32."""
+    is_dilated = encoder.startswith("timm/tf_efficientnet_lite") or not encoder.startswith(("timm/", "hf/", "mit_"))
+    return 16 if is_dilated else 32
+
+
 def has_weights(encoder: str) -> bool:
     """Whether an encoder's ImageNet weights are at hand."""
     return encoder.startswith("timm/") and weights_at_hand(encoder.removeprefix("timm/"))

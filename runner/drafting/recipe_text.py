@@ -4,7 +4,7 @@ from pathlib import Path
 
 from segkd.runner.console import clock, command
 from segkd.runner.drafting.formats import Found
-from segkd.runner.drafting.plan import TRAINED, Plan, has_weights
+from segkd.runner.drafting.plan import Plan, has_weights, stride_of
 from segkd.runner.recipe.yaml_file import one_line
 
 WIDTHS = {"teacher": 128, "student": 64}
@@ -37,13 +37,13 @@ def recipe_texts(
     student = _network("student", "student", encoders["student"])
     if of_teacher is None:
         teacher = f"  teacher: {{weights: {one_line(encoders['teacher'])}, train: false}}\n"
-        return {file: f"name: {name}\n{shared}networks:\n{student}{teacher}{TERMS}"}
+        return {file: f"name: {one_line(name)}\n{shared}networks:\n{student}{teacher}{TERMS}"}
     alone = _network("student", "teacher", encoders["teacher"])
     frozen = f"weights: {{recipe: {one_line(of_teacher.name)}}}, train: false"
     teacher = _network("teacher", "teacher", encoders["teacher"], frozen)
     return {
-        of_teacher: f"name: {name}-teacher\n{shared}networks:\n{alone}losses:\n  - {{loss: cross_entropy}}\n",
-        file: f"extends: {one_line(of_teacher.name)}\nname: {name}\nnetworks:\n{student}{teacher}{TERMS}",
+        of_teacher: f"name: {one_line(f'{name}-teacher')}\n{shared}networks:\n{alone}losses:\n  - {{loss: cross_entropy}}\n",
+        file: f"extends: {one_line(of_teacher.name)}\nname: {one_line(name)}\nnetworks:\n{student}{teacher}{TERMS}",
     }
 
 
@@ -72,10 +72,9 @@ def header(
 
 def _network(name: str, role: str, encoder: str, *others: str) -> str:
     """The lines of a network; all arguments are there, since one recipe is laid over the other."""
-    is_foreign = encoder.startswith(("timm/", "hf/")) and encoder not in TRAINED.values()
     values = {
         "backbone": encoder,
-        "output_stride": None if is_foreign else 16,
+        "output_stride": stride_of(encoder),
         "width": WIDTHS[role],
         "pretrained": has_weights(encoder),
     }

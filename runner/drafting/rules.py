@@ -6,6 +6,10 @@ Our results are small (two CPU cores, random weights, few seeds): a rule that re
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from segkd.runner.recipe import parts
+from segkd.runner.recipe.told_by_weights import told_by
 
 # encoders that were trained to be read, not to name classes
 FEATURES_ALONE = re.compile(r"dino|clip|siglip|mae|sam\b|sam_|beit|eva|radio|depth", re.IGNORECASE)
@@ -28,7 +32,10 @@ class Asked:
 
     @property
     def has_scores(self) -> bool:
-        """Whether the teacher says classes, and not features alone."""
+        """Whether the teacher says classes, and not features alone; a path's letters tell nothing of that."""
+        if Path(self.teacher).exists():
+            told = told_by(self.teacher, None, None)
+            return told is None or told.model != parts.BARE
         return FEATURES_ALONE.search(self.teacher) is None
 
     @property

@@ -4,6 +4,7 @@ import textwrap
 from pathlib import Path
 
 from segkd.runner.console import command
+from segkd.runner.drafting.plan import stride_of
 from segkd.runner.drafting.rules import RULES, Asked
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.read import read
@@ -71,7 +72,8 @@ def _network(encoder: str) -> dict:
     """A network of ours by its file, or our head on an encoder."""
     if encoder in parts.names("models"):
         return {"model": encoder}
-    return {"model": "deeplabv3plus", "args": {"backbone": encoder, "pretrained": True}}
+    stride = {"output_stride": stride_of(encoder)} if stride_of(encoder) == 32 else {}
+    return {"model": "deeplabv3plus", "args": {"backbone": encoder, "pretrained": True} | stride}
 
 
 def _teacher(asked: Asked) -> dict:

@@ -18,9 +18,9 @@ import onnxruntime
 from PIL import Image
 
 session = onnxruntime.InferenceSession("{name}")
-image = Image.open("street.png").convert("RGB").resize(({width}, {height}))
-images = np.asarray(image).transpose(2, 0, 1)[None]  # (1, 3, {height}, {width}) uint8
-logits = session.run(None, {{"images": images}})[0]  # (1, {classes}, {height}, {width}) float32
+image = Image.open("street.png").convert("RGB"){resized}
+images = np.asarray(image).transpose(2, 0, 1)[None]  # (1, 3, {sides}) uint8
+logits = session.run(None, {{"images": images}})[0]  # (1, {classes}, {sides}) float32
 classes = logits.argmax(1)[0].astype(np.uint8)
 Image.fromarray(classes).save("classes.png")
 ```"""
@@ -31,9 +31,9 @@ import torch
 from PIL import Image
 
 network = torch.export.load("{name}").module()
-image = Image.open("street.png").convert("RGB").resize(({width}, {height}))
-images = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None]  # (1, 3, {height}, {width}) uint8
-logits = network(images)  # (1, {classes}, {height}, {width}) float32
+image = Image.open("street.png").convert("RGB"){resized}
+images = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None]  # (1, 3, {sides}) uint8
+logits = network(images)  # (1, {classes}, {sides}) float32
 classes = logits.argmax(1)[0].byte().numpy()
 Image.fromarray(classes).save("classes.png")
 ```"""
@@ -53,12 +53,15 @@ def write_report(
     size: tuple[int, int],
     timings: dict[str, Timing],
     costs: str,
+    *,
+    fixed: bool,
 ) -> None:
     """Writes the page.
 
     Args:
         size: height and width it was timed at. timings: of `float32` and, of an INT8 file, of `int8`, taken in turn.
         costs: parameters, operations and time in a sentence.
+        fixed: whether images must be brought to `size`; else they keep their own, as those that were scored.
     """
     config = delivered.config
     title = Network(model=config["model"], args=config["args"]).title
@@ -66,6 +69,8 @@ def write_report(
     chosen = f", iteration {config['iteration']}" if "iteration" in config else ""
     height, width = size
     how = RUN_TORCH if file.kind == "torch.export" else RUN_ONNX
+    resized = f".resize(({width}, {height}), Image.Resampling.BILINEAR)" if fixed else ""
+    sides = f"{height}, {width}" if fixed else "height, width"
     text = [
         f"# {markdown_text(file.path.name)}",
         f"`{title}` with {config['num_classes']} classes as one {file.kind} file, from {origin}{chosen}. It takes "
@@ -80,7 +85,7 @@ def write_report(
         ),
         "## How to run it",
         f"Class ids are 0 to {config['num_classes'] - 1}: {markdown_text(', '.join(config.get('class_names') or []))}.",
-        how.format(name=file.path.name, height=height, width=width, classes=config["num_classes"]),
+        how.format(name=file.path.name, resized=resized, sides=sides, classes=config["num_classes"]),
         FURTHER[file.kind],
     ]
     file.report_file.write_text("\n\n".join(text) + "\n")

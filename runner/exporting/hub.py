@@ -34,7 +34,8 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
         api = huggingface_hub.HfApi()
         address = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Delivered by segkd")
-    except (OSError, ValueError) as error:  # no access, no network, no login, HF_HUB_OFFLINE, a malformed name
+    # no access, no network, no login, HF_HUB_OFFLINE, a malformed name: whatever the package's client makes of it
+    except Exception as error:
         raise ValueError(
             f"--push-to-hub {name}: nothing was uploaded ({first_line(error)}); the folder is {folder}, log in with "
             f"hf auth login and check HF_HUB_OFFLINE"

@@ -54,7 +54,7 @@ class Schedule(Curve):
         None, description="time to train for, scoring and saving left out; takes the place of iterations"
     )
     seconds: Annotated[float, Interval(gt=0, le=1e9)] | None = Field(None, description="as hours")
-    measured: float | bool = Field(
+    measured: Annotated[float, Interval(gt=0, le=1e9)] | bool = Field(
         False, description="the seconds that iterations were measured to fit into; a run writes it, and nobody else"
     )
 

@@ -111,6 +111,13 @@ def test_classes_of_images_of_any_kind(place):
         api.predict(network, pixels[0])
 
 
+def test_more_classes_than_a_byte_holds_are_refused(place):
+    network = api.load("runs/first")
+    network.num_classes = 300
+    with pytest.raises(ValueError, match="300 classes do not fit into arrays of 8 bits"):
+        api.predict(network, [np.zeros((20, 30, 3), np.uint8)])
+
+
 def test_a_network_sees_images_as_it_was_trained(place):
     network = api.load("runs/first")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)

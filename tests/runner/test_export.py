@@ -177,7 +177,8 @@ def test_hugging_face_folder(tmp_path, model):
     (["--to", "segkd", "--fixed-size"], "--fixed-size is for"), (["--to", "hf", "--keys-only"], "--keys-only is for"),
     (["--to", "segkd", "--private"], "--private is for"), (["--to", "torch", "--input-size", "0", "9"], "from 1 to 32768"),
     (["--to", "torch", "--int8"], "--int8 is for --to onnx"), (["--to", "onnx", "--output", "x.bin"], "ends in .onnx"),
-    (["--to", "onnx", "--int8", "--val-images", "0"], "are at least 1"),
+    (["--to", "onnx", "--int8", "--val-images", "0"], "are at least 1"), (["--to", "onnx", "--symmetric"], "--symmetric is for"),
+    (["--to", "torch", "--max-loss", "0.0"], "--max-loss is for --int8"),
     (["--to", "hf"], "SegFormer"), (["--to", "segkd", "--output", "."], "is there already"),
     (["--to", "mmseg", "--output", "there.pth"], "there.pth is there already; .* --overwrite"),
 ])  # fmt: skip

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -216,3 +217,24 @@ def test_a_training_that_fails_is_a_job_that_fails(files):
     with pytest.raises(submitit.core.utils.FailedJobError, match="fails.py has ended with exit code 2; what it said"):
         job.result()
     assert "the disk is full" in job.stdout()
+
+
+def test_a_launcher_that_ends_with_a_code_of_its_own_has_been_asked_all_the_same(files, monkeypatch):
+    """torchrun ends with 1 after SIGTERM; SLURM ends the job after the grace and queues it again."""
+    (files / "leaves.py").write_text("import os, signal, sys, time\n"
+                                     "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
+                                     "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)\n")  # fmt: skip
+    slept = []
+    for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "123", "SLURM_JOB_NODELIST": "n07"}.items():
+        monkeypatch.setenv(name, value)
+    training = SlurmTraining([str(files / "leaves.py")], Slurm(gpus_per_node=0, grace=17))
+    monkeypatch.setattr(
+        "segkd.runner.comparing.slurm.time", SimpleNamespace(sleep=slept.append, monotonic=time.monotonic)
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(RuntimeError, match="exit code 1"):
+            training()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert slept[-1] == 17

@@ -7,6 +7,7 @@ from PIL import Image
 from segkd.runner.drafting import draft as drafting
 from segkd.runner.drafting import plan
 from segkd.runner.drafting.draft import draft
+from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 
 TINY = {"teacher": "mobilenetv2_050", "student": "mobilenetv2_035"}
@@ -59,8 +60,9 @@ def test_nothing_is_written_over(photos):
     assert (photos / "mine_teacher.yaml").read_text() == "mine" and not (photos / "mine.yaml").exists()
     with pytest.raises(ValueError, match="--output mine: give the recipe a name that ends in .yaml"):
         draft("Meine Fotos", **options(output="mine"))
-    with pytest.raises(ValueError, match="nonsense"):  # which leaves nothing behind
+    with pytest.raises(RecipeError, match="nonsense") as error:  # which leaves nothing behind
         draft("Meine Fotos", **options(output="new.yaml", student="nonsense"))
+    assert error.value.mistakes[0].startswith("new.yaml:"), "and is not told of a file that is gone"
     assert not list(photos.glob("new*"))
 
 
@@ -94,6 +96,26 @@ def test_the_share_that_is_scored_is_met_as_well_as_it_can_be(photos):
             path.unlink()
     with pytest.raises(ValueError, match="too few images to train on some and to score others"):
         drafting._built(drafting.find_data("Meine Fotos"))
+
+
+@pytest.mark.parametrize("student", ["timm/test_convnext", "mit_b0"])
+def test_encoders_that_have_one_stride(photos, student):
+    draft("Meine Fotos", **options(output="other.yaml", student=student))
+    assert read("other.yaml").networks["student"].args["output_stride"] == 32
+
+
+def test_names_that_look_like_numbers_stay_names(photos):
+    draft("Meine Fotos", **options(output="2024.yaml"))
+    assert (read("2024.yaml").name, read("2024_teacher.yaml").name) == ("2024", "2024-teacher")
+
+
+def test_the_student_without_its_teacher_is_what_its_gain_is_over(photos):
+    draft("Meine Fotos", **options(output="one.yaml"))
+    alone = read("one.yaml", ["name=one-alone", "losses.kl.weight=0"])
+    assert alone.learns_alone and alone.method_name == "none"
+    assert not read("one.yaml").learns_alone and read("one.yaml").method_name == "kl"
+    ramp = read("one.yaml", ["losses.kl.weight={start: 0.0, end: 1.0, over: [0, 100]}"])
+    assert not ramp.learns_alone
 
 
 def test_two_commands_from_a_folder_to_a_student(photos, server):

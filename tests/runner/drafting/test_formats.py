@@ -1,6 +1,7 @@
 """Folders of every format, as small as they can be: which data set reads them, with which arguments and splits."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,8 @@ def test_a_hugging_face_set(tmp_path):
     text(tmp_path / "a/dataset_dict.json", {"splits": ["train", "validation"]})
     found = find_data(str(tmp_path / "a"))
     assert (found.dataset, found.args, found.train, found.val) == ("huggingface", {}, "train", "validation")
+    text(tmp_path / "saved/dataset_dict.json", {"splits": ["train", "val"]})
+    assert find_data(str(tmp_path / "saved")).val == "val", "its own word"
     (tmp_path / "b/data").mkdir(parents=True)
     for name in ("train-0.parquet", "valid-0.parquet"):
         (tmp_path / "b/data" / name).touch()
@@ -219,6 +222,26 @@ def test_a_hugging_face_set(tmp_path):
     text(tmp_path / "c/train/metadata.csv", "file_name,mask_file_name\n")
     found = find_data(str(tmp_path / "c"))
     assert (found.dataset, found.args) == ("huggingface", {"val": 0.1})
+
+
+def test_twelve_classes_of_ones_own_are_not_camvids(tmp_path):
+    dataset, *_ = camvid(tmp_path / "a")
+    assert dataset == find_data(str(tmp_path / "a")).dataset == "camvid"
+    text(tmp_path / "a/classes.txt", "\n".join(f"kind{index}" for index in range(12)))
+    found = find_data(str(tmp_path / "a"))
+    assert found.dataset == "folder" and "kind11" in found.args["class_names"]
+
+
+@pytest.mark.parametrize("file, content", [
+    ("data.yaml", {"names": None, "train": "images", "val": "other"}), ("data.yaml", {"names": 3, "train": "images"}),
+    ("a.json", {"images": ["a.jpg"], "annotations": [1], "categories": [2]}),
+])  # fmt: skip
+def test_files_that_are_broken_are_sentences(tmp_path, file, content):
+    image(tmp_path / "a.jpg")
+    text(tmp_path / file, content)
+    with suppress(ValueError, FileNotFoundError):
+        found = find_data(str(tmp_path))
+        parts.build("datasets", found.dataset, found.args, found.root, found.train)
 
 
 def test_what_cannot_be_guessed_is_asked_for(tmp_path):

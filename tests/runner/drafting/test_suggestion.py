@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[3]
     (Asked("pspnet", "segformer", unlabelled=900), "kl", "both", "43.86 mIoU alone, 49.06"),
     (Asked("timm/vit_small_patch14_dinov2", "mobilenetv2_050"), "nfd", "labelled", "2207.05256"),
     (Asked("timm/vit_small_patch14_dinov2", "resnet18", hours=9.0, unlabelled=2), "nfd", "both", "0.8 GB"),
+    (Asked("mit_b1", "mit_b0"), "kl", "labelled", "  python runner/distill.py FILE"),
     (Asked("sam", "mobilenetv2_050"), "nfd", "labelled", "The teacher is SAM"),
 ])  # fmt: skip
 def test_a_suggestion_fits_together(tmp_path, monkeypatch, capsys, asked, loss, on, told):
@@ -58,9 +59,10 @@ def test_whoever_calls_the_program_is_told_its_commands(monkeypatch):
 
 
 def test_a_run_as_the_teacher(deliver, tmp_path):
-    folder = deliver(tmp_path / "student", ["background", "object"])
+    folder = deliver(tmp_path / "evaluation/student", ["background", "object"])  # its letters tell nothing
     text = suggest(Asked(str(folder), "mobilenetv2_050"))
     assert yaml.safe_load(text)["networks"]["teacher"] == {"weights": str(folder), "train": False}
+    assert yaml.safe_load(text)["losses"][1]["loss"] == "kl"
 
 
 def test_an_encoder_that_is_none():
