@@ -18,7 +18,9 @@ What all losses share is said in this place, and a loss's own docstring adds wha
         (B, C', h', w') of any channels; what is compared of the student is resized bilinearly to the teacher's size.
         target: (B, H, W) int64, classes or task.ignore_index; of it a loss with `label_free = True` reads no labels, at
         most the size and what is ignored. returns: a scalar, or {part: scalar}, before the term's weight. Gradients
-        reach both networks unless the loss says otherwise: the term's `detach` decides about the teacher.
+        reach both networks, and the term's `detach` decides about the teacher, but for a loss with `detaches_source =
+        True`. B, and what a mean is over, are the images that one process computes at a time: a step averages its
+        processes and its accumulated parts.
 
     Raises:
         ValueError: a feature that a network does not have; the error lists those it has. Where parts have weights, one

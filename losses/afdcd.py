@@ -48,6 +48,7 @@ class AfDCD(nn.Module):
     """
 
     label_free = True
+    detaches_source = True
 
     def __init__(
         self,

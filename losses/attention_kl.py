@@ -41,6 +41,7 @@ class AttentionKL(nn.Module):
     """
 
     label_free = True
+    detaches_source = True
 
     def __init__(
         self,

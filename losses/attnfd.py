@@ -43,6 +43,7 @@ class AttnFD(nn.Module):
     """
 
     label_free = True
+    detaches_source = True
 
     def __init__(
         self,

@@ -49,15 +49,12 @@ class BoundaryAwareness(nn.Module):
             raise ValueError(f"boundary_awareness: {feature} has {channels} channels; a map of borders has one")
         self.feature, self.boundary_probability = feature, boundary_probability
         self.ignore_index = task.ignore_index
-        self.cross_entropy = CrossEntropy(
-            task,
-            scores="logits",
-            class_weights=class_weights,
-            divisor="count",
-            ohem_min_kept=ohem_min_kept,
-            ohem_threshold=ohem_threshold,
-            ohem_rule="strict",
-        )
+        mining = {"ohem_min_kept": ohem_min_kept, "ohem_threshold": ohem_threshold, "ohem_rule": "strict"}
+        if ohem_min_kept is None:
+            if ohem_threshold != 0.9:
+                raise ValueError("boundary_awareness: ohem_threshold mines nothing without ohem_min_kept")
+            mining = {}
+        self.cross_entropy = CrossEntropy(task, scores="logits", class_weights=class_weights, divisor="count", **mining)
 
     @property
     def class_weights(self) -> Tensor | None:

@@ -44,6 +44,8 @@ class CIRKDMemory(nn.Module):
 
     whole_batches = True
 
+    detaches_source = True
+
     def __init__(
         self,
         task: Task,

@@ -36,6 +36,7 @@ class CIRKDMinibatch(nn.Module):
     """
 
     label_free = True
+    detaches_source = True
 
     def __init__(
         self,

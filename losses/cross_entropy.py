@@ -35,7 +35,8 @@ class CrossEntropy(nn.Module):
             the training labels, `auto` being `median_frequency`, see _class_weights.weights_by.
         divisor: D. `valid`: the sum of the counted pixels' class weights, so the mean over counted pixels without
             weights. `all`: B*H*W, ignored and dropped pixels included. `count`: the number of counted pixels, whatever
-            their weights. `valid_x_batch`: `valid` times B.
+            their weights. `valid_x_batch`: `valid` times B. B is the images that one process computes at a time, so
+            that loop.accumulate, and more processes, change `valid_x_batch` by as much.
         ohem_min_kept: turns on online hard example mining; the least number of pixels to keep (see ohem_rule).
         ohem_threshold: pixels whose true class has a probability up to this are kept, however many they are;
             None keeps the ohem_min_kept pixels of highest loss and no others.
@@ -75,6 +76,10 @@ class CrossEntropy(nn.Module):
         super().__init__()
         if ohem_min_share is not None and (ohem_rule != "largest" or ohem_min_kept is not None):
             raise ValueError("cross_entropy: ohem_min_share is for ohem_rule: largest, and in place of ohem_min_kept")
+        if ohem_min_kept is None and ohem_min_share is None and (ohem_rule, ohem_threshold) != ("batch", 0.7):
+            raise ValueError("cross_entropy: ohem_rule and ohem_threshold mine nothing without ohem_min_kept or _share")
+        if focal_gamma is None and focal_alpha != 0.5:
+            raise ValueError("cross_entropy: focal_alpha does nothing without focal_gamma")
         if scores is None:
             task.student.read_heads()
         elif (channels := channels_of(task.student, scores, task.num_classes)) != task.num_classes:

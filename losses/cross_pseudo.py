@@ -26,6 +26,7 @@ class CrossPseudo(nn.Module):
     """
 
     label_free = True
+    detaches_source = True
 
     def __init__(self, task: Task, *, mask_ignored: bool = False):
         super().__init__()

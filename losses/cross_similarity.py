@@ -36,6 +36,8 @@ class CrossSimilarity(nn.Module):
         scalar in nats, mean over B; 0 with zero gradient when every pixel is ignored. The teacher gets no gradient.
     """
 
+    detaches_source = True
+
     def __init__(
         self,
         task: Task,

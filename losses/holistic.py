@@ -38,6 +38,7 @@ class Holistic(nn.Module):
     """
 
     label_free = True
+    detaches_source = True
 
     def __init__(
         self,

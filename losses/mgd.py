@@ -27,6 +27,7 @@ class MGD(nn.Module):
     """
 
     label_free = True
+    detaches_source = True
 
     def __init__(
         self, task: Task, *, feature: str = "stage4", teacher_feature: str | None = None, masked: Share = 0.75

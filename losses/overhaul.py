@@ -42,6 +42,7 @@ class Overhaul(nn.Module):
     """
 
     label_free = True
+    detaches_source = True
 
     def __init__(
         self,

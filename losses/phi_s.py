@@ -44,6 +44,7 @@ class PhiS(nn.Module):
     """
 
     label_free = True
+    detaches_source = True
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class QSD(nn.Module):
     """
 
     label_free = True
+    detaches_source = True
 
     def __init__(
         self,

@@ -30,6 +30,8 @@ class RegionCosine(nn.Module):
         gradient, but E learns from its map too.
     """
 
+    detaches_source = True
+
     def __init__(
         self,
         task: Task,

@@ -25,6 +25,8 @@ class RegionDistance(nn.Module):
         ignored. The teacher gets no gradient.
     """
 
+    detaches_source = True
+
     def __init__(
         self,
         task: Task,

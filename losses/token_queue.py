@@ -31,6 +31,7 @@ class TokenQueue(nn.Module):
     """
 
     label_free = True
+    detaches_source = True
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class TokenRelation(nn.Module):
     """
 
     label_free = True
+    detaches_source = True
 
     def __init__(
         self,

@@ -288,8 +288,19 @@ class Graph(nn.Module):
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:
-    """average <- decay * average + (1 - decay) * network at each update, buffers included; a copy at first."""
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """average <- decay * average + (1 - decay) * network at each update, buffers included; a copy at first.
+
+    Whole numbers, such as places in a table, are those of the network: there is no average of them.
+    """
+    of_numbers = get_ema_multi_avg_fn(decay)
+
+    def update(averages: list[Tensor], values: list[Tensor], count: int | Tensor) -> None:  # all of one type
+        if averages[0].is_floating_point():
+            of_numbers(averages, values, count)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
 
 
 def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.seeds import seed_for
-from segkd.runner.recipe.term import Term
+from segkd.runner.recipe.term import Ramp, Term
 
 
 def rehearse(recipe: Recipe, accelerator: Accelerator) -> tuple[Graph, tuple[Dataset, Dataset | None, Dataset]]:
@@ -70,7 +70,7 @@ def build_loss(
             f"with on: strong only the scores of networks.{term.source} can be read, not "
             f"{', '.join(sorted(theirs.wanted))}; use on: unlabelled"
         )
-    if not source.gives_logits and not theirs.wanted:
+    if not source.gives_logits and (not theirs.wanted or "logits" in theirs.scores):
         raise ValueError(
             f"networks.{term.source} has no head, so no scores for {term.loss} to read; give it one, or use a loss of "
             f"features ({', '.join(theirs.channels)})"
@@ -159,6 +159,22 @@ def told_unread_scores(graph: Graph) -> list[str]:
         for name, unread in graph.unread.items()
         if unread
     ]
+
+
+def told_weights(graph: Graph, iterations: int) -> list[str]:
+    """A line for each term that a training of so many iterations never sees, or whose weight is still to change."""
+    lines = []
+    for term in graph.terms:
+        if not term.is_active_in(iterations):
+            lines.append(f"{term.label}: is active in none of the {iterations} iterations")
+        elif isinstance(term.weight, Ramp) and term.weight_at(iterations - 1) not in (0.0, term.weight.end):
+            now, (_, last) = term.weight_at(iterations - 1), term.weight.over
+            if last > iterations:
+                lines.append(
+                    f"{term.label}: its weight is {now:.3g} at the end of {iterations} iterations; "
+                    f"{term.weight.end:g} would come at {last}"
+                )
+    return lines
 
 
 def told_class_weights(graph: Graph, class_names: Sequence[str]) -> list[str]:

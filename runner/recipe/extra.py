@@ -9,7 +9,7 @@ from pydantic import Field
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import Mistake, did_you_mean
 from segkd.runner.recipe.section import Section
-from segkd.runner.recipe.term import Weight
+from segkd.runner.recipe.term import Term, Weight
 
 if TYPE_CHECKING:
     from segkd.runner.recipe.schema import Recipe
@@ -82,7 +82,7 @@ class Extra(Section):
             yield (), "a batch of one image cannot have images of both kinds; raise data.batch_size"
         if self.weight != 1 and recipe.data.mix is not None:
             yield ("weight",), "data.mix pastes images of both kinds into each other; leave one of them out"
-        whole = [term.loss for term in recipe.losses if parts.needs_whole_batches(term.loss)]
+        whole = [term.label or term.loss for term in recipe.losses if _needs_whole_batches(term)]
         if self.weight != 1 and whole:
             text = f"{whole[0]} must see both kinds of images at once, and those of other weight are computed apart"
             yield ("weight",), f"{text}; leave it at 1"
@@ -108,3 +108,10 @@ class Extra(Section):
             yield ("network",), f"{name} is trained, an average or prompted; {text}"
         elif network.model is not None and not network.has_head:
             yield ("network",), f"{name} has no head, so it makes no labels"
+
+
+def _needs_whole_batches(term: Term) -> bool:
+    """Whether a term depends on which images it sees at once, by its loss or by what is said of it."""
+    divides = term.args.get("divisor") == "valid_x_batch"
+    mines = any(term.args.get(key) is not None for key in ("ohem_min_kept", "ohem_min_share"))
+    return parts.needs_whole_batches(term.loss) or (term.loss == "cross_entropy" and (divides or mines))

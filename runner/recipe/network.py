@@ -184,6 +184,8 @@ class Network(Section):
                 ("int8",),
                 f"{name}'s encoder is frozen, and what a frozen layer reads is not observed; write train: true",
             )
+        if self.int8 and self.train == "lora":
+            yield ("int8",), "low-rank additions are not rounded; write train: true, or leave it out"
         if self.int8 and not self.train:
             yield ("int8",), f"{name} is not trained; a network that was trained so is computed so"
         asked = {"precision": self.precision, "compile": self.compile, "input_scale": self.input_scale != 1}
@@ -205,7 +207,10 @@ class Network(Section):
                 yield ("train",), f"{told}; name them, or write weights: random if that is meant"
         if self.cache is not None:
             yield from ((("cache", *key), text) for key, text in self.cache.wrong(name, recipe))
-        if self.schedule is not None:
-            yield from ((("schedule", *key), text) for key, text in self.schedule.wrong())
+        for section in ("schedule", "optimizer"):
+            if getattr(self, section) is not None:
+                yield from (((section, *key), text) for key, text in getattr(self, section).wrong())
+        if self.class_map is not None and self.model is not None and not self.has_head:
+            yield ("class_map",), f"{name} has no head, so there are no classes to map; leave it out"
         if self.ema_of is None and self.train and not any(term.trains(name) for term in recipe.losses):
             yield (), f"no term trains it; write train: false to use it as it is, or give it a term with of: {name}"

@@ -27,6 +27,11 @@ class Optimizer(Section):
     head_lr_scale: Factor = Field(1.0, description="factor on the rate of all outside `backbone`")
     no_decay: list[str] = Field([], description="words in names of parameters; `norm`: all normalisation layers")
 
+    def wrong(self) -> Iterator[Mistake]:
+        """What the optimizer of this name does not read."""
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            yield ("nesterov",), "is for name: sgd with a momentum; leave it out"
+
 
 class Curve(Section):
     name: Literal["poly", "cosine", "constant", "step"] = "poly"

@@ -114,6 +114,11 @@ def needs_teacher(loss: str) -> bool:
     return type(None) not in (hint, *typing.get_args(hint))
 
 
+def detaches_source(loss: str) -> bool:
+    """Whether a loss gives the network it reads no gradient, whatever a recipe says: its class says so."""
+    return getattr(find("losses", loss), "detaches_source", False)
+
+
 def needs_labels(loss: str) -> bool:
     """Whether a loss reads labels: its class says `label_free = True` where the labels only tell it what is ignored."""
     return not getattr(find("losses", loss), "label_free", False)

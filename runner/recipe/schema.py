@@ -12,9 +12,9 @@ from pydantic import Field
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.extra import Extra
-from segkd.runner.recipe.mistakes import Mistake
+from segkd.runner.recipe.mistakes import Key, Mistake
 from segkd.runner.recipe.network import Network
-from segkd.runner.recipe.optimization import Optimizer, Schedule
+from segkd.runner.recipe.optimization import Curve, Optimizer, Schedule
 from segkd.runner.recipe.ranges import SCALES
 from segkd.runner.recipe.section import Factor, Images, Iterations, Name, OtherRecipe, Part, Section, Seed, Side
 from segkd.runner.recipe.term import Term
@@ -296,9 +296,11 @@ class Recipe(Section):
                     text = f"there is no network {name!r}; there are: {networks} (joined by +)"
                     yield ("evaluate", "also", index), text
         yield from ((("schedule", *key), text) for key, text in self.schedule.wrong())
-        if self.schedule.min_lr > self.optimizer.lr:
-            text = f"is {self.schedule.min_lr:g}, above optimizer.lr, {self.optimizer.lr:g}; the rate would rise to it"
-            yield ("schedule", "min_lr"), f"{text}; lower it"
+        yield from ((("optimizer", *key), text) for key, text in self.optimizer.wrong())
+        for place, schedule, optimizer in self._rates():
+            if schedule.min_lr > optimizer.lr:
+                text = f"is {schedule.min_lr:g}, above the learning rate, {optimizer.lr:g}; the rate would rise to it"
+                yield (*place, "schedule", "min_lr"), f"{text}; lower it"
         if self.data.test_split in (self.data.train_split, self.data.val_split):
             text = f"{self.data.test_split} is trained on, or chooses the student; name another split, or leave it out"
             yield ("data", "test_split"), text
@@ -321,6 +323,13 @@ class Recipe(Section):
         yield from self._wrong_gates()
         if "student" in self.networks:
             yield from self._wrong_without_labels()
+
+    def _rates(self) -> Iterator[tuple[Key, Curve, Optimizer]]:
+        """Curve and optimizer of the recipe, and of each network that has one of its own, with the section's place."""
+        yield (), self.schedule, self.optimizer
+        for name, network in self.networks.items():
+            if network.train and (network.schedule is not None or network.optimizer is not None):
+                yield ("networks", name), network.schedule or self.schedule, network.optimizer or self.optimizer
 
     def _wrong_without_labels(self) -> Iterator[Mistake]:
         """What asks for labels, or for classes, where there are none."""

@@ -33,7 +33,7 @@ class Ramp(Section):
     def at(self, iteration: int) -> float:
         """`start` up to the first iteration of `over`, `end` from its last on, constant for `hold` iterations each."""
         first, last = self.over
-        passed = min(max(iteration - first, 0) // self.hold * self.hold, last - first)
+        passed = last - first if iteration >= last else max(iteration - first, 0) // self.hold * self.hold
         return self.start + (self.end - self.start) * passed / (last - first)
 
 
@@ -79,6 +79,13 @@ class Term(Section):
         ends = (self.weight.start, self.weight.end) if isinstance(self.weight, Ramp) else (self.weight,)
         return any(ends)
 
+    def is_active_in(self, iterations: int) -> bool:
+        """Whether the weight is other than 0 at some of so many iterations."""
+        first = 0 if self.after is None else self.after + 1
+        last = iterations - 1 if self.until is None else min(self.until, iterations - 1)
+        # a ramp is 0 at one of its ends, if at all
+        return first <= last and any(self.weight_at(iteration) for iteration in (first, last))
+
     def may_fall_silent_at(self) -> set[int]:
         """The iterations from which on the weight may be 0, beside the first one: gates and ramps know no others."""
         found = set() if self.until is None else {self.until + 1}
@@ -120,6 +127,13 @@ class Term(Section):
             yield ("until",), f"the term is active behind iteration {self.after} (after) up to {self.until}: never"
         if self.source == self.of:
             yield ("from",), f"{self.of} cannot learn from itself"
+        elif is_known and self.source in recipe.networks and not parts.needs_teacher(self.loss):
+            yield ("from",), f"{self.loss} reads no other network; leave it out, or name a loss that does"
+        source = recipe.networks.get(recipe.source_of(self))
+        if not self.detach and source is not None and not source.train:
+            yield ("detach",), f"{recipe.source_of(self)} is not trained, so no gradient goes into it; leave it out"
+        elif not self.detach and is_known and parts.detaches_source(self.loss):
+            yield ("detach",), f"{self.loss} teaches one network alone, and gives its source no gradient; leave it out"
         if is_known and parts.needs_teacher(self.loss) and recipe.source_of(self) is None:
             yield (), f"{self.loss} learns from another network; name it with from: (there are: {networks})"
 

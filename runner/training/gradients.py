@@ -11,7 +11,7 @@ def gradient_report(graph: Graph, losses: dict[str, Tensor], weights: dict[str, 
     """`gradient/<name>`: norm of the weighted term's gradient; `cosine/<name>`: its cosine to the cross entropy's.
 
     Both are taken at the logits of the network the term trains or, for a term that does not reach them, at the features
-    it reads: what is upstream is never run through. Leaves the autograd graph and all `.grad` as they were, so it may
+    and the auxiliary scores it reads; without a cosine where the cross entropy does not reach those. What is upstream is never run through. Leaves the autograd graph and all `.grad` as they were, so it may
     stand between a forward and its backward.
 
     Args:
@@ -19,11 +19,11 @@ def gradient_report(graph: Graph, losses: dict[str, Tensor], weights: dict[str, 
         weights: term label -> weight at this iteration.
     """
     terms = {term.label: term for term in graph.terms}
-    references = {
-        term.of: label
-        for label, term in terms.items()
-        if type(graph.losses[label]).__name__ == "CrossEntropy" and label in losses
-    }
+    references: dict[str, str] = {}
+    for label, term in terms.items():  # the first of a network that reads its scores, beside those of further heads
+        loss = graph.losses[label]
+        if type(loss).__name__ == "CrossEntropy" and label in losses and loss.scores in (None, "logits"):
+            references.setdefault(term.of, label)
     report, found = {}, {}
     for name, loss in losses.items():
         label = name.partition("/")[0]
@@ -31,7 +31,7 @@ def gradient_report(graph: Graph, losses: dict[str, Tensor], weights: dict[str, 
         places = [prediction.logits]
         gradient = _gradient(loss, places)
         if gradient is None:
-            places = list(prediction.features.values())
+            places = [*prediction.features.values(), prediction.aux]
             gradient = _gradient(loss, places)
         report[f"gradient/{name}"] = 0.0 if gradient is None else abs(weights[label]) * gradient.norm().item()
         sees_the_same = reference is not None and graph.kept[reference][0] is prediction
@@ -40,8 +40,8 @@ def gradient_report(graph: Graph, losses: dict[str, Tensor], weights: dict[str, 
             if key not in found:
                 found[key] = _gradient(losses[reference], places)
             both = [gradient, found[key]]
-            is_known = all(one is not None for one in both)
-            report[f"cosine/{name}"] = F.cosine_similarity(*both, dim=0).item() if is_known else 0.0
+            if all(one is not None for one in both):
+                report[f"cosine/{name}"] = F.cosine_similarity(*both, dim=0).item()
     return report
 
 

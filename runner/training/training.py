@@ -14,7 +14,7 @@ from segkd.runner.building.device import prepare_for_device
 from segkd.runner.building.first_look import refuse_broken_teachers
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.label_counts import count_labels
-from segkd.runner.building.losses import build_graph, told_class_weights, told_unread_scores
+from segkd.runner.building.losses import build_graph, told_class_weights, told_unread_scores, told_weights
 from segkd.runner.building.networks import build_networks, random_starts
 from segkd.runner.building.optimizers import build_optimizers
 from segkd.runner.building.stopwatch import Stopwatch
@@ -112,6 +112,7 @@ class Training:
                 say(f"{recipe.name}: going on from iteration {state.iteration}")
         names = self.sets["labelled"].class_names
         told = [*told_class_weights(self.graph, names), *told_unread_scores(self.graph)]
+        told += told_weights(self.graph, recipe.schedule.iterations)
         for line in told if accelerator.is_main_process else ():
             say(f"{recipe.name}: {line}")
         self.dashboard = Dashboard(recipe, state.wandb_id, accelerator.is_main_process)

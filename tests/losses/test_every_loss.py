@@ -84,11 +84,7 @@ VARIANTS = {
 CASES = [(name, arguments) for name in NAMES for arguments in [{}, *VARIANTS.get(name, [])]]
 
 # the teacher's maps get no gradient even where the term does not detach them
-TEACHER_LEARNS_NOTHING = {
-    "afdcd", "attention_kl", "attnfd", "boundary", "boundary_awareness", "cirkd_memory", "cirkd_minibatch",
-    "cross_entropy", "cross_pseudo", "cross_similarity", "detail", "dice", "holistic", "lovasz", "mgd", "overhaul",
-    "phi_s", "qsd", "region_cosine", "region_distance", "token_queue", "token_relation",
-}  # fmt: skip
+TEACHER_LEARNS_NOTHING = {name for name in NAMES if parts.detaches_source(name) or not parts.needs_teacher(name)}
 TEACHER_LEARNS_SOME = {"cirkd_channel", "cirkd_v2"}  # by some of their parts
 # part of the student's gradient is stopped on purpose
 STOPPED = [("kl", {"guide": "detached_mean"}), ("skd", {"share": 0.5, "norm": "detached"})]

@@ -1,14 +1,17 @@
 """Graphs of recipes with several networks and kinds of images, over toy networks: what is refused, what is left out."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from segkd.models._network import Network
 from segkd.models._prediction import Prediction
-from segkd.runner.building.losses import build_graph, told_unread_scores
+from segkd.runner.building.losses import build_graph, told_unread_scores, told_weights
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
+from segkd.runner.recipe.term import Ramp, Term
 
 SEMI = """\
 name: toy
@@ -194,3 +197,18 @@ def test_scores_of_a_source_are_read_where_it_learns_from_the_term(built):
     peers = "losses=[{loss: cross_entropy}, {loss: kl, from: peer, detach: false}]"
     assert built(SEMI, peers).unread == {"student": [], "peer": []}
     assert built(SEMI, "losses.1={loss: fitnet, of: peer, from: student, label: peer_ce}").unread["peer"] == ["logits"]
+
+
+def test_terms_that_a_training_does_not_come_to_are_told():
+    ramp = Ramp(start=0.0, end=1.0, over=(0, 100))
+    terms = [
+        Term(loss="kl", label="late", after=20),
+        Term(loss="kl", label="ramp", weight=ramp),
+        Term(loss="kl", label="on"),
+    ]
+    graph = SimpleNamespace(terms=terms)
+    assert told_weights(graph, 20) == [
+        "late: is active in none of the 20 iterations",
+        "ramp: its weight is 0.19 at the end of 20 iterations; 1 would come at 100",
+    ]
+    assert told_weights(graph, 100) == []

@@ -110,3 +110,34 @@ def test_a_report_leaves_no_trace(looked_into):
     sum(losses.values()).backward()
     with_report = [parameter.grad.clone() for parameter in graph.networks.parameters()]
     assert all(torch.isfinite(gradient).all() and gradient.abs().sum() > 0 for gradient in with_report)
+
+
+class WithAux(Toy):
+    """With scores of a further head, which reads the feature."""
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        self.further = nn.Conv2d(4, K, 1)
+
+    def forward(self, images):
+        prediction = super().forward(images)
+        prediction.aux = self.further(prediction.features["head"])
+        return prediction
+
+
+def test_the_cross_entropy_of_the_scores_is_what_terms_are_compared_with():
+    """Whatever cross entropies of further heads stand behind it; those are looked at where they read."""
+    read = Features("toy", {"head": 4}, {"head": 1}, has_aux=True)
+    losses = {"ce": CrossEntropy(Task(K, 255, read), scores="logits"), "aux": CrossEntropy(Task(K, 255, read), scores="aux"),
+              "soft": KL(Task(K, 255, features(), features()))}  # fmt: skip
+    terms = [term("ce", "student", None), term("aux", "student", None, 0.4), term("soft", "student", "peer")]
+    graph = Graph({"student": WithAux(0), "peer": Toy(1)}, {}, terms, losses)
+    graph.keep_predictions = True
+    images, target = 255 * torch.rand(2, 3, *SIZE), torch.randint(0, K, (2, *SIZE))
+    found = graph(images, target, 0)
+    report = gradient_report(graph, found, graph.weights_at(0))
+    prediction = graph.kept["ce"][0]
+    assert report["gradient/aux"] == pytest.approx(0.4 * by_hand(found["aux"], prediction.aux).norm().item(), rel=1e-5)
+    one, other = (by_hand(found[name], prediction.logits) for name in ("ce", "soft"))
+    assert report["cosine/soft"] == pytest.approx((one @ other / (one.norm() * other.norm())).item(), abs=1e-5)
+    assert {key for key in report if key.startswith("cosine/")} == {"cosine/soft"}
