@@ -10,8 +10,8 @@ from segkd.runner.building.graph import Graph
 def gradient_report(graph: Graph, losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, float]:
     """`gradient/<name>`: norm of the weighted term's gradient; `cosine/<name>`: its cosine to the cross entropy's.
 
-    Both are taken at the logits of the network the term trains or, for a term that does not reach them, at the features
-    and the auxiliary scores it reads; without a cosine where the cross entropy does not reach those. What is upstream is never run through. Leaves the autograd graph and all `.grad` as they were, so it may
+    Both are taken at the logits of the network the term trains or, for a term that does not reach them, at the auxiliary
+    scores or the features it reads; without a cosine where the cross entropy does not reach those. What is upstream is never run through. Leaves the autograd graph and all `.grad` as they were, so it may
     stand between a forward and its backward.
 
     Args:
@@ -28,11 +28,11 @@ def gradient_report(graph: Graph, losses: dict[str, Tensor], weights: dict[str, 
     for name, loss in losses.items():
         label = name.partition("/")[0]
         prediction, reference = graph.kept[label][0], references.get(terms[label].of)
-        places = [prediction.logits]
-        gradient = _gradient(loss, places)
-        if gradient is None:
-            places = [*prediction.features.values(), prediction.aux]
+        # auxiliary scores before the features they are made of
+        for places in ([prediction.logits], [prediction.aux], list(prediction.features.values())):
             gradient = _gradient(loss, places)
+            if gradient is not None:
+                break
         report[f"gradient/{name}"] = 0.0 if gradient is None else abs(weights[label]) * gradient.norm().item()
         sees_the_same = reference is not None and graph.kept[reference][0] is prediction
         if sees_the_same and reference != name:
