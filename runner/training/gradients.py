@@ -11,8 +11,9 @@ def gradient_report(graph: Graph, losses: dict[str, Tensor], weights: dict[str, 
     """`gradient/<name>`: norm of the weighted term's gradient; `cosine/<name>`: its cosine to the cross entropy's.
 
     Both are taken at the logits of the network the term trains or, for a term that does not reach them, at the auxiliary
-    scores or the features it reads; without a cosine where the cross entropy does not reach those. What is upstream is never run through. Leaves the autograd graph and all `.grad` as they were, so it may
-    stand between a forward and its backward.
+    scores or the features it reads; without a cosine where the cross entropy does not reach those. What is upstream is
+    never run through. Leaves the autograd graph and all `.grad` as they were, so it may stand between a forward and its
+    backward.
 
     Args:
         graph: must have kept the predictions of the forward that gave the losses.
