@@ -50,9 +50,7 @@ class BoundaryAwareness(nn.Module):
         self.feature, self.boundary_probability = feature, boundary_probability
         self.ignore_index = task.ignore_index
         mining = {"ohem_min_kept": ohem_min_kept, "ohem_threshold": ohem_threshold, "ohem_rule": "strict"}
-        if ohem_min_kept is None:
-            if ohem_threshold != 0.9:
-                raise ValueError("boundary_awareness: ohem_threshold mines nothing without ohem_min_kept")
+        if ohem_min_kept is None and ohem_threshold == 0.9:
             mining = {}
         self.cross_entropy = CrossEntropy(task, scores="logits", class_weights=class_weights, divisor="count", **mining)
 

@@ -1,5 +1,6 @@
 """Cross entropy at label size, with the averages and the hard-pixel rules of the published codes."""
 
+import logging
 from typing import Annotated, Literal
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from ._class_weights import ClassWeights, weights_of
 from ._pair import channels_of, pick
 from ._task import Prediction, Share, Task, Weight, at_least_float32, of_heads, resize
+
+logger = logging.getLogger(__name__)
 
 
 class CrossEntropy(nn.Module):
@@ -77,9 +80,9 @@ class CrossEntropy(nn.Module):
         if ohem_min_share is not None and (ohem_rule != "largest" or ohem_min_kept is not None):
             raise ValueError("cross_entropy: ohem_min_share is for ohem_rule: largest, and in place of ohem_min_kept")
         if ohem_min_kept is None and ohem_min_share is None and (ohem_rule, ohem_threshold) != ("batch", 0.7):
-            raise ValueError("cross_entropy: ohem_rule and ohem_threshold mine nothing without ohem_min_kept or _share")
+            logger.warning("cross_entropy: ohem_rule and ohem_threshold mine nothing without ohem_min_kept or _share")
         if focal_gamma is None and focal_alpha != 0.5:
-            raise ValueError("cross_entropy: focal_alpha does nothing without focal_gamma")
+            logger.warning("cross_entropy: focal_alpha does nothing without focal_gamma")
         if scores is None:
             task.student.read_heads()
         elif (channels := channels_of(task.student, scores, task.num_classes)) != task.num_classes:

