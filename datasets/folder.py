@@ -134,7 +134,7 @@ def _find_in_folders(
         layout += " (folders without {split} in their names are divided by val: 0.1)"
     found = require_images(Path(root) / images.replace("{split}", split), layout, image_suffix)
     folder = require_folder(Path(root) / labels.replace("{split}", split), layout)
-    return found, find_images(folder, label_suffix), f"{folder}/{{name}}{label_suffix}.*"
+    return found, find_images(folder, label_suffix), f"{folder}/{{name}}{label_suffix}.png"
 
 
 def _find_by_template(

@@ -134,7 +134,7 @@ def test_two_classes_of_one_name_are_not_made_one(root: Path) -> None:
 def test_missing_folder_and_missing_label(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match="val/images: no such folder"):
         Folder(str(root), "val", class_names=NAMES)
-    with pytest.raises(FileNotFoundError, match=r"tile_0\.png: its label .*/north/tile_0\.. does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"tile_0\.png: its label .*/north/tile_0\.png does not exist"):
         Folder(str(root), "train", class_names=NAMES)
 
 

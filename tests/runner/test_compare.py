@@ -36,4 +36,4 @@ def test_results_that_are_kept_stand_beside_runs(server, folder, fabricate, asse
     result = server(folder, "compare", "kept", "runs/kl", "--output", "both")
     assert result.code == 0, result.err
     assert "| kl | 1 | 46.90 | +0.00 | one seed |" in result.out
-    assert_refused(server(folder, "compare", "runs/none", "--keep", "runs"), "runs/none is a run with its weights")
+    assert_refused(server(folder, "compare", "runs/none", "--keep", "runs"), "runs/none holds more than results")
