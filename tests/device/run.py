@@ -160,7 +160,8 @@ def main() -> None:
     if options.out:
         options.out.write_text(result + "\n")
     print(f"\n{table(sections)}\n\n{options.out or result}")
-    if any(section["ended"] != "done" or any(row["good"] is False for row in section["rows"]) for section in sections):
+    checks = [section for section in sections if section["name"] != "facts"]  # which only says what machine it is
+    if any(section["ended"] != "done" or any(row["good"] is False for row in section["rows"]) for section in checks):
         sys.exit(1)
 
 
