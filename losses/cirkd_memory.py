@@ -43,7 +43,6 @@ class CIRKDMemory(nn.Module):
     """
 
     whole_batches = True
-
     detaches_source = True
 
     def __init__(

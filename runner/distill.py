@@ -294,7 +294,7 @@ def train_with_what_they_need(
     if missing:  # what is wrong with one of them must not show only after another has been trained
         for recipe in recipes:
             refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
-        tell_what_follows([*missing.values(), *recipes], accelerator)
+        tell_what_follows([*missing.values(), *recipes])
     count = len(missing) + 1
     for number, one in enumerate(missing.values(), start=1):
         train([one], start_accelerator(one), resume=True, place=f"{number} of {count}: ")
@@ -302,7 +302,7 @@ def train_with_what_they_need(
     train(recipes, accelerator, resume=resume, overwrite=overwrite, place=f"{count} of {count}: " if missing else "")
 
 
-def tell_what_follows(recipes: list[Recipe], accelerator: Accelerator) -> None:
+def tell_what_follows(recipes: list[Recipe]) -> None:
     """Rehearses what is trained one after the other and says how long it takes."""
     cost = Cost(0, 0)
     for one in recipes:

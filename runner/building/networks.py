@@ -64,9 +64,8 @@ def build_network(
     if path is not None:
         weights = find_weights(path, owner=owner, layout=network.layout, part=network.part, trust=trust)
     torch.manual_seed(seed_for(seed, "network", name))
-    file, arguments = parts.network_part(network.source, network.model, network.args)
-    if file == "huggingface":
-        arguments = arguments | classes_of_huggingface(network)
+    file, said = parts.network_part(network.source, network.model, network.args)
+    arguments = said | classes_of_huggingface(network) if file == "huggingface" else said
     # where the images have no classes, a teacher of features keeps its own
     own_classes = weights.num_classes if weights and (network.class_map or not num_classes) else None
     with blaming(f"{owner}: "):
@@ -79,7 +78,6 @@ def build_network(
                 f"{owner} is frozen and {weights.file} has no head, so that its own would stay random; train it, or "
                 f"leave its head out"
             )
-        _, said = parts.network_part(network.source, network.model, network.args)
         weights.check(model=file, args=said, normalize=network.constants, owner=owner)
         if weights.config.get("int8"):  # its ranges are among the weights
             simulate_int8(built)

@@ -300,13 +300,12 @@ def _baseline_of(row: Row, baselines: list[Row], *, only: bool) -> Row | None:
 def most_alike(row: Row, baselines: list[Row]) -> list[Row]:
     """The baselines of the row's student whose settings differ least from its own, and of these whose losses do."""
 
+    def settings(one: Row) -> dict:
+        return one.recipe.model_dump(mode="json", include={"data", "optimizer", "schedule", "loop"})
+
     def unlike(base: Row) -> tuple[int, int]:
-        settings, losses = (
-            [one.recipe.model_dump(mode="json", include=part) for one in (base, row)]
-            for part in ({"data", "optimizer", "schedule", "loop"}, {"losses"})
-        )
-        theirs, ours = (one["losses"] for one in losses)
-        return len(changes(*settings)), sum(term not in ours for term in theirs)
+        others = sum(term not in row.recipe.losses for term in base.recipe.losses)
+        return len(changes(settings(base), settings(row))), others
 
     found = {base: unlike(base) for base in baselines if base.learner == row.learner}
     return [base for base, count in found.items() if count == min(found.values())]

@@ -19,8 +19,9 @@ def plain_of(row: Row, rows: list[Row]) -> Row | None:
     base = row.gain and row.gain.over
     if base and base.learns_alone and base.learner == row.learner:
         return base
-    plain = [one for one in rows if one.learns_alone and not one.program and one.learner == row.learner]
+    plain = [one for one in rows if one.learns_alone and not one.program]
     if row.learns_alone:
+        plain = [one for one in plain if one.learner == row.learner]
         measures = [one for one in plain if any(other.gain and other.gain.over.runs is one.runs for other in rows)]
         alike = [row] if row in measures else measures or plain
     else:

@@ -68,8 +68,8 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
     The trials of a search are none of them, unless their own folder is named.
 
     Raises:
-        FileNotFoundError: a path is not there, or none holds a run. ValueError: a run has not been finished, or a file of it is damaged; an
-            exported file does not lie in its run's folder, or was not scored.
+        FileNotFoundError: a path is not there, or none holds a run. ValueError: a run has not been finished, or a file
+            of it is damaged; an exported file does not lie in its run's folder, or was not scored.
     """
     places = [place for path in paths for place in sorted(glob.glob(path)) or [path]]
     programs = {Path(place).resolve(): file for place in places if (file := ProgramFile.named(place)) is not None}

@@ -117,9 +117,9 @@ def notes(comparison: Comparison) -> list[str]:
         f"too narrow (where all depends on the seed, intervals of 2, 3, 5 and 10 hold the true gain in 50, 76, 83 and "
         f"91 of 100 comparisons), of one there is none.",
         f"step: time of an iteration, what it made for later ones included (caches, compiled networks), beside plain "
-        f"training of the same student. training: time of all iterations; scoring and saving are not in it. {SAME_TIME}: the best mIoU (%) that plain training of the same student "
-        f"has come to in the row's training time, whatever its own schedule; - where none was given that much on the "
-        f"same device.",
+        f"training of the same student. training: time of all iterations; scoring and saving are not in it. "
+        f"{SAME_TIME}: the best mIoU (%) that plain training of the same student has come to in the row's training "
+        f"time, whatever its own schedule; - where none was given that much on the same device.",
     ]
     if comparison.test_split:
         lines.append(

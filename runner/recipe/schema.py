@@ -231,9 +231,14 @@ class Recipe(Section):
         return 0 if self.data.extra is None else self.data.extra.images_of(self.data.batch_size)
 
     @property
+    def _taught_by(self) -> list[Term]:
+        """The terms that learn from a network, at some weight."""
+        return [term for term in self.losses if term.source is not None and term.is_ever_active]
+
+    @property
     def method_name(self) -> str:
         """What tables call the experiment: `method`, else what the student learns from beside the labels, or `none`."""
-        learnt = dict.fromkeys(term.loss for term in self.losses if term.source is not None and term.is_ever_active)
+        learnt = dict.fromkeys(term.loss for term in self._taught_by)
         if self.data.extra is not None:
             learnt |= {"extra labels" if self.data.extra.pseudo is None else "pseudo-labels": None}
         start = self.networks["student"].continues if "student" in self.networks else None
@@ -244,8 +249,7 @@ class Recipe(Section):
     @property
     def learns_alone(self) -> bool:
         """Whether the student learns from the data set's labels only: from no network, nor what one has left behind."""
-        sources = [term.source for term in self.losses if term.source is not None and term.is_ever_active]
-        from_others = bool(sources) or self.data.extra is not None
+        from_others = bool(self._taught_by) or self.data.extra is not None
         return not from_others and self.networks["student"].continues is None
 
     def writes_at(self, done: int) -> bool:

@@ -129,12 +129,12 @@ class Term(Section):
             yield ("from",), f"{self.of} cannot learn from itself"
         elif is_known and self.source in recipe.networks and not parts.needs_teacher(self.loss):
             yield ("from",), f"{self.loss} reads no other network; leave it out, or name a loss that does"
-        source = recipe.networks.get(recipe.source_of(self))
-        if not self.detach and source is not None and not source.train:
-            yield ("detach",), f"{recipe.source_of(self)} is not trained, so no gradient goes into it; leave it out"
+        source = recipe.source_of(self)
+        if not self.detach and source in recipe.networks and not recipe.networks[source].train:
+            yield ("detach",), f"{source} is not trained, so no gradient goes into it; leave it out"
         elif not self.detach and is_known and parts.detaches_source(self.loss):
             yield ("detach",), f"{self.loss} teaches one network alone, and gives its source no gradient; leave it out"
-        if is_known and parts.needs_teacher(self.loss) and recipe.source_of(self) is None:
+        if is_known and parts.needs_teacher(self.loss) and source is None:
             yield (), f"{self.loss} learns from another network; name it with from: (there are: {networks})"
 
     def complete(self, recipe: "Recipe") -> "Term":
