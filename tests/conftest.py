@@ -49,6 +49,14 @@ def pytest_xdist_make_scheduler(config, log):
         return WorkStealingScheduling(config, log)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_precision():
+    """No file's tests compute in the precision that another's have asked Accelerate for, which keeps the first."""
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state()
+
+
 @pytest.fixture(scope="session")
 def parity():
     """The script that runs golden cases, as a module."""

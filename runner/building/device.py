@@ -12,6 +12,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from segkd.runner.building.frozen import takes_longer
 from segkd.runner.building.graph import Graph
 from segkd.runner.loading.sampler import images_per_part
 from segkd.runner.process import process_count
@@ -50,7 +51,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     AcceleratorState._reset_state()
     # without a GPU, Accelerate joins several processes only when told that they use the CPU; else each trains alone
     on_cpus = process_count() > 1 and not torch.accelerator.is_available()
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=precision,
         cpu=on_cpus,
         kwargs_handlers=[
@@ -58,6 +59,10 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
             InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.loop.timeout)),
         ],
     )
+    if accelerator.is_main_process and takes_longer(precision, accelerator.device):
+        slow = f"loop.precision: this processor has no instructions for {precision}, so that a step may take fifty times"
+        warnings.warn(f"{slow} as long as with loop.precision=fp32", stacklevel=2)
+    return accelerator
 
 
 def use_all_cores() -> None:

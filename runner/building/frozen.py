@@ -78,3 +78,14 @@ def gains_nothing(precision: str | None, device: torch.device) -> bool:
     if precision not in HALVES or device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
     return not any(precision in name for name, there in torch.cpu.get_capabilities().items() if there is True)
+
+
+def takes_longer(precision: str | None, device: torch.device) -> bool:
+    """Whether this is a CPU on which torch computes that half precision without oneDNN, many times slower than float32.
+
+    oneDNN asks for AVX-512 on x86; with it, but without instructions of its own, bfloat16 costs about what float32 does.
+    """
+    if precision not in HALVES or device.type != "cpu":
+        return False
+    onednn = torch.ops.mkldnn
+    return not (torch.backends.mkldnn.is_available() and getattr(onednn, f"_is_mkldnn_{precision}_supported")())

@@ -178,12 +178,17 @@ def device_words(device: torch.device) -> str:
 
 
 def processor() -> str:
-    """The processor's name, or its kind where the system tells no name."""
+    """The processor's name, or its kind where the system tells no name, and the instructions that torch uses of it.
+
+    Virtual machines call processors of several generations by one name.
+    """
+    name = platform.processor() or platform.machine()
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+                name = line.partition(":")[2].strip()
+                break
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def git_version() -> str | None:

@@ -1,10 +1,13 @@
 """How networks are made ready for the device of a run."""
 
+import warnings
+
 import pytest
 import torch
 from accelerate import Accelerator
 
-from segkd.runner.building.device import prepare_for_device
+from segkd.runner.building import device
+from segkd.runner.building.device import prepare_for_device, start_accelerator
 from segkd.runner.building.graph import Graph
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Recipe
@@ -12,16 +15,32 @@ from segkd.runner.recipe.schema import Recipe
 NETWORK = {"model": "pspnet", "args": {"backbone": "mobilenetv2_035", "width": 8}}
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_maps_are_in_the_memory_format_that_the_recipe_says(channels_last):
-    recipe = Recipe(
-        name="formats",
+def recipe_with(**loop) -> Recipe:
+    return Recipe(
+        name="devices",
         data={"dataset": "synthetic", "crop_size": (32, 32), "batch_size": 2},
         networks={"student": NETWORK},
         losses=[{"loss": "cross_entropy", "label": "ce"}],
         schedule={"iterations": 1},
-        loop={"channels_last": channels_last},
+        loop=loop,
     )
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="of CPUs")
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_precision_that_this_processor_lacks_is_warned_of(monkeypatch, slow):
+    monkeypatch.setattr(device, "takes_longer", lambda precision, where: slow and precision == "bf16")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        start_accelerator(recipe_with(precision="fp32"))
+        start_accelerator(recipe_with(precision="bf16"))
+    told = [str(one.message) for one in caught if "loop.precision" in str(one.message)]
+    assert len(told) == slow and all("no instructions for bf16" in one and "=fp32" in one for one in told)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_maps_are_in_the_memory_format_that_the_recipe_says(channels_last):
+    recipe = recipe_with(channels_last=channels_last)
     network = parts.build("models", NETWORK["model"], NETWORK["args"], 8)
     prepare_for_device(Graph({"student": network}, {}, recipe.losses, {}), recipe, Accelerator(cpu=True))
     network.features_wanted = set(network.channels)

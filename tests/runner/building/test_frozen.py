@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 from segkd.runner.building.device import prepare_for_device
-from segkd.runner.building.frozen import Cheaper, as_it_is, cheaper, gains_nothing
+from segkd.runner.building.frozen import Cheaper, as_it_is, cheaper, gains_nothing, takes_longer
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import build_networks
 from segkd.runner.building.shapes import shape_graph, shape_predictions
@@ -143,6 +143,16 @@ def test_a_processor_without_the_instructions_is_known(monkeypatch, precision, t
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: there, raising=False)
     assert gains_nothing(precision, torch.device("cpu")) == nothing
     assert not gains_nothing(precision, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("has_library, knows", [(True, True), (True, False), (False, False)])
+def test_a_half_precision_that_torch_leaves_to_slow_code_is_known(monkeypatch, has_library, knows):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: has_library)
+    for precision in ("bf16", "fp16"):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", lambda: knows, raising=False)
+        assert takes_longer(precision, torch.device("cpu")) == (not knows)
+        assert not takes_longer(precision, torch.device("cuda"))
+    assert not takes_longer("no", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("change, told", [

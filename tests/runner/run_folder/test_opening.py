@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate import Accelerator
 
 from segkd.runner.recipe.read import read
@@ -118,6 +119,7 @@ def test_a_run_tells_all_the_devices_that_have_trained_it(recipe, accelerator):
     run = RunFolder(recipe().folder)
     here = run.read_device()
     assert here.startswith("cpu, ") and here.endswith(f", {processor()}")
+    assert processor().endswith(f" ({torch.backends.cpu.get_cpu_capability()})"), "one name is of several generations"
     told = json.loads(run.environment_file.read_text())
     run.environment_file.write_text(json.dumps(told | {"device": "a GPU"}))
     opened(recipe(), accelerator, resume=True)
