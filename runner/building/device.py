@@ -60,7 +60,7 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
         ],
     )
     if accelerator.is_main_process and takes_longer(precision, accelerator.device):
-        slow = f"loop.precision: this processor has no instructions for {precision}, so that a step may take fifty times"
+        slow = f"loop.precision: this processor has no instructions for {precision}; a step may take fifty times"
         warnings.warn(f"{slow} as long as with loop.precision=fp32", stacklevel=2)
     return accelerator
 
