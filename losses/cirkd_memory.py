@@ -42,7 +42,6 @@ class CIRKDMemory(nn.Module):
         pixel is ignored (original: NaN). Labels are resized to nearest. The teacher gets no gradient.
     """
 
-    whole_batches = True
     detaches_source = True
 
     def __init__(

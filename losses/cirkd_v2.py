@@ -36,8 +36,6 @@ class CIRKDv2(nn.Module):
         {part: weighted scalar} of the parts left in. The student's map is resized behind the block.
     """
 
-    whole_batches = True
-
     def __init__(
         self,
         task: Task,

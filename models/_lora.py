@@ -62,6 +62,11 @@ class LoRAQKV(nn.Module):
         down, up = _factors(dict(self.named_parameters()))
         return down if self.factor is None else self.factor * down, up
 
+    @property
+    def bias(self) -> Tensor | None:
+        """What it makes of zeros, (3C,): the update has no bias."""
+        return self.qkv.bias
+
     def forward(self, x: Tensor) -> Tensor:
         down, up = self.factors()
         return self.qkv(x) + F.linear(F.linear(x, down), up)

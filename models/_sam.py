@@ -129,7 +129,7 @@ class FactoredAttention(nn.Module):
         qkv = self.qkv(x)
         down, right = -height % h, -width % w
         if down or right:
-            empty = self.qkv(x.new_zeros(x.shape[-1]))  # (3C,)
+            empty = self.qkv.bias.to(qkv.dtype)  # (3C,), what it makes of zeros
             qkv = torch.cat([qkv, empty.expand(batch, height, right, -1)], dim=2)
             qkv = torch.cat([qkv, empty.expand(batch, down, width + right, -1)], dim=1)
         windows = (height + down) // h, (width + right) // w

@@ -39,7 +39,7 @@ class Graph(nn.Module):
         terms: the edges. losses: label -> its loss module.
         prompted_by: network -> the network whose predicted classes it gets as its prompt.
         averages: frozen network -> (the trained network it is a moving average of, the decay).
-        supervised: the labels of the terms that read labels. extra_weight: what pixels of extra images count in them.
+        supervised: the labels of the terms that read labels. extra_weight: factor on the gradients they give extra images.
         ignore_index: of the labels.
 
     Attributes:
@@ -152,9 +152,12 @@ class Graph(nn.Module):
         for term in self.active_terms(iteration):
             with self.stopwatch.measure("losses"):
                 student, source, labels = self.seen_by(term, predictions, target, unlabelled)
-                weighs = extra is not None and self.extra_weight != 1 and term.label in self.supervised
-                given = (term, student, source, labels)
-                losses.update(self.loss_with_extra(*given, extra) if weighs else self.loss(*given))
+                seen = student, source
+                if extra is not None and self.extra_weight != 1 and term.label in self.supervised:
+                    weights = [self.extra_weight if is_extra else 1.0 for is_extra in extra]
+                    factors = torch.tensor(weights, device=target.device)
+                    seen = [None if one is None else weighed(one, factors) for one in seen]
+                losses.update(self.loss(term, *seen, labels))
             if self.keep_predictions:
                 self.kept[term.label] = student, source
         return losses
@@ -257,30 +260,6 @@ class Graph(nn.Module):
             return {f"{term.label}/{part}": loss for part, loss in value.items()}
         return {term.label: value}
 
-    def loss_with_extra(
-        self, term: Term, student: Prediction, source: Prediction | None, target: Tensor, extra: list[bool]
-    ) -> dict[str, Tensor]:
-        """`loss` of a term that reads labels, where those of extra images count `extra_weight`, w.
-
-            L = ( n_own L(own images) + w n_extra L(extra images) ) / ( n_own + n_extra )
-
-        n is how many pixels of these images have a label that is not ignored. A mean over the labelled pixels, as the
-        cross entropy is, thus has each pixel of an extra image multiplied by w, its divisor being as without.
-
-        Args:
-            extra: of each image, whether it is an extra one.
-        """
-        total, found = (target != self.ignore_index).sum().clamp_min(1), {}
-        for kind, weight in ((False, 1.0), (True, self.extra_weight)):
-            rows = [index for index, is_extra in enumerate(extra) if is_extra == kind]
-            if not rows:
-                continue
-            seen = [None if one is None else _combined([one], lambda maps: maps[0][rows]) for one in (student, source)]
-            share = weight * (target[rows] != self.ignore_index).sum() / total
-            for name, value in self.loss(term, *seen, target[rows]).items():
-                found[name] = found[name] + share * value if name in found else share * value
-        return found
-
     def adversary_loss(self, label: str) -> Tensor:
         """What a loss's own adversary learns from the kept predictions of the last forward."""
         student, source = self.kept[label]
@@ -311,6 +290,23 @@ def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, 
 def detached(prediction: Prediction) -> Prediction:
     """The prediction with no gradient behind it."""
     return _combined([prediction], lambda maps: maps[0].detach())
+
+
+def weighed(prediction: Prediction, weights: Tensor) -> Prediction:
+    """The prediction, of whose gradient each image gets its own weight times; weights: (B,).
+
+    A loss keeps its value, and its divisor. One that sums over pixels thus has each pixel's gradient multiplied, as if
+    w_b l_b[y, x] stood in the sum in place of l_b[y, x].
+    """
+
+    def weigh(maps: Sequence[Tensor]) -> Tensor:
+        same = maps[0].view_as(maps[0])
+        if same.requires_grad:
+            factors = weights.view(-1, *[1] * (same.ndim - 1))
+            same.register_hook(lambda gradient: (factors * gradient).to(gradient.dtype))
+        return same
+
+    return _combined([prediction], weigh)
 
 
 def joined(predictions: list[Prediction]) -> Prediction:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Interval
 from pydantic import Field
 
-from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import Mistake, did_you_mean
 from segkd.runner.recipe.section import Section
-from segkd.runner.recipe.term import Term, Weight
+from segkd.runner.recipe.term import Weight
 
 if TYPE_CHECKING:
     from segkd.runner.recipe.schema import Recipe
@@ -49,7 +48,10 @@ class Extra(Section):
         None, description="folder with the label <name>.png of each: train ids 0..K-1, and 255 where nothing counts"
     )
     pseudo: Pseudo | None = Field(None, description="in place of images and labels: those that a network makes first")
-    weight: Weight = Field(1.0, description="factor on what their pixels add to terms that read labels")
+    weight: Weight = Field(
+        1.0,
+        description="factor on the gradient that terms which read labels have by their pixels; the terms' values stay",
+    )
     share: Annotated[float, Interval(gt=0, lt=1)] = Field(0.5, description="of the images of a batch, at least one")
 
     @property
@@ -82,10 +84,6 @@ class Extra(Section):
             yield (), "a batch of one image cannot have images of both kinds; raise data.batch_size"
         if self.weight != 1 and recipe.data.mix is not None:
             yield ("weight",), "data.mix pastes images of both kinds into each other; leave one of them out"
-        whole = [term.label or term.loss for term in recipe.losses if _needs_whole_batches(term)]
-        if self.weight != 1 and whole:
-            text = f"{whole[0]} must see both kinds of images at once, and those of other weight are computed apart"
-            yield ("weight",), f"{text}; leave it at 1"
         for name in recipe.caches_on("labelled"):
             yield (), f"the images are no part of {name}'s cache; leave networks.{name}.cache or data.extra out"
         if self.pseudo is not None:
@@ -108,10 +106,3 @@ class Extra(Section):
             yield ("network",), f"{name} is trained, an average or prompted; {text}"
         elif network.model is not None and not network.has_head:
             yield ("network",), f"{name} has no head, so it makes no labels"
-
-
-def _needs_whole_batches(term: Term) -> bool:
-    """Whether a term depends on which images it sees at once, by its loss or by what is said of it."""
-    divides = term.args.get("divisor") == "valid_x_batch"
-    mines = any(term.args.get(key) is not None for key in ("ohem_min_kept", "ohem_min_share"))
-    return parts.needs_whole_batches(term.loss) or (term.loss == "cross_entropy" and (divides or mines))

@@ -124,11 +124,6 @@ def needs_labels(loss: str) -> bool:
     return not getattr(find("losses", loss), "label_free", False)
 
 
-def needs_whole_batches(loss: str) -> bool:
-    """Whether a loss must see a batch's images at once: its class says `whole_batches = True`, as memories do."""
-    return loss in names("losses") and getattr(find("losses", loss), "whole_batches", False)
-
-
 def has_labels(dataset: str) -> bool:
     """Whether the images of a data set have labels: its class says `has_labels = False` where they have none."""
     return dataset not in names("datasets") or getattr(find("datasets", dataset), "has_labels", True)

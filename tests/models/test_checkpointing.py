@@ -66,6 +66,27 @@ def test_nothing_changes_but_memory(name):
         assert torch.equal(frugal.eval()(images).logits, plain.eval()(images).logits)
 
 
+def test_windows_that_are_filled_up_move_no_range_of_int8():
+    """Zeros that SAM fills its windows up with are no batch, and a block computes the same of them twice."""
+    torch.manual_seed(0)
+    plain = simulate_int8(NETWORKS["sam"]()).train()
+    frugal = copy.deepcopy(plain)
+    checkpoint_blocks(frugal)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    seen = []
+    layer = next(module for name, module in plain.named_modules() if name.endswith("blocks.0.attn.qkv"))
+    layer.register_forward_pre_hook(lambda module, given: seen.append(torch.aminmax(given[0].detach())))
+    for network in (plain, frugal):
+        for _ in range(2):
+            network.zero_grad()
+            kept_bytes(network, images)[0].square().mean().backward()
+    expected = torch.lerp(torch.stack(seen[0]), torch.stack(seen[1]), 0.01)
+    assert len(seen) == 2
+    torch.testing.assert_close(layer.input_range, expected)
+    for (key, ours), theirs in zip(frugal.named_parameters(), plain.parameters(), strict=True):
+        assert ours.grad is theirs.grad is None or torch.equal(ours.grad, theirs.grad), key
+
+
 def test_blocks_are_the_innermost_elements_of_rows():
     unit = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
     block = nn.Module()

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from segkd.losses._task import Task
+from segkd.losses.cross_entropy import CrossEntropy
 from segkd.models._network import Network
 from segkd.models._prediction import Prediction
 from segkd.runner.building.graph import Graph, detached, features_of, moving_average, weighted
@@ -185,44 +186,63 @@ def test_features_of_is_the_networks_own_table():
         task.student.use("stage9")
 
 
-def test_pixels_of_extra_images_count_by_their_weight_in_terms_that_read_labels():
-    """Against a bare loop over the pixels; a term that reads no labels sees all images alike."""
+@pytest.mark.parametrize("divisor", ["valid", "all", "count"])
+@pytest.mark.parametrize("class_weights", [None, [0.1, 1.0, 20.0]])
+def test_pixels_of_extra_images_count_by_their_weight_in_terms_that_read_labels(divisor, class_weights):
+    """Gradients against a bare loop over the pixels; a term that reads no labels sees all images alike."""
     torch.manual_seed(0)
     scores = torch.randn(4, 3, 5, 6, requires_grad=True)
     target = torch.randint(0, 3, (4, 5, 6))
     target[torch.rand(4, 5, 6) < 0.3] = 255
+    target[1, 2:] = 255  # of an extra image more is ignored
     extra = [False, True, True, False]
 
     class Fixed(Toy):
         def forward(self, images):
             return Prediction(scores)
 
-    class CrossEntropy(nn.Module):
-        def forward(self, student, teacher, labels):
-            return F.cross_entropy(student.logits, labels, ignore_index=255)
-
     class Mean(nn.Module):
         def forward(self, student, teacher, labels):
             return {"all": student.logits.mean()}
 
-    losses = {"ce": CrossEntropy(), "mean": Mean()}
-    settings = {"supervised": frozenset({"ce"}), "extra_weight": 0.25}
+    loss = CrossEntropy(Task(3, 255, features_of("student", Toy(1))), aux_weight=0.0, class_weights=class_weights, divisor=divisor)
+    losses, settings = {"ce": loss, "mean": Mean()}, {"supervised": frozenset({"ce"}), "extra_weight": 0.25}
     graph = Graph({"student": Fixed(0)}, {}, [term("ce"), term("mean")], losses, **settings)
-    images = torch.zeros(4, 3, 5, 6)
-    found = graph(images, target, 0, extra=extra)
+    found = graph(torch.zeros(4, 3, 5, 6), target, 0, extra=extra)
 
-    total, count = 0.0, 0
+    total, plain, counted, masses = 0.0, 0.0, 0, 0.0
     for index, y, x in (target != 255).nonzero().tolist():
-        total += (0.25 if extra[index] else 1.0) * -scores[index, :, y, x].log_softmax(0)[target[index, y, x]]
-        count += 1
-    torch.testing.assert_close(found["ce"], total / count)
+        label = target[index, y, x]
+        mass = 1.0 if class_weights is None else class_weights[label]
+        one = -mass * scores[index, :, y, x].log_softmax(0)[label]
+        total, plain = total + (0.25 if extra[index] else 1.0) * one, plain + one
+        counted, masses = counted + 1, masses + mass
+    divided_by = {"valid": masses, "count": counted, "all": target.numel()}[divisor]
+    torch.testing.assert_close(found["ce"], plain / divided_by)
     torch.testing.assert_close(found["mean/all"], scores.mean())
-    ours, theirs = (torch.autograd.grad(loss, scores)[0] for loss in (found["ce"], total / count))
+    ours, theirs = (torch.autograd.grad(one, scores)[0] for one in (found["ce"], total / divided_by))
     torch.testing.assert_close(ours, theirs)
-    # one kind alone, and nothing that counts
-    of_one = graph(images, target, 0, extra=[True] * 4)["ce"]
-    torch.testing.assert_close(of_one, 0.25 * F.cross_entropy(scores, target, ignore_index=255))
-    assert graph(images, target, 0)["ce"].item() == F.cross_entropy(scores, target, ignore_index=255).item()
+    assert torch.equal(torch.autograd.grad(found["mean/all"], scores)[0], torch.full_like(scores, 1 / scores.numel()))
+    ours, theirs = (torch.autograd.grad(graph(IMAGES, target, 0, extra=which)["ce"], scores)[0]
+                    for which in ([True] * 4, None))  # fmt: skip
+    torch.testing.assert_close(ours, 0.25 * theirs)
+
+
+def test_a_term_that_chooses_pixels_chooses_among_images_of_all_weights():
+    torch.manual_seed(0)
+    scores, target = torch.randn(2, 3, 8, 8, requires_grad=True), torch.randint(0, 3, (2, 8, 8))
+
+    class Fixed(Toy):
+        def forward(self, images):
+            return Prediction(scores)
+
+    mined = CrossEntropy(Task(3, 255, features_of("student", Toy(1))), aux_weight=0.0, ohem_threshold=0.0, ohem_min_kept=20)
+    settings = {"supervised": frozenset({"ce"}), "extra_weight": 0.5}
+    graph = Graph({"student": Fixed(0)}, {}, [term("ce")], {"ce": mined}, **settings)
+    of_all, weighed = (torch.autograd.grad(graph(IMAGES, target, 0, extra=extra)["ce"], scores)[0]
+                       for extra in (None, [False, True]))  # fmt: skip
+    assert (of_all.abs().sum(1) > 0).sum() == 20
+    torch.testing.assert_close(weighed, of_all * torch.tensor([1.0, 0.5]).view(2, 1, 1, 1))
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.99, 0.9996, 0.9999])

@@ -318,14 +318,10 @@ def test_extends_and_overrides_are_read_as_one(tmp_path):
         (["networks.teacher={model: bare_encoder, args: {backbone: resnet18}, weights: a, train: false, class_map: names}"],
          "networks.teacher.class_map", "has no head"),
         (["networks.student.int8=true", "networks.student.train=lora"], "networks.student.int8", "additions are not rounded"),
-        (["losses.0.args.divisor=valid_x_batch", "data.extra={images: a, labels: b, weight: 0.5}"], "data.extra.weight",
-         "cross_entropy must see both kinds of images at once"),
     (["losses.1.after=5", "losses.1.until=5"], "losses.1.until", "is active behind iteration 5 (after) up to 5: never"),
     (["evaluate.mode=slide", "evaluate.stride=[32, 49]"], "evaluate.stride", "[32, 49] is larger than the window, [32, 48]"),
     (["networks.student={ema_of: teacher, train: false}"], "networks.student.ema_of", "and its average loop.ema"),
     (["networks.student.int8=true", "networks.student.train=head"], "networks.student.int8", "encoder is frozen, and"),
-    (["losses.1.loss=cirkd_memory", "data.extra={images: a, labels: b, weight: 0.5}"], "data.extra.weight",
-     "cirkd_memory must see both kinds of images at once"),
     (["data.test_split=val"], "data.test_split", "val is trained on, or chooses the student; name another split"),
 ])  # fmt: skip
 def test_what_the_whole_recipe_shows_is_told_with_everything_else(tmp_path, assignments, place, told):
