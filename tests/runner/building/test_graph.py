@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from segkd.losses._task import Task
@@ -205,7 +204,8 @@ def test_pixels_of_extra_images_count_by_their_weight_in_terms_that_read_labels(
         def forward(self, student, teacher, labels):
             return {"all": student.logits.mean()}
 
-    loss = CrossEntropy(Task(3, 255, features_of("student", Toy(1))), aux_weight=0.0, class_weights=class_weights, divisor=divisor)
+    task = Task(3, 255, features_of("student", Toy(1)))
+    loss = CrossEntropy(task, aux_weight=0.0, class_weights=class_weights, divisor=divisor)
     losses, settings = {"ce": loss, "mean": Mean()}, {"supervised": frozenset({"ce"}), "extra_weight": 0.25}
     graph = Graph({"student": Fixed(0)}, {}, [term("ce"), term("mean")], losses, **settings)
     found = graph(torch.zeros(4, 3, 5, 6), target, 0, extra=extra)
@@ -236,7 +236,8 @@ def test_a_term_that_chooses_pixels_chooses_among_images_of_all_weights():
         def forward(self, images):
             return Prediction(scores)
 
-    mined = CrossEntropy(Task(3, 255, features_of("student", Toy(1))), aux_weight=0.0, ohem_threshold=0.0, ohem_min_kept=20)
+    task = Task(3, 255, features_of("student", Toy(1)))
+    mined = CrossEntropy(task, aux_weight=0.0, ohem_threshold=0.0, ohem_min_kept=20)
     settings = {"supervised": frozenset({"ce"}), "extra_weight": 0.5}
     graph = Graph({"student": Fixed(0)}, {}, [term("ce")], {"ce": mined}, **settings)
     of_all, weighed = (torch.autograd.grad(graph(IMAGES, target, 0, extra=extra)["ce"], scores)[0]
