@@ -12,6 +12,7 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from segkd.datasets._classes import choose_classes
+from segkd.datasets._files import IGNORE_INDEX
 from segkd.models._prediction import Prediction
 from segkd.runner.building.frozen import cheaper
 from segkd.runner.building.graph import Graph
@@ -21,8 +22,6 @@ from segkd.runner.loading.batch import Batch
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Data, Recipe
 from segkd.runner.run_folder.pretrained import WITHOUT_DOWNLOADS
-
-IGNORE_INDEX = 255  # that of every data set here
 
 
 def shape_graph(recipe: Recipe) -> Graph:
