@@ -35,9 +35,25 @@ from segkd.runner.recipe.seeds import seed_for
 TUNING_SEED = 0  # of data.tuning_part: all trials of a search are scored on the same images
 
 
+def find_dataset(data: Data, split: str) -> Dataset:
+    """A data set as its file in datasets/ makes it.
+
+    Raises:
+        ValueError, FileNotFoundError: folders and lists that are missing, and how they must lie; what else is wrong.
+    """
+    try:
+        return parts.build("datasets", data.dataset, data.args, data.root, split)
+    except (ValueError, FileNotFoundError) as error:
+        of_files = isinstance(error, FileNotFoundError) or "Expected layout" in str(error)
+        if not of_files or (data.root and Path(data.root).exists()):
+            raise
+        told = f": there is no folder {data.root}" if data.root else f" is missing; say where {data.dataset} lies"
+        raise FileNotFoundError(f"data.root{told} ({error})") from error
+
+
 def build_dataset(recipe: Recipe, split: str) -> Dataset:
-    """The recipe's data set, one split, in train ids. Missing folders and lists are errors that say how files must lie."""
-    dataset = parts.build("datasets", recipe.data.dataset, recipe.data.args, recipe.data.root, split)
+    """The recipe's data set, one split, in train ids; errors are those of `find_dataset`."""
+    dataset = find_dataset(recipe.data, split)
     dataset.max_pixels = recipe.data.max_pixels
     return keep_pixels(TrainIds(dataset), recipe.data, recipe.tracking.folder, split)
 
