@@ -88,7 +88,7 @@ class Transform:
         blur: probability of Gaussian blur. blur_radius: its range in pixels.
         pad_image: RGB of padding; the default is the ImageNet mean, zero after normalising. CIRKD (123, 117, 104),
             AICSD and TriKD black.
-        pad_label: target of padding; 255 does not count. AICSD on VOC: 0.
+        pad_label: target of padding; 255 does not count, in any data set. AICSD on VOC: 0.
 
     Raises:
         ValueError: a range that falls, or a scale_step or base_size that the chosen `scale` does not take.

@@ -139,8 +139,8 @@ def _package():
 def _load(package, root: str, config: str | None, revision: str | None, split: str):
     """One split of the data set, whose rows are dictionaries."""
     place = Path(root)
-    if not place.exists() and (root.count("/") != 1 or root.startswith((".", "/", "~"))):
-        raise FileNotFoundError(f"{root}: there is no such folder, and the Hub's names are like user/name")
+    if not root or (not place.exists() and (root.count("/") != 1 or root.startswith((".", "/", "~")))):
+        raise FileNotFoundError(f"{root!r}: there is no such folder, and the Hub's names are like user/name")
     try:
         if (place / "dataset_dict.json").exists() or (place / "state.json").exists():
             found = package.load_from_disk(root)

@@ -60,6 +60,7 @@ from segkd.runner.loading.data_sets import (
     build_training_sets,
     build_val_set,
     build_views,
+    find_dataset,
     training_views,
 )
 from segkd.runner.loading.first_look import look_at_data
@@ -267,6 +268,11 @@ def missing(recipe: Recipe) -> list[str]:
         for key, folder in folders.items()
         if folder and not Path(folder).is_dir()
     ]
+    if not recipe.data.root:  # some data sets do without
+        try:
+            find_dataset(recipe.data, recipe.data.train_split)
+        except (ValueError, OSError) as error:
+            lines.append(f"data      {error}")
     if unlabelled and unlabelled.shards is not None:
         try:
             shard_paths(unlabelled.shards)

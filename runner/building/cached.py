@@ -19,6 +19,7 @@ from segkd.runner.building.networks import blaming
 from segkd.runner.building.stored_maps import Full, Largest, divergence
 from segkd.runner.console import progress_bar, say
 from segkd.runner.loading.batch import TrainingViews
+from segkd.runner.loading.content import PILLOW
 from segkd.runner.loading.data_sets import kept_views, times_shown
 from segkd.runner.loading.sampler import batches_of
 from segkd.runner.recipe.cache import Cache
@@ -232,6 +233,7 @@ def description_of(recipe: Recipe, name: str, network: nn.Module, stream: str, d
         "images": {
             **data.model_dump(mode="json", include={"dataset", "args", "train_split", "resize", "crop_size"}),
             "transform": data.transform if stream == "labelled" else data.unlabelled.transform,
+            "pillow": PILLOW,
             "files": hashlib.sha256(stamps.encode()).hexdigest(),
         },
         "views": {"stream": stream, "seed": entry.cache.seed},

@@ -12,17 +12,17 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from segkd.datasets._classes import choose_classes
+from segkd.datasets._files import IGNORE_INDEX
 from segkd.models._prediction import Prediction
 from segkd.runner.building.frozen import cheaper
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import blaming
 from segkd.runner.loading.batch import Batch
+from segkd.runner.loading.data_sets import find_dataset
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Data, Recipe
 from segkd.runner.run_folder.pretrained import WITHOUT_DOWNLOADS
-
-IGNORE_INDEX = 255  # that of every data set here
 
 
 def shape_graph(recipe: Recipe) -> Graph:
@@ -102,5 +102,5 @@ def classes_of(data: Data) -> int:
         return classes or known
     names = data.args.get("class_names") or (list(colors) if isinstance(colors, dict) else None)
     if names is None:
-        return parts.build("datasets", data.dataset, data.args, data.root, data.train_split).num_classes
+        return find_dataset(data, data.train_split).num_classes
     return len(choose_classes(names, classes)[0])

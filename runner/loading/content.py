@@ -5,8 +5,10 @@ import hashlib
 import os
 from collections.abc import Iterator
 
+import PIL
 from torch.utils.data import Dataset
 
+PILLOW = PIL.__version__  # what decodes and resizes images: another version may make other pixels of the same files
 PLAIN = (str, bytes, int, float, type(None), dict, list, tuple)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from accelerate import Accelerator
 from torch.utils.data import Dataset
 
+from segkd.datasets._files import IGNORE_INDEX
 from segkd.datasets._parts_of_a_set import (
     Chosen,
     ImagesBelow,
@@ -24,20 +25,37 @@ from segkd.runner.loading.fixed_views import FixedViews
 from segkd.runner.loading.kept_pixels import keep_pixels
 from segkd.runner.loading.sampler import samples_at, samples_with_extra, training_batches
 from segkd.runner.loading.shards import Shards
+from segkd.runner.loading.train_ids import TrainIds
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.extra import REST
-from segkd.runner.recipe.schema import Recipe
+from segkd.runner.recipe.schema import Data, Recipe
 from segkd.runner.recipe.seeds import seed_for
 
 TUNING_SEED = 0  # of data.tuning_part: all trials of a search are scored on the same images
 
 
+def find_dataset(data: Data, split: str) -> Dataset:
+    """A data set as its file in datasets/ makes it.
+
+    Raises:
+        ValueError, FileNotFoundError: folders and lists that are missing, and how they must lie; what else is wrong.
+    """
+    try:
+        return parts.build("datasets", data.dataset, data.args, data.root, split)
+    except (ValueError, FileNotFoundError) as error:
+        of_files = isinstance(error, FileNotFoundError) or "Expected layout" in str(error)
+        if not of_files or (data.root and Path(data.root).exists()):
+            raise
+        told = f": there is no folder {data.root}" if data.root else f" is missing; say where {data.dataset} lies"
+        raise FileNotFoundError(f"data.root{told} ({error})") from error
+
+
 def build_dataset(recipe: Recipe, split: str) -> Dataset:
-    """The recipe's data set, one split. Missing folders and lists are errors that say how the files must lie."""
-    dataset = parts.build("datasets", recipe.data.dataset, recipe.data.args, recipe.data.root, split)
+    """The recipe's data set, one split, in train ids; errors are those of `find_dataset`."""
+    dataset = find_dataset(recipe.data, split)
     dataset.max_pixels = recipe.data.max_pixels
-    return keep_pixels(dataset, recipe.data, recipe.tracking.folder, split)
+    return keep_pixels(TrainIds(dataset), recipe.data, recipe.tracking.folder, split)
 
 
 def build_training_sets(recipe: Recipe, pseudo_labels: Path | None = None) -> tuple[Dataset, Dataset | None]:
@@ -51,10 +69,12 @@ def build_training_sets(recipe: Recipe, pseudo_labels: Path | None = None) -> tu
             read.
 
     Raises:
-        ValueError: data.labelled leaves no image for the stream of unlabelled ones, or shards that hold none.
+        ValueError: data.labelled leaves no image for the stream of unlabelled ones, shards that hold none, or padding of
+            a label that is no class.
     """
     data = recipe.data
     labelled, rest = divide(recipe)
+    _refuse_other_padding(data, labelled.num_classes)
     if data.extra is not None:
         by_hand = data.extra.pseudo is None
         folder, field = (data.extra.labels, "data.extra.labels") if by_hand else (pseudo_labels, "data.extra.pseudo")
@@ -75,6 +95,16 @@ def build_training_sets(recipe: Recipe, pseudo_labels: Path | None = None) -> tu
             "name a folder of others with data.unlabelled.images, or tar files of them with data.unlabelled.shards"
         )
     return labelled, WithoutLabels(rest)
+
+
+def _refuse_other_padding(data: Data, num_classes: int) -> None:
+    for section, one in (("data", data), ("data.unlabelled", data.unlabelled)):
+        label = IGNORE_INDEX if one is None or one.transform is None else one.transform.get("pad_label", IGNORE_INDEX)
+        if label >= num_classes and label != IGNORE_INDEX:
+            raise ValueError(
+                f"{section}.transform.pad_label: {label} is none of the {num_classes} classes; take one, or "
+                f"{IGNORE_INDEX}, which stands for what does not count whatever ignore_index the data set has"
+            )
 
 
 def divide(recipe: Recipe) -> tuple[Dataset, Chosen]:

@@ -8,12 +8,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import PIL
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from segkd.runner.console import progress_bar
-from segkd.runner.loading.content import checksum, known_to, stamp_of
+from segkd.runner.loading.content import PILLOW, checksum, known_to, stamp_of
 from segkd.runner.loading.pixel_file import KeptImage, PixelFile, hold
 from segkd.runner.loading.sampler import start_worker
 from segkd.runner.loading.waiting import wait_for_batches
@@ -47,7 +46,7 @@ class KeptPixels(Dataset):
         self.dataset = dataset
         self.stamps = [stamp_of(dataset, index) for index in range(len(dataset))]
         has_labels = any(label is not None for _, label in getattr(dataset, "files", [("", "")]))
-        decoder = FORMAT, PIL.__version__
+        decoder = FORMAT, PILLOW
         images = checksum(decoder, [stamp[0] for stamp in self.stamps])
         self.images = PixelFile(folder / f"{name}-images-{images}.bin", len(dataset), 3)
         self.labels: PixelFile | None = None  # an empty map is made faster than it is read

@@ -78,13 +78,12 @@ def _of_section(key: str) -> str:
 def _of_part(room: str, name: str, before: str = "") -> str:
     """A part: what it is, what it asks for, its arguments, and what its docstring says of what it gives."""
     part = parts.find(room, name)
-    first = inspect.cleandoc(part.__doc__).split("\n\n")[0]
-    source = inspect.getdoc(inspect.getmodule(part)).split("\n\n")[0]
-    lines = [_wrapped(f"{before}{parts.path_of(room, name)}: {' '.join(source.split())}"), ""]
-    lines += [_wrapped(" ".join(first.split())), *(map(_wrapped, _asked_by(name)) if room == "losses" else ())]
+    first, source = (" ".join(_doc(one).split("\n\n")[0].split()) for one in (part, inspect.getmodule(part)))
+    lines = [_wrapped(": ".join(filter(None, [f"{before}{parts.path_of(room, name)}", source]))), ""]
+    lines += [*filter(None, [_wrapped(first)]), *(map(_wrapped, _asked_by(name)) if room == "losses" else ())]
     lines += ["", _table(parts.schema_of(room, name), meanings_of(room, name))]
     for title in ("Features", "Values"):
-        entries = _entries(_block(part.__doc__, title))
+        entries = _entries(_block(_doc(part), title))
         lines += ["", f"{title}:", *(_wrapped(f"    {entry}", "    ") for entry in entries)] if entries else []
     return "\n".join(lines)
 
@@ -166,13 +165,13 @@ def meanings_of(room: str, name: str) -> dict[str, str]:
     names = list(_fields(parts.schema_of(room, name)))
     shared = {}
     if room in SHARED:
-        docstring = inspect.getdoc(importlib.import_module(SHARED[room]))
-        shared = _meanings(_block(docstring, "Args", "Arguments"), names)
-    own = _meanings(_block(parts.find(room, name).__doc__, "Args"), names)
+        shared = _meanings(_block(_doc(importlib.import_module(SHARED[room])), "Args", "Arguments"), names)
+    block = _block(_doc(parts.find(room, name)), "Args")
+    own = _meanings(block, names)
     seen = re.compile(r"^see models/_network\.py[.;]?\s*")
     own = {key: f"{shared.get(key, '')} {seen.sub('', text)}".strip() if seen.match(text) else text
            for key, text in own.items()}  # fmt: skip
-    entries = _entries(_block(parts.find(room, name).__doc__, "Args"))
+    entries = _entries(block)
     told = {}  # in the words on another argument
     for key in [key for key in names if key not in shared | own]:
         entry = next((entry for entry in entries if re.search(rf"\b{key}\b", entry)), None)
@@ -180,9 +179,14 @@ def meanings_of(room: str, name: str) -> dict[str, str]:
     return {**shared, **own, **told}
 
 
+def _doc(part: object) -> str:
+    """The docstring of a class or module itself; empty where nobody has written one."""
+    return inspect.cleandoc(part.__doc__ or "")
+
+
 def _block(docstring: str, *titles: str) -> str:
     """What stands under one of the titles, such as Args, in a docstring."""
-    lines = inspect.cleandoc(docstring).splitlines()
+    lines = docstring.splitlines()
     for number, line in enumerate(lines, start=1):
         if line.strip() in [f"{title}:" for title in titles]:
             depth = len(line) - len(line.lstrip())

@@ -2,11 +2,14 @@
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import json
+import traceback
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pydantic
 
@@ -34,8 +37,12 @@ def path_of(room: str, name: str) -> str:
 
 @functools.cache
 def find(room: str, name: str) -> type:
-    """The class a file is there for: the one whose name is the file's, in any letter case (kl.py -> KL)."""
-    module = importlib.import_module(f"segkd.{room}.{name}")
+    """The class a file is there for: the one whose name is the file's, in any letter case (kl.py -> KL).
+
+    Raises:
+        ValueError: there is none in it, or Python cannot import it.
+    """
+    module = _module(room, name)
     if name in UNNAMED:
         return getattr(module, UNNAMED[name][0])
     wanted = name.replace("_", "")
@@ -48,19 +55,51 @@ def find(room: str, name: str) -> type:
     return found[0]
 
 
+def _module(room: str, name: str) -> ModuleType:
+    """The file of a part, imported. ValueError: it cannot be, and why, at which line of it."""
+    found = importlib.util.find_spec(f"segkd.{room}.{name}")
+    try:
+        return importlib.import_module(f"segkd.{room}.{name}")
+    except Exception as error:  # whatever a file may do when it is imported
+        lines = [line for frame, line in traceback.walk_tb(error.__traceback__)
+                 if found is not None and frame.f_code.co_filename == found.origin]  # fmt: skip
+        why = str(error)
+        if isinstance(error, SyntaxError) and found is not None and error.filename == found.origin:
+            lines, why = [error.lineno], error.msg
+        if not lines:
+            raise
+        raise ValueError(
+            f"{path_of(room, name)}, line {lines[-1]}: Python cannot import the file: {type(error).__name__}: {why}"
+        ) from error
+
+
+def _hints(room: str, name: str, function: Callable) -> dict[str, object]:
+    """The hints of a function of a part, with ranges: Annotated[float, Gt(0)]. ValueError: one names nothing."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise ValueError(f"{path_of(room, name)}: a hint of {function.__qualname__} is not known: {error}") from error
+
+
 @functools.cache
 def _arguments(room: str, name: str) -> type[pydantic.BaseModel]:
-    """The signature of a part as a schema, less what the runner gives."""
+    """The signature of a part as a schema, less what the runner gives. ValueError: no recipe can pass what it asks."""
     given = UNNAMED[name][1] if name in UNNAMED else GIVEN[room]
     part = find(room, name)
-    hints = typing.get_type_hints(part.__init__, include_extras=True)  # with ranges: Annotated[float, Gt(0)]
+    hints = _hints(room, name, part.__init__)
     fields = {}
     for parameter in inspect.signature(part).parameters.values():
         if parameter.name not in given:
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (hints.get(parameter.name, typing.Any), default)
     rules = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    return pydantic.create_model(part.__name__, __config__=rules, **fields)
+    try:
+        return pydantic.create_model(part.__name__, __config__=rules, **fields)
+    except pydantic.PydanticUserError as error:
+        raise ValueError(
+            f"{path_of(room, name)}: an argument of {part.__name__} has a hint that no YAML value fits (numbers, texts, "
+            f"lists and mappings do): {error.message.splitlines()[0]}"
+        ) from error
 
 
 def _bound(room: str, name: str, arguments: dict) -> pydantic.BaseModel:
@@ -109,8 +148,17 @@ def schema_of(room: str, name: str) -> dict:
 
 
 def needs_teacher(loss: str) -> bool:
-    """Whether a loss reads a second network: the `teacher` of its forward may not be None."""
-    hint = typing.get_type_hints(find("losses", loss).forward)["teacher"]
+    """Whether a loss reads a second network: the `teacher` of its forward may not be None.
+
+    Raises:
+        ValueError: no hint says so.
+    """
+    hint = _hints("losses", loss, find("losses", loss).forward).get("teacher")
+    if hint is None:
+        raise ValueError(
+            f"{path_of('losses', loss)}: its forward must have a `teacher: Prediction`, or `teacher: Prediction | None` "
+            f"where it can do without another network"
+        )
     return type(None) not in (hint, *typing.get_args(hint))
 
 

@@ -98,7 +98,7 @@ def test_where_a_data_set_lies(package: SimpleNamespace, tmp_path: Path) -> None
         HuggingFace(str(tmp_path), "val", class_names=NAMES)
     with pytest.raises(ValueError, match="user/streets: split val cannot be loaded: .*Unknown split val"):
         HuggingFace("user/streets", "val", class_names=NAMES)
-    with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder, and the Hub's names are like"):
+    with pytest.raises(FileNotFoundError, match="'nowhere': there is no such folder, and the Hub's names are like"):
         HuggingFace("nowhere", "train", class_names=NAMES)
 
 

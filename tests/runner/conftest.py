@@ -1,9 +1,11 @@
 """What the tests of whole runs share: a recipe that trains in a second, and commands run in processes of their own."""
 
+import importlib
 import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +71,27 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         script.main()
 
     return run
+
+
+@pytest.fixture
+def new_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], Path]]:
+    """new_part("losses", "my_own", TEXT) writes a part of the user's own, which this process finds in its room."""
+    written = []
+
+    def write(room: str, name: str, text: str) -> Path:
+        package, folder = importlib.import_module(f"segkd.{room}"), tmp_path / "parts" / room
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+        (folder / f"{name}.py").write_text(textwrap.dedent(text))
+        importlib.invalidate_caches()
+        written.append(f"segkd.{room}.{name}")
+        return folder / f"{name}.py"
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+    parts.find.cache_clear()
+    parts._arguments.cache_clear()
 
 
 @pytest.fixture

@@ -96,6 +96,8 @@ def test_check_without_data_names_what_is_named_anywhere(check):
     for told in ("no folder gone/images", "no folder gone/labels", "no gone.yaml"):
         assert told in result.out
     assert "still needs what the 3 lines above name" in result.out
+    result = check("--no-data", "data.dataset=voc", "data.args={}")
+    assert result.code == 0 and "data      data.root is missing; say where voc lies (" in result.out
 
 
 def test_sizes_without_data_are_those_with_it(check):

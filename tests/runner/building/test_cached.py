@@ -189,7 +189,7 @@ def test_filling_makes_what_is_missing_and_the_same_bytes(setup, tmp_path):
     assert files_in(tmp_path / "teacher_cache") == filled
 
 
-def test_what_the_maps_depend_on_is_a_cache_of_its_own(setup, tmp_path):
+def test_what_the_maps_depend_on_is_a_cache_of_its_own(setup, tmp_path, monkeypatch):
     teacher = setup().teacher
 
     def keys(*assignments):
@@ -208,6 +208,9 @@ def test_what_the_maps_depend_on_is_a_cache_of_its_own(setup, tmp_path):
         assert all(others[stream] != plain[stream] for stream in plain), assignment
     other = keys("data.unlabelled.transform={flip: 0}")
     assert other["labelled"] == plain["labelled"] and other["unlabelled"] != plain["unlabelled"]
+    with monkeypatch.context() as patch:
+        patch.setattr(cached, "PILLOW", "0.1")  # which would resize to other pixels
+        assert all(others != plain[stream] for stream, others in keys().items())
     normalize, teacher.normalize = teacher.normalize, Normalize.named("unit")
     assert keys()["labelled"] != plain["labelled"]
     teacher.normalize = normalize

@@ -1,9 +1,7 @@
 """From file names to classes: every part of every room, and what is wrong with arguments."""
 
-import importlib
 import inspect
 import sys
-import textwrap
 import typing
 from pathlib import Path
 
@@ -79,36 +77,49 @@ def test_completed_arguments_are_plain_and_build():
     assert type(transform).__name__ == "Transform" and transform.crop_size == (8, 8)
 
 
-@pytest.fixture
-def new_loss(tmp_path, monkeypatch):
-    """Writes losses/mine.py into a folder that counts as part of the room."""
-    room = importlib.import_module("segkd.losses")
-    monkeypatch.setattr(room, "__path__", [*room.__path__, str(tmp_path)])
-
-    def write(text):
-        (tmp_path / "my_own.py").write_text(textwrap.dedent(text))
-
-    yield write
-    sys.modules.pop("segkd.losses.my_own", None)
-    parts.find.cache_clear()
-    parts._arguments.cache_clear()
-
-
-def test_a_new_file_is_a_new_part(new_loss):
-    new_loss("""\
+def test_a_new_file_is_a_new_part(new_part):
+    new_part(
+        "losses",
+        "my_own",
+        """\
         class MyOwn:
             def __init__(self, task, *, needed: int, power: float = 2.0):
                 self.power = power
-        """)
+        """,
+    )
     assert "my_own" in parts.names("losses")
     assert dict(parts.wrong_arguments("losses", "my_own", {})) == {("needed",): "is missing and has no default"}
     assert parts.build("losses", "my_own", {"needed": 1, "power": 3}, None).power == 3.0
 
 
-def test_a_file_without_its_class(new_loss):
-    new_loss("class Other:\n    pass\n")
-    with pytest.raises(ValueError, match=r"losses/my_own.py holds no class of its own name \(such as MyOwn"):
-        parts.find("losses", "my_own")
+@pytest.mark.parametrize("text, told", [
+    ("class Other:\n    pass\n", r"losses/my_own.py holds no class of its own name \(such as MyOwn"),
+    ("from torch import Tensor\n\nclass MyOwn(nn.Module):\n    pass\n",
+     r"losses/my_own.py, line 3: Python cannot import the file: NameError: name 'nn' is not defined"),
+    ("class MyOwn:\n    def __init__(self:\n", r"losses/my_own.py, line 2: .* SyntaxError: "),
+    ("\nfrom segkd.losses._task import Tasks\n", r"losses/my_own.py, line 2: .* ImportError: cannot import name 'Tasks'"),
+    ("import not_there\n", r"losses/my_own.py, line 1: .* ModuleNotFoundError: No module named 'not_there'"),
+    ("def f():\n    return 1 / 0\n\nf()\n", r"losses/my_own.py, line 2: .* ZeroDivisionError: "),
+    ("class MyOwn:\n    def __init__(self, task: 'Task'):\n        pass\n",
+     r"losses/my_own.py: a hint of MyOwn.__init__ is not known: name 'Task' is not defined"),
+    ("from torch import Tensor\n\nclass MyOwn:\n    def __init__(self, task, *, weight: Tensor):\n        pass\n",
+     r"losses/my_own.py: an argument of MyOwn has a hint that no YAML value fits .*Tensor"),
+])  # fmt: skip
+def test_what_is_wrong_with_a_file(new_part, text, told):
+    new_part("losses", "my_own", text)
+    with pytest.raises(ValueError, match=told):
+        parts.wrong_arguments("losses", "my_own", {})
+
+
+def test_a_loss_says_what_it_learns_from(new_part):
+    new_part("losses", "my_own", "class MyOwn:\n    def forward(self, student, teacher, target):\n        pass\n")
+    with pytest.raises(ValueError, match="losses/my_own.py: its forward must have a `teacher: Prediction`, or"):
+        parts.needs_teacher("my_own")
+
+
+def test_a_part_that_is_not_there():
+    with pytest.raises(ModuleNotFoundError, match="segkd.losses.nothing"):
+        parts.find("losses", "nothing")
 
 
 @pytest.mark.parametrize("source, args, file, given", [
