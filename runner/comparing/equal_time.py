@@ -6,6 +6,7 @@ from segkd.runner.comparing.comparison import IRRELEVANT_TO_RESULTS, Row, at_sha
 from segkd.runner.comparing.finished_runs import FinishedRun
 from segkd.runner.recipe.differences import without
 
+SAME_TIME = "none, same time"  # the title of its column
 # a plain row was trained for as long as a method if it has this share of its time: clocks are no more exact
 AS_LONG = 0.98
 
