@@ -26,12 +26,13 @@ LEARNING_ONLY = {"distill_heads", "projection_dropout"}
 class Gain:
     """What a row has over its baseline: in mIoU with its 95 % interval, and in the IoU of each class (NaN: absent).
 
-    All is taken over the seeds that the two share, or over all seeds if they share none. Of one seed nobody knows
-    how far the next one is away: `low` and `high` are NaN.
+    All are differences of the means over all runs of the two. Of one seed nobody knows how far the next one is away:
+    `low` and `high` are NaN where one of the two has a single run.
 
     Attributes:
-        paired: whether it is over the same seeds of both.
-        tested: (S,) in mIoU on data.test_split, of each seed, or of their means if they share none; NaN: not scored.
+        paired: whether both have the same seeds; only then a resample draws the same ones of both.
+        tested: (S,) in mIoU on data.test_split, of each seed where both have the same, else (1,) of their means; NaN:
+            not scored.
     """
 
     over: "Row"
@@ -45,7 +46,7 @@ class Gain:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One experiment: the runs that differ in their seed only. Scores are shares, one for each run, in `miou`."""
+    """One experiment: the runs that differ in their seed only, in its order. `miou` has a share for each run."""
 
     method: str
     student: str
@@ -59,6 +60,11 @@ class Row:
     def recipe(self) -> Recipe:
         """The recipe of the first run."""
         return self.runs[0].recipe
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each run."""
+        return [run.recipe.seed for run in self.runs]
 
     @property
     def program(self) -> str:
@@ -95,7 +101,7 @@ class Row:
     @property
     def tested(self) -> np.ndarray:
         """The mIoU on data.test_split, one for each run; NaN where it was not scored."""
-        return _tested(self.runs)
+        return np.array([run.summary.get("test", {}).get("miou") for run in self.runs], dtype=float)
 
     def measured(self, key: str) -> np.ndarray:
         """A number in the summaries, one for each run; NaN where it is not there."""
@@ -311,30 +317,20 @@ def most_alike(row: Row, baselines: list[Row]) -> list[Row]:
     return [base for base, count in found.items() if count == min(found.values())]
 
 
-def at_shared_seeds(row: Row, base: Row) -> tuple[list[FinishedRun], list[FinishedRun]]:
-    """The runs of the two whose seeds both have; all runs if they share none.
-
-    An unlucky seed that one of the two alone has would be no gain of the other.
-    """
-    seeds = {run.recipe.seed for run in row.runs} & {run.recipe.seed for run in base.runs}
-    ours, theirs = ([run for run in one.runs if not seeds or run.recipe.seed in seeds] for one in (row, base))
-    return ours, theirs
-
-
 def _gain(row: Row, base: Row) -> Gain:
-    runs = at_shared_seeds(row, base)
-    ours, theirs = (np.stack([run.counts for run in one]) for one in runs)  # (S, N, K, 3)
-    absent, low, high = row.runs[0].absent, np.nan, np.nan
-    same = [run.recipe.seed for run in runs[0]] == [run.recipe.seed for run in runs[1]]
-    if min(map(len, runs)) > 1:
-        seeds = resamples(len(ours), seed=1), resamples(len(theirs), seed=1 if same else 2)
-        gains = resampled_gains(ours, theirs, absent, resamples(ours.shape[1], seed=0), seeds)
-        low, high = np.quantile(gains, [0.025, 0.975])
-    mean = mean_iou(ours.sum(1), absent).mean() - mean_iou(theirs.sum(1), absent).mean()
-    tested, theirs_tested = map(_tested, runs)
-    tested = tested - theirs_tested if same else np.array([tested.mean() - theirs_tested.mean()])
-    return Gain(base, same, float(mean), low, high, iou(ours.sum(1)).mean(0) - iou(theirs.sum(1)).mean(0), tested)
+    paired = row.seeds == base.seeds
+    low, high = _interval(row, base, paired)
+    tested = row.tested - base.tested if paired else np.array([row.tested.mean() - base.tested.mean()])
+    mean = float(row.miou.mean() - base.miou.mean())
+    return Gain(base, paired, mean, low, high, row.per_class - base.per_class, tested)
 
 
-def _tested(runs: list[FinishedRun]) -> np.ndarray:
-    return np.array([run.summary.get("test", {}).get("miou") for run in runs], dtype=float)
+def _interval(row: Row, base: Row, paired: bool) -> tuple[float, float]:
+    """95 % of the resampled gains lie in it; NaN where one of the two has a single run."""
+    if min(len(row.runs), len(base.runs)) < 2:
+        return np.nan, np.nan
+    ours, theirs = (np.stack([run.counts for run in one.runs]) for one in (row, base))  # (S, N, K, 3)
+    seeds = resamples(len(ours), seed=1), resamples(len(theirs), seed=1 if paired else 2)
+    gains = resampled_gains(ours, theirs, row.runs[0].absent, resamples(ours.shape[1], seed=0), seeds)
+    low, high = np.quantile(gains, [0.025, 0.975])
+    return float(low), float(high)

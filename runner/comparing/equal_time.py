@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from segkd.runner.comparing.comparison import IRRELEVANT_TO_RESULTS, Row, at_shared_seeds, most_alike
+from segkd.runner.comparing.comparison import IRRELEVANT_TO_RESULTS, Row, most_alike
 from segkd.runner.comparing.finished_runs import FinishedRun
 from segkd.runner.recipe.differences import without
 
@@ -55,15 +55,13 @@ def plain_at_same_time(row: Row, rows: list[Row]) -> float:
     plain = plain_of(row, rows)
     if plain is None or row.program or (row.learns_alone and _unscheduled(row) == _unscheduled(plain)):
         return np.nan
-    found, reached = [], False
+    seconds, found, reached = row.measured("seconds").mean(), [], False
     for other in rows:
         if other.program or not other.learns_alone:
             continue
         if _unscheduled(other) == _unscheduled(plain) and _on_one_device(row, other):
-            ours, theirs = at_shared_seeds(row, other)
-            seconds = _mean_seconds(ours)
-            found.append(np.mean([best_until(run, seconds) for run in theirs]))
-            reached |= _mean_seconds(theirs) >= AS_LONG * seconds
+            found.append(np.mean([best_until(run, seconds) for run in other.runs]))
+            reached |= other.measured("seconds").mean() >= AS_LONG * seconds
     return max((one for one in found if one == one), default=np.nan) if reached else np.nan
 
 
@@ -73,10 +71,6 @@ def best_until(run: FinishedRun, seconds: float) -> float:
         return np.nan
     _, times, mious = np.array(run.curve).T
     return float(np.interp(seconds, times, np.maximum.accumulate(mious), left=np.nan))
-
-
-def _mean_seconds(runs: list[FinishedRun]) -> float:
-    return float(np.mean([run.summary.get("seconds", np.nan) for run in runs]))
 
 
 def _on_one_device(*rows: Row) -> bool:

@@ -21,10 +21,11 @@ def _columns(comparison: Comparison) -> list[str]:
     data = comparison.rows[0].recipe.data
     lines = [
         f"mIoU of the best checkpoint on {comparison.images} images of {data.dataset} {data.scored}, mean +- "
-        f"standard deviation over the seeds; {comparison.protocol}. A gain is over the seeds both have. Interval: of "
-        f"the gain, over {DRAWS} resamples of the seeds and of the images, the same ones for both; of few seeds it is "
-        f"too narrow (where all depends on the seed, intervals of 2, 3, 5 and 10 hold the true gain in 50, 76, 83 and "
-        f"91 of 100 comparisons), of one there is none.",
+        f"standard deviation over the seeds; {comparison.protocol}. A gain is the difference of two such means. "
+        f"Interval: of the gain, over {DRAWS} resamples of the seeds and of the images; images are the same ones for "
+        f"both, and so are seeds where both have the same; of few seeds it is too narrow (where all depends on the "
+        f"seed, intervals of 2, 3, 5 and 10 hold the true gain in 50, 76, 83 and 91 of 100 comparisons), of one there "
+        f"is none.",
         f"step: time of an iteration, what it made for later ones included (caches, compiled networks), beside plain "
         f"training of the same student. training: time of all iterations; scoring and saving are not in it. "
         f"{SAME_TIME}: the best mIoU (%) that plain training of the same student has come to in the row's training "
@@ -33,7 +34,8 @@ def _columns(comparison: Comparison) -> list[str]:
     if comparison.test_split:
         lines.append(
             f"{comparison.test_split}: mIoU of the same checkpoints on that split, which chose nothing; "
-            f"{comparison.test_split} gain: mean +- standard deviation of the differences of the seeds both have."
+            f"{comparison.test_split} gain: mean +- standard deviation of the differences seed by seed, or the "
+            f"difference of the two means where seeds are not the same."
         )
     elif comparison.test_sets:
         found = " and ".join(f"{count} images of {split}" for split, count in comparison.test_sets)
@@ -49,7 +51,7 @@ def _gains(rows: list[Row]) -> list[str]:
     )
     if unpaired:
         words = "; ".join(f"{who} and {base}" for base, who in unpaired.items())
-        lines.append(f"Without a seed in common, so that gains are of the means over all their seeds: {words}.")
+        lines.append(f"Not of the same seeds, so that each one's are drawn apart for the interval: {words}.")
     over = methods_by_word((row.gain.over.method, row) for row in rows if row.gain is not None)
     if len(over) == 1:
         lines.append(f"Gains are over {next(iter(over))}.")

@@ -52,20 +52,27 @@ def test_one_seed_has_a_gain_and_no_interval(fabricate):
     for name, settings in {"none": (), "kl": KL}.items():
         for seed in (0, 1) if name == "none" else (1, 2):
             fabricate(f"{name}-s{seed}", counts(0.5 + 0.1 * seed, seed), f"seed={seed}", *settings)
-    none, kl = compare(find_runs(["runs"])).rows
-    assert kl.gain.mean == 0 and np.isnan([kl.gain.low, kl.gain.high]).all()  # seed 1 is all they share
-    none, kl = compare(find_runs(["runs/none-s0", "runs/kl-*"])).rows
-    assert kl.gain.mean > 0 and np.isnan([kl.gain.low, kl.gain.high]).all()
+    for given in (["runs/none-s0", "runs/kl-*"], ["runs/none-*", "runs/kl-s1"], ["runs/none-s0", "runs/kl-s1"]):
+        none, kl = compare(find_runs(given)).rows
+        assert kl.gain.mean == pytest.approx(kl.miou.mean() - none.miou.mean()) and not kl.gain.paired
+        assert np.isnan([kl.gain.low, kl.gain.high]).all()
 
 
-def test_seeds_that_are_not_shared_are_resampled_apart(fabricate):
-    given = [counts(0.5, seed) for seed in range(4)]
-    for seed in range(4):
-        fabricate(f"{'kl' if seed > 1 else 'none'}-s{seed}", given[seed], f"seed={seed}", *(KL if seed > 1 else ()))
-    gain = compare(find_runs(["runs"])).rows[1].gain
-    images, seeds = resamples(6, seed=0), [resamples(2, seed=1), resamples(2, seed=2)]
-    expected = resampled_gains(np.stack(given[2:]), np.stack(given[:2]), "skip", images, seeds)
-    assert [gain.low, gain.high] == pytest.approx(np.quantile(expected, [0.025, 0.975]))
+@pytest.mark.parametrize("plain, taught", [((0, 1), (2, 3)), ((0, 1), (1, 2)), ((0, 1, 2), (0, 1)), ((2, 0), (0, 2))])
+def test_a_gain_is_that_of_all_runs_and_only_the_same_seeds_are_drawn_together(fabricate, plain, taught):
+    for seed in plain:
+        fabricate(f"none-{5 - seed}", counts(0.5, seed), f"seed={seed}")
+    for seed in taught:
+        fabricate(f"kl-{5 - seed}", counts(0.6, 10 + seed), f"seed={seed}", *KL)
+    none, kl = compare(find_runs(["runs"])).rows  # the highest seed is found first
+    assert (none.seeds, kl.seeds) == (sorted(plain), sorted(taught)) and kl.gain.paired == (none.seeds == kl.seeds)
+    assert kl.gain.mean == pytest.approx(kl.miou.mean() - none.miou.mean(), rel=1e-12)
+    assert kl.gain.per_class[:2] == pytest.approx(kl.per_class[:2] - none.per_class[:2])
+    ours = np.stack([counts(0.6, 10 + seed) for seed in sorted(taught)])
+    theirs = np.stack([counts(0.5, seed) for seed in sorted(plain)])
+    seeds = resamples(len(ours), seed=1), resamples(len(theirs), seed=1 if kl.gain.paired else 2)
+    expected = resampled_gains(ours, theirs, "skip", resamples(6, seed=0), seeds)
+    assert [kl.gain.low, kl.gain.high] == pytest.approx(np.quantile(expected, [0.025, 0.975]))
 
 
 def test_networks_are_called_as_everywhere(fabricate):
