@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from segkd.runner.comparing.bootstrap import DRAWS
 from segkd.runner.comparing.comparison import Comparison, Row
-from segkd.runner.comparing.equal_time import SAME_TIME, seconds_of_steps
-from segkd.runner.console import clock, number
+from segkd.runner.comparing.equal_time import SAME_TIME, plain_at_same_time, seconds_of_steps
+from segkd.runner.console import clock, counted, number
 
 UNSTEADY = 1.2  # times of seeds that differ by more than this factor are told
 
@@ -28,7 +28,7 @@ def _columns(comparison: Comparison) -> list[str]:
         f"is none.",
         f"step: time of an iteration, what it made for later ones included (caches, compiled networks), beside plain "
         f"training of the same student. training: time of all iterations; scoring and saving are not in it. "
-        f"{SAME_TIME}: the best mIoU (%) that plain training of the same student has come to in the row's training "
+        f"{SAME_TIME}: the best mIoU (%) that plain training of the same student was scored with in the row's training "
         f"time, whatever its own schedule; - where none was given that much on the same device.",
     ]
     if comparison.test_split:
@@ -79,7 +79,11 @@ def _training(rows: list[Row]) -> list[str]:
 
 def _times(comparison: Comparison) -> list[str]:
     """What keeps times from being compared."""
-    lines = []
+    lines, rows = [], comparison.rows
+    plain = {row: plain_at_same_time(row, rows)[1] for row in rows}
+    fewer = methods_by_word((counted(count, "run"), row) for row, count in plain.items() if 0 < count < len(row.runs))
+    if fewer:
+        lines.append(f"{SAME_TIME} is of fewer runs than the row: {listed(fewer)}.")
     unsteady = [
         f"{row.method} {number(seconds.min())} to {number(seconds.max())} s"
         for row in comparison.trained
@@ -90,7 +94,7 @@ def _times(comparison: Comparison) -> list[str]:
             f"An iteration's time differs from seed to seed, by what a first run made for the others or by what else "
             f"the machine did: {'; '.join(unsteady)}."
         )
-    devices = methods_by_word((run.device, row) for row in comparison.rows for run in row.runs)
+    devices = methods_by_word((run.device, row) for row in rows for run in row.runs)
     if len(devices) > 1:
         lines.append(
             f"Made on different devices, so that images/s and training times do not compare: {listed(devices)}."

@@ -171,9 +171,15 @@ def test_a_table_can_show_that_plain_training_has_more_of_the_same_time(fabricat
     fabricate("kl", counts(60), taught=True, seconds=90.0)
     fabricate("long", counts(70), "method=long", "schedule.iterations=6", seconds=90.0, curve=((3, 0.6), (6, 0.85)))
     comparison = compare(find_runs(["runs"]))
-    (line,) = [line for line in report(comparison).splitlines() if "| kl | 1 |" in line]
+    text = report(comparison)
+    (line,) = [line for line in text.splitlines() if "| kl | 1 |" in line]
     assert "| 80.00 | +5.00 | one seed | 85.00 |" in line and "| 1.50x | 1:30 |" in line
     assert [row["none_same_time"] for row in csv.DictReader(io.StringIO(table_csv(comparison)))] == ["", "", "0.85"]
+    assert "is of fewer runs" not in text
+    for method, seed in (("kl", 1), ("dist", 0), ("dist", 1), ("dist", 2)):
+        which = f"seed={seed}", f"method={method}" if method == "dist" else "data.workers=0"
+        fabricate(f"{method}-s{seed}", counts(60), *which, taught=True, seconds=90.0)
+    assert "none, same time is of fewer runs than the row: dist, kl: 1 run." in report(compare(find_runs(["runs"])))
 
 
 def test_names_from_recipes_and_data_are_text(fabricate, folder):
