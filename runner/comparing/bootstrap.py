@@ -14,9 +14,10 @@ def iou(counts: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(counts: np.ndarray, absent: Literal["skip", "zero"]) -> np.ndarray:
-    """(..., K, 3) counts -> (...) mIoU; absent classes are left out of the mean, or 0 in it."""
+    """(..., K, 3) counts -> (...) mIoU; absent classes are left out of the mean, or 0 in it. NaN: none is there."""
     values = iou(counts)
-    classes = values.shape[-1] if absent == "zero" else (~np.isnan(values)).sum(-1)
+    known = np.isfinite(values).sum(-1)
+    classes = values.shape[-1] if absent == "zero" else np.where(known > 0, known, np.nan)
     return np.nansum(values, -1) / classes
 
 
@@ -49,7 +50,7 @@ def resampled_gains(
         counts, baseline: (S, N, K, 3), the two's runs; their S may differ. images: (R, N). seeds: (R, S) of each.
 
     Returns:
-        (R,) gains as shares.
+        (R,) gains as shares; NaN where no image of a resample has a labelled pixel and absent classes are left out.
     """
     means = []
     for given, drawn in zip((counts, baseline), seeds, strict=True):

@@ -326,11 +326,12 @@ def _gain(row: Row, base: Row) -> Gain:
 
 
 def _interval(row: Row, base: Row, paired: bool) -> tuple[float, float]:
-    """95 % of the resampled gains lie in it; NaN where one of the two has a single run."""
+    """95 % of the resampled gains that are known lie in it; NaN where one of the two has a single run."""
     if min(len(row.runs), len(base.runs)) < 2:
         return np.nan, np.nan
     ours, theirs = (np.stack([run.counts for run in one.runs]) for one in (row, base))  # (S, N, K, 3)
     seeds = resamples(len(ours), seed=1), resamples(len(theirs), seed=1 if paired else 2)
     gains = resampled_gains(ours, theirs, row.runs[0].absent, resamples(ours.shape[1], seed=0), seeds)
-    low, high = np.quantile(gains, [0.025, 0.975])
+    gains = gains[~np.isnan(gains)]  # nothing is scored in a draw of images without a labelled pixel
+    low, high = np.quantile(gains, [0.025, 0.975]) if len(gains) else (np.nan, np.nan)
     return float(low), float(high)

@@ -68,7 +68,7 @@ def cells(row: Row, comparison: Comparison) -> dict[str, str]:
         "seeds": str(len(row.runs)),
         "mIoU (%)": spread(row.miou, "(%)"),
         "gain": "-" if gain is None else percent(gain.mean, SIGNED),
-        INTERVAL: "-" if gain is None else interval(gain),
+        INTERVAL: "-" if gain is None else interval(row, gain),
         SAME_TIME: percent(plain_at_same_time(row, comparison.rows)[0]),
         **(test_cells(row, comparison.test_split) if comparison.test_split else {}),
         **{title: spread(row.measured(key), title) for key, title in comparison.headline.items()},
@@ -86,9 +86,11 @@ def test_cells(row: Row, split: str) -> dict[str, str]:
     return {f"{split} (%)": spread(row.tested, "(%)"), f"{split} gain": gain}
 
 
-def interval(gain: Gain) -> str:
-    """`+0.11 to +0.63`, or why there is none."""
-    return "one seed" if np.isnan(gain.low) else f"{percent(gain.low, SIGNED)} to {percent(gain.high, SIGNED)}"
+def interval(row: Row, gain: Gain) -> str:
+    """`+0.11 to +0.63`, or `one seed` where the row or its baseline has no more; `-` where nothing was scored."""
+    if min(len(row.runs), len(gain.over.runs)) == 1:
+        return "one seed"
+    return "-" if np.isnan(gain.low) else f"{percent(gain.low, SIGNED)} to {percent(gain.high, SIGNED)}"
 
 
 def spread(values: np.ndarray, title: str, form: str = "{:.2f}") -> str:

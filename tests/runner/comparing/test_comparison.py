@@ -9,7 +9,8 @@ import pytest
 from segkd.runner.comparing.bootstrap import mean_iou, resampled_gains, resamples
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import find_runs
-from segkd.runner.comparing.tables import deviation
+from segkd.runner.comparing.page import gain_marks
+from segkd.runner.comparing.tables import deviation, report
 
 TEACHER = "networks.teacher={model: pspnet, args: {backbone: resnet18}, weights: t, train: false}"
 KL = (TEACHER, "losses=[{loss: cross_entropy}, {loss: kl, weight: 2}]")
@@ -73,6 +74,23 @@ def test_a_gain_is_that_of_all_runs_and_only_the_same_seeds_are_drawn_together(f
     seeds = resamples(len(ours), seed=1), resamples(len(theirs), seed=1 if kl.gain.paired else 2)
     expected = resampled_gains(ours, theirs, "skip", resamples(6, seed=0), seeds)
     assert [kl.gain.low, kl.gain.high] == pytest.approx(np.quantile(expected, [0.025, 0.975]))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("labelled", [1, 0])
+def test_draws_without_a_labelled_pixel_are_left_out(fabricate, labelled):
+    images = np.arange(3)[:, None, None] < labelled  # of three images, one has labels: 8 of 27 draws have none
+    for seed in range(2):
+        fabricate(f"none-s{seed}", images * counts(0.5, seed, 3), f"seed={seed}")
+        fabricate(f"kl-s{seed}", images * counts(0.6, 9 + seed, 3), f"seed={seed}", *KL)
+    comparison = compare(find_runs(["runs"]))
+    none, kl = comparison.rows
+    found = [kl.gain.low, kl.gain.mean, kl.gain.high]
+    assert found == sorted(found) if labelled else np.isnan(found).all()
+    shown = [line for line in report(comparison).splitlines() if "| kl | 2 |" in line]
+    assert "one seed" not in shown[0] and (" to " in shown[0]) == bool(labelled)
+    marks = gain_marks(comparison.rows)
+    assert marks[0] is None and (marks[1] is None or 0 <= min(marks[1]["ends"]) <= max(marks[1]["ends"]) <= 1)
 
 
 def test_networks_are_called_as_everywhere(fabricate):
