@@ -218,15 +218,21 @@ def _refuse_what_differs(runs: list[FinishedRun]) -> None:
 def _experiment(run: FinishedRun) -> str:
     """A key that is equal for runs that differ in nothing but their seed and what no result depends on."""
     recipe = run.recipe
-    values = without(recipe.model_dump(mode="json", by_alias=True), IRRELEVANT_TO_RESULTS)
+    values = learnt_with(recipe)
     if recipe.schedule.budget is not None:  # each run has measured its own number
         del values["schedule"]["iterations"]
-    for network in values["networks"].values():
-        if isinstance(network["weights"], dict):  # the way there depends on where the run lies
-            network["weights"]["recipe"] = Path(network["weights"]["recipe"]).name
     # how often it was scored decides which checkpoint is its best
     scored = recipe.evaluate.every, recipe.evaluate.patience
     return json.dumps([recipe.method_name, scored, run.unfinished is not None, values], sort_keys=True)
+
+
+def learnt_with(recipe: Recipe) -> dict:
+    """What results depend on, as `model_dump` gives it; recipes that weights come from by their names alone."""
+    values = without(recipe.model_dump(mode="json", by_alias=True), IRRELEVANT_TO_RESULTS)
+    for network in values["networks"].values():
+        if isinstance(network["weights"], dict):  # the way there depends on where the run lies
+            network["weights"]["recipe"] = Path(network["weights"]["recipe"]).name
+    return values
 
 
 def _row(runs: list[FinishedRun]) -> Row:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from segkd.runner.comparing.comparison import IRRELEVANT_TO_RESULTS, Row, most_alike
+from segkd.runner.comparing.comparison import Row, learnt_with, most_alike
 from segkd.runner.comparing.finished_runs import FinishedRun
 from segkd.runner.recipe.differences import without
 
@@ -86,4 +86,4 @@ def _on_one_device(*rows: Row) -> bool:
 def _unscheduled(row: Row) -> dict:
     """The settings that a longer training of the same kind has, too: where a search chose them, not its optimizer's."""
     chosen = {"optimizer"} if row.recipe.tuned else set()
-    return without(row.recipe.model_dump(mode="json", by_alias=True), IRRELEVANT_TO_RESULTS | {"schedule"} | chosen)
+    return without(learnt_with(row.recipe), {"schedule"} | chosen)

@@ -1,12 +1,19 @@
 """What stands under the table of a comparison: what its numbers are, and in what rows differ beside their method."""
 
 from collections.abc import Iterable
+from textwrap import shorten
 
 from segkd.runner.comparing.bootstrap import DRAWS
-from segkd.runner.comparing.comparison import Comparison, Row
+from segkd.runner.comparing.comparison import LEARNING_ONLY, Comparison, Row, learnt_with
 from segkd.runner.comparing.equal_time import SAME_TIME, plain_at_same_time, seconds_of_steps
 from segkd.runner.console import clock, counted, number
+from segkd.runner.recipe.differences import changes, without
 
+TOLD_BY_SETTING = {
+    *("data.batch_size", "data.crop_size"),
+    *("schedule.iterations", "schedule.hours", "schedule.seconds", "schedule.measured"),
+}
+MOST, WIDTH = 4, 100  # changes that are told of a row, and letters of each
 UNSTEADY = 1.2  # times of seeds that differ by more than this factor are told
 
 
@@ -69,6 +76,15 @@ def _training(rows: list[Row]) -> list[str]:
     training = methods_by_word((setting(row), row) for row in rows)
     if len(training) > 1:
         lines.append(f"Trained differently: {listed(training)}.")
+    changed = methods_by_word((words, row) for row in rows if row.gain and (words := _changed(row, row.gain.over)))
+    if changed:
+        lines.append(
+            f"Rows that differ from what their gain is over (there) in more than the method: {listed(changed)}."
+        )
+    scored = [(row, len(run.curve)) for row in rows for run in row.runs if run.curve]
+    if len({count for _, count in scored}) > 1:
+        counts = methods_by_word((counted(count, "time"), row) for row, count in scored)
+        lines.append(f"Scored more or less often, and the best of more scores is higher by chance: {listed(counts)}.")
     unfinished = methods_by_word(
         (f"seed {run.recipe.seed} {run.unfinished}", row) for row in rows for run in row.runs if run.unfinished
     )
@@ -115,13 +131,31 @@ def listed(methods: dict[str, str]) -> str:
     return "; ".join(f"{who}: {word}" for word, who in methods.items())
 
 
+def _changed(row: Row, base: Row) -> str:
+    """In what a row's student learns otherwise than its baseline's, beside its teachers and what `setting` tells."""
+    before, now = (_own_learning(one) for one in (base, row))
+    shared = before["losses"].keys() & now["losses"].keys()
+    for values in (before, now):
+        values["losses"] = {label: term for label, term in values["losses"].items() if label in shared}
+    found = [shorten(change, WIDTH, placeholder=" ...") for change in changes(before, now)]
+    more = [f"{len(found) - MOST} more"] if len(found) > MOST else []
+    return " and ".join(found[:MOST] + more)
+
+
+def _own_learning(row: Row) -> dict:
+    """What a student learns with: all but teachers, terms that have one, and images that are none of the data set's."""
+    values = without(learnt_with(row.recipe), {*TOLD_BY_SETTING, "data.unlabelled", "data.extra"})
+    student = values.pop("networks")["student"]
+    student["args"] = {name: value for name, value in student["args"].items() if name not in LEARNING_ONLY}
+    terms = {term["label"] or term["loss"]: term for term in values["losses"] if term["from"] is None}
+    return values | {"student": student, "losses": terms}
+
+
 def setting(row: Row) -> str:
-    """`40000 iterations of 16 crops of 360 x 360, scored every 800`: the best of more scores is higher by chance."""
+    """`40000 iterations of 16 crops of 360 x 360`."""
     data, schedule = row.recipe.data, row.recipe.schedule
     done = sorted({run.iterations for run in row.runs})
     words = f"{done[0]} to {done[-1]} iterations" if len(done) > 1 else f"{done[0]} iterations"
     if schedule.budget is not None:
         words += f" (as fit into {clock(schedule.budget)})"
-    words += f" of {data.batch_size} crops of {' x '.join(map(str, data.crop_size))}"
-    every = row.recipe.evaluate.every
-    return words + (f", scored every {every}" if every < done[-1] else "")
+    return words + f" of {data.batch_size} crops of {' x '.join(map(str, data.crop_size))}"

@@ -53,8 +53,7 @@ def test_notes_say_what_must_be_known_before_comparing(runs):
     text = report(compare(runs))
     assert "mIoU of the best checkpoint on 4 images of synthetic val" in text and "Gains are over none." in text
     told = (
-        "Trained differently: none, kl: 4 iterations of 4 crops of 32 x 32, scored every 2; long: 9 iterations of 4 crops of "
-        "32 x 32, scored every 2."
+        "Trained differently: none, kl: 4 iterations of 4 crops of 32 x 32; long: 9 iterations of 4 crops of 32 x 32."
     )
     assert told in text
     assert "Made on different devices" in text and "none, long: cpu, 1 thread; kl: a GPU." in text
@@ -98,12 +97,39 @@ def test_seeds_that_took_unlike_times_are_told(fabricate):
     assert "what else the machine did: kl 25.00 to 40.00 s." in text
 
 
-def test_how_often_a_run_was_scored_is_told(fabricate, folder):
-    fabricate("none", counts(50), "schedule.iterations=400", "evaluate.every=200")
-    fabricate("kl", counts(50), "schedule.iterations=400", "evaluate.every=20", taught=True)
+def test_how_often_runs_were_scored_is_told(fabricate):
+    fabricate("none", counts(50), "evaluate.every=200")
+    fabricate("kl-s0", counts(50), "evaluate.every=20", taught=True)
     comparison = compare(find_runs(["runs"]))
-    assert "none: 400 iterations of 4 crops of 32 x 32, scored every 200; kl: " in report(comparison)
     assert ["evaluate.every", "200", "20"] in settings(comparison).lines
+    assert "more or less often" not in report(comparison), "what was done counts: a resume may change it"
+    fabricate("kl-s1", counts(50), "evaluate.every=20", "seed=1", taught=True, curve=((1, 0.1), (2, 0.2), (4, 0.2)))
+    (fabricate("dist", counts(50), "method=dist", taught=True) / "metrics.jsonl").unlink()
+    told = "Scored more or less often, and the best of more scores is higher by chance: none, kl: 2 times; kl: 3 times."
+    assert told in report(compare(find_runs(["runs"])))
+
+
+@pytest.mark.parametrize("change, told", [
+    ("optimizer.lr=0.5", "optimizer.lr: 0.02 there, 0.5 here"),
+    ("loop.precision=bf16", "loop.precision: 'fp32' there, 'bf16' here"),
+    ("data.args.length=9", "data.args.length: 15 there, 9 here"),
+    ("data.labelled=1/4", "data.labelled: None there, '1/4' here"),
+    ("data.transform={flip: 0.25}", "data.transform.flip: 0.5 there, 0.25 here"),
+    ("networks.student.weights=w.pth", "student.weights: None there, 'w.pth' here"),
+    ("losses.cross_entropy.args={class_weights: inverse_sqrt}", "losses.cross_entropy.args.class_weights: None there"),
+    ("losses.cross_entropy.weight=3", "losses.cross_entropy.weight: 1.0 there, 3.0 here"),
+    ("losses.kl.weight=3", None),
+    ("networks.teacher.model=pspnet", None),
+    ("data.workers=1", None),
+    ("schedule.iterations=8", None),
+])  # fmt: skip
+def test_what_differs_from_the_baseline_beside_the_method_is_told(fabricate, change, told):
+    fabricate("none", counts(50))
+    fabricate("kl", counts(60), taught=True)
+    fabricate("dist", counts(60), "method=dist", change, taught=True)
+    text = report(compare(find_runs(["runs"])))
+    before = "Rows that differ from what their gain is over (there) in more than the method: "
+    assert f"{before}dist: {told}" in text if told else before not in text
 
 
 def test_gains_of_other_seeds_than_the_baseline_has_are_told(fabricate):
@@ -143,10 +169,7 @@ def test_a_table_says_how_settings_were_chosen_and_how_many_iterations_fitted(fa
     comparison = compare(find_runs(["runs"]))
     text = report(comparison)
     assert "How settings were chosen: none: 3 trials of optimizer.lr; kl: not tuned here." in text
-    assert (
-        "none: 40 to 42 iterations (as fit into 1:30) of 4 crops of 32 x 32, scored every 2; kl: 4 iterations of"
-        in text
-    )
+    assert "none: 40 to 42 iterations (as fit into 1:30) of 4 crops of 32 x 32; kl: 4 iterations of" in text
     none, kl = csv.DictReader(io.StringIO(table_csv(comparison)))
     assert (none["tuned"], kl["tuned"], none["seeds"]) == ("3 trials of optimizer.lr", "", "0 1")
     assert float(none["step_seconds"]) == pytest.approx((90 / 40 + 90 / 42) / 2)
