@@ -28,6 +28,7 @@ class FinishedRun:
     Attributes:
         protocol: how the score was made, in words. absent: what a class counts that never occurs. Both are written
             with the score: a run may be resumed with another `evaluate` section than its recipe.yaml has.
+        code: the commits it was trained with; None where they are not known.
         counts: (N, K, 3) intersection, label pixels, predicted pixels of each of the N images named in `names`, for
             the best checkpoint. teachers: mIoU of the frozen networks.
         curve: (iteration, seconds of training until then, mIoU) of each evaluation; the seconds are NaN where the log
@@ -43,6 +44,7 @@ class FinishedRun:
     protocol: str
     absent: Literal["skip", "zero"]
     device: str
+    code: str | None
     class_names: list[str]
     names: list[str]
     counts: np.ndarray
@@ -139,6 +141,7 @@ def _read_run(run: RunFolder) -> FinishedRun:
             summary["protocol"],
             absent,
             run.read_device(),
+            run.read_code(),
             run.student.read_config()["class_names"],
             names,
             counts,

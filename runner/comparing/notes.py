@@ -1,5 +1,6 @@
 """What stands under the table of a comparison: what its numbers are, and in what rows differ beside their method."""
 
+import re
 from collections.abc import Iterable
 from textwrap import shorten
 
@@ -85,6 +86,9 @@ def _training(rows: list[Row]) -> list[str]:
     if len({count for _, count in scored}) > 1:
         counts = methods_by_word((counted(count, "time"), row) for row, count in scored)
         lines.append(f"Scored more or less often, and the best of more scores is higher by chance: {listed(counts)}.")
+    versions = methods_by_word((_short(run.code), row) for row in rows for run in row.runs)
+    if len(versions) > 1:
+        lines.append(f"Trained with different versions of the code: {listed(versions)}.")
     unfinished = methods_by_word(
         (f"seed {run.recipe.seed} {run.unfinished}", row) for row in rows for run in row.runs if run.unfinished
     )
@@ -149,6 +153,11 @@ def _own_learning(row: Row) -> dict:
     student["args"] = {name: value for name, value in student["args"].items() if name not in LEARNING_ONLY}
     terms = {term["label"] or term["loss"]: term for term in values["losses"] if term["from"] is None}
     return values | {"student": student, "losses": terms}
+
+
+def _short(code: str | None) -> str:
+    """Commits by their first letters."""
+    return "an unknown one" if code is None else re.sub("[0-9a-f]{40}", lambda found: found[0][:8], code)
 
 
 def setting(row: Row) -> str:

@@ -132,6 +132,15 @@ def test_what_differs_from_the_baseline_beside_the_method_is_told(fabricate, cha
     assert f"{before}dist: {told}" in text if told else before not in text
 
 
+def test_versions_of_the_code_are_told_where_they_differ(fabricate):
+    for name, code in {"none-s0": "a" * 40, "none-s1": None, "kl-s0": f"{'a' * 40} and {'b' * 40}-dirty"}.items():
+        run = fabricate(name, counts(50), f"seed={name[-1]}", taught=name == "kl-s0")
+        (run / "environment.json").write_text(json.dumps({"device": "cpu", "git": code}))
+    told = "of the code: none: aaaaaaaa; none: an unknown one; kl: aaaaaaaa and bbbbbbbb-dirty."
+    assert told in report(compare(find_runs(["runs"])))
+    assert "of the code" not in report(compare(find_runs(["runs/none-s0"])))
+
+
 def test_gains_of_other_seeds_than_the_baseline_has_are_told(fabricate):
     for seed in (0, 1):
         fabricate(f"none-s{seed}", counts(50), f"seed={seed}")
