@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -114,6 +115,7 @@ class Comparison:
 
     Attributes:
         headline: the values of further metrics that all runs have, with their titles.
+        missing: names of runs that belong to the rows, and have not come to their end.
     """
 
     rows: list[Row]
@@ -121,6 +123,7 @@ class Comparison:
     class_names: list[str]
     images: int
     headline: dict[str, str]
+    missing: list[str]
 
     @property
     def test_split(self) -> str | None:
@@ -156,13 +159,16 @@ class Comparison:
         return [(base, above) for base, above in pairs if above]
 
 
-def compare(runs: list[FinishedRun], *, baseline: str | None = None, sort: bool = False) -> Comparison:
+def compare(
+    runs: list[FinishedRun], *, baseline: str | None = None, sort: bool = False, missing: Iterable[str] = ()
+) -> Comparison:
     """Groups runs by experiment and sets each beside its baseline.
 
     Args:
         baseline: a method or a run; default: the experiments that learn from no other network, each for those with
             the same student and, of several, the one whose settings differ least; an exported file's is its own run.
         sort: by mIoU, the best first; default: those that learn from no other network first, then as given.
+        missing: names of runs that should stand among them and have not come to their end.
 
     Raises:
         ValueError: two runs cannot be compared, or it is not clear what to compare with.
@@ -180,7 +186,7 @@ def compare(runs: list[FinishedRun], *, baseline: str | None = None, sort: bool 
         if base is not None:
             rows[index] = replace(row, gain=_gain(row, base))
     one = runs[0]
-    return Comparison(rows, one.protocol, one.class_names, len(one.names), _shared_headline(runs))
+    return Comparison(rows, one.protocol, one.class_names, len(one.names), _shared_headline(runs), list(missing))
 
 
 def _shared_headline(runs: list[FinishedRun]) -> dict[str, str]:

@@ -21,7 +21,15 @@ UNSTEADY = 1.2  # times of seeds that differ by more than this factor are told
 def notes(comparison: Comparison) -> list[str]:
     """What the numbers are, and what a reader must know before comparing rows."""
     rows = comparison.rows
-    return [*_columns(comparison), *_gains(rows), *_training(rows), *_times(comparison)]
+    return [*_missing(comparison), *_columns(comparison), *_gains(rows), *_training(rows), *_times(comparison)]
+
+
+def _missing(comparison: Comparison) -> list[str]:
+    """What should stand in the table, and does not."""
+    if not comparison.missing:
+        return []
+    told = f"Not in the table, as they failed or have not come to their end: {', '.join(comparison.missing)}."
+    return [f"{told} A method of which some seeds are missing is shown with the others."]
 
 
 def _columns(comparison: Comparison) -> list[str]:
