@@ -269,14 +269,14 @@ def _scored(name: str, runs: list[FinishedRun]) -> str:
 
 
 def _distinguish(rows: list[Row]) -> list[Row]:
-    """The rows, with the runs' name behind the method where another row would read the same."""
-    words = [(row.method, row.student, row.teacher, row.recipe.data.labelled) for row in rows]
-    return [
-        replace(row, method=f"{row.method} ({re.sub(r'-s[0-9]+$', '', row.recipe.name)})")
-        if words.count(one) > 1
-        else row
-        for row, one in zip(rows, words)
-    ]
+    """The rows, with the runs' name behind the method where another row would read the same, or their first folder."""
+    for told in (lambda run: re.sub(r"-s[0-9]+$", "", run.recipe.name), lambda run: run.folder):
+        words = [(row.method, row.student, row.teacher, row.recipe.data.labelled) for row in rows]
+        rows = [
+            replace(row, method=f"{row.recipe.method_name} ({told(row.runs[0])})") if words.count(one) > 1 else row
+            for row, one in zip(rows, words)
+        ]
+    return rows
 
 
 def _baselines(rows: list[Row], asked: str | None) -> list[Row]:

@@ -127,6 +127,21 @@ def test_rows_that_would_read_the_same_are_told_apart_by_name(fabricate):
     assert [row.gain for row in rows] == [None] * 3
 
 
+def test_rows_of_one_name_are_told_apart_by_folder(fabricate):
+    for number, weight in enumerate((2, 8, 9)):
+        folder = f"tracking.folder=runs/{number}"
+        fabricate("x-s0", counts(0.5 + number / 10), *KL, f"losses.kl.weight={weight}", "method=KD", folder)
+    fabricate("y-s0", counts(0.5), *KL, "losses.kl.weight=7", "method=KD (x)")
+    runs = find_runs(["runs"])
+    rows = compare(runs).rows
+    methods = ["KD (runs/0/x-s0)", "KD (runs/1/x-s0)", "KD (runs/2/x-s0)", "KD (x) (runs/y-s0)"]
+    assert sorted(row.method for row in rows) == methods
+    for method in methods:
+        found = compare(runs, baseline=method).rows
+        assert {row.gain.over.method for row in found if row.gain} == {method}
+        assert [row.method for row in found if not row.gain] == [method]
+
+
 def test_the_baseline_has_the_same_student_and_the_most_alike_settings(fabricate):
     quarter = ["data.labelled=1/4", "data.unlabelled={strong: {}}"]
     fabricate("all", counts(0.5))
