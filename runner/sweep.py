@@ -37,7 +37,7 @@ from threading import Event, RLock
 from types import FrameType
 
 from segkd.runner.comparing.comparison import Comparison, compare
-from segkd.runner.comparing.finished_runs import FinishedRun, common_folder, find_runs
+from segkd.runner.comparing.finished_runs import FinishedRun, common_folder, find_runs, missing_runs
 from segkd.runner.comparing.search import Method, Trials, tuned
 from segkd.runner.comparing.shared_jobs import SharedJobs, TakenJob, is_over
 from segkd.runner.comparing.slurm_submission import submit
@@ -272,21 +272,22 @@ def main() -> None:
 
 
 def show(plan: Plan) -> None:
-    """Compares what is done of the sweep, by this call or an earlier one, if there is anything."""
+    """Compares what is done of the sweep, by this call or an earlier one, if there is anything, and tells what is not."""
     if any(run.state() == "done" for run in plan.runs):
         folders = dict.fromkeys(str(run.recipe.folder.parent) for run in plan.runs)
         folder = common_folder(find_runs(folders, skip_unfinished=True)) / "comparison"
         with claimed(folder.with_name("comparison-claim")) as is_mine:  # those that end with this one wait for it
             if is_mine:
                 runs = find_runs(folders, skip_unfinished=True)  # others may have finished some meanwhile
+                missing = missing_runs([run.recipe.folder for run in plan.runs], folders)
                 with replacing(folder, folder=True) as partial:
-                    write_comparison(_compared(runs, folder), partial)
+                    write_comparison(_compared(runs, missing, folder), partial)
         say("\n" + (folder / "table.md").read_text().partition("\n\n![")[0])
 
 
-def _compared(runs: list[FinishedRun], folder: Path) -> Comparison:
+def _compared(runs: list[FinishedRun], missing: list[str], folder: Path) -> Comparison:
     try:
-        return compare(runs)
+        return compare(runs, missing=missing)
     except ValueError as error:
         again = command("compare", folder.parent)
         raise ValueError(f"the runs are trained, and their table could not be made: {error} ({again})") from None

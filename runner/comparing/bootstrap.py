@@ -14,9 +14,10 @@ def iou(counts: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(counts: np.ndarray, absent: Literal["skip", "zero"]) -> np.ndarray:
-    """(..., K, 3) counts -> (...) mIoU; absent classes are left out of the mean, or 0 in it."""
+    """(..., K, 3) counts -> (...) mIoU; absent classes are left out of the mean, or 0 in it. NaN: none is there."""
     values = iou(counts)
-    classes = values.shape[-1] if absent == "zero" else (~np.isnan(values)).sum(-1)
+    known = np.isfinite(values).sum(-1)
+    classes = values.shape[-1] if absent == "zero" else np.where(known > 0, known, np.nan)
     return np.nansum(values, -1) / classes
 
 
@@ -41,7 +42,7 @@ def resampled_gains(
         gain[r] = sum_s v mIoU[r, s] / S  -  the same of the baseline, with the same w
 
     All runs are scored on the same images, so that a resample has the same images for each of its runs. Its seeds are
-    the same for both, too, if both are given the same v. Quantiles of the gains make an interval that is too narrow
+    the same for both, too, if both are given the same v, as only runs of the same seeds should be. Quantiles of the gains make an interval that is too narrow
     where seeds are few, since S seeds cannot spread further than those S (tests/runner/comparing/test_bootstrap.py
     measures it).
 
@@ -49,7 +50,7 @@ def resampled_gains(
         counts, baseline: (S, N, K, 3), the two's runs; their S may differ. images: (R, N). seeds: (R, S) of each.
 
     Returns:
-        (R,) gains as shares.
+        (R,) gains as shares; NaN where no image of a resample has a labelled pixel and absent classes are left out.
     """
     means = []
     for given, drawn in zip((counts, baseline), seeds, strict=True):

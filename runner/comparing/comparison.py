@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,12 +27,13 @@ LEARNING_ONLY = {"distill_heads", "projection_dropout"}
 class Gain:
     """What a row has over its baseline: in mIoU with its 95 % interval, and in the IoU of each class (NaN: absent).
 
-    All is taken over the seeds that the two share, or over all seeds if they share none. Of one seed nobody knows
-    how far the next one is away: `low` and `high` are NaN.
+    All are differences of the means over all runs of the two. Of one seed nobody knows how far the next one is away:
+    `low` and `high` are NaN where one of the two has a single run.
 
     Attributes:
-        paired: whether it is over the same seeds of both.
-        tested: (S,) in mIoU on data.test_split, of each seed, or of their means if they share none; NaN: not scored.
+        paired: whether both have the same seeds; only then a resample draws the same ones of both.
+        tested: (S,) in mIoU on data.test_split, of each seed where both have the same, else (1,) of their means; NaN:
+            not scored.
     """
 
     over: "Row"
@@ -45,7 +47,7 @@ class Gain:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One experiment: the runs that differ in their seed only. Scores are shares, one for each run, in `miou`."""
+    """One experiment: the runs that differ in their seed only, in its order. `miou` has a share for each run."""
 
     method: str
     student: str
@@ -59,6 +61,11 @@ class Row:
     def recipe(self) -> Recipe:
         """The recipe of the first run."""
         return self.runs[0].recipe
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each run."""
+        return [run.recipe.seed for run in self.runs]
 
     @property
     def program(self) -> str:
@@ -95,7 +102,7 @@ class Row:
     @property
     def tested(self) -> np.ndarray:
         """The mIoU on data.test_split, one for each run; NaN where it was not scored."""
-        return _tested(self.runs)
+        return np.array([run.summary.get("test", {}).get("miou") for run in self.runs], dtype=float)
 
     def measured(self, key: str) -> np.ndarray:
         """A number in the summaries, one for each run; NaN where it is not there."""
@@ -108,6 +115,7 @@ class Comparison:
 
     Attributes:
         headline: the values of further metrics that all runs have, with their titles.
+        missing: names of runs that belong to the rows, and have not come to their end.
     """
 
     rows: list[Row]
@@ -115,6 +123,7 @@ class Comparison:
     class_names: list[str]
     images: int
     headline: dict[str, str]
+    missing: list[str]
 
     @property
     def test_split(self) -> str | None:
@@ -150,13 +159,16 @@ class Comparison:
         return [(base, above) for base, above in pairs if above]
 
 
-def compare(runs: list[FinishedRun], *, baseline: str | None = None, sort: bool = False) -> Comparison:
+def compare(
+    runs: list[FinishedRun], *, baseline: str | None = None, sort: bool = False, missing: Iterable[str] = ()
+) -> Comparison:
     """Groups runs by experiment and sets each beside its baseline.
 
     Args:
         baseline: a method or a run; default: the experiments that learn from no other network, each for those with
             the same student and, of several, the one whose settings differ least; an exported file's is its own run.
         sort: by mIoU, the best first; default: those that learn from no other network first, then as given.
+        missing: names of runs that should stand among them and have not come to their end.
 
     Raises:
         ValueError: two runs cannot be compared, or it is not clear what to compare with.
@@ -174,7 +186,7 @@ def compare(runs: list[FinishedRun], *, baseline: str | None = None, sort: bool 
         if base is not None:
             rows[index] = replace(row, gain=_gain(row, base))
     one = runs[0]
-    return Comparison(rows, one.protocol, one.class_names, len(one.names), _shared_headline(runs))
+    return Comparison(rows, one.protocol, one.class_names, len(one.names), _shared_headline(runs), list(missing))
 
 
 def _shared_headline(runs: list[FinishedRun]) -> dict[str, str]:
@@ -212,15 +224,21 @@ def _refuse_what_differs(runs: list[FinishedRun]) -> None:
 def _experiment(run: FinishedRun) -> str:
     """A key that is equal for runs that differ in nothing but their seed and what no result depends on."""
     recipe = run.recipe
-    values = without(recipe.model_dump(mode="json", by_alias=True), IRRELEVANT_TO_RESULTS)
+    values = learnt_with(recipe)
     if recipe.schedule.budget is not None:  # each run has measured its own number
         del values["schedule"]["iterations"]
-    for network in values["networks"].values():
-        if isinstance(network["weights"], dict):  # the way there depends on where the run lies
-            network["weights"]["recipe"] = Path(network["weights"]["recipe"]).name
     # how often it was scored decides which checkpoint is its best
     scored = recipe.evaluate.every, recipe.evaluate.patience
     return json.dumps([recipe.method_name, scored, run.unfinished is not None, values], sort_keys=True)
+
+
+def learnt_with(recipe: Recipe) -> dict:
+    """What results depend on, as `model_dump` gives it; recipes that weights come from by their names alone."""
+    values = without(recipe.model_dump(mode="json", by_alias=True), IRRELEVANT_TO_RESULTS)
+    for network in values["networks"].values():
+        if isinstance(network["weights"], dict):  # the way there depends on where the run lies
+            network["weights"]["recipe"] = Path(network["weights"]["recipe"]).name
+    return values
 
 
 def _row(runs: list[FinishedRun]) -> Row:
@@ -251,14 +269,14 @@ def _scored(name: str, runs: list[FinishedRun]) -> str:
 
 
 def _distinguish(rows: list[Row]) -> list[Row]:
-    """The rows, with the runs' name behind the method where another row would read the same."""
-    words = [(row.method, row.student, row.teacher, row.recipe.data.labelled) for row in rows]
-    return [
-        replace(row, method=f"{row.method} ({re.sub(r'-s[0-9]+$', '', row.recipe.name)})")
-        if words.count(one) > 1
-        else row
-        for row, one in zip(rows, words)
-    ]
+    """The rows, with the runs' name behind the method where another row would read the same, or their first folder."""
+    for told in (lambda run: re.sub(r"-s[0-9]+$", "", run.recipe.name), lambda run: run.folder):
+        words = [(row.method, row.student, row.teacher, row.recipe.data.labelled) for row in rows]
+        rows = [
+            replace(row, method=f"{row.recipe.method_name} ({told(row.runs[0])})") if words.count(one) > 1 else row
+            for row, one in zip(rows, words)
+        ]
+    return rows
 
 
 def _baselines(rows: list[Row], asked: str | None) -> list[Row]:
@@ -311,30 +329,21 @@ def most_alike(row: Row, baselines: list[Row]) -> list[Row]:
     return [base for base, count in found.items() if count == min(found.values())]
 
 
-def at_shared_seeds(row: Row, base: Row) -> tuple[list[FinishedRun], list[FinishedRun]]:
-    """The runs of the two whose seeds both have; all runs if they share none.
-
-    An unlucky seed that one of the two alone has would be no gain of the other.
-    """
-    seeds = {run.recipe.seed for run in row.runs} & {run.recipe.seed for run in base.runs}
-    ours, theirs = ([run for run in one.runs if not seeds or run.recipe.seed in seeds] for one in (row, base))
-    return ours, theirs
-
-
 def _gain(row: Row, base: Row) -> Gain:
-    runs = at_shared_seeds(row, base)
-    ours, theirs = (np.stack([run.counts for run in one]) for one in runs)  # (S, N, K, 3)
-    absent, low, high = row.runs[0].absent, np.nan, np.nan
-    same = [run.recipe.seed for run in runs[0]] == [run.recipe.seed for run in runs[1]]
-    if min(map(len, runs)) > 1:
-        seeds = resamples(len(ours), seed=1), resamples(len(theirs), seed=1 if same else 2)
-        gains = resampled_gains(ours, theirs, absent, resamples(ours.shape[1], seed=0), seeds)
-        low, high = np.quantile(gains, [0.025, 0.975])
-    mean = mean_iou(ours.sum(1), absent).mean() - mean_iou(theirs.sum(1), absent).mean()
-    tested, theirs_tested = map(_tested, runs)
-    tested = tested - theirs_tested if same else np.array([tested.mean() - theirs_tested.mean()])
-    return Gain(base, same, float(mean), low, high, iou(ours.sum(1)).mean(0) - iou(theirs.sum(1)).mean(0), tested)
+    paired = row.seeds == base.seeds
+    low, high = _interval(row, base, paired)
+    tested = row.tested - base.tested if paired else np.array([row.tested.mean() - base.tested.mean()])
+    mean = float(row.miou.mean() - base.miou.mean())
+    return Gain(base, paired, mean, low, high, row.per_class - base.per_class, tested)
 
 
-def _tested(runs: list[FinishedRun]) -> np.ndarray:
-    return np.array([run.summary.get("test", {}).get("miou") for run in runs], dtype=float)
+def _interval(row: Row, base: Row, paired: bool) -> tuple[float, float]:
+    """95 % of the resampled gains that are known lie in it; NaN where one of the two has a single run."""
+    if min(len(row.runs), len(base.runs)) < 2:
+        return np.nan, np.nan
+    ours, theirs = (np.stack([run.counts for run in one.runs]) for one in (row, base))  # (S, N, K, 3)
+    seeds = resamples(len(ours), seed=1), resamples(len(theirs), seed=1 if paired else 2)
+    gains = resampled_gains(ours, theirs, row.runs[0].absent, resamples(ours.shape[1], seed=0), seeds)
+    gains = gains[~np.isnan(gains)]  # nothing is scored in a draw of images without a labelled pixel
+    low, high = np.quantile(gains, [0.025, 0.975]) if len(gains) else (np.nan, np.nan)
+    return float(low), float(high)

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from segkd.runner.comparing.comparison import IRRELEVANT_TO_RESULTS, Row, at_shared_seeds, most_alike
+from segkd.runner.comparing.comparison import Row, learnt_with, most_alike
 from segkd.runner.comparing.finished_runs import FinishedRun
 from segkd.runner.recipe.differences import without
 
-# a plain row was trained for as long as a method if it has this share of its time: clocks are no more exact
+SAME_TIME = "none, same time"  # the title of its column
+# what has this share of a method's time has all of it: clocks are no more exact
 AS_LONG = 0.98
 
 
@@ -42,40 +43,39 @@ def relative_step(row: Row, rows: list[Row]) -> float:
     return float(seconds_of_steps(row).mean() / seconds_of_steps(plain).mean())
 
 
-def plain_at_same_time(row: Row, rows: list[Row]) -> float:
+def plain_at_same_time(row: Row, rows: list[Row]) -> tuple[float, int]:
     """The mIoU that plain training of the same student had after the time this row was trained for.
 
-    Asked are all rows that differ from the row's plain training in nothing but their schedule. Each gives the best of
-    its evaluations until then, straight lines between them; one that was shorter has ended with its best. The highest
-    counts: a longer one is read in the middle of its schedule, where its learning rate is still high, so that a
-    shorter one may be better. NaN where none of them was trained for as long: nobody knows what it would have had.
-    Rows of other devices are not asked.
+    Asked are all rows that differ from the row's plain training in nothing but their schedule. Each gives the mean of
+    what its runs had come to by then; one that was shorter has ended with its best. The highest counts: a longer one
+    is read in the middle of its schedule, where its learning rate is still high, so that a shorter one may be better.
+    Rows of other devices are not asked, nor those with a run whose log tells no times.
+
+    Returns:
+        The mIoU, and of how many runs it is the mean; NaN and 0 where none was trained for as long: nobody knows what
+        it would have had.
     """
-    plain = plain_of(row, rows)
+    plain, unknown = plain_of(row, rows), (np.nan, 0)
     if plain is None or row.program or (row.learns_alone and _unscheduled(row) == _unscheduled(plain)):
-        return np.nan
-    found, reached = [], False
+        return unknown
+    seconds, found, reached = row.measured("seconds").mean(), [], False
     for other in rows:
         if other.program or not other.learns_alone:
             continue
         if _unscheduled(other) == _unscheduled(plain) and _on_one_device(row, other):
-            ours, theirs = at_shared_seeds(row, other)
-            seconds = _mean_seconds(ours)
-            found.append(np.mean([best_until(run, seconds) for run in theirs]))
-            reached |= _mean_seconds(theirs) >= AS_LONG * seconds
-    return max((one for one in found if one == one), default=np.nan) if reached else np.nan
+            miou = float(np.mean([best_until(run, seconds) for run in other.runs]))
+            if not np.isnan(miou):
+                found.append((miou, len(other.runs)))
+                reached |= other.measured("seconds").mean() >= AS_LONG * seconds
+    return max(found) if reached else unknown
 
 
 def best_until(run: FinishedRun, seconds: float) -> float:
-    """The best mIoU of a run until a time; NaN before its first evaluation, and where the log tells none or no times."""
-    if not run.curve:
-        return np.nan
-    _, times, mious = np.array(run.curve).T
-    return float(np.interp(seconds, times, np.maximum.accumulate(mious), left=np.nan))
+    """The best mIoU of a run's evaluations until a time; NaN where there is none, or the log does not tell their times.
 
-
-def _mean_seconds(runs: list[FinishedRun]) -> float:
-    return float(np.mean([run.summary.get("seconds", np.nan) for run in runs]))
+    What lies between two evaluations nobody has measured.
+    """
+    return max((miou for _, time, miou in run.curve if time <= seconds / AS_LONG), default=np.nan)
 
 
 def _on_one_device(*rows: Row) -> bool:
@@ -86,4 +86,4 @@ def _on_one_device(*rows: Row) -> bool:
 def _unscheduled(row: Row) -> dict:
     """The settings that a longer training of the same kind has, too: where a search chose them, not its optimizer's."""
     chosen = {"optimizer"} if row.recipe.tuned else set()
-    return without(row.recipe.model_dump(mode="json", by_alias=True), IRRELEVANT_TO_RESULTS | {"schedule"} | chosen)
+    return without(learnt_with(row.recipe), {"schedule"} | chosen)

@@ -28,6 +28,7 @@ class FinishedRun:
     Attributes:
         protocol: how the score was made, in words. absent: what a class counts that never occurs. Both are written
             with the score: a run may be resumed with another `evaluate` section than its recipe.yaml has.
+        code: the commits it was trained with; None where they are not known.
         counts: (N, K, 3) intersection, label pixels, predicted pixels of each of the N images named in `names`, for
             the best checkpoint. teachers: mIoU of the frozen networks.
         curve: (iteration, seconds of training until then, mIoU) of each evaluation; the seconds are NaN where the log
@@ -43,6 +44,7 @@ class FinishedRun:
     protocol: str
     absent: Literal["skip", "zero"]
     device: str
+    code: str | None
     class_names: list[str]
     names: list[str]
     counts: np.ndarray
@@ -76,7 +78,7 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
     runs: dict[Path, RunFolder] = {}
     empty: list[str] = []
     for path in [place for place in places if ProgramFile.named(place) is None]:
-        found = _runs_below(Path(path))
+        found = runs_below(Path(path))
         if not found:
             empty.append(path)
         for run in found:
@@ -90,9 +92,7 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         say(f"{empty[0]}{more}: left out, as no run lies there")
-    unfinished = [
-        run for run in runs.values() if not run.has_results or (skip_unfinished and run.student.is_unfinished)
-    ]
+    unfinished = [run for run in runs.values() if not run.has_results or (skip_unfinished and _is_missing(run))]
     if unfinished and (not skip_unfinished or len(unfinished) == len(runs) + len(programs)):
         which = ", ".join(str(run.path) for run in unfinished)
         raise ValueError(
@@ -110,6 +110,17 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
     return read + [_read_program(file) for file in programs.values()]
 
 
+def missing_runs(asked: Iterable[Path], folders: Iterable[str]) -> list[str]:
+    """Names of the runs that have not come to their end: of those asked for, and of those begun in some folders."""
+    runs = {run.path.resolve(): run for folder in folders for run in runs_below(Path(folder))}
+    runs |= {path.resolve(): RunFolder(path) for path in asked}
+    return sorted(run.path.name for run in runs.values() if _is_missing(run))
+
+
+def _is_missing(run: RunFolder) -> bool:
+    return not run.has_results or run.student.is_unfinished
+
+
 def _held_out_loss(run: RunFolder) -> float | None:
     """What judges a run without mIoU; None for others, and where it cannot be read."""
     try:
@@ -118,12 +129,13 @@ def _held_out_loss(run: RunFolder) -> float | None:
         return None  # who reads the run tells of it
 
 
-def _runs_below(folder: Path) -> list[RunFolder]:
+def runs_below(folder: Path) -> list[RunFolder]:
+    """The runs that were begun in a folder, at any depth, or the one that it is; trials of a search are none."""
     if RunFolder(folder).is_begun:
         return [RunFolder(folder)]
     inner = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     inner = [path for path in inner if not (path / JOURNAL).is_file()]
-    return [run for path in inner if not path.name.startswith(".") for run in _runs_below(path)]
+    return [run for path in inner if not path.name.startswith(".") for run in runs_below(path)]
 
 
 def _read_run(run: RunFolder) -> FinishedRun:
@@ -139,6 +151,7 @@ def _read_run(run: RunFolder) -> FinishedRun:
             summary["protocol"],
             absent,
             run.read_device(),
+            run.read_code(),
             run.student.read_config()["class_names"],
             names,
             counts,

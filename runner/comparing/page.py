@@ -87,20 +87,18 @@ def charts(comparison: Comparison) -> list[Chart]:
 def gain_marks(rows: list[Row]) -> list[dict | None]:
     """Where each row's gain lies between the lowest and the highest of all, in 0..1, for a small picture of it.
 
-    Of one seed it has no interval; None for a row without a gain, and for all where there is none.
+    Of one seed it has no interval; None for a row without a gain, or whose gain is not known (NaN).
     """
-    gains = [row.gain for row in rows if row.gain is not None]
-    ends = [0.0, *(end for gain in gains for end in _ends(gain))]
+    gains = [None if row.gain is None or np.isnan(row.gain.mean) else row.gain for row in rows]
+    ends = [0.0, *(end for gain in filter(None, gains) for end in _ends(gain))]
     low, width = min(ends), (max(ends) - min(ends)) or 1.0
 
     def place(value: float) -> float:
         return (value - low) / width
 
     return [
-        None
-        if row.gain is None
-        else {"zero": place(0.0), "mean": place(row.gain.mean), "ends": tuple(map(place, _ends(row.gain)))}
-        for row in rows
+        gain and {"zero": place(0.0), "mean": place(gain.mean), "ends": tuple(map(place, _ends(gain)))}
+        for gain in gains
     ]
 
 

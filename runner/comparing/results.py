@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
-from segkd.runner.comparing.finished_runs import FinishedRun, common_folder
+from segkd.runner.comparing.finished_runs import FinishedRun, common_folder, runs_below
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import PHASES, append_rows
 from segkd.runner.run_folder.replacing import replacing, write_text
+
+SHOWN = 5  # runs that are named where they are in the way
 
 
 def keep_results(runs: list[FinishedRun], folder: Path) -> None:
@@ -17,13 +19,22 @@ def keep_results(runs: list[FinishedRun], folder: Path) -> None:
     the command, what the log has of losses, and exported files.
 
     Raises:
-        ValueError: something else than results lies where results would.
+        ValueError: something else than results lies where results would, or other runs lie in the folder: those of
+            before would be compared with these.
     """
     trained, around = [run for run in runs if not run.program], common_folder(runs).resolve()
     kept = [folder / run.folder.resolve().relative_to(around) for run in trained]
     for path in kept:
         if path.exists() and not _holds_results(path):
             raise ValueError(f"{path} holds more than results, in whose place they would come; name another folder")
+    written = {path.resolve() for path in kept}
+    others = [str(run.path) for run in runs_below(folder) if run.path.resolve() not in written]
+    if others:
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        raise ValueError(
+            f"{folder} holds {', '.join(others[:SHOWN])}{more}, which this comparison does not have, and whoever compares "
+            f"the folder would find them beside it; delete them, or name another folder"
+        )
     for run, path in zip(trained, kept):
         with replacing(path, folder=True) as new:
             _copy(RunFolder(run.folder), RunFolder(new))

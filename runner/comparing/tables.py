@@ -2,14 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from segkd.runner.comparing.bootstrap import DRAWS
 from segkd.runner.comparing.comparison import Comparison, Gain, Row
-from segkd.runner.comparing.equal_time import plain_at_same_time, relative_step, seconds_of_steps
+from segkd.runner.comparing.equal_time import SAME_TIME, plain_at_same_time, relative_step, seconds_of_steps
+from segkd.runner.comparing.notes import notes
 from segkd.runner.comparing.page import INTERVAL, Table, write_comparison_page
 from segkd.runner.comparing.pictures import draw_curves, draw_examples, draw_table
 from segkd.runner.console import clock, markdown, markdown_text, number, percent
@@ -17,8 +16,6 @@ from segkd.runner.run_folder.metrics_file import PHASES
 from segkd.runner.run_folder.replacing import write_text
 
 SIGNED = "{:+.2f}"
-SAME_TIME = "none, same time"
-UNSTEADY = 1.2  # times of seeds that differ by more than this factor are told
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> str:
@@ -71,8 +68,8 @@ def cells(row: Row, comparison: Comparison) -> dict[str, str]:
         "seeds": str(len(row.runs)),
         "mIoU (%)": spread(row.miou, "(%)"),
         "gain": "-" if gain is None else percent(gain.mean, SIGNED),
-        INTERVAL: "-" if gain is None else interval(gain),
-        SAME_TIME: percent(plain_at_same_time(row, comparison.rows)),
+        INTERVAL: "-" if gain is None else interval(row, gain),
+        SAME_TIME: percent(plain_at_same_time(row, comparison.rows)[0]),
         **(test_cells(row, comparison.test_split) if comparison.test_split else {}),
         **{title: spread(row.measured(key), title) for key, title in comparison.headline.items()},
         "parameters": number(row.measured("parameters").mean() / 1e6, "{:.2f} M"),
@@ -89,9 +86,11 @@ def test_cells(row: Row, split: str) -> dict[str, str]:
     return {f"{split} (%)": spread(row.tested, "(%)"), f"{split} gain": gain}
 
 
-def interval(gain: Gain) -> str:
-    """`+0.11 to +0.63`, or why there is none."""
-    return "one seed" if np.isnan(gain.low) else f"{percent(gain.low, SIGNED)} to {percent(gain.high, SIGNED)}"
+def interval(row: Row, gain: Gain) -> str:
+    """`+0.11 to +0.63`, or `one seed` where the row or its baseline has no more; `-` where nothing was scored."""
+    if min(len(row.runs), len(gain.over.runs)) == 1:
+        return "one seed"
+    return "-" if np.isnan(gain.low) else f"{percent(gain.low, SIGNED)} to {percent(gain.high, SIGNED)}"
 
 
 def spread(values: np.ndarray, title: str, form: str = "{:.2f}") -> str:
@@ -104,68 +103,6 @@ def spread(values: np.ndarray, title: str, form: str = "{:.2f}") -> str:
 def deviation(values: np.ndarray) -> float:
     """Standard deviation over the seeds (n - 1 in the denominator); NaN for one seed."""
     return values.std(ddof=1) if len(values) > 1 else np.nan
-
-
-def notes(comparison: Comparison) -> list[str]:
-    """What the numbers are, and what a reader must know before comparing rows."""
-    rows = comparison.rows
-    data = rows[0].recipe.data
-    lines = [
-        f"mIoU of the best checkpoint on {comparison.images} images of {data.dataset} {data.scored}, mean +- "
-        f"standard deviation over the seeds; {comparison.protocol}. A gain is over the seeds both have. Interval: of "
-        f"the gain, over {DRAWS} resamples of the seeds and of the images, the same ones for both; of few seeds it is "
-        f"too narrow (where all depends on the seed, intervals of 2, 3, 5 and 10 hold the true gain in 50, 76, 83 and "
-        f"91 of 100 comparisons), of one there is none.",
-        f"step: time of an iteration, what it made for later ones included (caches, compiled networks), beside plain "
-        f"training of the same student. training: time of all iterations; scoring and saving are not in it. "
-        f"{SAME_TIME}: the best mIoU (%) that plain training of the same student has come to in the row's training "
-        f"time, whatever its own schedule; - where none was given that much on the same device.",
-    ]
-    if comparison.test_split:
-        lines.append(
-            f"{comparison.test_split}: mIoU of the same checkpoints on that split, which chose nothing; "
-            f"{comparison.test_split} gain: mean +- standard deviation of the differences of the seeds both have."
-        )
-    elif comparison.test_sets:
-        found = " and ".join(f"{count} images of {split}" for split, count in comparison.test_sets)
-        lines.append(f"Scores on {found} are not of the same images, and are left out.")
-    unpaired = methods_by_word(
-        (row.gain.over.method, row) for row in rows if row.gain is not None and not row.gain.paired
-    )
-    if unpaired:
-        words = "; ".join(f"{who} and {base}" for base, who in unpaired.items())
-        lines.append(f"Without a seed in common, so that gains are of the means over all their seeds: {words}.")
-    over = methods_by_word((row.gain.over.method, row) for row in rows if row.gain is not None)
-    if len(over) == 1:
-        lines.append(f"Gains are over {next(iter(over))}.")
-    elif over:
-        lines.append(f"Gains: {'; '.join(f'{who} over {base}' for base, who in over.items())}.")
-    tuned = methods_by_word((run.recipe.tuned or "not tuned here", row) for row in rows for run in row.runs)
-    if any(run.recipe.tuned for row in rows for run in row.runs):
-        lines.append(f"How settings were chosen: {'; '.join(f'{who}: {how}' for how, who in tuned.items())}.")
-    training = methods_by_word((setting(row), row) for row in rows)
-    if len(training) > 1:
-        lines.append(f"Trained differently: {'; '.join(f'{who}: {how}' for how, who in training.items())}.")
-    unfinished = methods_by_word(
-        (f"seed {run.recipe.seed} {run.unfinished}", row) for row in rows for run in row.runs if run.unfinished
-    )
-    if unfinished:
-        lines.append(f"Not finished: {'; '.join(f'{who}, {how}' for how, who in unfinished.items())}.")
-    unsteady = [
-        f"{row.method} {number(seconds.min())} to {number(seconds.max())} s"
-        for row in comparison.trained
-        if (seconds := seconds_of_steps(row)).max() > UNSTEADY * seconds.min()
-    ]
-    if unsteady:
-        lines.append(
-            f"An iteration's time differs from seed to seed, by what a first run made for the others or by what else "
-            f"the machine did: {'; '.join(unsteady)}."
-        )
-    devices = methods_by_word((run.device, row) for row in rows for run in row.runs)
-    if len(devices) > 1:
-        words = "; ".join(f"{who}: {device}" for device, who in devices.items())
-        lines.append(f"Made on different devices, so that images/s and training times do not compare: {words}.")
-    return lines
 
 
 def phases(row: Row) -> dict[str, float]:
@@ -188,26 +125,6 @@ def time_table(rows: list[Row]) -> Table:
         cells = [*(number(one, "{:.1f}") for one in milliseconds), number(found.get("scoring"))]
         lines.append([row.student, row.method, *cells])
     return Table(["student", "method", "step", *shown, "an evaluation (s)"], lines)
-
-
-def methods_by_word(pairs: Iterable[tuple[str, Row]]) -> dict[str, str]:
-    """(word, row) pairs -> word: the methods of its rows."""
-    found: dict[str, dict[str, None]] = {}
-    for word, row in pairs:
-        found.setdefault(word, {})[row.method] = None
-    return {word: ", ".join(methods) for word, methods in found.items()}
-
-
-def setting(row: Row) -> str:
-    """`40000 iterations of 16 crops of 360 x 360, scored every 800`: the best of more scores is higher by chance."""
-    data, schedule = row.recipe.data, row.recipe.schedule
-    done = sorted({run.iterations for run in row.runs})
-    words = f"{done[0]} to {done[-1]} iterations" if len(done) > 1 else f"{done[0]} iterations"
-    if schedule.budget is not None:
-        words += f" (as fit into {clock(schedule.budget)})"
-    words += f" of {data.batch_size} crops of {' x '.join(map(str, data.crop_size))}"
-    every = row.recipe.evaluate.every
-    return words + (f", scored every {every}" if every < done[-1] else "")
 
 
 def class_table(class_names: list[str], base: Row, rows: list[Row]) -> str:
@@ -241,7 +158,7 @@ def table_csv(comparison: Comparison) -> str:
             " ".join(str(run.folder) for run in row.runs),
             *(row.miou.mean(), deviation(row.miou)),
             *([""] * 4 if gain is None else (gain.over.method, gain.mean, gain.low, gain.high)),
-            plain_at_same_time(row, comparison.rows),
+            plain_at_same_time(row, comparison.rows)[0],
             *((row.tested.mean(), deviation(row.tested)) if known else [""] * 2),
             *([""] * 2 if gain is None or not known else (gain.tested.mean(), deviation(gain.tested))),
             *(row.measured(key).mean() for key in ("parameters", "flops")),

@@ -32,7 +32,9 @@ class RunFolder:
     def __init__(self, path: Path | str):
         self.path = path = Path(path)
         self.recipe_file = path / "recipe.yaml"  # resolved
-        self.environment_file = path / "environment.json"  # versions and command of the latest start, all devices
+        self.environment_file = (
+            path / "environment.json"
+        )  # packages and command of the latest start, all devices and commits
         self.metrics_file = path / "metrics.jsonl"  # one line an iteration
         self.teachers_file = path / "teachers.json"  # scores of the frozen networks
         self.checkpoints = path / CHECKPOINTS  # step-<iteration>/, and the links `last` and `best`
@@ -154,6 +156,11 @@ class RunFolder:
     def read_device(self) -> str:
         """What the run computed on, each device of a run that was moved. ValueError where the file is damaged."""
         return read_json(self.environment_file, {"device": str})["device"]
+
+    def read_code(self) -> str | None:
+        """The commit of the code, each one of a run that was resumed with another; None where it was not known."""
+        told = read_json(self.environment_file).get("git")
+        return told if isinstance(told, str) else None
 
     def read_images(self) -> tuple[list[str], np.ndarray]:
         """Names of the validation images, and the counts of each."""

@@ -62,7 +62,7 @@ def open_run_folder(
         remove_leftovers(run)
         if not run.is_begun:
             write_text(run.recipe_file, recipe.dump())
-        write_text(run.environment_file, json.dumps(environment(accelerator, _devices(run)), indent=2) + "\n")
+        write_text(run.environment_file, json.dumps(environment(accelerator, *_before(run)), indent=2) + "\n")
     accelerator.wait_for_everyone()
     complete = run.complete_checkpoints()
     return held, complete[-1] if complete else None
@@ -141,30 +141,32 @@ def is_finished(recipe: Recipe) -> bool:
     return True
 
 
-def _devices(run: RunFolder) -> list[str]:
-    """What has trained a run until its last checkpoint; empty where no file tells."""
+def _before(run: RunFolder) -> tuple[list[str], list[str]]:
+    """The devices, and the commits of the code, that a run has come to its last checkpoint with; empty: none is told."""
     try:
-        return run.read_device().split(" and ") if run.complete_checkpoints() else []
+        told = (run.read_device(), run.read_code()) if run.complete_checkpoints() else (None, None)
     except (OSError, ValueError):
-        return []
+        return [], []
+    devices, commits = (one.split(" and ") if one else [] for one in told)
+    return devices, commits
 
 
-def environment(accelerator: Accelerator, before: Sequence[str] = ()) -> dict:
+def environment(accelerator: Accelerator, devices: Sequence[str] = (), commits: Sequence[str] = ()) -> dict:
     """What a run was made with, for whoever wants to make it again.
 
     Args:
-        before: the devices that have trained it until now: its seconds are those of all of them.
+        devices, commits: those that have trained it until now: its seconds and its weights are those of all of them.
     """
     now = device_words(accelerator.device)
     now += f", {processor()}" if accelerator.device.type == "cpu" else ""
     now += f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     return {
         "command": sys.argv,
-        "git": git_version(),
+        "git": " and ".join(dict.fromkeys(filter(None, [*commits, git_version()]))) or None,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "device": " and ".join(dict.fromkeys([*before, now])),
+        "device": " and ".join(dict.fromkeys([*devices, now])),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
     }

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from segkd.runner import sweep
@@ -123,6 +125,27 @@ def test_what_fails_elsewhere_in_the_meantime_is_left_alone(stand_in):
     one.train()
     other.train()
     assert failed(one) == failed(other) == {"s-fails-s0"} and len(order()) == 2
+
+
+def test_the_table_names_the_runs_that_are_missing(folder, fabricate, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    methods = "{none: tiny.yaml, kd: tiny.yaml, cwd: tiny.yaml, new: tiny.yaml}"
+    (folder / "sweep.yaml").write_text(f"name: s\nseeds: [0, 1]\nmethods: {methods}\n")
+    runs = {run.recipe.name: run.recipe for run in read_plan("sweep.yaml").runs if run.recipe.method != "new"}
+    for name, recipe in runs.items():
+        fabricate(name, np.array([[[5, 10, 5], [4, 8, 9]]]), *recipe.assignments)
+    for name in ("s-kd-s1", "s-cwd-s0", "s-cwd-s1"):  # they have diverged
+        (runs[name].folder / "student/config.json").unlink()
+    begun = "s-cwd-s0, s-cwd-s1, s-kd-s1"
+    for only, told in ((None, f"{begun}, s-new-s0, s-new-s1"), (["none"], begun)):
+        sweep.show(read_plan("sweep.yaml", only=only))
+        words = f"Not in the table, as they failed or have not come to their end: {told}."
+        assert words in capsys.readouterr().out
+        assert all(words in Path("runs/s/comparison", page).read_text() for page in ("table.md", "report.html"))
+    for name in ("s-kd-s1", "s-cwd-s0", "s-cwd-s1"):
+        shutil.rmtree(runs[name].folder)
+    sweep.show(read_plan("sweep.yaml", only=["none"]))
+    assert "Not in the table" not in capsys.readouterr().out
 
 
 def test_each_signal_is_passed_on_once_and_nothing_new_starts(stand_in, capsys):

@@ -9,7 +9,8 @@ import pytest
 from segkd.runner.comparing.bootstrap import mean_iou, resampled_gains, resamples
 from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import find_runs
-from segkd.runner.comparing.tables import deviation
+from segkd.runner.comparing.page import gain_marks
+from segkd.runner.comparing.tables import deviation, report
 
 TEACHER = "networks.teacher={model: pspnet, args: {backbone: resnet18}, weights: t, train: false}"
 KL = (TEACHER, "losses=[{loss: cross_entropy}, {loss: kl, weight: 2}]")
@@ -52,20 +53,44 @@ def test_one_seed_has_a_gain_and_no_interval(fabricate):
     for name, settings in {"none": (), "kl": KL}.items():
         for seed in (0, 1) if name == "none" else (1, 2):
             fabricate(f"{name}-s{seed}", counts(0.5 + 0.1 * seed, seed), f"seed={seed}", *settings)
-    none, kl = compare(find_runs(["runs"])).rows
-    assert kl.gain.mean == 0 and np.isnan([kl.gain.low, kl.gain.high]).all()  # seed 1 is all they share
-    none, kl = compare(find_runs(["runs/none-s0", "runs/kl-*"])).rows
-    assert kl.gain.mean > 0 and np.isnan([kl.gain.low, kl.gain.high]).all()
+    for given in (["runs/none-s0", "runs/kl-*"], ["runs/none-*", "runs/kl-s1"], ["runs/none-s0", "runs/kl-s1"]):
+        none, kl = compare(find_runs(given)).rows
+        assert kl.gain.mean == pytest.approx(kl.miou.mean() - none.miou.mean()) and not kl.gain.paired
+        assert np.isnan([kl.gain.low, kl.gain.high]).all()
 
 
-def test_seeds_that_are_not_shared_are_resampled_apart(fabricate):
-    given = [counts(0.5, seed) for seed in range(4)]
-    for seed in range(4):
-        fabricate(f"{'kl' if seed > 1 else 'none'}-s{seed}", given[seed], f"seed={seed}", *(KL if seed > 1 else ()))
-    gain = compare(find_runs(["runs"])).rows[1].gain
-    images, seeds = resamples(6, seed=0), [resamples(2, seed=1), resamples(2, seed=2)]
-    expected = resampled_gains(np.stack(given[2:]), np.stack(given[:2]), "skip", images, seeds)
-    assert [gain.low, gain.high] == pytest.approx(np.quantile(expected, [0.025, 0.975]))
+@pytest.mark.parametrize("plain, taught", [((0, 1), (2, 3)), ((0, 1), (1, 2)), ((0, 1, 2), (0, 1)), ((2, 0), (0, 2))])
+def test_a_gain_is_that_of_all_runs_and_only_the_same_seeds_are_drawn_together(fabricate, plain, taught):
+    for seed in plain:
+        fabricate(f"none-{5 - seed}", counts(0.5, seed), f"seed={seed}")
+    for seed in taught:
+        fabricate(f"kl-{5 - seed}", counts(0.6, 10 + seed), f"seed={seed}", *KL)
+    none, kl = compare(find_runs(["runs"])).rows  # the highest seed is found first
+    assert (none.seeds, kl.seeds) == (sorted(plain), sorted(taught)) and kl.gain.paired == (none.seeds == kl.seeds)
+    assert kl.gain.mean == pytest.approx(kl.miou.mean() - none.miou.mean(), rel=1e-12)
+    assert kl.gain.per_class[:2] == pytest.approx(kl.per_class[:2] - none.per_class[:2])
+    ours = np.stack([counts(0.6, 10 + seed) for seed in sorted(taught)])
+    theirs = np.stack([counts(0.5, seed) for seed in sorted(plain)])
+    seeds = resamples(len(ours), seed=1), resamples(len(theirs), seed=1 if kl.gain.paired else 2)
+    expected = resampled_gains(ours, theirs, "skip", resamples(6, seed=0), seeds)
+    assert [kl.gain.low, kl.gain.high] == pytest.approx(np.quantile(expected, [0.025, 0.975]))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("labelled", [1, 0])
+def test_draws_without_a_labelled_pixel_are_left_out(fabricate, labelled):
+    images = np.arange(3)[:, None, None] < labelled  # of three images, one has labels: 8 of 27 draws have none
+    for seed in range(2):
+        fabricate(f"none-s{seed}", images * counts(0.5, seed, 3), f"seed={seed}")
+        fabricate(f"kl-s{seed}", images * counts(0.6, 9 + seed, 3), f"seed={seed}", *KL)
+    comparison = compare(find_runs(["runs"]))
+    none, kl = comparison.rows
+    found = [kl.gain.low, kl.gain.mean, kl.gain.high]
+    assert found == sorted(found) if labelled else np.isnan(found).all()
+    shown = [line for line in report(comparison).splitlines() if "| kl | 2 |" in line]
+    assert "one seed" not in shown[0] and (" to " in shown[0]) == bool(labelled)
+    marks = gain_marks(comparison.rows)
+    assert marks[0] is None and (marks[1] is None or 0 <= min(marks[1]["ends"]) <= max(marks[1]["ends"]) <= 1)
 
 
 def test_networks_are_called_as_everywhere(fabricate):
@@ -100,6 +125,21 @@ def test_rows_that_would_read_the_same_are_told_apart_by_name(fabricate):
     rows = compare(find_runs(["runs"])).rows
     assert [row.method for row in rows] == ["KD", "kl (heavy)", "kl (light)"]
     assert [row.gain for row in rows] == [None] * 3
+
+
+def test_rows_of_one_name_are_told_apart_by_folder(fabricate):
+    for number, weight in enumerate((2, 8, 9)):
+        folder = f"tracking.folder=runs/{number}"
+        fabricate("x-s0", counts(0.5 + number / 10), *KL, f"losses.kl.weight={weight}", "method=KD", folder)
+    fabricate("y-s0", counts(0.5), *KL, "losses.kl.weight=7", "method=KD (x)")
+    runs = find_runs(["runs"])
+    rows = compare(runs).rows
+    methods = ["KD (runs/0/x-s0)", "KD (runs/1/x-s0)", "KD (runs/2/x-s0)", "KD (x) (runs/y-s0)"]
+    assert sorted(row.method for row in rows) == methods
+    for method in methods:
+        found = compare(runs, baseline=method).rows
+        assert {row.gain.over.method for row in found if row.gain} == {method}
+        assert [row.method for row in found if not row.gain] == [method]
 
 
 def test_the_baseline_has_the_same_student_and_the_most_alike_settings(fabricate):

@@ -65,6 +65,20 @@ def test_results_take_the_place_of_older_ones_but_of_no_run(runs, fabricate):
     assert Path("kept/none-s0/thesis.tex").exists() and (runs[0].folder / "report.html").exists()
 
 
+def test_results_of_before_do_not_stay_beside_those_that_are_kept(runs):
+    keep_results(runs, Path("kept"))
+    told = "kept holds kept/deep/none-s0, kept/deep/none-s1, kept/kl-s1, which this comparison does not have"
+    before = sorted(Path("kept").rglob("*"))
+    with pytest.raises(ValueError, match=told):
+        keep_results([run for run in runs if run.folder.name == "kl-s0"], Path("kept"))
+    with pytest.raises(ValueError, match="kept holds kept/deep/none-s0, .* delete them, or name another folder"):
+        keep_results(find_runs(["runs/deep"]), Path("kept"))  # none-s0 would lie in kept now
+    with pytest.raises(ValueError, match="kept/kl-s0 holds kept/kl-s0, which"):
+        keep_results(runs[:2], Path("kept/kl-s0"))
+    assert sorted(Path("kept").rglob("*")) == before
+    keep_results(runs, Path("kept"))
+
+
 def test_kept_runs_are_seeds_of_the_experiment_whose_teacher_is_the_same_recipe(fabricate):
     teacher = "networks.teacher={model: pspnet, weights: {recipe: recipes/teacher.yaml}, train: false}"
     taught = (teacher, "losses=[{loss: cross_entropy}, {loss: kl}]")

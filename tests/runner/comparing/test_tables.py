@@ -36,16 +36,16 @@ def counts(found: int) -> np.ndarray:
 def test_the_table_says_what_the_counts_say(runs):
     lines = report(compare(runs)).splitlines()
     rows = [[word.strip() for word in line.strip("|").split("|")] for line in lines if line.startswith("| synthetic")]
-    # mIoU of one run: (found / 100 + 1) / 2; the last row is compared with the first plain run, which has its seed
+    # mIoU of one run: (found / 100 + 1) / 2
     assert rows == [
         ["synthetic", "-", "pspnet mobilenetv2_035", "none", "2", "72.50 +- 3.54", "-", "-", "-",
          "2.50 M", "3.00", "125.0", "1.00x", "1:01"],
         ["synthetic", "deeplabv3 resnet18 (90.00)", "pspnet mobilenetv2_035", "kl", "2", "85.00 +- 7.07", "+12.50",
          "+5.00 to +20.00", "-", "2.50 M", "3.00", "125.0", "-", "1:30"],
-        ["synthetic, 1/4 labelled", "deeplabv3 resnet18", "pspnet mobilenetv2_035", "long", "1", "85.00", "+10.00",
+        ["synthetic, 1/4 labelled", "deeplabv3 resnet18", "pspnet mobilenetv2_035", "long", "1", "85.00", "+12.50",
          "one seed", "-", "2.50 M", "3.00", "125.0", "26.96x", "1:01:40"],
     ]  # fmt: skip
-    assert "| class 0 | 45.00 | +25.00 | +20.00 |" in lines and "| class 1 | 100.00 | +0.00 | +0.00 |" in lines
+    assert "| class 0 | 45.00 | +25.00 | +25.00 |" in lines and "| class 1 | 100.00 | +0.00 | +0.00 |" in lines
     assert "| class 2 | - | - | - |" in lines
 
 
@@ -53,8 +53,7 @@ def test_notes_say_what_must_be_known_before_comparing(runs):
     text = report(compare(runs))
     assert "mIoU of the best checkpoint on 4 images of synthetic val" in text and "Gains are over none." in text
     told = (
-        "Trained differently: none, kl: 4 iterations of 4 crops of 32 x 32, scored every 2; long: 9 iterations of 4 crops of "
-        "32 x 32, scored every 2."
+        "Trained differently: none, kl: 4 iterations of 4 crops of 32 x 32; long: 9 iterations of 4 crops of 32 x 32."
     )
     assert told in text
     assert "Made on different devices" in text and "none, long: cpu, 1 thread; kl: a GPU." in text
@@ -98,23 +97,62 @@ def test_seeds_that_took_unlike_times_are_told(fabricate):
     assert "what else the machine did: kl 25.00 to 40.00 s." in text
 
 
-def test_how_often_a_run_was_scored_is_told(fabricate, folder):
-    fabricate("none", counts(50), "schedule.iterations=400", "evaluate.every=200")
-    fabricate("kl", counts(50), "schedule.iterations=400", "evaluate.every=20", taught=True)
+def test_how_often_runs_were_scored_is_told(fabricate):
+    fabricate("none", counts(50), "evaluate.every=200")
+    fabricate("kl-s0", counts(50), "evaluate.every=20", taught=True)
     comparison = compare(find_runs(["runs"]))
-    assert "none: 400 iterations of 4 crops of 32 x 32, scored every 200; kl: " in report(comparison)
     assert ["evaluate.every", "200", "20"] in settings(comparison).lines
+    assert "more or less often" not in report(comparison), "what was done counts: a resume may change it"
+    fabricate("kl-s1", counts(50), "evaluate.every=20", "seed=1", taught=True, curve=((1, 0.1), (2, 0.2), (4, 0.2)))
+    (fabricate("dist", counts(50), "method=dist", taught=True) / "metrics.jsonl").unlink()
+    told = "Scored more or less often, and the best of more scores is higher by chance: none, kl: 2 times; kl: 3 times."
+    assert told in report(compare(find_runs(["runs"])))
 
 
-def test_gains_without_a_seed_in_common_are_told(fabricate):
+@pytest.mark.parametrize("change, told", [
+    ("optimizer.lr=0.5", "optimizer.lr: 0.02 there, 0.5 here"),
+    ("loop.precision=bf16", "loop.precision: 'fp32' there, 'bf16' here"),
+    ("data.args.length=9", "data.args.length: 15 there, 9 here"),
+    ("data.labelled=1/4", "data.labelled: None there, '1/4' here"),
+    ("data.transform={flip: 0.25}", "data.transform.flip: 0.5 there, 0.25 here"),
+    ("networks.student.weights=w.pth", "student.weights: None there, 'w.pth' here"),
+    ("losses.cross_entropy.args={class_weights: inverse_sqrt}", "losses.cross_entropy.args.class_weights: None there"),
+    ("losses.cross_entropy.weight=3", "losses.cross_entropy.weight: 1.0 there, 3.0 here"),
+    ("losses.kl.weight=3", None),
+    ("networks.teacher.model=pspnet", None),
+    ("data.workers=1", None),
+    ("schedule.iterations=8", None),
+])  # fmt: skip
+def test_what_differs_from_the_baseline_beside_the_method_is_told(fabricate, change, told):
+    fabricate("none", counts(50))
+    fabricate("kl", counts(60), taught=True)
+    fabricate("dist", counts(60), "method=dist", change, taught=True)
+    text = report(compare(find_runs(["runs"])))
+    before = "Rows that differ from what their gain is over (there) in more than the method: "
+    assert f"{before}dist: {told}" in text if told else before not in text
+
+
+def test_versions_of_the_code_are_told_where_they_differ(fabricate):
+    for name, code in {"none-s0": "a" * 40, "none-s1": None, "kl-s0": f"{'a' * 40} and {'b' * 40}-dirty"}.items():
+        run = fabricate(name, counts(50), f"seed={name[-1]}", taught=name == "kl-s0")
+        (run / "environment.json").write_text(json.dumps({"device": "cpu", "git": code}))
+    told = "of the code: none: aaaaaaaa; none: an unknown one; kl: aaaaaaaa and bbbbbbbb-dirty."
+    assert told in report(compare(find_runs(["runs"])))
+    assert "of the code" not in report(compare(find_runs(["runs/none-s0"])))
+
+
+def test_gains_of_other_seeds_than_the_baseline_has_are_told(fabricate):
     for seed in (0, 1):
         fabricate(f"none-s{seed}", counts(50), f"seed={seed}")
-        fabricate(f"kl-s{seed}", counts(60), f"seed={seed + 2}", taught=True)
-    assert "gains are of the means over all their seeds: kl and none." in report(compare(find_runs(["runs"])))
+        fabricate(f"kl-s{seed}", counts(60), f"seed={seed + 1}", taught=True)
+        fabricate(f"dist-s{seed}", counts(60), f"seed={seed}", "method=dist", taught=True)
+    assert "Not of the same seeds, so that each one's are drawn apart for the interval: kl and none." in report(
+        compare(find_runs(["runs"]))
+    )
 
 
-def test_a_gain_on_the_further_split_is_that_of_the_seeds_both_have(fabricate):
-    tested = {"none": [0.40, 0.50, 0.20], "kl": [0.43, 0.55], "alone": [0.6]}
+def test_a_gain_on_the_further_split_is_that_of_each_seed_where_both_have_the_same(fabricate):
+    tested = {"none": [0.40, 0.50], "kl": [0.43, 0.55], "alone": [0.6]}
     for method, found in tested.items():
         for seed, miou in enumerate(found):
             which = f"seed={seed if method != 'alone' else 7}", f"method={method}"
@@ -125,7 +163,7 @@ def test_a_gain_on_the_further_split_is_that_of_the_seeds_both_have(fabricate):
     lines = [[cell.strip() for cell in line.split("|")] for line in report(comparison).splitlines() if "|" in line]
     place, method = lines[0].index("test gain"), lines[0].index("method")
     shown = {line[method]: line[place] for line in lines[2:5]}
-    assert shown == {"none": "-", "kl": "+4.00 +- 1.41", "alone": "+23.33"}
+    assert shown == {"none": "-", "kl": "+4.00 +- 1.41", "alone": "+15.00"}
     rows = {row["method"]: row for row in csv.DictReader(io.StringIO(table_csv(comparison)))}
     assert float(rows["kl"]["test_gain"]) == pytest.approx(0.04)
     assert float(rows["kl"]["test_gain_std"]) == pytest.approx(0.02 / 2**0.5)
@@ -140,10 +178,7 @@ def test_a_table_says_how_settings_were_chosen_and_how_many_iterations_fitted(fa
     comparison = compare(find_runs(["runs"]))
     text = report(comparison)
     assert "How settings were chosen: none: 3 trials of optimizer.lr; kl: not tuned here." in text
-    assert (
-        "none: 40 to 42 iterations (as fit into 1:30) of 4 crops of 32 x 32, scored every 2; kl: 4 iterations of"
-        in text
-    )
+    assert "none: 40 to 42 iterations (as fit into 1:30) of 4 crops of 32 x 32; kl: 4 iterations of" in text
     none, kl = csv.DictReader(io.StringIO(table_csv(comparison)))
     assert (none["tuned"], kl["tuned"], none["seeds"]) == ("3 trials of optimizer.lr", "", "0 1")
     assert float(none["step_seconds"]) == pytest.approx((90 / 40 + 90 / 42) / 2)
@@ -168,9 +203,15 @@ def test_a_table_can_show_that_plain_training_has_more_of_the_same_time(fabricat
     fabricate("kl", counts(60), taught=True, seconds=90.0)
     fabricate("long", counts(70), "method=long", "schedule.iterations=6", seconds=90.0, curve=((3, 0.6), (6, 0.85)))
     comparison = compare(find_runs(["runs"]))
-    (line,) = [line for line in report(comparison).splitlines() if "| kl | 1 |" in line]
+    text = report(comparison)
+    (line,) = [line for line in text.splitlines() if "| kl | 1 |" in line]
     assert "| 80.00 | +5.00 | one seed | 85.00 |" in line and "| 1.50x | 1:30 |" in line
     assert [row["none_same_time"] for row in csv.DictReader(io.StringIO(table_csv(comparison)))] == ["", "", "0.85"]
+    assert "is of fewer runs" not in text
+    for method, seed in (("kl", 1), ("dist", 0), ("dist", 1), ("dist", 2)):
+        which = f"seed={seed}", f"method={method}" if method == "dist" else "data.workers=0"
+        fabricate(f"{method}-s{seed}", counts(60), *which, taught=True, seconds=90.0)
+    assert "none, same time is of fewer runs than the row: dist, kl: 1 run." in report(compare(find_runs(["runs"])))
 
 
 def test_names_from_recipes_and_data_are_text(fabricate, folder):

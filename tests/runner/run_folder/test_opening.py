@@ -114,6 +114,17 @@ def test_nothing_is_written_among_a_run_s_own_files(recipe, accelerator, tmp_pat
         refuse_inside_a_run(Path(path))
 
 
+def test_a_run_tells_all_versions_of_the_code_that_have_trained_it(recipe, accelerator, monkeypatch):
+    run = RunFolder(recipe().folder)
+    starts = [("a", "a"), ("b", "b"), ("c", "b and c"), (None, "b and c"), ("b", "b and c")]
+    for number, (version, told) in enumerate(starts):
+        monkeypatch.setattr("segkd.runner.run_folder.opening.git_version", lambda version=version: version)
+        opened(recipe(), accelerator, resume=number > 0)
+        assert run.read_code() == told
+        if number:  # the first one came to no checkpoint
+            checkpoint.save(run, number, {}, {}, keep_last=2, best=1)
+
+
 def test_a_run_tells_all_the_devices_that_have_trained_it(recipe, accelerator):
     opened(recipe(), accelerator, resume=False)
     run = RunFolder(recipe().folder)
