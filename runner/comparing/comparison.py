@@ -184,7 +184,7 @@ def compare(
         trained = trained_as(row, rows) if row.program and baseline is None else None
         base = trained or (None if row in baselines else _baseline_of(row, baselines, only=baseline is not None))
         if base is not None:
-            rows[index] = replace(row, gain=_gain(row, base))
+            rows[index] = replace(row, gain=_gain(row, base, beside=_at(trained, row.seeds) if trained else base))
     one = runs[0]
     return Comparison(rows, one.protocol, one.class_names, len(one.names), _shared_headline(runs), list(missing))
 
@@ -329,12 +329,18 @@ def most_alike(row: Row, baselines: list[Row]) -> list[Row]:
     return [base for base, count in found.items() if count == min(found.values())]
 
 
-def _gain(row: Row, base: Row) -> Gain:
-    paired = row.seeds == base.seeds
-    low, high = _interval(row, base, paired)
-    tested = row.tested - base.tested if paired else np.array([row.tested.mean() - base.tested.mean()])
-    mean = float(row.miou.mean() - base.miou.mean())
-    return Gain(base, paired, mean, low, high, row.per_class - base.per_class, tested)
+def _at(row: Row, seeds: list[int]) -> Row:
+    """The row's runs of these seeds alone: a file that was exported from one run owes nothing to the others."""
+    return _row([run for run in row.runs if run.recipe.seed in seeds] or row.runs)
+
+
+def _gain(row: Row, base: Row, beside: Row) -> Gain:
+    """What a row has over its baseline; `beside` has those of the baseline's runs that it is set beside."""
+    paired = row.seeds == beside.seeds
+    low, high = _interval(row, beside, paired)
+    tested = row.tested - beside.tested if paired else np.array([row.tested.mean() - beside.tested.mean()])
+    mean = float(row.miou.mean() - beside.miou.mean())
+    return Gain(base, paired, mean, low, high, row.per_class - beside.per_class, tested)
 
 
 def _interval(row: Row, base: Row, paired: bool) -> tuple[float, float]:

@@ -246,3 +246,12 @@ def test_a_row_is_the_baseline_of_its_exported_file_in_any_order(fabricate):
         assert found == {"none": ["kl"], "kl": ["INT8"]}
         comparison = compare([none, kl, int8], sort=sort, baseline="kl")
         assert [base.program for base, _ in comparison.gains()] == [""], "a method's name is that of its training"
+
+
+def test_an_exported_file_is_set_beside_the_run_it_was_exported_from(fabricate):
+    for seed, share in enumerate((0.5, 0.7)):
+        fabricate(f"none-s{seed}", counts(share), f"seed={seed}")
+    first, second = find_runs(["runs/none-s0", "runs/none-s1"])
+    int8 = replace(second, folder=second.folder / "export/student-int8.onnx", program="INT8", curve=[])
+    row, exported = compare([first, second, int8]).rows
+    assert exported.gain.over is row and exported.gain.mean == 0 and exported.gain.paired
