@@ -18,7 +18,7 @@ from segkd.runner.console import counted
 from segkd.runner.recipe.differences import changes
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.checkpoint import remove_leftovers
-from segkd.runner.run_folder.claim import Claim, claim
+from segkd.runner.run_folder.claim import Claim, claim, look
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 from segkd.runner.run_folder.replacing import write_text
 
@@ -52,15 +52,19 @@ def open_run_folder(
         run.path.mkdir(parents=True, exist_ok=True)
         try:
             held = claim(run.claims)
+            if run.has_progress and not overwrite:  # another may have trained here since the folder was looked at
+                _refuse_run(recipe, resume=resume)
         except ValueError as error:
             refused = [str(error)]
+            if held is not None:
+                held.release()
     if broadcast_object_list(refused)[0]:  # by the main process; the others would wait for it
         raise ValueError(refused[0])
     if accelerator.is_main_process:
-        if overwrite and run.is_begun:
+        if run.is_begun and (overwrite or not run.has_progress and not (resume and _is_of(recipe))):
             run.remove_run()
         remove_leftovers(run)
-        if not run.is_begun:
+        if not run.has_progress:
             write_text(run.recipe_file, recipe.dump())
         write_text(run.environment_file, json.dumps(environment(accelerator, _devices(run)), indent=2) + "\n")
     accelerator.wait_for_everyone()
@@ -71,7 +75,7 @@ def open_run_folder(
 def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
     """ValueError where the folder holds a run and nothing says what to do with it, or holds another recipe's run.
 
-    A folder inside of another run's, or around one, is refused whatever is said.
+    A run that has come to nothing yet (holds_nothing) is none. A folder inside of another run's, or around one, is refused whatever is said.
     """
     others = "; give this run another name (name=...) or folder (tracking.folder=...)"
     around = RunFolder.enclosing(recipe.folder)
@@ -84,8 +88,18 @@ def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None
         if inside:
             raise ValueError(f"{recipe.folder} holds other runs, such as {min(inside)}{others}")
         return
-    if overwrite:
-        return
+    if not (overwrite or holds_nothing(RunFolder(recipe.folder))):
+        _refuse_run(recipe, resume=resume)
+
+
+def holds_nothing(run: RunFolder) -> bool:
+    """Whether a start loses nothing by beginning anew: no run has left anything in the folder, and none is under way."""
+    holder = look(run.claims)
+    return not run.has_progress and (holder is None or holder.is_gone)
+
+
+def _refuse_run(recipe: Recipe, *, resume: bool) -> None:
+    """ValueError unless the run in the folder is this recipe's and is to be gone on with."""
     check_same_recipe(recipe)
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if not resume and restarts != "0":
@@ -123,10 +137,19 @@ def check_same_recipe(recipe: Recipe) -> None:
         )
 
 
+def _is_of(recipe: Recipe) -> bool:
+    """Whether the run in the recipe's folder was made by it."""
+    try:
+        check_same_recipe(recipe)
+    except ValueError:  # a file that cannot be read any more, too
+        return False
+    return True
+
+
 def as_measured(recipe: Recipe) -> Recipe:
     """The recipe with the iterations that its run has measured for the same time; as it is where there are none."""
     run = RunFolder(recipe.folder)
-    if not recipe.schedule.is_open or not run.is_begun:
+    if not recipe.schedule.is_open or not run.is_begun or holds_nothing(run):
         return recipe
     written = run.read_recipe().schedule
     same = written.measured and written.budget == recipe.schedule.budget

@@ -127,7 +127,7 @@ def test_all_mistakes_are_told_at_once(folder, text, told):
 
 
 def test_mistakes_in_a_teacher_and_in_run_folders_are_told_too(folder):
-    read_plan("sweep.yaml").runs[0].recipe.folder.mkdir(parents=True)
+    (folder / "runs/small/small-none-s0/checkpoints/step-00000002").mkdir(parents=True)
     (folder / "runs/small/small-none-s0/recipe.yaml").write_text(read("tiny.yaml").dump())
     (folder / "big.yaml").write_text("extends: tiny.yaml\nname: big\noptimiser: {lr: 1}")
     with pytest.raises(ValueError, match="2 mistakes") as error:
