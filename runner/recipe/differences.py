@@ -4,13 +4,17 @@ import copy
 from collections.abc import Iterable
 
 Difference = tuple[str, object, object]  # key, value before, value now
+# what nothing that a run leaves depends on, but how soon it is there and what a kill would cost
+IN_NO_RESULT = {
+    *("data.root", "data.workers", "data.max_pixels", "data.allow_overlap", "data.cache", "data.cache_folder"),
+    *("loop.save_every", "loop.keep_last", "loop.timeout", "evaluate.every", "evaluate.batch_size"),
+    *("data.extra.pseudo.folder", "networks.*.cache.folder", "networks.*.cache.max_gib"),
+    *("tracking.folder", "tracking.every", "tracking.gradients"),
+}
 # what may differ between the start of a run and its resume: nothing here changes the weights, nor how scores are made
 MAY_CHANGE_ON_RESUME = {
-    *("tracking", "data.root", "data.workers", "data.max_pixels", "data.allow_overlap"),
-    *("data.cache", "data.cache_folder", "data.test_split"),
-    *("loop.save_every", "loop.keep_last", "loop.timeout", "baseline"),
-    *("method", "tuned", "evaluate.every", "evaluate.batch_size", "evaluate.also", "evaluate.metrics"),
-    *("data.extra.pseudo.folder", "networks.*.cache.folder", "networks.*.cache.max_gib"),
+    *(key for key in IN_NO_RESULT if not key.startswith("tracking.")),
+    *("tracking", "data.test_split", "baseline", "method", "tuned", "evaluate.also", "evaluate.metrics"),
 }
 
 ORDERED = {"data.args.classes", "data.args.colors"}  # tables whose order says which id a class has

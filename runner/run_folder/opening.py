@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from segkd.runner.console import counted
-from segkd.runner.recipe.differences import changes
+from segkd.runner.recipe.differences import IN_NO_RESULT, changes, without
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.checkpoint import remove_leftovers
 from segkd.runner.run_folder.claim import Claim, claim, look
@@ -162,6 +162,29 @@ def is_finished(recipe: Recipe) -> bool:
         return False
     check_same_recipe(recipe)
     return True
+
+
+def is_done(recipe: Recipe) -> bool:
+    """Whether this recipe's run is finished and tells all that the recipe asks for, so that a resume has nothing to do.
+
+    Raises:
+        ValueError: its folder holds another recipe's run.
+    """
+    if not is_finished(recipe):
+        return False
+    run = RunFolder(recipe.folder)
+    asked, written = (
+        without(one.model_dump(mode="json", by_alias=True), IN_NO_RESULT)
+        for one in (as_measured(recipe), run.read_recipe())
+    )
+    try:
+        told = {row["network"] for row in run.read_summary()["rows"]}
+    except (OSError, ValueError, KeyError):  # an older one has none; a damaged one is made again
+        return False
+    files = [run.environment_file, run.metrics_file, run.report_file, run.curves_file, run.page_file]
+    files += [] if recipe.judged_by_loss else [run.images_file]
+    files += [run.teachers_file] if told & recipe.networks.keys() - {"student"} else []
+    return asked == written and all(file.is_file() for file in files)
 
 
 def _devices(run: RunFolder) -> list[str]:

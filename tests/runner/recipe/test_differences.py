@@ -2,7 +2,7 @@
 
 import yaml
 
-from segkd.runner.recipe.differences import MAY_CHANGE_ON_RESUME, changes, differences, without
+from segkd.runner.recipe.differences import IN_NO_RESULT, MAY_CHANGE_ON_RESUME, changes, differences, without
 from segkd.runner.recipe.read import read
 
 
@@ -10,7 +10,7 @@ def test_what_may_change_is_in_every_recipe(folder):
     teacher = "networks.teacher={model: pspnet, train: false, weights: random, cache: {}}"
     extra = "data.extra={pseudo: {network: teacher, images: photos}}"
     values = yaml.safe_load(read(folder / "tiny.yaml", [teacher, extra]).dump())
-    for key in MAY_CHANGE_ON_RESUME:
+    for key in MAY_CHANGE_ON_RESUME | IN_NO_RESULT:
         place = values
         for word in key.split("."):
             word = list(place)[-1] if word == "*" else word
