@@ -46,14 +46,15 @@ def dotted(key: Key) -> str:
 
 def did_you_mean(word: str, allowed: list[str]) -> str:
     """`, did you mean 'weight'?` where something close is allowed, else nothing."""
-    close = [other for other in allowed if sorted(other) == sorted(word)]
-    close = close or difflib.get_close_matches(word, allowed, n=1)
+    close = close_to(word, allowed)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
 def close_to(word: str, allowed: Iterable[str]) -> list[str]:
-    """Up to three of the allowed words that may be meant."""
-    return difflib.get_close_matches(word, list(allowed), n=3)
+    """Up to three of the allowed words that may be meant, the likeliest first."""
+    allowed = list(allowed)
+    close = [other for other in allowed if sorted(other) == sorted(word)]
+    return close or difflib.get_close_matches(word, allowed, n=3)
 
 
 def located(mistakes: list[Mistake], origins: Origins, path: str) -> list[str]:

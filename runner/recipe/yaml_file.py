@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 import yaml
 
 from segkd.runner.recipe.mistakes import Key, Origins, RecipeError, dotted
+from segkd.runner.recipe.shipped import hint_for_recipe
 from segkd.runner.recipe.text_file import read_text
 
 
@@ -112,10 +113,10 @@ def read_with_traps(
         text = read_text(path, _LARGEST_FILE)
     except FileNotFoundError:
         asked = f" (asked for by `extends` in {above[-1]})" if above else ""
-        raise FileNotFoundError(f"there is no recipe file {path}{asked}") from None
+        raise FileNotFoundError(f"there is no recipe file {path}{hint_for_recipe(path)}{asked}") from None
     except ValueError as error:
         asked = f" (`extends` in {above[-1]} asks for it)" if above else ""
-        raise RecipeError([f"{error}{asked}"]) from None
+        raise RecipeError([f"{error}{hint_for_recipe(path) if path.is_dir() else ''}{asked}"]) from None
     values, origins, traps = copy.deepcopy(_parse(text, path))  # what is kept of a file must not be changed
     return _extended(values, origins, traps, path, root, (*above, real))
 
