@@ -137,6 +137,10 @@ def test_mistakes_in_a_teacher_and_in_run_folders_are_told_too(folder):
 
 
 def test_what_is_not_there_is_named():
+    with pytest.raises(
+        ValueError, match="tiny.yaml is a recipe and not a sweep; `python .*runner/distill.py tiny.yaml`"
+    ):
+        read_plan("tiny.yaml")
     with pytest.raises(FileNotFoundError, match="there is no sweep file nowhere.yaml"):
         read_plan("nowhere.yaml")
     with pytest.raises(
