@@ -1,8 +1,12 @@
 """In what two recipes differ, and which differences no weight depends on."""
 
 import copy
+import textwrap
 from collections.abc import Iterable
 
+from segkd.runner.recipe.yaml_file import one_line
+
+LONGEST = 100  # letters of a value in a message
 Difference = tuple[str, object, object]  # key, value before, value now
 # what nothing that a run leaves depends on, but how soon it is there and what a kill would cost
 IN_NO_RESULT = {
@@ -23,7 +27,14 @@ ORDERED = {"data.args.classes", "data.args.colors"}  # tables whose order says w
 def changes(before: dict, now: dict) -> list[str]:
     """`optimizer.lr: 0.02 there, 0.01 here` for each value that differs and that weights depend on."""
     found = differences(*(without(values, MAY_CHANGE_ON_RESUME) for values in (before, now)))
-    return [f"{key}: {old!r} there, {new!r} here" for key, old, new in found]
+    return [f"{key}: {in_words(old)} there, {in_words(new)} here" for key, old, new in found]
+
+
+def in_words(value: object) -> str:
+    """A value as YAML, without what is not set in it, and of a long one its beginning."""
+    if isinstance(value, dict):
+        value = {key: inner for key, inner in value.items() if inner is not None}
+    return textwrap.shorten(one_line(value), LONGEST, placeholder=" ...")
 
 
 def without(values: dict, keys: Iterable[str]) -> dict:
@@ -52,8 +63,9 @@ def differences(before: dict, now: dict, path: str = "") -> list[Difference]:
             continue
         if old == new and not inside:
             continue
-        if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-            old, new = dict(enumerate(old)), dict(enumerate(new))
+        if isinstance(old, list) and isinstance(new, list):
+            if len(old) == len(new) or any(isinstance(one, dict) for one in old + new):  # terms
+                old, new = dict(enumerate(old)), dict(enumerate(new))
         inside = isinstance(old, dict) and isinstance(new, dict)
         found += differences(old, new, here) if inside else [(here, old, new)]
     return found

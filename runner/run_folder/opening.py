@@ -24,6 +24,7 @@ from segkd.runner.run_folder.replacing import write_text
 
 PACKAGES = ("torch", "accelerate", "timm", "transformers", "segment-anything", "pillow", "pydantic", "safetensors",
             "wandb", "numpy")  # fmt: skip
+MOST = 8  # differences that are told
 
 
 def open_run_folder(
@@ -129,10 +130,11 @@ def check_same_recipe(recipe: Recipe) -> None:
     written, now = (
         one.model_dump(mode="json", by_alias=True) for one in (RunFolder(recipe.folder).read_recipe(), recipe)
     )
-    changed = "; ".join(changes(written, now))
+    changed = changes(written, now)
     if changed:
+        more = f"; and {counted(len(changed) - MOST, 'other value')}" if len(changed) > MOST else ""
         raise ValueError(
-            f"{recipe.folder} holds the run of another recipe; they differ in {changed}. Give this one another name "
+            f"{recipe.folder} holds the run of another recipe; they differ in {'; '.join(changed[:MOST])}{more}. Give this one another name "
             f"(name=...), delete that run, or start over with --overwrite"
         )
 
