@@ -68,7 +68,7 @@ RULES = (
         lambda asked: asked.has_scores,
         "train the student alone first, for as long as that gains; then set kl beside its cross entropy, which asks "
         "for no features and fits networks of any widths",
-        "CamVid at 180 x 240, all labels: +0.84 mIoU on test with 800 iterations, -0.43 with 1500, where no method gains",
+        "CamVid at 180 x 240, all labels: +0.84 mIoU on test with 800 iterations, -0.43 with 1500: no method gains",
         row="| KD | 2 | 61.48 +- 0.78 | +0.73 | 53.78 +- 0.19 | -0.43 +- 0.09 | 1.04x |",
         sets={"losses": [{"loss": "cross_entropy"}, {"loss": "kl", "weight": 1.0, "args": {"temperature": 2.0}}]},
     ),
@@ -110,7 +110,7 @@ RULES = (
     Rule(
         "there are images without labels, and the teacher has scores",
         lambda asked: bool(asked.unlabelled) and asked.has_scores,
-        "let the teacher speak on them, too: on: both, as here, or its pseudo-labels (data.extra), at no cost in a step",
+        "let the teacher speak on them, too: on: both, as here, or pseudo-labels (data.extra), at no cost in a step",
         "the quickstart, labels for one drawn scene of 40, five seeds: 43.86 mIoU alone, 49.06 with kl on both",
         row="| student with the teacher | the same | 0.74 M | 49.62 | 49.04 | 50.16 | 46.32 | 50.14 | 49.06 |",
         sets={"losses.kl.on": "both"},
@@ -141,7 +141,7 @@ RULES = (
         "hours are few",
         lambda asked: asked.hours is not None and asked.hours <= 2,
         "give plain training the same time before you believe in a gain: the row `none, same time` of compare.py",
-        "CamVid at 180 x 240: 2800 plain iterations have 56.07 mIoU on test, any method with 1500 less; CIRKD took longer",
+        "CamVid at 180 x 240: 2800 plain iterations have 56.07 mIoU on test, any method with 1500 less (CIRKD: longer)",
         row="| none-as-long | 1 | 63.46 | - | 56.07 | - | 0.96x |",
     ),
     Rule(
