@@ -90,7 +90,10 @@ class HuggingFace(Network):
     ):
         super().__init__(num_classes)
         if (config is None) == (not name):
-            raise ValueError("huggingface: give a name (a hub id or a local folder) or a config, one of the two")
+            raise ValueError(
+                "huggingface: give a name (a hub id or a local folder) or a config, one of the two; a recipe names such a "
+                "network with `source: hf` and, as its model, the name"
+            )
         if config is not None and pretrained:
             raise ValueError("huggingface: a config alone has no weights; give a name, or leave pretrained out")
         pretrained = config is None and pretrained is not False

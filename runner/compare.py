@@ -38,7 +38,7 @@ from segkd.runner.comparing.comparison import compare
 from segkd.runner.comparing.finished_runs import common_folder, find_runs
 from segkd.runner.comparing.results import keep_results
 from segkd.runner.comparing.tables import write_comparison
-from segkd.runner.console import say
+from segkd.runner.console import counted, say
 from segkd.runner.run_folder.folder import refuse_inside_a_run
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     say(write_comparison(compare(runs, baseline=options.baseline, sort=options.sort), folder))
     if options.keep:
         keep_results(runs, options.keep)
-    say(f"\n{len(runs)} runs: {folder}/report.html, table.md, table.csv and pictures")
+    say(f"\n{counted(len(runs), 'run')}: {folder}/report.html, table.md, table.csv and pictures")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import build_training_batches, build_training_sets, build_val_set, build_views
 from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.predicting.pseudo_labels import make_pseudo_labels
-from segkd.runner.run_folder.opening import is_finished, refuse_undeliverable, refuse_used_folder
+from segkd.runner.run_folder.opening import is_done, is_finished, refuse_undeliverable, refuse_used_folder
 from segkd.runner.scoring.evaluation import Stopped, build_metrics, scores_of
 from segkd.runner.training.budget import fix_iterations
 from segkd.runner.training.estimate import Cost, measured, telling_of_memory
@@ -319,7 +319,7 @@ def distill(
 ) -> None:
     """Trains recipes side by side, and before them what they need, on the device of this process.
 
-    With `as_it_stands` they are stopped runs, which are delivered.
+    A resume leaves those alone that are done. With `as_it_stands` they are stopped runs, which are delivered.
     """
     accelerator = start_accelerator(recipes[0])
     if as_it_stands:
@@ -327,7 +327,12 @@ def distill(
             refuse_undeliverable(recipe)
         train(recipes, accelerator, resume=True, as_it_stands=True)
     else:
-        train_with_what_they_need(recipes, accelerator, resume=resume, overwrite=overwrite)
+        done = [recipe for recipe in recipes if resume and is_done(recipe)]
+        for recipe in done if accelerator.is_main_process else ():
+            say(f"{recipe.name} is done, nothing is left to do: its report is {RunFolder(recipe.folder).page_file}")
+        left = [recipe for recipe in recipes if recipe not in done]
+        if left:
+            train_with_what_they_need(left, accelerator, resume=resume, overwrite=overwrite)
     accelerator.end_training()
 
 

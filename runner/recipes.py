@@ -9,7 +9,6 @@ wandb://entity/project/run). `new --data FOLDER` looks at your own images and la
 """
 
 import argparse
-import importlib
 import itertools
 import os
 import re
@@ -23,16 +22,15 @@ from segkd.runner.console import put, say
 from segkd.runner.recipe.addresses import find_source, is_address
 from segkd.runner.recipe.differences import differences
 from segkd.runner.recipe.editor_schema import MODELINE, editor_schema
-from segkd.runner.recipe.mistakes import Key, did_you_mean
+from segkd.runner.recipe.mistakes import Key
 from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.options import index, options_of
 from segkd.runner.recipe.read import read, read_as_written
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import OtherRecipe
+from segkd.runner.recipe.shipped import folders, hint_for_name, named, shipped
 from segkd.runner.recipe.yaml_file import one_line, override, read_with_traps, write
 from segkd.runner.run_folder.replacing import write_text
-
-NO_RECIPES = {"bases", "sweeps", "results"}  # folders of what recipes extend, plans of many runs, what runs brought
 
 
 def main() -> None:
@@ -96,44 +94,19 @@ def main() -> None:
         say(compare(find_recipe(options.first), find_recipe(options.second)))
 
 
-def shipped() -> dict[str, Path]:
-    """Name -> file of every recipe that comes with segkd, such as camvid/kl_dv3r101_dv3r18.
-
-    Raises:
-        FileNotFoundError: segkd was installed without them.
-    """
-    found = {
-        file.relative_to(folder).with_suffix("").as_posix(): file
-        for folder in _folders()
-        for file in sorted(folder.rglob("*.yaml"))
-        if not NO_RECIPES.intersection(file.relative_to(folder).parts)
-    }
-    if not found:
-        raise FileNotFoundError("segkd was installed without its recipes; they lie in recipes/ of its repository")
-    return found
-
-
-def _folders() -> list[Path]:
-    try:
-        return [Path(folder) for folder in importlib.import_module("segkd.recipes").__path__]
-    except ModuleNotFoundError:
-        return []
-
-
 def find_recipe(name: str) -> str:
     """The path or address of the recipe a user means. ValueError or FileNotFoundError where that is not one."""
     if is_address(name) or Path(name).is_file():
         return name
     known = shipped()
-    wanted = name.removeprefix("recipes/").removesuffix(".yaml")
-    found = [key for key in known if wanted in (key, key.rpartition("/")[2])]
+    wanted, found = named(name, known)
     if len(found) == 1:
         return os.path.relpath(known[found[0]])
     if found:
         raise ValueError(f"{name} may be {' or '.join(found)}; say which")
-    allowed = list(known) if "/" in wanted else [key.rpartition("/")[2] for key in known]
-    hint = did_you_mean(wanted, allowed) or "; `recipes.py ls` lists them"
-    raise FileNotFoundError(f"there is no recipe {name}, neither a file nor one that comes with segkd{hint}")
+    raise FileNotFoundError(
+        f"there is no recipe {name}, neither a file nor one that comes with segkd{hint_for_name(wanted, known)}"
+    )
 
 
 def list_recipes(words: list[str]) -> str:
@@ -229,7 +202,7 @@ def copy(name: str, to: Path) -> Path:
             other["recipe"] = path if is_address(path) else os.path.relpath(path, file.parent)
     values = {"name": source.default_name, **values}
     file.parent.mkdir(parents=True, exist_ok=True)
-    schemas = [schema for folder in _folders() if (schema := folder / "schema.json").is_file()]
+    schemas = [schema for folder in folders() if (schema := folder / "schema.json").is_file()]
     editors = [MODELINE + os.path.relpath(schema, file.parent) for schema in schemas[:1]]
     write_text(file, "\n".join([*header(source.path), f"# Copied from {name}.", *editors, write(values)]))
     return file

@@ -43,7 +43,7 @@ from segkd.runner.comparing.shared_jobs import SharedJobs, TakenJob, is_over
 from segkd.runner.comparing.slurm_submission import submit
 from segkd.runner.comparing.sweep_plan import Job, Plan, Sweep, read_plan, read_slurm, side_by_side
 from segkd.runner.comparing.tables import write_comparison
-from segkd.runner.console import clock, command, message, percent, say
+from segkd.runner.console import clock, command, counted, message, percent, say
 from segkd.runner.run_folder.claim import HANDED_OVER, claimed
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.replacing import replacing
@@ -266,7 +266,7 @@ def main() -> None:
     finally:  # a table that cannot be made keeps nothing else from being told
         failed = [folder.name for folder in sorted(runs.jobs.failed)]
         if failed:
-            say(f"{len(failed)} runs failed: {', '.join(failed)}")
+            say(f"{counted(len(failed), 'run')} failed: {', '.join(failed)}")
     if failed:
         sys.exit(1)
 

@@ -15,10 +15,12 @@ from segkd.runner.comparing.search_plan import Search, mistakes_in
 from segkd.runner.comparing.slurm import Slurm
 from segkd.runner.console import say
 from segkd.runner.recipe.addresses import Source, is_address
+from segkd.runner.recipe.kinds import SWEEP, refuse_other_kind
 from segkd.runner.recipe.mistakes import RecipeError, did_you_mean, found_by, located
 from segkd.runner.recipe.read import read, read_needed, read_other
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import Name, Section, Seed
+from segkd.runner.recipe.shipped import ENDINGS, near
 from segkd.runner.recipe.together import Entry, what_keeps_apart
 from segkd.runner.recipe.yaml_file import read_with_traps, write
 from segkd.runner.run_folder.folder import RunFolder
@@ -209,8 +211,9 @@ def read_plan(
         ValueError: with every mistake in the sweep and its recipes. FileNotFoundError: there is no such file.
     """
     if not Path(path).exists():
-        raise FileNotFoundError(f"there is no sweep file {path}")
+        raise FileNotFoundError(f"there is no sweep file {path}{near(Path(path), ENDINGS)}")
     values, origins, mistakes = read_with_traps(path)
+    refuse_other_kind(values, Path(path), SWEEP)
     try:
         sweep = Sweep.model_validate_json(json.dumps(values))
     except pydantic.ValidationError as error:

@@ -16,7 +16,7 @@ from segkd.runner.building.graph import Graph
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import build_networks
 from segkd.runner.building.shapes import crops
-from segkd.runner.console import clock, command, say
+from segkd.runner.console import clock, command, counted, say
 from segkd.runner.drafting.formats import Found, find_data
 from segkd.runner.drafting.plan import Plan, encoder_for, plan_for
 from segkd.runner.drafting.recipe_text import header, recipe_texts
@@ -67,7 +67,7 @@ def draft(root: str, output: str | None, teacher: str | None, student: str | Non
     for one, text in texts.items():
         write_text(one, text)
     say(f"wrote     {' and '.join(map(str, texts))}: {encoders['teacher']} teaches {encoders['student']}")
-    each = f"{plan.iterations} iterations of {plan.batch_size} images"
+    each = f"{counted(plan.iterations, 'iteration')} of {counted(plan.batch_size, 'image')}"
     say(
         f"          {each}{'' if is_trained else ' for each'}, about {clock(sum(seconds.values()))} on this {plan.device}"
     )

@@ -1,5 +1,6 @@
 """A first recipe for a teacher and a student, and the advice behind it, as one file."""
 
+import re
 import textwrap
 from pathlib import Path
 
@@ -7,8 +8,9 @@ from segkd.runner.console import command
 from segkd.runner.drafting.plan import stride_of
 from segkd.runner.drafting.rules import RULES, Asked
 from segkd.runner.recipe import parts
+from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
-from segkd.runner.recipe.yaml_file import one_line, override, read_given
+from segkd.runner.recipe.yaml_file import GIVEN, one_line, override, read_given
 
 UNTRAINED = "runs/suggested-teacher"
 WIDTH = 116  # letters of a line of comment
@@ -30,7 +32,7 @@ def suggest(asked: Asked) -> str:
     """The recipe, with what was advised and why in its head.
 
     Raises:
-        RecipeError: teacher and student cannot be built, or do not fit each other.
+        ValueError: teacher and student cannot be built, or do not fit each other.
     """
     rules = [rule for rule in RULES if rule.holds(asked)]
     networks = {"student": _network(asked.student), "teacher": _teacher(asked)}
@@ -40,7 +42,10 @@ def suggest(asked: Asked) -> str:
     values, origins, _ = read_given(given)
     for rule in rules:
         override(values, origins, [f"{key}={one_line(value)}" for key, value in rule.sets.items()])
-    read(values)
+    try:
+        read(values)
+    except RecipeError as error:
+        raise ValueError(_of_the_options(error, asked)) from None
     lines = [f"A first recipe for {asked.student} that learns from {asked.teacher}; write it to a file and change it."]
     drafting = command("recipes", "new", "--data", "FOLDER")
     lines += [f"Its data section is an example: `{drafting}` writes that of your own images."]
@@ -53,6 +58,14 @@ def suggest(asked: Asked) -> str:
                   "  data.unlabelled=null 'losses=[{loss: cross_entropy}]'", f"  'networks={alone}'"]  # fmt: skip
     head = "".join(f"# {line}".rstrip() + "\n" for line in lines)
     return head + _compact(values)
+
+
+def _of_the_options(error: RecipeError, asked: Asked) -> str:
+    """What is wrong, by the options that the two networks were named with: nobody has written a recipe."""
+    text = "\n".join(error.mistakes)
+    for option, given in (("student", asked.student), ("teacher", asked.teacher)):
+        text = re.sub(rf"{GIVEN}: networks\.{option}[\w.]*: ", lambda _: f"--{option} {given}: ", text)
+    return text
 
 
 def _compact(values: dict) -> str:

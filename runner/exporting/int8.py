@@ -24,7 +24,7 @@ from segkd.runner.recipe.optimization import Curve, Optimizer
 from segkd.runner.recipe.program_file import KEY
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.folder import RunFolder
-from segkd.runner.run_folder.opening import check_same_recipe
+from segkd.runner.run_folder.opening import check_same_recipe, holds_nothing
 from segkd.runner.scoring.evaluation import Evaluation, evaluate
 from segkd.runner.scoring.program import load_program
 
@@ -75,11 +75,10 @@ def train_in_int8(run: RunFolder, iterations: int) -> Path:
     ]
     goes_on = read(run.recipe_file, words)
     trained = RunFolder(goes_on.folder)
-    if trained.is_begun:
+    if not holds_nothing(trained):
         check_same_recipe(goes_on)  # such as another number of iterations
     script = Path(__file__).parents[1] / "distill.py"
-    resume = ["--resume"] if trained.is_begun else []
-    code = subprocess.run([sys.executable, script, run.recipe_file, *words, *resume]).returncode
+    code = subprocess.run([sys.executable, script, run.recipe_file, *words, "--resume"]).returncode
     if code:
         raise ValueError(
             f"--qat: the training in {trained.path} did not come to its end; the same command goes on with it"

@@ -1,5 +1,6 @@
 """A delivered network as files that other codes load: each is read back and must give the same scores."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,7 @@ def write_layout(
         remark += f"; its keys were compared, not what that code computes; differs in {differs or 'nothing'}"
     theirs = parts.build("models", model, their_args, network.num_classes).eval()
     theirs.normalize = network.normalize
-    fill(theirs, read(state, layout), str(file))
+    fill(theirs, read(state, layout), str(file), level=logging.DEBUG)  # its own words tell the outcome
     which = f"which differs in {differs or 'what no argument tells'}; --keys-only writes it all the same"
     with _refusing(f"{layout} makes another network of this file, {which}"):
         return _export(network, PlainScores(theirs), size, remark)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import pydantic
 
+from segkd.runner.recipe.allowed import allowed, field_at
+
 Key = tuple[str | int, ...]
 Mistake = tuple[Key, str]
 
@@ -46,14 +48,15 @@ def dotted(key: Key) -> str:
 
 def did_you_mean(word: str, allowed: list[str]) -> str:
     """`, did you mean 'weight'?` where something close is allowed, else nothing."""
-    close = [other for other in allowed if sorted(other) == sorted(word)]
-    close = close or difflib.get_close_matches(word, allowed, n=1)
+    close = close_to(word, allowed)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
 def close_to(word: str, allowed: Iterable[str]) -> list[str]:
-    """Up to three of the allowed words that may be meant."""
-    return difflib.get_close_matches(word, list(allowed), n=3)
+    """Up to three of the allowed words that may be meant, the likeliest first."""
+    allowed = list(allowed)
+    close = [other for other in allowed if sorted(other) == sorted(word)]
+    return close or difflib.get_close_matches(word, allowed, n=3)
 
 
 def located(mistakes: list[Mistake], origins: Origins, path: str) -> list[str]:
@@ -96,7 +99,21 @@ def _described(details: dict, schema: type[pydantic.BaseModel], values: object) 
     text = re.sub(r"^(Input|List|Tuple|Dictionary) should", "must", details["msg"].removeprefix("Value error, "))
     for theirs, ours in ((" after validation", ""), ("an object", "a mapping"), ("a valid array", "a list")):
         text = text.replace(theirs, ours)
-    return key, f"{text}; got {given!r}"
+    return key, f"{text}; got {given!r}{_all_that_is_allowed(kind, key, schema)}"
+
+
+def _all_that_is_allowed(kind: str, key: Key, schema: type[pydantic.BaseModel]) -> str:
+    """What pydantic's sentence leaves out: the other end of a range, what a text means, of what a list is."""
+    is_out_of_range = kind.startswith(("greater_than", "less_than"))
+    if not is_out_of_range and kind not in ("string_type", "tuple_type", "list_type", "too_short", "too_long"):
+        return ""
+    told = schema.model_json_schema(by_alias=True)
+    field = field_at(key, told)
+    words = allowed(field, told.get("$defs", {}))
+    if is_out_of_range:
+        return f"; allowed is {words}" if re.search(r"(from|above) \S+ (to|below) ", words) else ""
+    meaning = field.get("description", "")
+    return f"; allowed is {words}" + (f" ({meaning})" if meaning else "") if field else ""
 
 
 def _path(location: tuple, values: object, is_missing: bool) -> Key:

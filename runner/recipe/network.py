@@ -13,6 +13,7 @@ from segkd.runner.recipe.cache import Cache
 from segkd.runner.recipe.mistakes import Mistake, did_you_mean
 from segkd.runner.recipe.optimization import Curve, Optimizer
 from segkd.runner.recipe.section import Constants, OtherRecipe, Section
+from segkd.runner.recipe.shipped import near
 from segkd.runner.recipe.student_folder import described, run_of_checkpoint
 from segkd.runner.recipe.told_by_weights import exported
 
@@ -144,13 +145,20 @@ class Network(Section):
     def wrong(self, name: str, recipe: "Recipe") -> Iterator[Mistake]:
         """What this network, called `name`, asks of others that they cannot give, or says twice."""
         if self.model is None and self.ema_of is None and self.weights not in (None, RANDOM):
-            is_there = isinstance(self.weights, str) and Path(self.weights).exists()
+            is_path = isinstance(self.weights, str)
+            is_there = is_path and Path(self.weights).exists()
             known = f" (one of {', '.join(parts.names('models'))}, or with a source:)" if is_there else ""
             begun = is_there and (Path(self.weights) / "recipe.yaml").is_file()
             why = (
                 "its run has not finished" if begun else "is of none that is known" if is_there else "is not there yet"
             )
-            yield ("weights",), f"{self.weights_words} tells no network ({why}); name its model:{known} and args:"
+            if is_path and not is_there:
+                text = (
+                    f"there is no {self.weights}{near(Path(self.weights))}; name a file or a run folder or, where it is"
+                )
+                yield ("weights",), f"{text} made before this training, its network's model: and args:, too"
+            else:
+                yield ("weights",), f"{self.weights_words} tells no network ({why}); name its model:{known} and args:"
         elif (self.model is None) == (self.ema_of is None):
             yield (), "must name either a model: or the network it is the moving average of, ema_of:"
         elif not self.train and not self.has_start and self.weights != RANDOM:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pydantic
 
 from segkd.runner.recipe import parts
+from segkd.runner.recipe.allowed import allowed, fields_of
 from segkd.runner.recipe.mistakes import close_to
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.yaml_file import one_line
@@ -70,7 +71,7 @@ def _sections_in(hint: object) -> Iterator[type[pydantic.BaseModel]]:
 def _of_section(key: str) -> str:
     section = sections()[key]
     schema = section.model_json_schema(by_alias=True)
-    meanings = {name: field.get("description", "") for name, field in _fields(schema).items()}
+    meanings = {name: field.get("description", "") for name, field in fields_of(schema).items()}
     words = " ".join((section.__doc__ or "a section of the recipe.").split())
     return _wrapped(f"{key}: {words}") + f"\n\n{_table(schema, meanings)}"
 
@@ -99,13 +100,9 @@ def _asked_by(loss: str) -> Iterator[str]:
         yield f"Features it asks for by default: {', '.join(told)}." if told else "It reads scores and no features."
 
 
-def _fields(schema: dict) -> dict[str, dict]:
-    return schema.get("properties", {})
-
-
 def _table(schema: dict, meanings: dict[str, str]) -> str:
     """Name, default and what is allowed in columns, and under them what it means."""
-    fields = _fields(schema)
+    fields = fields_of(schema)
     if not fields:
         return "It takes no arguments."
     rows = [["argument", "default", "allowed"]]
@@ -124,45 +121,9 @@ def _table(schema: dict, meanings: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def allowed(field: dict, defs: dict) -> str:
-    """What a field of a JSON schema accepts, in words."""
-    if "anyOf" in field:
-        return " or ".join(allowed(one, defs) for one in field["anyOf"])
-    if "$ref" in field:
-        return f"a mapping {{{', '.join(_fields(defs[field['$ref'].rpartition('/')[2]]))}}}"
-    if "enum" in field or "const" in field:
-        return " | ".join(one_line(value) for value in field.get("enum", [field.get("const")]))
-    kind = field.get("type")
-    if kind == "array":
-        if "prefixItems" in field:
-            kinds = [allowed(one, defs) for one in field["prefixItems"]]
-            return f"a list of {len(kinds)}: {kinds[0]}" if len(set(kinds)) == 1 else f"a list: {', '.join(kinds)}"
-        return f"a list of {allowed(field.get('items', {}), defs)}"
-    if kind in ("integer", "number"):
-        return ("a whole number" if kind == "integer" else "a number") + _range(field)
-    if kind == "object":
-        inner = field.get("additionalProperties")
-        return f"a mapping to {allowed(inner, defs)}" if isinstance(inner, dict) else "a mapping"
-    return {"boolean": "true | false", "string": "text", "null": "null"}.get(kind, "anything")
-
-
-def _range(field: dict) -> str:
-    """` from 0 to 1`; bounds that only keep a computation from overflowing are left out."""
-    words = ""
-    if "exclusiveMinimum" in field:
-        words += f" above {field['exclusiveMinimum']:g}"
-    if "minimum" in field:
-        words += f" from {field['minimum']:g}"
-    if "exclusiveMaximum" in field:
-        words += f" below {field['exclusiveMaximum']:g}"
-    if "maximum" in field and field["maximum"] < 10**5:
-        words += f" to {field['maximum']:g}"
-    return words
-
-
 def meanings_of(room: str, name: str) -> dict[str, str]:
     """What each argument of a part means, from its docstring and, where that names it, the one that its room shares."""
-    names = list(_fields(parts.schema_of(room, name)))
+    names = list(fields_of(parts.schema_of(room, name)))
     shared = {}
     if room in SHARED:
         shared = _meanings(_block(_doc(importlib.import_module(SHARED[room])), "Args", "Arguments"), names)

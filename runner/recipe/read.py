@@ -9,6 +9,7 @@ import pydantic
 
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.addresses import Source, find_source, wrong_from_elsewhere
+from segkd.runner.recipe.kinds import RECIPE, refuse_other_kind
 from segkd.runner.recipe.mistakes import Key, Mistake, Origins, RecipeError, did_you_mean, found_by, located
 from segkd.runner.recipe.protocols import change_protocol, fixed_by, protocol_in, wrong_fields
 from segkd.runner.recipe.schema import Recipe
@@ -126,14 +127,21 @@ def read_needed(recipe: Recipe, is_done: Callable[[Recipe], bool], above: tuple[
         above: the recipes that asked for this one.
 
     Raises:
-        ValueError: recipes that need each other.
+        ValueError: recipes that need each other, or of one name.
     """
     above = (*above, recipe)
     needed: dict[Path, Recipe] = {}
     for entry in recipe.others:
         other = read_other(recipe, entry)
-        if other.folder in [asking.folder for asking in above]:
-            circle = " -> ".join(str(one.folder) for one in (*above, other))
+        folders = [one.folder for one in (*above, other)]
+        if other.folder in folders[:-1]:
+            behind = folders[folders.index(other.folder) + 1]
+            if behind not in [read_other(other, one).folder for one in other.others]:  # another recipe of that name
+                raise ValueError(
+                    f"{entry.recipe}, which is trained before {recipe.name}, is called {other.name} as a recipe that "
+                    f"needs it, and both would train in {other.folder}; give one of them a `name:` of its own"
+                )
+            circle = " -> ".join(map(str, folders))
             raise ValueError(f"each of these runs needs the next one first, in a circle: {circle}")
         if other.folder not in needed and not is_done(other):
             needed |= {one.folder: one for one in read_needed(other, is_done, above)}
@@ -145,6 +153,7 @@ def _read_values(source: Source, assignments: list[str]) -> tuple[dict, Origins,
     """What file and command line say, where each says it, and the traps in the file."""
     if source.given is None:
         values, origins, traps = read_with_traps(source.path, source.root)
+        refuse_other_kind(values, source.path, RECIPE)
     else:
         values, origins, traps = read_given(source.given)
     before = protocol_in(values)

@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from segkd.runner.recipe.addresses import Source, is_address
-from segkd.runner.recipe.differences import differences
+from segkd.runner.recipe.differences import differences, in_words
 from segkd.runner.recipe.mistakes import RecipeError, found_by, located
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
@@ -70,7 +70,7 @@ def what_keeps_apart(one: Recipe, other: Recipe) -> str | None:
     if one.schedule.is_open or other.schedule.is_open:
         return "how many iterations fit into schedule.hours or seconds is measured for one training alone"
     values = (common_values(one), common_values(other))
-    found = [f"{key} is {before!r} there and {now!r} here" for key, before, now in differences(*values)]
+    found = [f"{key} is {in_words(before)} there and {in_words(now)} here" for key, before, now in differences(*values)]
     return "; ".join(found[:3]) or None
 
 

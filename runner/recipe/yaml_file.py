@@ -9,7 +9,8 @@ from pathlib import Path, PurePath
 
 import yaml
 
-from segkd.runner.recipe.mistakes import Key, Origins, RecipeError, dotted
+from segkd.runner.recipe.mistakes import Key, Origins, RecipeError, did_you_mean, dotted
+from segkd.runner.recipe.shipped import hint_for_recipe
 from segkd.runner.recipe.text_file import read_text
 
 
@@ -112,10 +113,10 @@ def read_with_traps(
         text = read_text(path, _LARGEST_FILE)
     except FileNotFoundError:
         asked = f" (asked for by `extends` in {above[-1]})" if above else ""
-        raise FileNotFoundError(f"there is no recipe file {path}{asked}") from None
+        raise FileNotFoundError(f"there is no recipe file {path}{hint_for_recipe(path)}{asked}") from None
     except ValueError as error:
         asked = f" (`extends` in {above[-1]} asks for it)" if above else ""
-        raise RecipeError([f"{error}{asked}"]) from None
+        raise RecipeError([f"{error}{hint_for_recipe(path) if path.is_dir() else ''}{asked}"]) from None
     values, origins, traps = copy.deepcopy(_parse(text, path))  # what is kept of a file must not be changed
     return _extended(values, origins, traps, path, root, (*above, real))
 
@@ -243,8 +244,13 @@ def term_index(terms: list, word: str) -> int | None:
     """Where a term stands in a list of losses: by its number, or by its label (the loss's name without one)."""
     if word.isdecimal():
         return int(word) if int(word) < len(terms) else None
-    labels = [term.get("label") or term.get("loss") if isinstance(term, dict) else None for term in terms]
+    labels = labels_of(terms)
     return labels.index(word) if word in labels else None
+
+
+def labels_of(terms: list) -> list:
+    """What each term of a list of losses is called: by its label, or as its loss; None for what is no term."""
+    return [term.get("label") or term.get("loss") if isinstance(term, dict) else None for term in terms]
 
 
 def _numbered(key: Key, values: object) -> Key:
@@ -310,7 +316,10 @@ def _assign(values: dict, key: Key, value: object) -> list[str]:
     place: object = values
     for depth, word in enumerate(key):
         if isinstance(place, list) and not isinstance(word, int):
-            return [f"{dotted(key[:depth])} is a list of {len(place)}, numbered from 0; {word!r} is not in it"]
+            known = [str(label) for label in labels_of(place) if label is not None]
+            told = f": {', '.join(known)}; {word!r} is none of them{did_you_mean(word, known)}" if known else ""
+            text = f"{dotted(key[:depth])} is a list of {len(place)}, numbered from 0"
+            return [text + (told or f"; {word!r} is not in it")]
         if not isinstance(place, (dict, list)):
             return [f"{dotted(key[:depth])} is {place!r}, which has nothing inside"]
         if depth + 1 == len(key):

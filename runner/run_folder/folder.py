@@ -85,6 +85,15 @@ class RunFolder:
         return self.student.is_complete and not self.student.is_unfinished
 
     @property
+    def has_progress(self) -> bool:
+        """Whether the run has left more than a log: a checkpoint, or what it has delivered.
+
+        Behind a link that leads nowhere checkpoints may be, on a disk that is missing.
+        """
+        is_missing = self.checkpoints.is_symlink() and not self.checkpoints.exists()
+        return is_missing or bool(self.complete_checkpoints()) or self.student.config_file.is_file()
+
+    @property
     def has_results(self) -> bool:
         """Whether what a comparison reads is here: the student was delivered, its weights may have been deleted."""
         return self.student.config_file.is_file() and self.summary_file.is_file()

@@ -15,15 +15,16 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from segkd.runner.console import counted
-from segkd.runner.recipe.differences import changes
+from segkd.runner.recipe.differences import IN_NO_RESULT, changes, without
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.checkpoint import remove_leftovers
-from segkd.runner.run_folder.claim import Claim, claim
+from segkd.runner.run_folder.claim import Claim, claim, look
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 from segkd.runner.run_folder.replacing import write_text
 
 PACKAGES = ("torch", "accelerate", "timm", "transformers", "segment-anything", "pillow", "pydantic", "safetensors",
             "wandb", "numpy")  # fmt: skip
+MOST = 8  # differences that are told
 
 
 def open_run_folder(
@@ -52,15 +53,19 @@ def open_run_folder(
         run.path.mkdir(parents=True, exist_ok=True)
         try:
             held = claim(run.claims)
+            if run.has_progress and not overwrite:  # another may have trained here since the folder was looked at
+                _refuse_run(recipe, resume=resume)
         except ValueError as error:
             refused = [str(error)]
+            if held is not None:
+                held.release()
     if broadcast_object_list(refused)[0]:  # by the main process; the others would wait for it
         raise ValueError(refused[0])
     if accelerator.is_main_process:
-        if overwrite and run.is_begun:
+        if run.is_begun and (overwrite or not run.has_progress and not (resume and _is_of(recipe))):
             run.remove_run()
         remove_leftovers(run)
-        if not run.is_begun:
+        if not run.has_progress:
             write_text(run.recipe_file, recipe.dump())
         write_text(run.environment_file, json.dumps(environment(accelerator, *_before(run)), indent=2) + "\n")
     accelerator.wait_for_everyone()
@@ -71,7 +76,8 @@ def open_run_folder(
 def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
     """ValueError where the folder holds a run and nothing says what to do with it, or holds another recipe's run.
 
-    A folder inside of another run's, or around one, is refused whatever is said.
+    A run that has come to nothing yet (holds_nothing) is none. A folder inside of another run's, or around one, is
+    refused whatever is said.
     """
     others = "; give this run another name (name=...) or folder (tracking.folder=...)"
     around = RunFolder.enclosing(recipe.folder)
@@ -84,8 +90,18 @@ def refuse_used_folder(recipe: Recipe, *, resume: bool, overwrite: bool) -> None
         if inside:
             raise ValueError(f"{recipe.folder} holds other runs, such as {min(inside)}{others}")
         return
-    if overwrite:
-        return
+    if not (overwrite or holds_nothing(RunFolder(recipe.folder))):
+        _refuse_run(recipe, resume=resume)
+
+
+def holds_nothing(run: RunFolder) -> bool:
+    """Whether a start loses nothing by beginning anew: no run has left anything in the folder, and none is under way."""
+    holder = look(run.claims)
+    return not run.has_progress and (holder is None or holder.is_gone)
+
+
+def _refuse_run(recipe: Recipe, *, resume: bool) -> None:
+    """ValueError unless the run in the folder is this recipe's and is to be gone on with."""
     check_same_recipe(recipe)
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if not resume and restarts != "0":
@@ -115,18 +131,28 @@ def check_same_recipe(recipe: Recipe) -> None:
     written, now = (
         one.model_dump(mode="json", by_alias=True) for one in (RunFolder(recipe.folder).read_recipe(), recipe)
     )
-    changed = "; ".join(changes(written, now))
+    changed = changes(written, now)
     if changed:
+        more = f"; and {counted(len(changed) - MOST, 'other value')}" if len(changed) > MOST else ""
         raise ValueError(
-            f"{recipe.folder} holds the run of another recipe; they differ in {changed}. Give this one another name "
+            f"{recipe.folder} holds the run of another recipe; they differ in {'; '.join(changed[:MOST])}{more}. Give this one another name "
             f"(name=...), delete that run, or start over with --overwrite"
         )
+
+
+def _is_of(recipe: Recipe) -> bool:
+    """Whether the run in the recipe's folder was made by it."""
+    try:
+        check_same_recipe(recipe)
+    except ValueError:  # a file that cannot be read any more, too
+        return False
+    return True
 
 
 def as_measured(recipe: Recipe) -> Recipe:
     """The recipe with the iterations that its run has measured for the same time; as it is where there are none."""
     run = RunFolder(recipe.folder)
-    if not recipe.schedule.is_open or not run.is_begun:
+    if not recipe.schedule.is_open or not run.is_begun or holds_nothing(run):
         return recipe
     written = run.read_recipe().schedule
     same = written.measured and written.budget == recipe.schedule.budget
@@ -139,6 +165,29 @@ def is_finished(recipe: Recipe) -> bool:
         return False
     check_same_recipe(recipe)
     return True
+
+
+def is_done(recipe: Recipe) -> bool:
+    """Whether this recipe's run is finished and tells all that the recipe asks for, so that a resume has nothing to do.
+
+    Raises:
+        ValueError: its folder holds another recipe's run.
+    """
+    if not is_finished(recipe):
+        return False
+    run = RunFolder(recipe.folder)
+    asked, written = (
+        without(one.model_dump(mode="json", by_alias=True), IN_NO_RESULT)
+        for one in (as_measured(recipe), run.read_recipe())
+    )
+    try:
+        told = {row["network"] for row in run.read_summary()["rows"]}
+    except (OSError, ValueError, KeyError):  # an older one has none; a damaged one is made again
+        return False
+    files = [run.environment_file, run.metrics_file, run.report_file, run.curves_file, run.page_file]
+    files += [] if recipe.judged_by_loss else [run.images_file]
+    files += [run.teachers_file] if told & recipe.networks.keys() - {"student"} else []
+    return asked == written and all(file.is_file() for file in files)
 
 
 def _before(run: RunFolder) -> tuple[list[str], list[str]]:

@@ -17,6 +17,7 @@ from segkd.models._prediction import Normalize
 from segkd.models._weights import fill, read_weights
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import did_you_mean, dotted
+from segkd.runner.recipe.shipped import near
 from segkd.runner.recipe.student_folder import StudentFolder
 from segkd.runner.run_folder.folder import RunFolder
 
@@ -69,7 +70,7 @@ def find_student(source: str | Path, revision: str | None = None) -> StudentFold
         raise FileNotFoundError(f"{source} holds no delivered network, {' and '.join(files)}{unfinished}")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         raise FileNotFoundError(
-            f"there is no folder {source}; give a run folder, a student folder or a Hub id user/name"
+            f"there is no folder {source}{near(path)}; give a run folder, a student folder or a Hub id user/name"
         )
     import huggingface_hub  # asked only where nothing of that name is on the disk
 
@@ -77,7 +78,7 @@ def find_student(source: str | Path, revision: str | None = None) -> StudentFold
         downloaded = huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=files)
     except (OSError, ValueError) as error:  # no such repository, no access, no network, HF_HUB_OFFLINE
         raise FileNotFoundError(
-            f"there is no folder {source} here, and it could not be had from the Hub ({type(error).__name__}); check "
+            f"there is no folder {source} here{near(path)}, and it could not be had from the Hub ({type(error).__name__}); check "
             f"the name, the network and, for a private one, the login (hf auth login)"
         ) from error
     student = StudentFolder(Path(downloaded))

@@ -12,6 +12,7 @@ from segkd.models._prediction import Normalize
 from segkd.models._weights import exported_from, fill, read_part, refuse_irregular
 from segkd.runner.recipe import parts, told_by_weights
 from segkd.runner.recipe.mistakes import dotted
+from segkd.runner.recipe.shipped import near
 from segkd.runner.recipe.student_folder import StudentFolder, described
 from segkd.runner.recipe.told_by_weights import Told
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
@@ -164,7 +165,9 @@ def find_weights(
 def weights_file(path: Path) -> Path:
     """The file of weights that a path in a recipe means."""
     if not path.exists():
-        raise FileNotFoundError(f"there are no weights at {path}; give a .safetensors or .pth file, or a run folder")
+        raise FileNotFoundError(
+            f"there are no weights at {path}{near(path)}; give a .safetensors or .pth file, or a run folder"
+        )
     if not path.is_dir():
         refuse_irregular(path)
         return path

@@ -18,7 +18,7 @@ from segkd.runner.building.losses import build_graph, told_class_weights, told_u
 from segkd.runner.building.networks import build_networks, random_starts
 from segkd.runner.building.optimizers import build_optimizers
 from segkd.runner.building.stopwatch import Stopwatch
-from segkd.runner.console import say
+from segkd.runner.console import counted, say
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.claim import Claim
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
@@ -102,7 +102,7 @@ class Training:
     def _take_up(self, last: Checkpoint | None, val_set: Dataset, accelerator: Accelerator, place: str) -> None:
         recipe, state = self.recipe, self.state
         if accelerator.is_main_process:
-            much = f"{recipe.schedule.iterations} iterations of {recipe.data.batch_size} images"
+            much = f"{counted(recipe.schedule.iterations, 'iteration')} of {counted(recipe.data.batch_size, 'image')}"
             starts = random_starts(recipe) if last is None else ()
             say("; ".join([f"{place}{recipe.name}, {much} on {device_words(accelerator.device)}", *starts]))
         if last is not None:

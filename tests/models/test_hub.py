@@ -157,7 +157,7 @@ def test_half_precision_files_give_float32(tmp_path):
 
 
 @pytest.mark.parametrize(("settings", "error", "text"), [
-    ({}, ValueError, "give a name .* or a config, one of the two"),
+    ({}, ValueError, "give a name .* or a config, one of the two; .* `source: hf`"),
     ({"name": "x", "config": {}}, ValueError, "one of the two"),
     ({"config": {"model_type": "segformer"}, "pretrained": True}, ValueError, "a config alone has no weights"),
     ({"config": {"hidden_size": 3}}, ValueError, "config needs a model_type"),

@@ -36,7 +36,7 @@ def test_a_training_fits_its_time_and_is_that_of_the_number_it_has_measured(trai
     again = trained("timed", "schedule.seconds=0.6", "evaluate.every=1000", "--resume")
     assert "was measured" not in again.out and again.ends() == run.ends()
     refused = distill("tiny.yaml", "name=timed", "schedule.hours=1", "evaluate.every=1000", "--resume")
-    assert refused.code == 2 and "schedule.seconds: 0.6 there, None here" in refused.err
+    assert refused.code == 2 and "schedule.seconds: 0.6 there, null here" in refused.err
 
 
 def test_patience_ends_a_training_and_a_stopped_one_is_delivered_as_it_stands(

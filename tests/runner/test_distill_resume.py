@@ -92,7 +92,14 @@ def test_a_second_start_is_refused_resume_of_a_finished_run_only_reports_overwri
     before, log = run.ends(), (run.path / "metrics.jsonl").read_text()
     refused = distill("tiny.yaml")
     assert refused.code == 2 and "--resume" in refused.err and "--overwrite" in refused.err
-    # settings that do not touch the weights may change
+    # all that it asks for is there
+    files = {file: file.stat().st_mtime_ns for file in run.path.rglob("*")}
+    done = trained("tiny", "data.workers=1", "--resume")
+    assert done.out == "tiny is done, nothing is left to do: its report is runs/tiny/report.html\n"
+    assert {file: file.stat().st_mtime_ns for file in run.path.rglob("*")} == files
+    # a report that is gone is made again; settings that do not touch the weights may change
+    (run.path / "report.html").unlink()
+    assert "tiny is done: mIoU" in trained("tiny", "--resume").out and (run.path / "report.html").is_file()
     again = trained("tiny", "tracking.images=0", "data.workers=1", "evaluate.metrics=[boundary]", "--resume")
     assert re.search(r"tiny is done: mIoU [\d.]+ %, parameters 0.26 M, ms per image", again.out)
     assert "tiny 2/4" not in again.out

@@ -272,9 +272,9 @@ def test_a_delivered_network_needs_no_model(built, tmp_path, caplog):
     assert logits(built(args={"output_stride": 32}, weights="run")).shape[-1] == 2
     with pytest.raises(
         ValueError,
-        match="networks.teacher.weights: nowhere tells no network .is not there yet.*; name its model: and arg",
+        match="networks.teacher.weights: there is no rnu, did you mean 'run'.; name a file .* model: and args:, too",
     ):
-        built(model=None, weights="nowhere")
+        built(model=None, weights="rnu")
     torch.save({"fc.weight": torch.ones(2, 2)}, "other.pth")
     with pytest.raises(
         ValueError, match="other.pth tells no network .is of none that is known.*: .one of bare_enc.*, pspnet"

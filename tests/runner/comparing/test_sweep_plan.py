@@ -127,7 +127,7 @@ def test_all_mistakes_are_told_at_once(folder, text, told):
 
 
 def test_mistakes_in_a_teacher_and_in_run_folders_are_told_too(folder):
-    read_plan("sweep.yaml").runs[0].recipe.folder.mkdir(parents=True)
+    (folder / "runs/small/small-none-s0/checkpoints/step-00000002").mkdir(parents=True)
     (folder / "runs/small/small-none-s0/recipe.yaml").write_text(read("tiny.yaml").dump())
     (folder / "big.yaml").write_text("extends: tiny.yaml\nname: big\noptimiser: {lr: 1}")
     with pytest.raises(ValueError, match="2 mistakes") as error:
@@ -137,6 +137,10 @@ def test_mistakes_in_a_teacher_and_in_run_folders_are_told_too(folder):
 
 
 def test_what_is_not_there_is_named():
+    with pytest.raises(
+        ValueError, match="tiny.yaml is a recipe and not a sweep; `python .*runner/distill.py tiny.yaml`"
+    ):
+        read_plan("tiny.yaml")
     with pytest.raises(FileNotFoundError, match="there is no sweep file nowhere.yaml"):
         read_plan("nowhere.yaml")
     with pytest.raises(

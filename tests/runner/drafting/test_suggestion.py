@@ -11,7 +11,6 @@ import yaml
 from segkd.runner import check
 from segkd.runner.drafting.rules import RULES, Asked
 from segkd.runner.drafting.suggestion import suggest
-from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 
 ROOT = Path(__file__).parents[3]
@@ -66,8 +65,13 @@ def test_a_run_as_the_teacher(deliver, tmp_path):
 
 
 def test_an_encoder_that_is_none():
-    with pytest.raises(RecipeError, match="resnet19"):
-        suggest(Asked("resnet18", "resnet19"))
+    with pytest.raises(ValueError, match="^--student resnet19: must be 'resnet18'.*\n--teacher resnet20: must be"):
+        suggest(Asked("resnet20", "resnet19"))
+
+
+def test_what_is_advised_first_is_what_the_recipe_does():
+    text = suggest(Asked("resnet18", "mobilenetv2_050", unlabelled=9))
+    assert "train the student alone first" in text and "cwd" not in text.partition("name: suggested")[0]
 
 
 def test_every_rule_says_what_it_rests_on():

@@ -101,9 +101,10 @@ def test_a_run_goes_on_in_int8_as_one_of_its_own(folder, deliver, monkeypatch):
     )
     monkeypatch.setattr(int8.subprocess, "run", lambda words: commands.append(words) or SimpleNamespace(returncode=0))
     assert train_in_int8(run, 3) == Path("runs/tiny-int8")
-    _, script, source, *words = commands.pop()
+    _, script, source, *words, again = commands.pop()
     recipe = read(source, words)
-    assert Path(script).name == "distill.py" and (recipe.name, recipe.schedule.iterations) == ("tiny-int8", 3)
+    assert (Path(script).name, again) == ("distill.py", "--resume")
+    assert (recipe.name, recipe.schedule.iterations) == ("tiny-int8", 3)
     assert recipe.networks["student"].optimizer.lr == pytest.approx(0.05)
     assert (recipe.schedule.min_lr, recipe.schedule.warmup) == (pytest.approx(0.0001), 0)
     assert recipe.optimizer.lr == pytest.approx(0.002) and recipe.losses == read("tiny.yaml").losses
@@ -111,7 +112,7 @@ def test_a_run_goes_on_in_int8_as_one_of_its_own(folder, deliver, monkeypatch):
     expected = from_pretrained(run.path)
     assert in_float(network) == {}, "no range is known before the first batch"
     assert all(torch.equal(value, expected.state_dict()[key]) for key, value in network.state_dict().items())
-    (folder / "runs/tiny-int8").mkdir()
+    (folder / "runs/tiny-int8/checkpoints/step-00000002").mkdir(parents=True)
     (folder / "runs/tiny-int8/recipe.yaml").write_text(recipe.dump())
     monkeypatch.setattr(int8.subprocess, "run", lambda words: commands.append(words) or SimpleNamespace(returncode=3))
     with pytest.raises(ValueError, match="in runs/tiny-int8 did not come to its end; the same command goes on with it"):

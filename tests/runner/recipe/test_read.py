@@ -143,6 +143,11 @@ def test_recipes_that_need_each_other_are_named(family):
     family("own", baseline="own")
     with pytest.raises(ValueError, match="in a circle: runs/own -> runs/own$"):
         read_needed(read("own.yaml"), lambda one: False)
+    family("plain")
+    with pytest.raises(ValueError, match="plain.yaml, which is trained before big, is called plain as a recipe that n"):
+        family("big", baseline="plain")
+        family("student", "big")
+        read_needed(read("student.yaml", ["name=plain"]), lambda one: False)
 
 
 def test_what_the_command_line_says_of_the_place_holds_for_what_is_trained_first(family):
@@ -156,6 +161,17 @@ def test_what_the_command_line_says_of_the_place_holds_for_what_is_trained_first
         # the experiment, and where its run lies, are the outer recipe's alone
         assert one.optimizer.lr == 0.01 and str(one.folder) == f"runs/{one.name}"
     assert (teacher.data.root, plain.data.root) == ("mine", "theirs")
+
+
+@pytest.mark.parametrize("text, told", [
+    ("methods: {a: a.yaml}", "other.yaml is a sweep and not a recipe; `python .*runner/sweep.py other.yaml` trains it"),
+    ("together: []", "other.yaml is a list of recipes .* and not a recipe; `python .*runner/distill.py other.yaml` tr"),
+])  # fmt: skip
+def test_files_of_another_kind(tmp_path, monkeypatch, text, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.yaml").write_text(text)
+    with pytest.raises(ValueError, match=told):
+        read("other.yaml")
 
 
 CHAIN = """

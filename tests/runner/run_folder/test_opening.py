@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from segkd.runner.recipe.read import read
-from segkd.runner.run_folder import checkpoint
+from segkd.runner.run_folder import checkpoint, opening
+from segkd.runner.run_folder.claim import claim, look
 from segkd.runner.run_folder.folder import RunFolder, refuse_inside_a_run
 from segkd.runner.run_folder.opening import (
     check_same_recipe,
@@ -49,6 +51,13 @@ def opened(*given, **settings):
     return last
 
 
+def saved(recipe):
+    """The folder of this recipe's run, with a checkpoint in it."""
+    run = RunFolder(recipe.folder)
+    checkpoint.save(run, 2, {}, {}, keep_last=2, best=2)
+    return run
+
+
 @pytest.fixture(scope="module")
 def accelerator():
     return Accelerator(cpu=True)
@@ -67,6 +76,7 @@ def test_a_new_run(recipe, accelerator, resume):
 
 def test_a_run_is_not_started_twice(recipe, accelerator):
     opened(recipe(), accelerator, resume=False)
+    saved(recipe())
     with pytest.raises(ValueError) as caught:
         opened(recipe(), accelerator, resume=False)
     assert str(caught.value) == (
@@ -78,6 +88,8 @@ def test_a_run_is_not_started_twice(recipe, accelerator):
 def test_torchrun_s_restart_is_told_to_add_resume(recipe, accelerator, monkeypatch):
     opened(recipe(), accelerator, resume=False)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    opened(recipe(), accelerator, resume=False)  # nothing was saved that a start could lose
+    saved(recipe())
     with pytest.raises(ValueError, match=r"torchrun started them again \(restart 2\); add --resume to the command"):
         opened(recipe(), accelerator, resume=False)
     opened(recipe(), accelerator, resume=True)
@@ -170,6 +182,7 @@ def test_resume_finds_the_last_checkpoint_and_mends_what_a_kill_left(recipe, acc
 
 def test_another_recipe_is_refused_whatever_is_asked(recipe, accelerator):
     opened(recipe(), accelerator, resume=False)
+    saved(recipe())
     for resume in (False, True):
         with pytest.raises(ValueError) as caught:
             opened(recipe("optimizer.lr=0.5", "losses.1.args.temperature=3"), accelerator, resume=resume)
@@ -207,20 +220,71 @@ def test_a_run_that_is_older_than_a_field_has_its_default(recipe, accelerator):
     file = recipe().folder / "recipe.yaml"
     file.write_text(file.read_text().replace("  fit_corners: false\n", "").replace("  metrics: {}\n", ""))
     check_same_recipe(recipe())
-    with pytest.raises(ValueError, match="evaluate.fit_corners: False there, True here"):
+    with pytest.raises(ValueError, match="evaluate.fit_corners: false there, true here"):
         check_same_recipe(recipe("evaluate.fit_corners=true", "evaluate.fit=[8, 8]"))
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_came_to_nothing_does_not_keep_its_folder_from_another_recipe(recipe, accelerator, resume):
+    failed, now = recipe(), recipe("data.batch_size=2", "evaluate.every=3")
+    opened(failed, accelerator, resume=False)
+    run = RunFolder(failed.folder)
+    (run.path / "notes.txt").write_text("mine")
+    run.wandb_id_file.write_text("of the failed one")
+    for file in (run.metrics_file, run.panels(1) / "a.png"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    assert opened(now, accelerator, resume=resume) is None
+    assert run.read_recipe() == read(run.recipe_file) == now
+    left = sorted(path.name for path in run.path.iterdir())
+    assert left == ["claim", "environment.json", "notes.txt", "recipe.yaml"]
+    # what is no recipe any more, too
+    run.recipe_file.write_text("cut o")
+    assert opened(failed, accelerator, resume=resume) is None and run.read_recipe() == failed
+    # a resume of the same recipe takes up its wandb run, and what may change is taken over
+    run.wandb_id_file.write_text("abc")
+    later = recipe("evaluate.metrics=[boundary]")
+    opened(later, accelerator, resume=resume)
+    assert run.wandb_id_file.is_file() == resume and run.read_recipe() == later
+
+
+def test_a_run_that_is_trained_keeps_its_folder_before_its_first_checkpoint(recipe, accelerator):
+    held, _ = open_run_folder(recipe(), accelerator, resume=False)
+    with pytest.raises(ValueError, match="holds this run already"):
+        opened(recipe(), accelerator, resume=False)
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="holds the run of another recipe"):
+            opened(recipe("seed=1"), accelerator, resume=resume)
+    held.release()
+    opened(recipe("seed=1"), accelerator, resume=False)
+
+
+def test_what_another_process_saves_while_this_one_waits_for_its_claim_is_not_removed(recipe, accelerator, monkeypatch):
+    opened(recipe(), accelerator, resume=False)
+
+    def claimed_late(folder):
+        saved(recipe())
+        return claim(folder)
+
+    monkeypatch.setattr(opening, "claim", claimed_late)
+    for given, told in ((recipe(), "holds this run already"), (recipe("seed=1"), "holds the run of another recipe")):
+        shutil.rmtree(RunFolder(recipe().folder).checkpoints, ignore_errors=True)
+        with pytest.raises(ValueError, match=told):
+            opened(given, accelerator, resume=False)
+        assert look(RunFolder(recipe().folder).claims).released
+    assert RunFolder(recipe().folder).complete_checkpoints() and RunFolder(recipe().folder).read_recipe() == recipe()
+
+
 @pytest.mark.parametrize("assignment, told", [
-    ("evaluate.mode=slide", "evaluate.mode: 'whole' there, 'slide' here"),  # its best score would be of two kinds
+    ("evaluate.mode=slide", "evaluate.mode: whole there, slide here"),  # its best score would be of two kinds
     ("seed=1", "seed: 0 there, 1 here"), ("data.batch_size=2", "data.batch_size: 4 there, 2 here"),
     ("loop.precision=bf16", "loop.precision"),
     ("data.crop_size=[32, 64]", "data.crop_size.1: 32 there, 64 here"),
     ("losses.1.weight=0", "losses.1.weight: 1.0 there, 0.0 here"),
-    ("losses=[{loss: cross_entropy}]", "losses: "),
-    ("networks.student.args.width=8", "networks.student.args.width: None there, 8 here"),
+    ("losses=[{loss: cross_entropy}]", "losses.1: {loss: kl, of: student, from: teacher"),
+    ("networks.student.args.width=8", "networks.student.args.width: null there, 8 here"),
     ("networks.teacher.weights=a.pth",
-     "networks.teacher.weights: {'recipe': 'teacher.yaml'} there, 'a.pth' here"),
+     "networks.teacher.weights: {recipe: teacher.yaml} there, a.pth here"),
     ("losses.1.weight={start: 0, end: 1, over: [0, 9]}", "losses.1.weight: 1.0 there, {"),
     ("schedule.iterations=20", "schedule.iterations: 10 there"),
 ])  # fmt: skip
