@@ -1,10 +1,12 @@
 """A memory of the teacher's vectors from earlier batches, and the exchange that keeps it the same on all processes."""
 
+import warnings
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ._relations import unit
+from ._relations import image_pair_divergence, unit
 from ._task import at_least_float32
 
 
@@ -111,6 +113,26 @@ def gather(x: Tensor) -> list[Tensor]:
     parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x.detach().contiguous())
     return parts
+
+
+def of_all(x: Tensor) -> Tensor:
+    """x of all processes along the batch; this process's part keeps its gradient."""
+    parts = gather(x)
+    parts[this_process()] = x
+    return torch.cat(parts)
+
+
+def among_images(student: Tensor, teacher: Tensor, temperature: float, *, gathers: bool, training: bool) -> Tensor:
+    """image_pair_divergence between the images of a batch or, in training where it `gathers`, of all processes' batches.
+
+    Shapes:
+        student: (B, R, C), teacher: (B, R, C'). returns: scalar.
+    """
+    if len(teacher) == 1 and not gathers:
+        warnings.warn("cirkd: one image per process has no other to compare with; set gather: true", stacklevel=2)
+    keys = map(of_all, (student, teacher)) if gathers and training else (student, teacher)
+    student_keys, teacher_keys = keys
+    return image_pair_divergence(student, student_keys, teacher, teacher_keys, temperature)
 
 
 def gather_rows(x: Tensor, counts: list[int]) -> Tensor:

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._gcn import projection_head
-from ._memory import Memory, gather, of_first
+from ._memory import Memory, among_images, gather, of_first
 from ._pair import Pair
-from ._relations import image_pair_divergence, row_divergence, unit
+from ._relations import row_divergence, unit
 from ._task import Count, Prediction, Task, Temperature, Weight, at_least_float32
 
 
@@ -34,6 +34,7 @@ class CIRKDChannel(nn.Module):
         pool: side of the averaged windows in pixels of the map.
         filled_only: leave slots out of Q that no vector was written to yet; the released code starts from random ones.
         half_memory: keep the vectors as float16.
+        gather: see CIRKDMinibatch; of the part `minibatch`.
 
     Returns:
         {minibatch, memory, mse} of the parts left in, weighted scalars; nats, nats, no unit. The teacher gets no
@@ -62,6 +63,7 @@ class CIRKDChannel(nn.Module):
         pool: Count = 4,
         filled_only: bool = False,
         half_memory: bool = False,
+        gather: bool = False,
     ):
         super().__init__()
         if minibatch == memory == mse == 0:
@@ -75,6 +77,7 @@ class CIRKDChannel(nn.Module):
         self.channels_per_batch = channels_per_batch
         self.pool = pool
         self.filled_only = filled_only
+        self.gather = gather
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> dict[str, Tensor]:
         maps = self.pair.maps(student, teacher)
@@ -84,7 +87,8 @@ class CIRKDChannel(nn.Module):
         with torch.autocast(goal.device.type, enabled=False):
             guess, goal = (unit(x.flatten(2), 2) for x in (guess, goal))  # (B, C', N)
             if self.minibatch_weight:
-                divergence = image_pair_divergence(guess, guess, goal, goal, self.contrast_temperature)
+                settings = {"gathers": self.gather, "training": self.training}
+                divergence = among_images(guess, goal, self.contrast_temperature, **settings)
                 parts["minibatch"] = self.minibatch_weight * divergence
             if self.memory_weight:
                 parts["memory"] = self.memory_weight * self.against_memory(guess.flatten(0, 1), goal.flatten(0, 1))

@@ -1,14 +1,12 @@
 """CIRKD, mini-batch term: Yang et al., "Cross-Image Relational Knowledge Distillation", CVPR 2022, arXiv 2204.06986."""
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._memory import gather, this_process
+from ._memory import among_images
 from ._pair import Pair
-from ._relations import image_pair_divergence, unit
+from ._relations import unit
 from ._task import Count, Prediction, Task, Temperature
 
 
@@ -57,14 +55,9 @@ class CIRKDMinibatch(nn.Module):
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> Tensor:
         guess, goal = self.pair.maps(student, teacher)
-        if len(goal) == 1 and not self.gather:
-            message = "cirkd_minibatch: one image per process has no other to compare with; set gather: true"
-            warnings.warn(message, stacklevel=2)
         with torch.autocast(goal.device.type, enabled=False):
             guess, goal = self.pixels(guess), self.pixels(goal)
-            together = self.gather and self.training
-            guess_keys, goal_keys = (of_all(guess), of_all(goal)) if together else (guess, goal)
-            return image_pair_divergence(guess, guess_keys, goal, goal_keys, self.temperature)
+            return among_images(guess, goal, self.temperature, gathers=self.gather, training=self.training)
 
     def pixels(self, features: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, N, C) of unit length."""
@@ -72,10 +65,3 @@ class CIRKDMinibatch(nn.Module):
         if self.pool > 1 and height >= self.pool_from[0] and width >= self.pool_from[1]:
             features = F.avg_pool2d(features, self.pool, self.pool, ceil_mode=True)
         return unit(features.flatten(2), 1).mT
-
-
-def of_all(x: Tensor) -> Tensor:
-    """x of all processes along the batch; this process's part keeps its gradient."""
-    parts = gather(x)
-    parts[this_process()] = x
-    return torch.cat(parts)

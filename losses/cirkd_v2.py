@@ -86,7 +86,8 @@ class CIRKDv2(nn.Module):
         if any(channels):
             self.channel = CIRKDChannel(
                 task, minibatch=minibatch_channel, memory=memory_channel, mse=channel_mse,
-                channel_memory=channel_memory, channel_contrast=channel_contrast, **names, **kept, **temperatures,
+                channel_memory=channel_memory, channel_contrast=channel_contrast, gather=gather, **names, **kept,
+                **temperatures,
             )  # fmt: skip
 
     def forward(self, student: Prediction, teacher: Prediction, target: Tensor) -> dict[str, Tensor]:

@@ -29,8 +29,8 @@ class TriKDTinyViT(Network):
         widths: channels of the decoder's four levels; None: 48, 96, 192, 320 (5m: 48, 96, 128, 256).
         drop_path: see models/_network.py; None: 0.1, for 21m with windows of 7 0.2, for 5m 0.
         distill_heads: with the released code's two 1x1 convolutions between features and distillation losses. They
-            take part in nothing else and get no gradient without such a loss (which stops training by several
-            processes). The losses' own projections (fitnet, attention_kl: `affine`) do the same work without them.
+            take part in nothing else, and are frozen without such a loss. The losses' own projections (fitnet,
+            attention_kl: `affine`) do the same work without them.
         backbone_weights: start it from this local file (TinyViT's or timm's keys) instead. Position biases of other
             windows are resized.
         num_classes, dropout (of whole channels), cutoff, cutoff_unit, center, pretrained: see models/_network.py.
@@ -72,6 +72,7 @@ class TriKDTinyViT(Network):
             self.high_head = nn.Conv2d(self.channels["attention"], 12, 1)
             self.add_features(["attention"], 12, self.strides["attention"])
             self.add_features(["low"], 256, self.strides["stage1"])
+            self.own_heads = {"attention": "high_head", "low": "low_head"}
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor]:
         found = self.backbone(x, wanted)

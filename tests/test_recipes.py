@@ -162,7 +162,8 @@ ADDED_AT_THE_TOP = ("tuned",)
 ADDED_TO_UNLABELLED = ("shards", "shuffle")
 # and arguments of views and losses
 ADDED_TO_TRANSFORM = ("flip_vertical", "quarter_turns", "rotation")
-ADDED_TO_LOSSES = {"kl": ("standardize", "eps"), "cross_entropy": ("scores", "ohem_min_share")}
+ADDED_TO_LOSSES = {"kl": ("standardize", "eps"), "cross_entropy": ("scores", "ohem_min_share"),
+                   "cirkd_channel": ("gather",)}  # fmt: skip
 ADDED_TO_NETWORKS = {"deeplabv3plus": ("head_init",)}
 
 

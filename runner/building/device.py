@@ -92,7 +92,11 @@ def prepare_for_device(graph: Graph, recipe: Recipe, accelerator: Accelerator) -
     if synchronise == "auto":
         synchronise = on_gpu and share <= 8
     memory_format = torch.channels_last if loop.channels_last else torch.contiguous_format
-    if synchronise and accelerator.num_processes > 1:
+    if synchronise and accelerator.num_processes > 1 and not on_gpu:  # torch's refuses maps on CPUs
+        if accelerator.is_main_process:
+            text = "loop.sync_batchnorm is for GPUs; on CPUs the batch norms of each process see its own images alone"
+            warnings.warn(text, stacklevel=2)
+    elif synchronise and accelerator.num_processes > 1:
         for owner in (graph.networks, *graph.losses.values()):
             for name, part in list(owner.named_children()):
                 if name != "adversary":  # a discriminator's scores of one process's images need no others

@@ -92,7 +92,9 @@ class Loop(Section):
     accumulate: Images = Field(1, description="parts an optimizer step's batch is computed in, one after another")
     clip_norm: Factor | None = Field(None, description="largest gradient norm")
     channels_last: bool = Field(True, description="memory format of the networks; faster for convolutions")
-    sync_batchnorm: bool | Literal["auto"] = Field("auto", description="auto: several GPUs with at most 8 images each")
+    sync_batchnorm: bool | Literal["auto"] = Field(
+        "auto", description="auto: several GPUs with at most 8 images each; none on CPUs"
+    )
     compile: bool = Field(False, description="torch.compile of the trained networks, for the fixed crop size")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="decay of a moving average of the student's weights, scored and saved in its place"

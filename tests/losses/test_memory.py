@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from segkd.losses._memory import Memory
 from segkd.losses._task import Features, Task
@@ -96,8 +97,9 @@ def run_losses(images: slice) -> dict:
     task = Task(3, 255, Features("student", {"head": 4}, {}), Features("teacher", {"head": 4}, {}))
     memory = CIRKDMemory(task, pixel_memory=9, region_memory=4, pixels_per_class=3)
     memory.draw = lambda image, label, count: torch.arange(count)
-    channel = CIRKDChannel(task, channel_memory=21, channels_per_batch=10, pool=1)
+    channel = CIRKDChannel(task, channel_memory=21, channels_per_batch=10, pool=1, gather=True)
     channel.draw = lambda count: torch.arange(count).flip(0) + (0 if images.start in (None, 0) else -1)
+    channel.head = nn.Identity()  # its batch norms would see the images of a process
     minibatch = CIRKDMinibatch(task, gather=True)
     generator = torch.Generator().manual_seed(1)
     for _ in range(2):
@@ -106,10 +108,10 @@ def run_losses(images: slice) -> dict:
         target[0] = 255
         student, teacher = (SimpleNamespace(features={"head": x[images]}, align_corners=False) for x in maps)
         memory(student, teacher, target[images])
-        channel(student, teacher, None)
+        channels = channel(student, teacher, None)["minibatch"]
         value = minibatch(student, teacher, None)
     state = {f"memory.{name}": part.get_extra_state() for name, part in memory.memories.items()}
-    return state | {"channel": channel.memory.get_extra_state(), "minibatch": value}
+    return state | {"channel": channel.memory.get_extra_state(), "minibatch": value, "channels": channels}
 
 
 def test_two_processes_remember_what_one_would(tmp_path):
@@ -124,8 +126,8 @@ def test_two_processes_remember_what_one_would(tmp_path):
         for part in parts:
             torch.testing.assert_close(part[name]["vectors"], alone[name]["vectors"])
             assert part[name]["pointers"] == alone[name]["pointers"]
-    mean = (parts[0]["minibatch"] + parts[1]["minibatch"]) / 2
-    torch.testing.assert_close(mean, alone["minibatch"])
+    for name in ("minibatch", "channels"):
+        torch.testing.assert_close((parts[0][name] + parts[1][name]) / 2, alone[name])
 
 
 def main(rank: int, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """How networks are made ready for the device of a run."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,3 +49,14 @@ def test_maps_are_in_the_memory_format_that_the_recipe_says(channels_last):
     maps = [value for value in network(images).features.values() if min(value.shape[1:]) > 1]
     formats = [(one.is_contiguous(memory_format=torch.channels_last), one.is_contiguous()) for one in maps]
     assert formats and set(formats) == {(channels_last, not channels_last)}
+
+
+def test_processes_on_cpus_keep_batch_norms_of_their_own_and_are_told_so():
+    recipe = recipe_with(sync_batchnorm=True)
+    graph = Graph({"student": parts.build("models", NETWORK["model"], NETWORK["args"], 8)}, {}, recipe.losses, {})
+    two = SimpleNamespace(
+        num_processes=2, device=torch.device("cpu"), is_main_process=True, ddp_handler=SimpleNamespace()
+    )
+    with pytest.warns(UserWarning, match="loop.sync_batchnorm is for GPUs; on CPUs .* its own images alone"):
+        prepare_for_device(graph, recipe, two)
+    assert not any(isinstance(part, torch.nn.SyncBatchNorm) for part in graph.modules())

@@ -8,6 +8,7 @@ from torch import nn
 
 from segkd.models._network import Network
 from segkd.models._prediction import Prediction
+from segkd.models.trikd_tinyvit import TriKDTinyViT
 from segkd.runner.building.losses import build_graph, told_unread_scores, told_weights
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
@@ -173,6 +174,19 @@ def test_a_head_whose_map_nobody_reads_does_not_learn(built):
     assert graph.network("student").features_wanted == {"low"}
     assert not any(weight.requires_grad for weight in student.heads["head"].parameters())
     assert all(weight.requires_grad for part in (student.heads["low"], student.first) for weight in part.parameters())
+
+
+@pytest.mark.parametrize("losses, still", [
+    ("[{loss: cross_entropy}]", {"low_head", "high_head"}),
+    ("[{loss: cross_entropy}, {loss: fitnet, args: {feature: low, teacher_feature: head}}]", {"high_head"}),
+])  # fmt: skip
+def test_trikd_s_heads_for_distillation_freeze_without_it(built, losses, still):
+    student = TriKDTinyViT(3, variant="5m", widths=(4, 6, 8, 10), distill_heads=True)
+    built(TWO, f"losses={losses}", student=student)
+    heads = ("low_head", "high_head")
+    assert {
+        name for name in heads if not any(one.requires_grad for one in getattr(student, name).parameters())
+    } == still
 
 
 def test_scores_that_no_term_reads_are_known(built):
