@@ -13,7 +13,8 @@ class Confusion(Metric):
     """Mean IoU and its relatives, all shares in 0..1. Their names have no prefix.
 
     Values:
-        miou: mean over classes of I / U. class_accuracy: mean over classes of I / label pixels.
+        miou: mean over classes of I / U. miou_present: the same over those that are labelled or predicted anywhere,
+            whatever absent ones count. class_accuracy: mean over classes of I / label pixels.
         pixel_accuracy: correct / counted pixels. fwiou: IoU weighted by each class's share of the label.
         dice: mean over classes of 2 I / (label + predicted pixels).
         iou_per_class, accuracy_per_class, dice_per_class: K values; NaN where the denominator is empty and absent
@@ -27,7 +28,7 @@ class Confusion(Metric):
 
     reads_scores = False
     per_image = ("images",)
-    names = ("miou", "class_accuracy", "pixel_accuracy", "fwiou", "dice")
+    names = ("miou", "miou_present", "class_accuracy", "pixel_accuracy", "fwiou", "dice")
     names_per_class = ("iou_per_class", "accuracy_per_class", "dice_per_class")
 
     def count(self, scores: Tensor | None, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -41,9 +42,11 @@ class Confusion(Metric):
         lines = list(zip(self.split.class_names, *(values[name] for name in self.names_per_class)))
         lines.append(("mean", values["miou"], values["class_accuracy"], values["dice"]))
         rows = [[name, *map(percent, shares)] for name, *shares in lines]
+        present = values.get("miou_present", values["miou"])  # a row of before has none
+        told = f"mean IoU of the classes that occur {percent(present)} %, " if present != values["miou"] else ""
         return (
             f"{table(['class', 'IoU (%)', 'accuracy (%)', 'Dice (%)'], rows)}\n\n"
-            f"pixel accuracy {percent(values['pixel_accuracy'])} %, "
+            f"{told}pixel accuracy {percent(values['pixel_accuracy'])} %, "
             f"frequency-weighted IoU {percent(values['fwiou'])} %"
         )
 
@@ -113,6 +116,7 @@ def scores(matrix: Tensor, absent: Literal["skip", "zero"] = "skip") -> Values:
     pixels = matrix.sum()
     return {
         "miou": iou.nanmean().item(),
+        "miou_present": ratios(correct, labelled + predicted - correct, "skip").nanmean().item(),
         "class_accuracy": accuracy.nanmean().item(),
         "pixel_accuracy": (correct.sum() / pixels).item(),
         "fwiou": ((labelled / pixels.clamp_min(1)) * iou.nan_to_num(0.0)).sum().item(),

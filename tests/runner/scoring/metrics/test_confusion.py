@@ -70,6 +70,10 @@ def test_absent_classes():
     assert zero["class_accuracy"] == pytest.approx(3 / 4 / 3)
     assert zero["iou_per_class"] == pytest.approx([3 / 4, 0, 0])
     assert skip["fwiou"] == zero["fwiou"] == pytest.approx(3 / 4)
+    assert skip["miou_present"] == zero["miou_present"] == skip["miou"]
+    split = Split(("a", "b", "c"), absent="zero")
+    assert "mean IoU of the classes that occur 37.50 %" in Confusion(split).text(zero)
+    assert "that occur" not in Confusion(split).text(skip)
 
 
 def test_large_counts_stay_exact():
