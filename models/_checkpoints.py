@@ -128,16 +128,17 @@ def found_network(state: dict[str, Tensor], part: str | None) -> tuple[dict[str,
 
     Several are the student and the teacher of mmsegmentation's distillers (`student.`, `teacher.`, of which None takes
     the student), networks trained together (`model_tiny.`, `model_cnn.`, ...; see read_weights), moving averages
-    (`ema.`, `model_ema.`, ...). Where most entries are a training module's network (`model.`, `net.`, as Lightning
-    saves them), what it holds beside it, such as the buffers of a loss, is left out.
+    (`ema.`, `model_ema.`, ...). Where most entries but those of averages are a training module's network (`model.`,
+    `net.`, as Lightning saves them), what it holds beside it, such as an average or the buffers of a loss, is left out.
 
     Raises:
         ValueError: no such part, or several networks trained together and None asked for.
     """
-    taken = ""
+    taken, passed = "", []
     while True:
         heads = [key.split(".")[0] for key in state if "." in key]
-        wrapped = [head for head in dict.fromkeys(heads) if head in WHOLE and 2 * heads.count(head) > len(state)]
+        beside = len(state) - sum(AVERAGE.fullmatch(head) is not None for head in heads)
+        wrapped = [head for head in dict.fromkeys(heads) if head in WHOLE and 2 * heads.count(head) > beside]
         parts = sorted(head for head in {*heads} if head in ("student", "teacher") or AVERAGE.fullmatch(head))
         together = sorted({head for head in heads if head.startswith("model_")} - {*parts})
         known = {head: head for head in [*parts, *wrapped]}
@@ -155,7 +156,10 @@ def found_network(state: dict[str, Tensor], part: str | None) -> tuple[dict[str,
             if name is None and (together or len({*heads}) == 1):  # an average is taken where it is all there is
                 name = next(iter(known), None)
         if name is None:
+            if passed and part is not None and not any(part in known for known in PARTS.values()):
+                raise ValueError(f"this file has no part {part!r}; it has: {', '.join(passed)}")
             return state, part, taken
+        passed += known if len(known) > 1 else []
         prefix = f"{known[name]}."
         taken += prefix
         state = bare({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})

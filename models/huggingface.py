@@ -37,6 +37,7 @@ ENCODERS = {
     "detr": ("detr.model.backbone.",),
 }
 PROBES = ((64, 96), (96, 128))  # not square, so that (B, C, h, w) and (B, h, w, C) differ
+SMALL = (1, 32)  # sides of images that are tried; every network reads the first of PROBES
 
 
 class HuggingFace(Network):
@@ -66,7 +67,8 @@ class HuggingFace(Network):
     Shapes:
         logits: (B, K, h, w) at the network's own stride. Networks of whole patches (BEiT), of squares (DPT) or of their
             image_size alone (Data2Vec, EoMT) read images with zeros, the mean colour, added at the right and the
-            bottom; scores and features are cut to ceil(H / s), ceil(W / s) again.
+            bottom, and so do those that fail at small images, such as SegFormer below 32 pixels; scores and features
+            are cut to ceil(H / s), ceil(W / s) again.
         aux: (B, K, h', w') of its auxiliary head.
 
     Features: `hidden0`, `hidden1`, ... its encoder's hidden states; `head`: what its classifier reads (by mask
@@ -131,7 +133,10 @@ class HuggingFace(Network):
         self.has_aux = getattr(self.network, "auxiliary_head", None) is not None
         self.own_heads = {"aux": "network.auxiliary_head"} if self.has_aux else {}
         self.forms: dict[str, Form] = {}
+        self.least = 1  # pixels a side has at least, once it is padded
         self.unreached = self._probe()
+        if self.extent != "fixed":
+            self.least = self._find_least()
         self.fresh = [key for key in fresh if f"network.{key}" not in self.unreached]
         self.network.train()
 
@@ -153,7 +158,7 @@ class HuggingFace(Network):
         return found | ({"logits": logits} if aux is None else {"logits": logits, "aux": aux})
 
     def read_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        if self.extent is None:
+        if self.extent is None and (self.least == 1 or (size[0] >= self.least and size[1] >= self.least)):
             return None
         if self.extent == "fixed":
             height, width = self._only_size()
@@ -163,6 +168,9 @@ class HuggingFace(Network):
                     f"crops of that size at most and evaluate with mode: slide and window: [{height}, {width}]"
                 )
             return height, width
+        size = max(size[0], self.least), max(size[1], self.least)
+        if self.extent is None:
+            return size
         # DPT halves its map of patches once and doubles it back
         step = self.patch * 2 if self.extent == "square" else self.patch
         height, width = (cells * step for cells in grid(size, step))
@@ -226,6 +234,18 @@ class HuggingFace(Network):
                 "%s: %d parameters no score depends on are frozen: %s", self.source, len(unused), shown([*unused])
             )
         return [f"network.{name}" for name in unused]
+
+    def _find_least(self) -> int:
+        """The first of SMALL that is a side of images which the network reads; else that of PROBES."""
+        for side in SMALL:
+            pixels = torch.zeros(1, 3, *(self.read_size((side, side)) or (side, side)))
+            try:
+                with as_in_inference(self.network), torch.no_grad():
+                    self._run(pixels, set(), False)
+            except Exception:  # whatever transformers' own code stumbles on
+                continue
+            return side
+        return min(PROBES[0])
 
     def _list(self, name: str, form: Form) -> None:
         self.forms[name] = form

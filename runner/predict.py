@@ -13,11 +13,13 @@ after a kill the same command goes on.
 import argparse
 import math
 from pathlib import Path
+from typing import TypeVar
 
 from segkd.runner.command import ask_early, new_parser, run_command
 from segkd.runner.recipe.ranges import SCALES, are_within
 
 KINDS = ("labels", "colored", "overlays")
+T = TypeVar("T")
 
 
 def ask() -> argparse.Namespace:
@@ -87,6 +89,9 @@ def refuse_wrong(options: argparse.Namespace) -> None:
         raise ValueError(f"--scales {words}: factors on the image size are from {SCALES.ge} to {SCALES.le}")
     if (options.mode == "slide") != (options.window is not None) or (options.stride and not options.window):
         raise ValueError("--mode slide needs --window H W (and may have --stride H W); whole images have neither")
+    if options.stride and any(not 1 <= step <= side for step, side in zip(options.stride, options.window)):
+        stride, window = (" ".join(map(str, size)) for size in (options.stride, options.window))
+        raise ValueError(f"--stride {stride}: is from 1 to the window's size, {window}, or it leaves gaps")
     for option, size in (("--resize", options.resize), ("--window", options.window)):
         if size and (min(size) < 1 or math.prod(size) > options.max_pixels):
             raise ValueError(
@@ -102,7 +107,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -117,10 +122,20 @@ from segkd.datasets._resample import resize_image
 from segkd.runner.building.device import find_device
 from segkd.runner.console import message, progress_bar, say
 from segkd.runner.predicting.confident import STEPS, Rule, count_steps, lowest_steps
-from segkd.runner.predicting.image_files import ImageFile, Picture, Unreadable, batches, decode, find_images, map_ahead
+from segkd.runner.predicting.image_files import (
+    LONGEST_REASON,
+    ImageFile,
+    Picture,
+    Unreadable,
+    batches,
+    decode,
+    find_images,
+    map_ahead,
+)
 from segkd.runner.predicting.label_files import Palette, label_image, save_png
 from segkd.runner.predicting.label_folder import LabelFolder
 from segkd.runner.recipe.extra import CONFIDENCE
+from segkd.runner.recipe.memory import is_of_memory
 from segkd.runner.recipe.parts import BARE
 from segkd.runner.recipe.program_file import ProgramFile
 from segkd.runner.recipe.student_folder import StudentFolder
@@ -218,10 +233,14 @@ def lowest_kept(
     if not folder.lowest_file.is_file():
         counts = torch.zeros(network.num_classes, STEPS, dtype=torch.int64)
         pictures = (item for item in decode(files, THREADS, options.max_pixels) if isinstance(item, Picture))
-        for batch in progress_bar(
-            batches(pictures, options.batch_size), total=None, title="how sure it is", unit="batches"
-        ):
-            counts += count_steps(class_scores(network, batch, options, device)).cpu()
+
+        def count(batch: list[Picture]) -> Tensor:
+            return count_steps(class_scores(network, batch, options, device)).cpu()
+
+        # those that cannot be predicted are told when the labels are made
+        counted = computed(count, pictures, options.batch_size, lambda item: None)
+        for _, some in progress_bar(counted, total=None, title="how sure it is", unit="batches"):
+            counts += some
         write_text(folder.lowest_file, json.dumps({"lowest": lowest_steps(counts, options.share).tolist()}) + "\n")
     return torch.tensor(read_json(folder.lowest_file, {"lowest": list})["lowest"])
 
@@ -262,6 +281,12 @@ def predict_all(
     """
     failed: list[Unreadable] = []
     names: set[str] = set()
+    paths = {file.name: file.path for file in files}  # a frame's is its name
+
+    def fail(item: Unreadable) -> None:
+        item = Unreadable(paths.get(str(item.path), item.path), item.reason)
+        failed.append(item)
+        say(f"{item.path}: cannot be predicted, {item.reason}")
 
     def readable() -> Iterator[Picture]:
         for item in decode(files, THREADS, options.max_pixels):
@@ -271,24 +296,51 @@ def predict_all(
                 names.add(item.name)
                 yield item
             else:
-                failed.append(item)
-                say(f"{item.path}: cannot be predicted, {item.reason}")
+                fail(item)
+
+    def labels_of(batch: list[Picture]) -> np.ndarray:
+        if sure is None:
+            labels = class_scores(network, batch, options, device, classes=True).to(torch.uint8)
+        else:
+            labels = sure[0].labels(class_scores(network, batch, options, device), sure[1])
+        return labels.cpu().numpy()
 
     def predictions() -> Iterator[tuple[Picture, np.ndarray]]:
-        for batch in batches(readable(), options.batch_size):
-            if sure is None:
-                labels = class_scores(network, batch, options, device, classes=True).to(torch.uint8)
-            else:
-                labels = sure[0].labels(class_scores(network, batch, options, device), sure[1])
-            yield from zip(batch, labels.cpu().numpy())
+        for batch, labels in computed(labels_of, readable(), options.batch_size, fail):
+            yield from zip(batch, labels)
 
-    since = time.perf_counter()
+    count, since = 0, time.perf_counter()
     total = None if any(file.is_video for file in files) else len(files)
     bar = progress_bar(total=total, title="predicting", unit="images")
     with bar, ThreadPoolExecutor(THREADS) as writers:
         for _ in map_ahead(writers, lambda pair: write(*pair, palette, options), predictions(), 4 * THREADS):
             bar.update()
-    return len(names), time.perf_counter() - since, failed
+            count += 1
+    return count, time.perf_counter() - since, failed
+
+
+def computed(
+    compute: Callable[[list[Picture]], T],
+    pictures: Iterable[Picture],
+    batch_size: int,
+    fail: Callable[[Unreadable], None],
+) -> Iterator[tuple[list[Picture], T]]:
+    """(pictures of one size, what is computed of them); `fail` is given those that the network cannot compute."""
+    for batch in batches(pictures, batch_size):
+        try:
+            found = compute(batch)
+        except Exception as error:  # networks of others refuse an image in any way
+            # these are of the machine, and the next image would meet them, too
+            if is_of_memory(error) or isinstance(error, torch.AcceleratorError):
+                raise
+            if len(batch) > 1:
+                yield from computed(compute, batch, 1, fail)
+                continue
+            height, width = batch[0].pixels.shape[:2]
+            reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+            fail(Unreadable(Path(batch[0].name), f"the network fails at its {height}x{width} pixels: {reason}"))
+        else:
+            yield batch, found
 
 
 def class_scores(

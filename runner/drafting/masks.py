@@ -8,13 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segkd.datasets._files import read_text
-from segkd.datasets._images import UNDECODABLE, as_ids, as_rgb, open_image
+from segkd.datasets._images import UNDECODABLE, as_ids, as_rgb, open_image, open_regular
 from segkd.datasets._palettes import Color
 
 MOST = 255  # classes
 VOID = 255
 LARGEST = 1_000_000  # bytes of a file that names classes
 NAMING = re.compile(r"class|label|name|categor|color|colour|palette", re.IGNORECASE)
+# what stands above a column, letters alone -> what it holds
+COLUMNS = {
+    word: kind
+    for kind, words in {
+        "name": "name class label category classname labelname", "id": "id index value pixelvalue classid labelid",
+        "r": "r red", "g": "g green", "b": "b blue",
+    }.items()
+    for word in words.split()
+}  # fmt: skip
 BLACK, WHITE, BORDER = (0, 0, 0), (255, 255, 255), (224, 224, 192)
 
 
@@ -28,9 +37,10 @@ class Seen:
 
 @dataclass
 class Names:
-    """What a file says of classes: the names of ids or of colours, and which file it is."""
+    """What a file says of classes: the names of ids and of colours, which file it is, and how it was understood."""
 
     file: str
+    understood: str = ""
     ids: dict[int, str] = field(default_factory=dict)
     colors: dict[Color, str] = field(default_factory=dict)
 
@@ -44,17 +54,24 @@ class Meaning:
 
 
 def look_at_masks(files: Iterable[str]) -> Seen:
-    """The ids and colours of masks. ValueError where one cannot be read, or holds more colours than there are classes."""
+    """The ids and colours of masks.
+
+    Raises:
+        ValueError: one cannot be read, is of a format that alters ids, or holds more colours than there are classes.
+    """
     seen, tables = Seen(), {}
     for file in files:
         try:
+            refuse_lossy(file)
             with open_image(file) as image:
                 is_single = image.mode in ("1", "L", "P", "I", "I;16", "I;16B")
                 ids = as_ids(image) if is_single else None
             with open_image(file) as image:
                 found = as_rgb(image).getcolors(MOST) if ids is None or ids.mode == "P" else None
         except UNDECODABLE as error:
-            raise ValueError(f"{file}: cannot be read as a mask: {error}") from error
+            is_wide = "ids reach from" in str(error)
+            cure = "; save masks as PNG of 8 bits, a number from 0 to 254 for each class" if is_wide else ""
+            raise ValueError(f"{file}: cannot be read as a mask: {error}{cure}") from error
         if found is None and (ids is None or ids.mode == "P"):
             raise ValueError(
                 f"{file}: is taken for a mask and has more than {MOST} colours, so its edges are smoothed or it is a JPEG; "
@@ -73,6 +90,29 @@ def look_at_masks(files: Iterable[str]) -> Seen:
         if seen.ids is not None:
             seen.ids.update(counted)
     return seen
+
+
+def refuse_lossy(file: str) -> None:
+    """ValueError for a JPEG, also within a TIFF, and for a lossy WebP: the pixels are not those that were saved."""
+    with open_image(file) as image:
+        kind, compression = image.format, image.info.get("compression")
+    if kind == "JPEG" or compression == "jpeg" or (kind == "WEBP" and _is_lossy_webp(file)):
+        words = {"TIFF": "TIFF with JPEG inside", "WEBP": "lossy WebP"}
+        raise ValueError(
+            f"is a {words.get(kind, kind)}, which alters ids and colours; save masks as PNG from where they were made, "
+            f"or give each pixel the class whose id or colour is nearest and save that as PNG"
+        )
+
+
+def _is_lossy_webp(file: str) -> bool:
+    with open_regular(file) as content:
+        content.seek(12)  # RIFF, its size, WEBP; then blocks, each a name, a size and as many bytes, filled up to even
+        while len(head := content.read(8)) == 8:
+            if head[:4] in (b"VP8 ", b"VP8L"):
+                return head[:4] == b"VP8 "
+            size = int.from_bytes(head[4:], "little")
+            content.seek(size + size % 2, 1)
+    return False
 
 
 def find_names(root: str) -> Names | None:
@@ -95,9 +135,14 @@ def _named(path: Path) -> Names:
         rows = _rows_of_json(json.loads(text))
     else:
         rows = [re.split(r"[,;:\t]+| +(?=\d)|(?<=\d) +", line.strip()) for line in text.splitlines()]
-    alone = []
+    alone, of_four, header, columns = [], [], [], {}
     for row in rows:
         cells = [cell.strip().strip("\"'") for cell in row if cell.strip()]
+        if not columns and (columns := _columns(cells)):
+            header = cells
+            continue
+        if columns and len(cells) == len(header) and _take(names, {kind: cells[at] for kind, at in columns.items()}):
+            continue
         numbers = [int(cell) for cell in cells if cell.isdecimal() and int(cell) < 256]
         words = [cell for cell in cells if not cell.isdecimal()]
         hexadecimal = next((word for word in words if re.fullmatch("#[0-9a-fA-F]{6}", word)), None)
@@ -106,13 +151,53 @@ def _named(path: Path) -> Names:
             numbers = list(bytes.fromhex(hexadecimal[1:]))
         if not words or not numbers:
             alone += words[:1]
+        elif len(numbers) == 4:
+            of_four.append((words[0], numbers))
         elif len(numbers) >= 3:
             names.colors[tuple(numbers[-3:])] = words[0]
         else:
             names.ids[numbers[0]] = words[0]
+    if of_four:
+        _take_four(names, of_four)
     if not names.colors and not names.ids:
         names.ids = dict(enumerate(alone))
     return names
+
+
+def _columns(cells: list[str]) -> dict[str, int]:
+    """What the columns of a table hold -> their places, by the line above them; empty where this is none."""
+    found: dict[str, int] = {}
+    for place, cell in enumerate(cells):
+        kind = COLUMNS.get(re.sub("[^a-z]", "", cell.lower()))
+        if kind is not None:
+            found.setdefault(kind, place)
+    return found if "name" in found and ("id" in found or {"r", "g", "b"} <= found.keys()) else {}
+
+
+def _take(names: Names, cells: dict[str, str]) -> bool:
+    """Takes what a line of a table says, its cells by the kinds of COLUMNS; False where they do not hold that."""
+    numbers = {
+        kind: int(cell) for kind, cell in cells.items() if kind != "name" and cell.isdecimal() and int(cell) < 256
+    }
+    if cells["name"].isdecimal() or len(numbers) < len(cells) - 1:
+        return False
+    if "id" in numbers:
+        names.ids[numbers["id"]] = cells["name"]
+    if {"r", "g", "b"} <= numbers.keys():
+        names.colors[numbers["r"], numbers["g"], numbers["b"]] = cells["name"]
+    return True
+
+
+def _take_four(names: Names, lines: list[tuple[str, list[int]]]) -> None:
+    """Takes lines of a name and four numbers: a colour, and before or behind it an id, if that counts the lines."""
+    firsts, lasts = ([numbers[place] for _, numbers in lines] for place in (0, 3))
+    first, last = (numbers == list(range(numbers[0], numbers[0] + len(numbers))) for numbers in (firsts, lasts))
+    for name, numbers in lines:
+        names.colors[tuple(numbers[1:] if first or not last else numbers[:3])] = name
+        if first or last:
+            names.ids[numbers[0 if first else 3]] = name
+    what = "an id and a colour" if first else "a colour and an id" if last else "a number without meaning and a colour"
+    names.understood = f" (whose lines are read as {what})"
 
 
 def _rows_of_json(content: object) -> list[list[str]]:
@@ -182,7 +267,7 @@ def _of_colors(colors: Counter, names: Names | None) -> Meaning:
         args["void_colors"] = [list(BORDER)]
     said = f"are painted in {len(shown)} colours"
     if names and names.colors:
-        said += f", named in {names.file}" + (f" but for {len(rest)}" if rest else "")
+        said += f", named in {names.file}{names.understood}" + (f" but for {len(rest)}" if rest else "")
     return Meaning(args, said)
 
 
@@ -190,11 +275,16 @@ def _of_ids(ids: list[int], names: Names | None, is_whole: bool) -> Meaning:
     shown = ", ".join(map(str, ids[:20])) + (", ..." if len(ids) > 20 else "")
     said = f"hold the ids {shown}"
     known = names.ids if names else {}
-    counted = [one for one in ids if one != VOID or len(ids) == 2 or VOID in known]
-    if len(counted) < len(ids):
+    is_spread = not known and len(ids) > 2 and _is_spread(ids)
+    counted = [one for one in ids if one != VOID or len(ids) == 2 or VOID in known or is_spread]
+    if is_spread:
+        said += (
+            f" in equal steps, so {VOID} is taken for a class (if it is none, take it out of class_names and lookup)"
+        )
+    elif len(counted) < len(ids):
         said += f" ({VOID}: ignored)"
     if known:
-        said += f", named in {names.file}"
+        said += f", named in {names.file}{names.understood}"
         if min(known) == 0 and 0 in counted and max(counted) == len(known):  # names of what is not background
             known = {0: "background"} | {key + 1: name for key, name in known.items()}
         counted = sorted({*counted, *known})
@@ -206,3 +296,9 @@ def _of_ids(ids: list[int], names: Names | None, is_whole: bool) -> Meaning:
     if counted != list(range(len(counted))):
         args["lookup"] = {one: place for place, one in enumerate(counted)}
     return Meaning(args, said)
+
+
+def _is_spread(ids: list[int]) -> bool:
+    """Whether ids, in their order, reach from 0 to 255 in equal steps, as classes do that are to be told by eye."""
+    step = VOID / (len(ids) - 1)
+    return step > 2 and all(abs(one - place * step) <= 1 for place, one in enumerate(ids))

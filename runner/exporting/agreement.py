@@ -1,5 +1,6 @@
 """Whether two networks, or a network and what it was exported to, give the same scores."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from segkd.runner.scoring.evaluation import Evaluation
 LARGEST = 1e-4  # difference, as a share of the scores' standard deviation
 SAME_CLASS = 0.999  # share of pixels: scores that are equal but for rounding swap the first two classes at some
 
+Size = tuple[int, int]  # height, width
 Shape = tuple[int, int, int]  # batch, height, width
 Scorer = Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 RGB -> (B, K, H, W) scores
 
@@ -118,22 +120,54 @@ def compare(ours: Scorer, theirs: Scorer, shapes: list[Shape]) -> Agreement:
     return Agreement(largest, least, shapes)
 
 
-def shapes_for(network: nn.Module, size: tuple[int, int]) -> list[Shape]:
-    """The size and, where the network takes it, another one."""
-    return [(1, *size), *((2, *other) for other in other_sizes(size)[:1] if takes(network, other))]
+def shapes_for(network: nn.Module, size: Size) -> list[Shape]:
+    """The size and, where the network takes one, another."""
+    others = (other for pair in _pairs(size) for other in pair if not refusal(network, size, other))
+    return [(1, *size), *((2, *other) for other in itertools.islice(others, 1))]
 
 
-def other_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
-    """A smaller and a larger size of another shape, not divisible by anything: what is only right at one size shows."""
+def other_sizes(network: nn.Module, size: Size) -> list[Size]:
+    """Two further sizes of other shapes, not divisible by anything: what is only right at one size shows.
+
+    A smaller and a larger one, or two larger ones of a network that takes no smaller one as it takes this.
+
+    Raises:
+        ValueError: it does not take such sizes.
+    """
+    for pair in _pairs(size):
+        reasons = list(filter(None, (refusal(network, size, other) for other in pair)))
+        if not reasons:
+            return pair
+    raise ValueError(f"the network does not take {reasons[0]}")
+
+
+def _pairs(size: Size) -> list[list[Size]]:
     height, width = size
-    return [(height - height // 4 + 1, width + width // 8 + 1), (height + height // 3 + 1, width - width // 8 + 1)]
+    smaller = height - height // 4 + 1, width + width // 8 + 1
+    larger = height + height // 3 + 1, width - width // 8 + 1
+    return [
+        [smaller, larger],
+        [(height + height // 3 + 1, width + width // 8 + 1), (height + height // 8 + 1, width + width // 3 + 1)],
+    ]
 
 
-def takes(network: nn.Module, size: tuple[int, int]) -> bool:
-    """Whether the network runs on images of this size at all."""
+def refusal(network: nn.Module, size: Size, other: Size) -> str:
+    """The other size and why the network does not take it as it takes `size`; empty where it does."""
+    words = f"{other[0]}x{other[1]}"
+    read_size = getattr(network, "read_size", lambda _: None)
     try:
         with torch.no_grad():
-            network(torch.zeros(1, 3, *size, dtype=torch.uint8))
-    except Exception:  # networks of others refuse a size in any way: ValueError, RuntimeError, AssertionError, ...
-        return False
-    return True
+            network(torch.zeros(1, 3, *other, dtype=torch.uint8))
+        if (read_size(size) is None) != (read_size(other) is None):
+            return f"{words} without padding"
+    except (
+        Exception
+    ) as error:  # networks of others refuse a size in any way: ValueError, RuntimeError, AssertionError, ...
+        return f"{words}: {reason_of(error)}"
+    return ""
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error that says something: those of the tracer go on for pages."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
+    return next((line for line in lines if not line.endswith(":")), type(error).__name__)[:200]

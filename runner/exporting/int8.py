@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,7 +28,7 @@ from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.opening import check_same_recipe, holds_nothing
 from segkd.runner.scoring.evaluation import Evaluation, evaluate
-from segkd.runner.scoring.program import load_program
+from segkd.runner.scoring.program import OtherSize, load_program
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,10 @@ def write_int8(
 
         if beside is not None:
             write_onnx(beside.network, folder / "before.onnx", size, fixed_size=fixed_size)
-        in_float = scored(folder / "before.onnx" if beside else file, "float")
         train_set = spread(build_training_sets(recipe)[0], wish.images)
-        seen = seen_images(load_program(file), train_set, recipe)
+        with _size_told(export, size):
+            in_float = scored(folder / "before.onnx" if beside else file, "float")
+            seen = seen_images(load_program(file), train_set, recipe)
         quantizer = Quantizer(file, folder, seen, wish.calibration, symmetric=wish.symmetric, learned=learned)
         ranked: list[Sensitivity] = []
         count, most = 0, len(quantizer.nodes) // 2
@@ -158,6 +161,20 @@ def write_int8(
     tell(path, told_of(delivered) | {"precision": "int8-qat" if learned else "int8"})
     program = load_program(path)
     return replace(export, scorer=lambda images: program(images).logits, loss=loss)
+
+
+@contextmanager
+def _size_told(export: Export, size: tuple[int, int]) -> Iterator[None]:
+    """Within it, images of another size than the only one that the float file takes are told in the export's words."""
+    try:
+        yield
+    except OtherSize as error:
+        own, other = (" ".join(map(str, one)) for one in (size, error.size))
+        raise ValueError(
+            f"--int8 computes the run's images in the exported network, which takes {export.remark}: {own}. Among them "
+            f"are some of {other}: give --input-size {other} if all are; images of several sizes need a recipe with "
+            f"data.resize, or with evaluate.mode=slide and --input-size of its window"
+        ) from None
 
 
 def spread(dataset: Dataset, count: int | None) -> Dataset:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 
 from segkd.runner.building.delivered import Delivered
-from segkd.runner.exporting.agreement import Export, PlainScores, Scorer, Shape, compare, other_sizes, takes
+from segkd.runner.exporting.agreement import Export, PlainScores, Scorer, Shape, compare, other_sizes, reason_of
 from segkd.runner.exporting.hub import shareable
 from segkd.runner.recipe.program_file import KEY, KNOWN
 from segkd.runner.recipe.yaml_file import write
@@ -122,23 +122,24 @@ def _export(
             scorer = save(program, dynamic)
         return Export(scorer, compare(PlainScores(network), scorer, shapes), remark, engine)
 
-    others, remark = other_sizes(size), "any batch size, this size only"
-    if not fixed_size and all(takes(network, other) for other in others):
+    remark = "any batch size, this size only"
+    if not fixed_size:
         try:
-            shapes = [(1, *size), *((2 + index, *other) for index, other in enumerate(others))]
-            return export(shapes, "any batch size and size", dynamic=True)
+            shapes = [(1, *size), *((2 + index, *other) for index, other in enumerate(other_sizes(network, size)))]
+            return export(shapes, f"any batch size and size{_least(network, size)}", dynamic=True)
         except Exception as error:  # exporter, runtime and comparison fail each in their own types
-            remark += f" (as it cannot be traced for any: {_reason(error)})"
+            remark += f" (as it cannot be traced for any: {reason_of(error)})"
     try:
         return export([(1, *size), (3, *size)], remark, dynamic=False)
     except Exception as error:
-        raise ValueError(f"{type(network).__name__} cannot be exported this way: {_reason(error)}") from error
+        raise ValueError(f"{type(network).__name__} cannot be exported this way: {reason_of(error)}") from error
 
 
-def _reason(error: Exception) -> str:
-    """The first line of an error that says something: those of the tracer go on for pages."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
-    return next((line for line in lines if not line.endswith(":")), type(error).__name__)[:200]
+def _least(network: nn.Module, size: tuple[int, int]) -> str:
+    """From which size on, in words, where the network pads smaller images and a program traced at this one does not."""
+    read_size = getattr(network, "read_size", lambda _: None)
+    least = read_size((1, 1)) if read_size(size) is None else None
+    return f" of at least {least[0]}x{least[1]}" if least else ""
 
 
 @contextmanager

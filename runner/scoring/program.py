@@ -26,6 +26,14 @@ class Signature:
     num_classes: int
 
 
+class OtherSize(ValueError):
+    """Images of another size than the only one that a file takes. size: theirs, (H, W)."""
+
+    def __init__(self, sentence: str, size: tuple[int, int]):
+        super().__init__(sentence)
+        self.size = size
+
+
 class Program(nn.Module):
     """A network in an exported file: forward(images) -> Prediction. It takes bytes and normalises them itself.
 
@@ -66,10 +74,11 @@ class Program(nn.Module):
         size, batch = self.signature.size, self.signature.batch
         if size not in (None, tuple(images.shape[-2:])):
             height, width = images.shape[-2:]
-            raise ValueError(
+            raise OtherSize(
                 f"{self.file.path} takes images of {size[0]}x{size[1]} only, and these are {height}x{width}: resize "
                 f"them (score: data.resize=[{size[0]},{size[1]}]; predict: --resize {size[0]} {size[1]}), slide a "
-                f"window of this size, or export for another one with --input-size"
+                f"window of this size, or export for another one with --input-size",
+                (height, width),
             )
         pixels = images.round().clamp(0, 255).to(torch.uint8) if images.is_floating_point() else images
         parts = pixels.contiguous().split(batch or len(pixels))

@@ -157,6 +157,19 @@ def test_networks_trained_together():
     assert one_network({"model_tiny.w": together["model_tiny.w"]}) == {"w": together["model_tiny.w"]}
 
 
+@pytest.mark.parametrize("name, average", [
+    ("model", "ema"), ("model", "model_ema"), ("net", "ema"), ("network", "ema_network"), ("model", "ema_model.module"),
+])  # fmt: skip
+def test_a_network_beside_its_average_is_what_is_meant(name, average):
+    both = {f"{head}.{key}": torch.full((1,), value) for head, value in ((name, 1.0), (average, 2.0)) for key in "ab"}
+    both["criterion.weight"] = torch.zeros(1)
+    part = average.removesuffix(".module")
+    for asked, value in ((None, 1.0), (name, 1.0), (part, 2.0)):
+        assert one_network(both, asked) == {"a": torch.full((1,), value), "b": torch.full((1,), value)}
+    with pytest.raises(ValueError, match=f"no part 'other'; it has: {part}, {name}"):
+        one_network(both, "other")
+
+
 def test_wrong_wishes():
     state = write(PSPNet(5, width=8).state_dict(), "mmseg")
     with pytest.raises(ValueError, match="no layout 'mmsegmentation'; there are: .*mmseg, cirkd"):

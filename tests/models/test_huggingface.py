@@ -163,6 +163,28 @@ def test_padding_shows_at_the_right_and_the_bottom_only():
         assert torch.equal(net(images(65, 97)).logits, net.network(padded).logits[..., :17, :25])
 
 
+@pytest.mark.parametrize("name, least", [
+    ("segformer", 32), ("upernet-convnext", 32), ("mask2former", 64), ("beit", 32), ("dpt", 1), ("mobilenet_v2", 1),
+])  # fmt: skip
+def test_images_smaller_than_the_network_reads_are_padded(name, least):
+    """Mask2Former's as a map of one cell is too little for its norms of one channel a group, which are the test's."""
+    net = network(name).eval()
+    assert net.least == least
+    with torch.no_grad():
+        for height, width in ((20, 7), (28, 90), (1, 1)):
+            logits = net(images(height, width)).logits
+            assert logits.isfinite().all() and logits.shape[-2] <= height and logits.shape[-1] <= width
+            if net.extent is None and least > 1:
+                sides = max(height, least), max(width, least)
+                padded = torch.nn.functional.pad(
+                    net.normalize(images(height, width)), (0, sides[1] - width, 0, sides[0] - height)
+                )
+                whole = net.compute(padded, set(), None)["logits"]
+                assert torch.equal(logits, whole[..., : logits.shape[-2], : logits.shape[-1]])
+        if net.extent is None:
+            assert net.read_size((least, least + 5)) is None
+
+
 def test_any_module_can_be_a_feature():
     net = network("segformer").eval()
     features = Features("networks.teacher", net.channels, net.strides, measure=net.measure)

@@ -148,6 +148,34 @@ def test_unreadable_images_are_named_and_the_rest_goes_on(command, student, imag
     assert len(list(images.parent.glob("out/labels/**/*.png"))) == 4
 
 
+@pytest.mark.parametrize("words", [(), ("--batch-size", 2), ("--pseudo", "--share", 0.5)])
+def test_an_image_that_the_network_cannot_take_is_named_and_the_rest_goes_on(
+    command, student, images, capsys, monkeypatch, words
+):
+    def refusing(network, pixels, *size, **how):
+        if pixels.shape[-1] == 7 or first in pixels[:, 0, 0, 0]:
+            raise RuntimeError("Kernel size can't be greater than actual input size")
+        return scores_of(network, pixels, *size, **how)
+
+    first = int(pixels(images / "city/c.png")[0, 0, 0])  # whose batch holds an image of its size
+    monkeypatch.setattr(predict, "predict", refusing)
+    with pytest.raises(SystemExit) as end:
+        command(student, images, "--write", "labels", *words)
+    told = capsys.readouterr()
+    assert end.value.code == 1 and "2 files could not be predicted" in told.err and "2 images in" in told.out
+    assert "d.webp: the network fails at its 1x7 pixels: Kernel size can't be greater" in told.err
+    assert len(list(images.parent.glob("out/labels/**/*.png"))) == 2
+
+
+def test_memory_that_runs_out_ends_all(command, student, images, monkeypatch):
+    def exhausted(*arguments, **how):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(predict, "predict", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        command(student, images, "--write", "labels")
+
+
 def test_files_that_are_never_read_and_many_of_them(command, student, images, capsys):
     for number in range(15):
         os.mkfifo(images / f"fifo{number}.png")

@@ -20,6 +20,9 @@ def of_ids(*ids, names=None, is_whole=True):
     ((0, 128), {"class_names": ["background", "foreground"], "lookup": {0: 0, 128: 1}}),
     ((0, 1, 2, 255), {"class_names": ["class 0", "class 1", "class 2"]}),
     ((1, 2, 3), {"class_names": ["class 1", "class 2", "class 3"], "lookup": {1: 0, 2: 1, 3: 2}}),
+    ((0, 85, 170, 255), {"class_names": ["class 0", "class 85", "class 170", "class 255"],
+                         "lookup": {0: 0, 85: 1, 170: 2, 255: 3}}),
+    ((0, 85, 255), {"class_names": ["background", "foreground"], "lookup": {0: 0, 85: 1}}),
     ((0, 50, 200), {"class_names": ["class 0", "class 50", "class 200"], "lookup": {0: 0, 50: 1, 200: 2}}),
 ])  # fmt: skip
 def test_ids(ids, args):
@@ -73,6 +76,13 @@ def test_colours_are_named_by_their_numbers_and_borders_are_void():
     ("classes.txt", "road sign\nsky\n", {0: "road sign", 1: "sky"}, {}),
     ("_classes.csv", "Pixel Value, Class\n0, background\n2, car\n", {0: "background", 2: "car"}, {}),
     ("class_dict.csv", "name,r,g,b\nroad,128,64,128\nÄcker,0,0,1\n", {}, {(128, 64, 128): "road", (0, 0, 1): "Äcker"}),
+    ("classes.csv", "name,r,g,b,id\nroad,128,64,128,0\nsky,1,2,3,5\n", {0: "road", 5: "sky"},
+     {(128, 64, 128): "road", (1, 2, 3): "sky"}),
+    ("classes.csv", "Class ID;Name;B;G;R\n4;road;128;64;9\n", {4: "road"}, {(9, 64, 128): "road"}),
+    ("classes.txt", "road 128 64 128 1\nsky 1 2 3 2\n", {1: "road", 2: "sky"},
+     {(128, 64, 128): "road", (1, 2, 3): "sky"}),
+    ("classes.txt", "0 road 128 64 128\n1 sky 1 2 3\n", {0: "road", 1: "sky"},
+     {(128, 64, 128): "road", (1, 2, 3): "sky"}),
     ("label_colors.txt", "64 128 64\tAnimal\n192 0 128\tArch way\n", {},
      {(64, 128, 64): "Animal", (192, 0, 128): "Arch way"}),
     ("labels.json", json.dumps({"0": "sky", "7": "road"}), {0: "sky", 7: "road"}, {}),
@@ -99,6 +109,40 @@ def test_names_of_a_file_are_used(tmp_path):
     meaning = meaning_of(seen, find_names(str(tmp_path)), True)
     assert meaning.args == {"colors": {"road": [1, 2, 3], "sky": [4, 5, 6], "background": [0, 0, 0]}}
     assert meaning.said == "are painted in 2 colours, named in classes.txt but for 1"
+
+
+@pytest.mark.parametrize("name, how, told", [
+    ("a.jpg", {}, "a JPEG"),
+    ("a.webp", {"quality": 80}, "a lossy WebP"),
+    ("a.webp", {"quality": 80, "exif": Image.Exif()}, "a lossy WebP"),
+    ("a.tif", {"compression": "jpeg"}, "a TIFF with JPEG inside"),
+])  # fmt: skip
+@pytest.mark.parametrize("levels", [(0, 1, 2), (0, 255)])
+def test_masks_that_were_altered_when_they_were_saved_are_refused(tmp_path, name, how, told, levels):
+    pixels = np.kron(np.resize(np.array(levels, np.uint8), (8, 8)), np.ones((6, 6), np.uint8))
+    Image.fromarray(pixels).save(tmp_path / name, **how)
+    with pytest.raises(ValueError, match=f"cannot be read as a mask: is {told}, which alters ids.*save that as PNG"):
+        look_at_masks([str(tmp_path / name)])
+
+
+def test_masks_of_webp_without_loss_are_read(tmp_path):
+    Image.fromarray(np.uint8([[0, 1], [2, 2]])).convert("RGB").save(tmp_path / "a.webp", lossless=True)
+    assert look_at_masks([str(tmp_path / "a.webp")]).colors == {(0, 0, 0): 1, (1, 1, 1): 1, (2, 2, 2): 2}
+
+
+def test_masks_of_16_bits_are_told_what_to_do(tmp_path):
+    Image.fromarray(np.uint16([[0, 1000]])).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="reach from 0 to 1000; they must lie in 0..255; save masks as PNG of 8 bits"):
+        look_at_masks([str(tmp_path / "a.png")])
+
+
+def test_what_255_and_four_numbers_are_taken_for_is_told(tmp_path):
+    (tmp_path / "classes.txt").write_text("road 128 64 128 1\nsky 1 2 3 2\n")
+    seen = Seen(Counter({0: 9, 85: 9, 170: 9, 255: 9}))
+    assert "in equal steps, so 255 is taken for a class" in meaning_of(seen, None, True).said
+    meaning = meaning_of(Seen(None, Counter({(128, 64, 128): 9, (1, 2, 3): 9})), find_names(str(tmp_path)), True)
+    assert meaning.args == {"colors": {"road": [128, 64, 128], "sky": [1, 2, 3]}}
+    assert "classes.txt (whose lines are read as a colour and an id)" in meaning.said
 
 
 def test_masks_that_cannot_be_meant_are_refused(tmp_path):

@@ -18,6 +18,7 @@ from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.pretrained import from_pretrained
 from segkd.runner.scoring.evaluation import Evaluation
+from segkd.runner.scoring.program import OtherSize
 
 LOST = {0: 3.0, 1: 2.0, 2: 1.5, 4: 0.7}  # points of mIoU by how many nodes are in float
 
@@ -77,6 +78,17 @@ def test_none_stays_in_float_where_all_of_it_may_be_lost(write):
 def test_too_much_is_one_sentence(write):
     with pytest.raises(ValueError, match=r"loses 0.60 points of mIoU with 5 of 10 nodes in float \(--max-loss 0.5\)"):
         write(Wish(max_loss=0.5))
+
+
+def test_images_of_another_size_are_told_in_words_of_the_export(write, monkeypatch):
+    def refuse(*_):
+        raise OtherSize("/tmp/x/float32.onnx takes images of 32x48 only", (30, 40))
+
+    monkeypatch.setattr(int8, "evaluate", refuse)
+    with pytest.raises(
+        ValueError, match="takes any size: 32 48. Among them are some of 30 40: give --input-size 30 40"
+    ):
+        write(Wish())
 
 
 def test_a_student_without_its_run_has_no_training_images(folder):

@@ -65,6 +65,48 @@ def test_onnx_takes_any_size_only_where_that_is_right(tmp_path):
     assert onnxruntime.InferenceSession(tmp_path / "one.onnx").get_inputs()[0].shape == ["batch", 3, 36, 44]
 
 
+class Choosy(Small):
+    """A network that does not read some sizes: below 28 pixels, or with `only` another one."""
+
+    def __init__(self, only=None):
+        super().__init__(pool=False)
+        self.only, self.conv = only, nn.Conv2d(3, 4, 28, stride=2)
+
+    def forward(self, images):
+        if self.only and tuple(images.shape[-2:]) != self.only:
+            raise AssertionError("is not\nof the size")
+        return super().forward(images)
+
+
+def test_further_sizes_are_those_that_the_network_reads(tmp_path):
+    written = write_program(Choosy(), tmp_path / "choosy.pt2", (32, 32))
+    assert written.remark == "any batch size and size"
+    assert written.agreement.shapes == [(1, 32, 32), (2, 43, 37), (3, 37, 43)]
+    written = write_program(Choosy(only=(32, 32)), tmp_path / "only.pt2", (32, 32))
+    assert written.remark == (
+        "any batch size, this size only (as it cannot be traced for any: the network does not take 43x37: is not)"
+    )
+    assert write_program(Choosy(), tmp_path / "asked.pt2", (32, 32), fixed_size=True).remark.endswith("size only")
+
+
+class Padding(Choosy):
+    """A network that pads images below 28 pixels, which a program traced at larger ones does not."""
+
+    def read_size(self, size):
+        return None if size[0] >= 28 and size[1] >= 28 else (max(size[0], 28), max(size[1], 28))
+
+    def forward(self, images):
+        padded = self.read_size(images.shape[-2:])
+        if padded:
+            images = F.pad(images, (0, padded[1] - images.shape[-1], 0, padded[0] - images.shape[-2]))
+        return super().forward(images)
+
+
+def test_a_program_says_from_which_size_on_it_is_right(tmp_path):
+    written = write_program(Padding(), tmp_path / "padding.pt2", (32, 32))
+    assert written.remark == "any batch size and size of at least 28x28"
+
+
 class Attention(nn.Module):
     """Attention of maps that have no positive query at all, as a trained network's have here and there."""
 
