@@ -15,7 +15,7 @@ from segkd.runner.recipe.optimization import Curve, Optimizer
 from segkd.runner.recipe.section import Constants, OtherRecipe, Section
 from segkd.runner.recipe.shipped import near
 from segkd.runner.recipe.student_folder import described, run_of_checkpoint
-from segkd.runner.recipe.told_by_weights import exported
+from segkd.runner.recipe.told_by_weights import exported, folder_of_transformers, unreadable
 
 if TYPE_CHECKING:
     from segkd.runner.recipe.schema import Recipe
@@ -142,25 +142,30 @@ class Network(Section):
             return arguments["name"]
         return parts.network_words(file, arguments)
 
+    def _untold(self) -> str:
+        """What is said where nothing names the network, not even its weights."""
+        if not isinstance(self.weights, str):
+            return f"{self.weights_words} tells no network (is not there yet); name its model: and args:"
+        place = Path(self.weights)
+        if not place.exists():
+            text = f"there is no {place}{near(place)}; name a file or a run folder or, where it is made before this"
+            return f"{text} training, its network's model: and args:, too"
+        if (place / "recipe.yaml").is_file():
+            return f"{place} tells no network (its run has not finished); name its model: and args:"
+        other = folder_of_transformers(place)
+        if other is not None:
+            return f"{place} is a network of transformers; in place of weights write source: hf and model: {other}"
+        known = f"one of {', '.join(parts.names('models'))}, or with a source:"
+        unknown = f"{place} tells no network (is of none that is known); name its model: ({known}) and args:"
+        return unreadable(place, self.part) or unknown
+
     def wrong(self, name: str, recipe: "Recipe") -> Iterator[Mistake]:
         """What this network, called `name`, asks of others that they cannot give, or says twice."""
         if self.model is None and self.ema_of is None and self.weights not in (None, RANDOM):
-            is_path = isinstance(self.weights, str)
-            is_there = is_path and Path(self.weights).exists()
-            known = f" (one of {', '.join(parts.names('models'))}, or with a source:)" if is_there else ""
-            begun = is_there and (Path(self.weights) / "recipe.yaml").is_file()
-            why = (
-                "its run has not finished" if begun else "is of none that is known" if is_there else "is not there yet"
-            )
-            if is_path and not is_there:
-                text = (
-                    f"there is no {self.weights}{near(Path(self.weights))}; name a file or a run folder or, where it is"
-                )
-                yield ("weights",), f"{text} made before this training, its network's model: and args:, too"
-            else:
-                yield ("weights",), f"{self.weights_words} tells no network ({why}); name its model:{known} and args:"
+            yield ("weights",), self._untold()
         elif (self.model is None) == (self.ema_of is None):
-            yield (), "must name either a model: or the network it is the moving average of, ema_of:"
+            hint = "; args.config goes with model: huggingface and no source" if self.source == "hf" else ""
+            yield (), f"must name either a model: or the network it is the moving average of, ema_of:{hint}"
         elif not self.train and not self.has_start and self.weights != RANDOM:
             text = (
                 "is frozen and nothing gives it weights, so what it teaches is noise; name them (a file, a run folder, "

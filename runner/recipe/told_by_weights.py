@@ -59,6 +59,28 @@ def told_by(path: str, layout: str | None, part: str | None) -> Told | None:
         return None
 
 
+def folder_of_transformers(place: Path) -> Path | None:
+    """The folder that save_pretrained of transformers wrote a network to, given it or its file; None: it is no such."""
+    folder = place if place.is_dir() else place.parent
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return folder if isinstance(config, dict) and "model_type" in config else None
+
+
+def unreadable(place: Path, part: str | None) -> str:
+    """What is wrong with a file of weights that is there; empty where it can be read, and for a folder."""
+    from segkd.models import _weights
+
+    try:
+        if place.is_file():
+            _weights.read_part(place, part)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return ""
+
+
 def exported(file: Path) -> dict:
     """What a file that was written for another code says of the network of ours that it was made of; else empty."""
     return _exported(file, _version(file)) if file.is_file() and file.suffix != ".safetensors" else {}

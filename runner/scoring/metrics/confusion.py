@@ -42,7 +42,8 @@ class Confusion(Metric):
         lines = list(zip(self.split.class_names, *(values[name] for name in self.names_per_class)))
         lines.append(("mean", values["miou"], values["class_accuracy"], values["dice"]))
         rows = [[name, *map(percent, shares)] for name, *shares in lines]
-        mean, present = map(percent, (values["miou"], values.get("miou_present", values["miou"])))  # older rows have none
+        mean = percent(values["miou"])
+        present = percent(values.get("miou_present", values["miou"]))  # a row of before has none
         told = f"mean IoU of the classes that occur {present} %, " if present != mean else ""
         return (
             f"{table(['class', 'IoU (%)', 'accuracy (%)', 'Dice (%)'], rows)}\n\n"

@@ -1,9 +1,12 @@
-"""What tables call the networks of a recipe, and what they go on from."""
+"""What tables call the networks of a recipe, what they go on from, and what is said where nothing names them."""
 
 import json
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.network import Network
@@ -81,3 +84,27 @@ def test_a_student_that_goes_on_from_a_run_does_not_learn_alone(tmp_path, monkey
         ("checkpoints/city.safetensors", "after city"), ("theirs.pth", "after theirs"),
     ]:  # fmt: skip
         assert read("plain.yaml", [f"networks.student.weights={weights}"]).method_name == method
+
+
+def test_weights_that_tell_no_network_are_told_as_what_they_are(tmp_path):
+    """Of a network without a model, for whose sake nobody reads what the weights' own loader would say."""
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published/config.json").write_text('{"model_type": "segformer"}')
+    save_file({"weight": torch.ones(1)}, tmp_path / "published/model.safetensors")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"fc.weight": torch.ones(2, 2)}, tmp_path / "other.pth")
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished/recipe.yaml").touch()
+    recipe = SimpleNamespace(networks={}, losses=[])
+    for weights, told in (
+        ("published", f"is a network of transformers; in place of weights write source: hf and model: {tmp_path}/publ"),
+        ("published/model.safetensors", f"write source: hf and model: {tmp_path}/published"),
+        ("list.pth", "list.pth holds no state dict"),
+        ("other.pth", r"other.pth tells no network \(is of none that is known\); name its model: \(one of bare_enc"),
+        ("unfinished", r"tells no network \(its run has not finished\); name its model: and args:"),
+        ("oter.pth", "there is no .*/oter.pth, did you mean '.*/other.pth'"),
+    ):
+        mistake, *_ = Network(weights=str(tmp_path / weights)).wrong("teacher", recipe)
+        assert mistake[0] == ("weights",) and re.search(told, mistake[1]), mistake
+    mistake, *_ = Network(source="hf", args={"config": {"model_type": "segformer"}}).wrong("teacher", recipe)
+    assert "args.config goes with model: huggingface" in mistake[1]
