@@ -266,7 +266,8 @@ class Report:
         entries = [(name, titles[name], network, mious[name]) for name, network in self.teachers.items()]
         for name in recipe.evaluate.also:
             # one with a prompt cannot be timed alone, several networks together are no network
-            if f"miou/{name}" in scored and name in recipe.networks and name not in graph.prompted_by:
+            stands_alone = name in recipe.networks and name not in graph.prompted_by
+            if f"miou/{name}" in scored and stands_alone and name not in self.teachers:
                 miou = scored[f"miou/{name}"]
                 entries.append((f"{name}, at the same time", titles[name], graph.network(name), miou))
         if recipe.baseline is not None:

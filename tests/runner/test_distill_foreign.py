@@ -62,8 +62,11 @@ def test_transformers_networks_as_student_and_teacher(distill, folder, student, 
         *TWO_STEPS,
         f"networks={{student: {student}}}, teacher: {own}, train: false, weights: random, class_map: {class_map}}}}}",
         "losses=[{loss: cross_entropy}, {loss: kl}, {loss: fitnet, args: {feature: hidden1}}]",
+        "evaluate.also=[teacher]",
     )
     assert result.code == 0, result.err
+    rows = json.loads((folder / "runs/tiny/summary.json").read_text())["rows"]
+    assert [row["network"] for row in rows] == ["teacher", "student, tiny"], "a frozen one has one line"
     log = [json.loads(line) for line in (folder / "runs/tiny/metrics.jsonl").read_text().splitlines()]
     assert {"loss/kl", "loss/fitnet"} <= log[0].keys() and log[-1]["miou"] >= 0
     assert "1 classes of networks.teacher go to none of ours and are left out: 'LABEL_8'" in result.out
