@@ -160,9 +160,7 @@ def refusal(network: nn.Module, size: Size, other: Size) -> str:
             network(torch.zeros(1, 3, *other, dtype=torch.uint8))
         if (read_size(size) is None) != (read_size(other) is None):
             return f"{words} without padding"
-    except (
-        Exception
-    ) as error:  # networks of others refuse a size in any way: ValueError, RuntimeError, AssertionError, ...
+    except Exception as error:  # networks of others refuse a size in any way: RuntimeError, AssertionError, ...
         return f"{words}: {reason_of(error)}"
     return ""
 
