@@ -123,7 +123,7 @@ def of_all(x: Tensor) -> Tensor:
 
 
 def among_images(student: Tensor, teacher: Tensor, temperature: float, *, gathers: bool, training: bool) -> Tensor:
-    """image_pair_divergence between the images of a batch or, in training where it `gathers`, of all processes' batches.
+    """image_pair_divergence between the images of a batch or, in training if it `gathers`, of all processes' batches.
 
     Shapes:
         student: (B, R, C), teacher: (B, R, C'). returns: scalar.

@@ -83,7 +83,7 @@ def gains_nothing(precision: str | None, device: torch.device) -> bool:
 def takes_longer(precision: str | None, device: torch.device) -> bool:
     """Whether this is a CPU on which torch computes that half precision without oneDNN, many times slower than float32.
 
-    oneDNN asks for AVX-512 on x86; with it, but without instructions of its own, bfloat16 costs about what float32 does.
+    oneDNN asks for AVX-512 on x86; with it, but without instructions of its own, bfloat16 costs what float32 does.
     """
     if precision not in HALVES or device.type != "cpu":
         return False

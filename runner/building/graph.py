@@ -39,7 +39,8 @@ class Graph(nn.Module):
         terms: the edges. losses: label -> its loss module.
         prompted_by: network -> the network whose predicted classes it gets as its prompt.
         averages: frozen network -> (the trained network it is a moving average of, the decay).
-        supervised: the labels of the terms that read labels. extra_weight: factor on the gradients they give extra images.
+        supervised: the labels of the terms that read labels. extra_weight: factor on the gradients they give to extra
+            images.
         ignore_index: of the labels.
 
     Attributes:

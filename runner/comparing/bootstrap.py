@@ -42,9 +42,9 @@ def resampled_gains(
         gain[r] = sum_s v mIoU[r, s] / S  -  the same of the baseline, with the same w
 
     All runs are scored on the same images, so that a resample has the same images for each of its runs. Its seeds are
-    the same for both, too, if both are given the same v, as only runs of the same seeds should be. Quantiles of the gains make an interval that is too narrow
-    where seeds are few, since S seeds cannot spread further than those S (tests/runner/comparing/test_bootstrap.py
-    measures it).
+    the same for both, too, if both are given the same v, as only runs of the same seeds should be. Quantiles of the
+    gains make an interval that is too narrow where seeds are few, since S seeds cannot spread further than those S
+    (tests/runner/comparing/test_bootstrap.py measures it).
 
     Args:
         counts, baseline: (S, N, K, 3), the two's runs; their S may differ. images: (R, N). seeds: (R, S) of each.

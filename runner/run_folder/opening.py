@@ -135,8 +135,8 @@ def check_same_recipe(recipe: Recipe) -> None:
     if changed:
         more = f"; and {counted(len(changed) - MOST, 'other value')}" if len(changed) > MOST else ""
         raise ValueError(
-            f"{recipe.folder} holds the run of another recipe; they differ in {'; '.join(changed[:MOST])}{more}. Give this one another name "
-            f"(name=...), delete that run, or start over with --overwrite"
+            f"{recipe.folder} holds the run of another recipe; they differ in {'; '.join(changed[:MOST])}{more}. Give "
+            f"this one another name (name=...), delete that run, or start over with --overwrite"
         )
 
 
