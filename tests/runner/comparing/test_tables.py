@@ -111,12 +111,12 @@ def test_how_often_runs_were_scored_is_told(fabricate):
 
 @pytest.mark.parametrize("change, told", [
     ("optimizer.lr=0.5", "optimizer.lr: 0.02 there, 0.5 here"),
-    ("loop.precision=bf16", "loop.precision: 'fp32' there, 'bf16' here"),
+    ("loop.precision=bf16", "loop.precision: fp32 there, bf16 here"),
     ("data.args.length=9", "data.args.length: 15 there, 9 here"),
-    ("data.labelled=1/4", "data.labelled: None there, '1/4' here"),
+    ("data.labelled=1/4", "data.labelled: null there, 1/4 here"),
     ("data.transform={flip: 0.25}", "data.transform.flip: 0.5 there, 0.25 here"),
-    ("networks.student.weights=w.pth", "student.weights: None there, 'w.pth' here"),
-    ("losses.cross_entropy.args={class_weights: inverse_sqrt}", "losses.cross_entropy.args.class_weights: None there"),
+    ("networks.student.weights=w.pth", "student.weights: null there, w.pth here"),
+    ("losses.cross_entropy.args={class_weights: inverse_sqrt}", "losses.cross_entropy.args.class_weights: null there"),
     ("losses.cross_entropy.weight=3", "losses.cross_entropy.weight: 1.0 there, 3.0 here"),
     ("losses.kl.weight=3", None),
     ("networks.teacher.model=pspnet", None),

@@ -170,7 +170,8 @@ RAMP = "losses.0.weight"
         f"{RAMP}.strat": "unknown key, did you mean 'start'?; allowed here: start, end, over, hold",
     }),
     (f"{RAMP}={{start: 1, end: 2, over: [1, 2, 3]}}",
-     {f"{RAMP}.over": "must have at most 2 items, not 3; got [1, 2, 3]"}),
+     {f"{RAMP}.over": "must have at most 2 items, not 3; got [1, 2, 3]; allowed is a list: a whole number from 0, a "
+                      "whole number from 1 (first and last iteration of the linear change)"}),
     (f"{RAMP}={{start: 1, end: 2, over: [1, b]}}", {f"{RAMP}.over.1": "must be a valid integer; got 'b'"}),
     ("networks.student.weights={x: {y: 1}}", {
         "networks.student.weights.recipe": "is missing and has no default",
