@@ -130,8 +130,7 @@ def among_images(student: Tensor, teacher: Tensor, temperature: float, *, gather
     """
     if len(teacher) == 1 and not gathers:
         warnings.warn("cirkd: one image per process has no other to compare with; set gather: true", stacklevel=2)
-    keys = map(of_all, (student, teacher)) if gathers and training else (student, teacher)
-    student_keys, teacher_keys = keys
+    student_keys, teacher_keys = map(of_all, (student, teacher)) if gathers and training else (student, teacher)
     return image_pair_divergence(student, student_keys, teacher, teacher_keys, temperature)
 
 

@@ -87,8 +87,9 @@ class CIRKDChannel(nn.Module):
         with torch.autocast(goal.device.type, enabled=False):
             guess, goal = (unit(x.flatten(2), 2) for x in (guess, goal))  # (B, C', N)
             if self.minibatch_weight:
-                settings = {"gathers": self.gather, "training": self.training}
-                divergence = among_images(guess, goal, self.contrast_temperature, **settings)
+                divergence = among_images(
+                    guess, goal, self.contrast_temperature, gathers=self.gather, training=self.training
+                )
                 parts["minibatch"] = self.minibatch_weight * divergence
             if self.memory_weight:
                 parts["memory"] = self.memory_weight * self.against_memory(guess.flatten(0, 1), goal.flatten(0, 1))

@@ -92,7 +92,7 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         say(f"{empty[0]}{more}: left out, as no run lies there")
-    unfinished = [run for run in runs.values() if not run.has_results or (skip_unfinished and _is_missing(run))]
+    unfinished = [run for run in runs.values() if (_is_missing(run) if skip_unfinished else not run.has_results)]
     if unfinished and (not skip_unfinished or len(unfinished) == len(runs) + len(programs)):
         which = ", ".join(str(run.path) for run in unfinished)
         raise ValueError(

@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from segkd.runner.console import progress_bar
+from segkd.runner.loading.around import Around
 from segkd.runner.loading.content import PILLOW, checksum, known_to, stamp_of
 from segkd.runner.loading.pixel_file import KeptImage, PixelFile, hold
 from segkd.runner.loading.sampler import start_worker
@@ -30,7 +31,7 @@ SAMPLED = 8  # images whose sizes stand for those of all
 Pixels = Image.Image | KeptImage
 
 
-class KeptPixels(Dataset):
+class KeptPixels(Around):
     """A data set whose items lie, once they have been decoded, in two files: the images, and their labels as train ids.
 
     A file's name has a checksum of all that its pixels are a function of: of each image's file its path, size and times
@@ -43,7 +44,7 @@ class KeptPixels(Dataset):
     """
 
     def __init__(self, dataset: Dataset, folder: Path, name: str):
-        self.dataset = dataset
+        super().__init__(dataset)
         self.stamps = [stamp_of(dataset, index) for index in range(len(dataset))]
         has_labels = any(label is not None for _, label in getattr(dataset, "files", [("", "")]))
         decoder = FORMAT, PILLOW
@@ -54,14 +55,6 @@ class KeptPixels(Dataset):
             labels = checksum(decoder, self.stamps, known_to(dataset))
             self.labels = PixelFile(folder / f"{name}-labels-{labels}.bin", len(dataset), 1)
         self.refusal = ""
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getattr__(self, name: str):
-        if name == "dataset":  # while it is unpickled, there is none yet
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
 
     @property
     def pixel_files(self) -> list[PixelFile]:

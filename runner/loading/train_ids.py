@@ -3,12 +3,12 @@
 import functools
 
 from PIL import Image
-from torch.utils.data import Dataset
 
 from segkd.datasets._files import IGNORE_INDEX, require_one_size
+from segkd.runner.loading.around import Around
 
 
-class TrainIds(Dataset):
+class TrainIds(Around):
     """A data set whose items are checked as they come, and whose own `ignore_index` is 255 from here on.
 
     So views, mixing, losses and scores know one value for what does not count. All else is the data set's own.
@@ -22,17 +22,6 @@ class TrainIds(Dataset):
     """
 
     ignore_index = IGNORE_INDEX
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getattr__(self, name: str):
-        if name == "dataset":  # while it is unpickled, there is none yet
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
         image, target = self.dataset[index]

@@ -32,9 +32,8 @@ class RunFolder:
     def __init__(self, path: Path | str):
         self.path = path = Path(path)
         self.recipe_file = path / "recipe.yaml"  # resolved
-        self.environment_file = (
-            path / "environment.json"
-        )  # packages and command of the latest start, all devices and commits
+        # packages and command of the latest start, all devices and commits
+        self.environment_file = path / "environment.json"
         self.metrics_file = path / "metrics.jsonl"  # one line an iteration
         self.teachers_file = path / "teachers.json"  # scores of the frozen networks
         self.checkpoints = path / CHECKPOINTS  # step-<iteration>/, and the links `last` and `best`

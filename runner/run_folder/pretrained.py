@@ -78,8 +78,8 @@ def find_student(source: str | Path, revision: str | None = None) -> StudentFold
         downloaded = huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=files)
     except (OSError, ValueError) as error:  # no such repository, no access, no network, HF_HUB_OFFLINE
         raise FileNotFoundError(
-            f"there is no folder {source} here{near(path)}, and it could not be had from the Hub ({type(error).__name__}); check "
-            f"the name, the network and, for a private one, the login (hf auth login)"
+            f"there is no folder {source} here{near(path)}, and it could not be had from the Hub "
+            f"({type(error).__name__}); check the name, the network and, for a private one, the login (hf auth login)"
         ) from error
     student = StudentFolder(Path(downloaded))
     if not student.is_complete:
