@@ -23,6 +23,8 @@ class Encoder(nn.Module):
     strides: dict[str, int]
     # feature -> weight and bias, each (C,), of the batch norm it comes from, where it comes from one
     norms: dict[str, tuple[Tensor, Tensor]] = {}
+    # side in pixels of a plain transformer's patches, which alone has tokens that are no patches
+    patch: int | None = None
     # where its published weights are: timm's name of them, or else repository and file on the Hugging Face hub
     imagenet: str | None = None
     hub_file: tuple[str, str] | None = None

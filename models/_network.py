@@ -26,13 +26,14 @@ Arguments:
 from collections.abc import Sequence
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor, nn
 
 from ._encoder import Encoder
 from ._prediction import Normalize, Prediction
-from ._taps import cropped
+from ._taps import MODULE, PROBES, Form, as_feature, as_in_inference, cropped, form_of, watched
 from ._weights import load_backbone
 
 # hints of arguments, which are their ranges in a recipe
@@ -79,6 +80,11 @@ class Network(nn.Module):
     norms: dict[str, tuple[Tensor, Tensor]]
     # the features a prediction holds; whoever reads some says so here
     features_wanted: set[str]
+    # `module:<path>` -> how what that part puts out is a map, for those some have asked for; those overwritten later
+    taps: dict[str, Form]
+    overwritten: set[str]
+    # side in pixels of a plain transformer's patches, which alone has tokens that are no patches
+    patch: int | None = None
     # whether it has an auxiliary head, whose scores are made in training; whether they are outside training too
     has_aux = False
     aux_wanted = False
@@ -113,11 +119,13 @@ class Network(nn.Module):
         self.features_wanted = set()
         self.normalize = Normalize.named(normalize)
         self.channels, self.strides, self.norms = {}, {}, {}
+        self.taps, self.overwritten = {}, set()
         if backbone is not None:
             self.backbone = backbone
             self.channels |= backbone.channels
             self.strides |= backbone.strides
             self.norms |= backbone.norms
+            self.patch = backbone.patch
             constants = load_backbone(backbone, pretrained, backbone_weights)
             if constants is not None:
                 self.normalize = Normalize.of(constants)
@@ -150,8 +158,39 @@ class Network(nn.Module):
                     part.training = False
         return self
 
+    @property
+    def tapped(self) -> nn.Module:
+        """The module that paths of features `module:<path>` begin at."""
+        return self
+
+    def probe_sizes(self) -> list[tuple[int, int]]:
+        """(H, W) of images that show what its features are."""
+        return [self.read_size(size) or size for size in PROBES]
+
     def measure(self, name: str) -> None:
-        """Lists a feature whose size is looked for only when it is asked for; most networks have none."""
+        """Finds out what a feature `module:<path>` is by forwards of random images, and lists it."""
+        if not name.startswith(MODULE):
+            return
+        path = name.removeprefix(MODULE)
+        if path not in dict(self.tapped.named_modules()) or not path:
+            parts = ", ".join(child for child, _ in self.tapped.named_children())
+            raise ValueError(f"{type(self).__name__} has no module {path!r}; its outermost ones are {parts}")
+        forms = set()
+        with as_in_inference(self), torch.no_grad():
+            for size in self.probe_sizes():  # two, for a list of queries can have as many entries as one of them cells
+                pixels = torch.randn(1, 3, *size).to(next(self.parameters()))  # drawn on the CPU, wherever it is
+                with watched(self.tapped, {"end": (path, "output"), "then": (path, "output")}, {"then"}) as seen:
+                    self.compute(pixels, set(), None)
+                forms.add(form_of(seen.get("end"), size, self.patch))
+        form = forms.pop()
+        if forms or form is None:
+            raise ValueError(
+                f"{type(self).__name__}: the output of module {path!r} is no feature map; name another module"
+            )
+        if not torch.equal(seen["end"], seen["then"]):
+            self.overwritten.add(name)
+        self.taps[name] = form
+        self.add_features([name], form.channels, form.stride)
 
     def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint's entries, under our names, as this network takes them."""
@@ -189,13 +228,23 @@ class Network(nn.Module):
         size = (x.shape[-2], x.shape[-1])
         padded = self.read_size(size)
         if padded is None:
-            return self.compute(x, wanted, prompt)
+            return self._compute_tapped(x, wanted, prompt)
         x = F.pad(x, (0, padded[1] - size[1], 0, padded[0] - size[0]))
-        found = self.compute(x, wanted, prompt)
+        found = self._compute_tapped(x, wanted, prompt)
         return {
             name: None if maps is None else cropped(maps, self.strides.get(name) or padded[0] // maps.shape[-2], size)
             for name, maps in found.items()
         }
+
+    def _compute_tapped(self, x: Tensor, wanted: set[str], prompt: Tensor | None) -> dict[str, Tensor | None]:
+        """What `compute` finds, and what the wanted parts of the network put out meanwhile."""
+        places = {name: (name.removeprefix(MODULE), "output") for name in sorted(wanted & self.taps.keys())}
+        if not places:
+            return self.compute(x, wanted, prompt)
+        with watched(self.tapped, places, self.overwritten) as seen:
+            found = self.compute(x, wanted - places.keys(), prompt)
+        size = x.shape[-2], x.shape[-1]
+        return found | {name: as_feature(seen[name], self.taps[name], size) for name in places}
 
     def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
         if prompt is not None and not self.takes_prompt:

@@ -1,7 +1,7 @@
 """Maps inside a network whose code is not ours: what a probe image shows of them, and how a forward gives them."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 Tap = tuple[str, Literal["input", "output"]]
 
 STRIDES = (1, 2, 4, 8, 16, 32)
+PROBES = ((64, 96), (96, 128))  # sizes of images that show it; not square, so that (B, C, h, w) and (B, h, w, C) differ
+MODULE = "module:"  # what names a part of a network by its path, as a feature
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,12 @@ def before_classifier(network: nn.Module, num_classes: int) -> Tap | None:
 
 
 @contextlib.contextmanager
-def watched(network: nn.Module, taps: dict[str, Tap]) -> Iterator[dict[str, object]]:
+def watched(network: nn.Module, taps: dict[str, Tap], copied: Collection[str] = ()) -> Iterator[dict[str, object]]:
     """Within it, every forward of the network leaves what the taps see in the given dict; the last call counts.
 
     Args:
         taps: name -> where it is seen.
+        copied: names of those that a later module overwrites, such as an activation in place.
     """
     seen: dict[str, object] = {}
 
@@ -97,7 +100,8 @@ def watched(network: nn.Module, taps: dict[str, Tap]) -> Iterator[dict[str, obje
             # modules of transformers often give a tuple or a dict of outputs whose first is the map
             if isinstance(value, dict):
                 value = tuple(value.values())
-            seen[name] = next(iter(value), None) if isinstance(value, (tuple, list)) else value
+            value = next(iter(value), None) if isinstance(value, (tuple, list)) else value
+            seen[name] = value.clone() if name in copied and isinstance(value, Tensor) else value
 
         return look
 

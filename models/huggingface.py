@@ -6,12 +6,12 @@ from typing import Literal
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._hub import architecture, build, load, own_names, read_config, read_normalize
 from ._network import Network
 from ._state_dicts import shown
-from ._taps import Form, as_feature, as_in_inference, before_classifier, form_of, grid, reached, watched
+from ._taps import PROBES, Form, as_feature, as_in_inference, before_classifier, form_of, grid, reached, watched
 from ._universal import universal_scores
 from ._weights import first_line
 
@@ -36,7 +36,6 @@ ENCODERS = {
     "eomt_dinov3": ("embeddings.", "layers.", "layernorm."),
     "detr": ("detr.model.backbone.",),
 }
-PROBES = ((64, 96), (96, 128))  # not square, so that (B, C, h, w) and (B, h, w, C) differ
 SMALL = (1, 32)  # sides of images that are tried; every network reads the first of PROBES
 
 
@@ -72,8 +71,8 @@ class HuggingFace(Network):
         aux: (B, K, h', w') of its auxiliary head.
 
     Features: `hidden0`, `hidden1`, ... its encoder's hidden states; `head`: what its classifier reads (by mask
-        classification: the map the masks are products with); `module:<path>`: the output of any of its submodules
-        that is a map, by its path in `network`. Sequences of tokens are maps without the class token and its like.
+        classification: the map the masks are products with); `module:<path>`, see models/README.md, by its path in
+        `network`. Sequences of tokens are maps without the class token and its like.
 
     Raises:
         FileNotFoundError: nothing of that name. ValueError: a network without a segmentation head, weights without one
@@ -123,7 +122,7 @@ class HuggingFace(Network):
             self.published_constants = self.normalize.constants if pretrained else None
         self.extent = "fixed" if getattr(settings, "is_hybrid", False) else EXTENT.get(settings.model_type)
         patch = getattr(settings, "patch_size", None) if self.extent else None
-        self.patch: int | None = patch if isinstance(patch, (int, type(None))) else patch[0]
+        self.patch = patch if isinstance(patch, (int, type(None))) else patch[0]
         base = self.network.base_model_prefix
         inner = ENCODERS.get(settings.model_type) or ((f"{base}.",) if base and hasattr(self.network, base) else ())
         self.backbone_prefixes = tuple(f"network.{prefix}" for prefix in inner)
@@ -181,15 +180,16 @@ class HuggingFace(Network):
         side = self.settings.image_size
         return (side, side) if isinstance(side, int) else tuple(side)
 
-    def _probe_sizes(self) -> list[tuple[int, int]]:
-        """(H, W) of images that show what the features are."""
-        return [self._only_size()] if self.extent == "fixed" else [self.read_size(size) or size for size in PROBES]
+    @property
+    def tapped(self) -> nn.Module:
+        return self.network
+
+    def probe_sizes(self) -> list[tuple[int, int]]:
+        return [self._only_size()] if self.extent == "fixed" else super().probe_sizes()
 
     def _run(self, pixels: Tensor, wanted: set[str], with_aux: bool) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """Scores, scores of the auxiliary head, and the wanted tensors as the network leaves them."""
-        taps = {name: (name.removeprefix("module:"), "output") for name in wanted if name.startswith("module:")}
-        if "head" in wanted and self.head_tap is not None:
-            taps["head"] = self.head_tap
+        taps = {"head": self.head_tap} if "head" in wanted and self.head_tap is not None else {}
         if with_aux and self.settings.model_type != "upernet":
             taps["aux"] = ("auxiliary_head", "output")
         keep = any(name.startswith("hidden") for name in wanted)
@@ -211,7 +211,7 @@ class HuggingFace(Network):
 
     def _probe(self) -> list[str]:
         """One look at a small empty image: the forms of the named features, and the parameters no score needs."""
-        size = self._probe_sizes()[0]
+        size = self.probe_sizes()[0]
         pixels = torch.zeros(1, 3, *size)
         with as_in_inference(self.network), torch.enable_grad():
             try:
@@ -250,21 +250,3 @@ class HuggingFace(Network):
     def _list(self, name: str, form: Form) -> None:
         self.forms[name] = form
         self.add_features([name], form.channels, form.stride)
-
-    def measure(self, name: str) -> None:
-        """Finds out what a feature `module:<path>` is by forwards of empty images, and lists it."""
-        if not name.startswith("module:"):
-            return
-        path = name.removeprefix("module:")
-        if path not in dict(self.network.named_modules()) or not path:
-            parts = ", ".join(child for child, _ in self.network.named_children())
-            raise ValueError(f"{self.source} has no module {path!r}; its outermost ones are {parts}")
-        parameter, forms = next(self.network.parameters()), set()
-        with as_in_inference(self.network), torch.no_grad():
-            for size in self._probe_sizes():  # two, for a list of queries can have as many entries as one of them cells
-                pixels = torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device)
-                forms.add(form_of(self._run(pixels, {name}, False)[2].get(name), size, self.patch))
-        form = forms.pop()
-        if forms or form is None:
-            raise ValueError(f"{self.source}: the output of module {path!r} is no feature map; name another module")
-        self._list(name, form)
