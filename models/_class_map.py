@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ._network import Network
 from ._prediction import at_least_float32
+from ._state_dicts import shown
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +108,7 @@ def _find(wanted: str | int, names: Sequence[str], owner: str) -> int:
 
 
 def _few(names: Sequence[str]) -> str:
-    """The first ten names, and how many more there are."""
-    return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return shown([repr(name) for name in names], 10)
 
 
 class ClassMapped(Network):

@@ -81,7 +81,7 @@ class Network(nn.Module):
     # the features a prediction holds; whoever reads some says so here
     features_wanted: set[str]
     # `module:<path>` -> how what that part puts out is a map, for those some have asked for; those overwritten later
-    taps: dict[str, Form]
+    parts: dict[str, Form]
     overwritten: set[str]
     # side in pixels of a plain transformer's patches, which alone has tokens that are no patches
     patch: int | None = None
@@ -119,7 +119,7 @@ class Network(nn.Module):
         self.features_wanted = set()
         self.normalize = Normalize.named(normalize)
         self.channels, self.strides, self.norms = {}, {}, {}
-        self.taps, self.overwritten = {}, set()
+        self.parts, self.overwritten = {}, set()
         if backbone is not None:
             self.backbone = backbone
             self.channels |= backbone.channels
@@ -189,7 +189,7 @@ class Network(nn.Module):
             )
         if not torch.equal(seen["end"], seen["then"]):
             self.overwritten.add(name)
-        self.taps[name] = form
+        self.parts[name] = form
         self.add_features([name], form.channels, form.stride)
 
     def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -238,13 +238,13 @@ class Network(nn.Module):
 
     def _compute_tapped(self, x: Tensor, wanted: set[str], prompt: Tensor | None) -> dict[str, Tensor | None]:
         """What `compute` finds, and what the wanted parts of the network put out meanwhile."""
-        places = {name: (name.removeprefix(MODULE), "output") for name in sorted(wanted & self.taps.keys())}
+        places = {name: (name.removeprefix(MODULE), "output") for name in sorted(wanted & self.parts.keys())}
         if not places:
             return self.compute(x, wanted, prompt)
         with watched(self.tapped, places, self.overwritten) as seen:
             found = self.compute(x, wanted - places.keys(), prompt)
         size = x.shape[-2], x.shape[-1]
-        return found | {name: as_feature(seen[name], self.taps[name], size) for name in places}
+        return found | {name: as_feature(seen[name], self.parts[name], size) for name in places}
 
     def forward(self, images: Tensor, prompt: Tensor | None = None) -> Prediction:
         if prompt is not None and not self.takes_prompt:

@@ -107,9 +107,9 @@ def bare(state: State) -> State:
     return renamed
 
 
-def shown(keys: list[str]) -> str:
-    """The first three of some keys, and how many more there are."""
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+def shown(keys: list[str], most: int = 3) -> str:
+    """The first of some keys, and how many more there are."""
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def _is_state(content: object) -> bool:

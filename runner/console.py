@@ -141,6 +141,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def some(words: list[str], most: int = 3) -> str:
+    """`a, b, c and 4 more`."""
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
 def number(value: float | None, form: str = "{:.2f}") -> str:
     """A number in a table or a sentence, `-` where it is not known (None or NaN)."""
     return "-" if value is None or value != value else form.format(value)

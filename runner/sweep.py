@@ -43,7 +43,7 @@ from segkd.runner.comparing.shared_jobs import SharedJobs, TakenJob, is_over
 from segkd.runner.comparing.slurm_submission import submit
 from segkd.runner.comparing.sweep_plan import Job, Plan, Sweep, read_plan, read_slurm, side_by_side
 from segkd.runner.comparing.tables import write_comparison
-from segkd.runner.console import clock, command, counted, message, percent, say
+from segkd.runner.console import clock, command, counted, message, percent, say, some
 from segkd.runner.run_folder.claim import HANDED_OVER, claimed
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.replacing import replacing
@@ -128,9 +128,8 @@ class Runs:
         awaited = {name: holder for name, holder in self.jobs.elsewhere().items() if name not in own}
         if awaited.keys() - self.told:
             self.told |= awaited.keys()
-            some = ", ".join(f"{name} ({holder})" for name, holder in list(awaited.items())[:3])
-            more = f" and {len(awaited) - 3} more" if len(awaited) > 3 else ""
-            say(f"nothing to start now; waiting for what is trained elsewhere: {some}{more}")
+            names = some([f"{name} ({holder})" for name, holder in awaited.items()])
+            say(f"nothing to start now; waiting for what is trained elsewhere: {names}")
 
     def _tell_results(self, taken: TakenJob) -> None:
         # if the others take as long as those that have ended; those going on are taken half done

@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from .._state_dicts import shown
+
 
 @dataclass
 class Described:
@@ -66,8 +68,7 @@ class Renaming:
         """`to_theirs` where all of it can be told in the other code, called `code` in the ValueError otherwise."""
         nameless = [key for key in state if not any(expression.fullmatch(key) for expression, _ in self._to_theirs)]
         if nameless:
-            more = f" and {len(nameless) - 3} more" if len(nameless) > 3 else ""
-            raise ValueError(f"{code} has no name for the entries {', '.join(nameless[:3])}{more} of this network")
+            raise ValueError(f"{code} has no name for the entries {shown(nameless)} of this network")
         return self.to_theirs(state)
 
 

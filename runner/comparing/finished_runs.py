@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from segkd.runner.comparing.bootstrap import mean_iou
-from segkd.runner.console import command, say
+from segkd.runner.console import command, say, some
 from segkd.runner.recipe.program_file import PRECISIONS, ProgramFile
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder, read_images
@@ -90,8 +90,7 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
             f"{[*missing, *empty][0]} holds no run; a run is a folder with recipe.yaml, made by distill.py"
         )
     if empty:
-        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-        say(f"{empty[0]}{more}: left out, as no run lies there")
+        say(f"{some(empty, 1)}: left out, as no run lies there")
     unfinished = [run for run in runs.values() if (_is_missing(run) if skip_unfinished else not run.has_results)]
     if unfinished and (not skip_unfinished or len(unfinished) == len(runs) + len(programs)):
         which = ", ".join(str(run.path) for run in unfinished)

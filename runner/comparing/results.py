@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from segkd.runner.comparing.finished_runs import FinishedRun, common_folder, runs_below
+from segkd.runner.console import some
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.metrics_file import PHASES, append_rows
 from segkd.runner.run_folder.replacing import replacing, write_text
@@ -30,9 +31,8 @@ def keep_results(runs: list[FinishedRun], folder: Path) -> None:
     written = {path.resolve() for path in kept}
     others = [str(run.path) for run in runs_below(folder) if run.path.resolve() not in written]
     if others:
-        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
         raise ValueError(
-            f"{folder} holds {', '.join(others[:SHOWN])}{more}, which this comparison does not have, and whoever compares "
+            f"{folder} holds {some(others, SHOWN)}, which this comparison does not have, and whoever compares "
             f"the folder would find them beside it; delete them, or name another folder"
         )
     for run, path in zip(trained, kept):

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from segkd.runner.comparing.search_plan import Search, mistakes_in
 from segkd.runner.comparing.slurm import Slurm
-from segkd.runner.console import say
+from segkd.runner.console import say, some
 from segkd.runner.recipe.addresses import Source, is_address
 from segkd.runner.recipe.kinds import SWEEP, refuse_other_kind
 from segkd.runner.recipe.mistakes import RecipeError, did_you_mean, found_by, located
@@ -230,6 +230,7 @@ def read_plan(
     teachers: dict[Path, Run] = {}
     tried: list[Tried] = []
     searched: dict[str, tuple[str, list[str], Recipe]] = {}
+    refused: dict[str, list[str]] = {}  # what is wrong -> the methods it is wrong in
     said = {f"{origins.of(('set',))}: set": sweep.assignments, "command line": assignments}
     if sweep.search is not None:
         said[f"{origins.of(('search', 'set'))}: search.set"] = sweep.search.assignments
@@ -251,9 +252,11 @@ def read_plan(
                 given = [*given, *found]
             runs.append(_runs_of(sweep, method, recipe_path, given, teachers))
         except RecipeError as error:
-            mistakes += [f"methods.{method}: {mistake}" for mistake in error.mistakes]
+            for mistake in error.mistakes:
+                refused.setdefault(mistake, []).append(f"methods.{method}")
         except (ValueError, FileNotFoundError) as error:
-            mistakes.append(f"{where}: {error}")
+            refused.setdefault(str(error), []).append(where)
+    mistakes += [f"{some(places)}: {mistake}" for mistake, places in refused.items()]
     mistakes += [
         f"{place}: {key} is what the sweep gives each of its runs; it cannot be set"
         for place, words in said.items()

@@ -16,7 +16,7 @@ from segkd.runner.building.graph import Graph
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import build_networks
 from segkd.runner.building.shapes import crops
-from segkd.runner.console import clock, command, counted, say
+from segkd.runner.console import clock, command, counted, say, some
 from segkd.runner.drafting.formats import Found, find_data
 from segkd.runner.drafting.plan import Plan, encoder_for, plan_for
 from segkd.runner.drafting.recipe_text import header, recipe_texts
@@ -109,9 +109,8 @@ def _built(found: Found) -> tuple[Found, Dataset, Dataset]:
 
 def _told(train_set: Dataset, val_set: Dataset, plan: Plan) -> Iterator[str]:
     names = list(train_set.class_names)
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     yield f"{len(train_set)} images to train on and {len(val_set)} to score"
-    yield f"{len(names)} classes: {', '.join(names[:20])}{more}"
+    yield f"{len(names)} classes: {some(names, 20)}"
     yield f"images of {'about ' if not plan.is_one_size else ''}{plan.size[0]} x {plan.size[1]} pixels (height x width)"
 
 

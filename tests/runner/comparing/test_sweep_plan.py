@@ -126,6 +126,15 @@ def test_all_mistakes_are_told_at_once(folder, text, told):
     assert len(str(error.value).splitlines()) <= 3
 
 
+def test_a_mistake_of_many_methods_is_told_once(folder):
+    methods = "".join(f"  kd{i}: kl.yaml\n" for i in range(9))
+    (folder / "sweep.yaml").write_text(f"name: small\nmethods:\n{methods}")
+    (folder / "big.yaml").write_text("extends: tiny.yaml\nname: big\noptimiser: {lr: 1}")
+    with pytest.raises(ValueError, match="the sweep sweep.yaml has 1 mistake, nothing was started") as error:
+        read_plan("sweep.yaml")
+    assert "methods.kd0, methods.kd1, methods.kd2 and 6 more: big.yaml:3: optimiser" in str(error.value)
+
+
 def test_mistakes_in_a_teacher_and_in_run_folders_are_told_too(folder):
     (folder / "runs/small/small-none-s0/checkpoints/step-00000002").mkdir(parents=True)
     (folder / "runs/small/small-none-s0/recipe.yaml").write_text(read("tiny.yaml").dump())
