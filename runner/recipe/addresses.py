@@ -13,13 +13,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from segkd.runner.recipe import hub
 from segkd.runner.recipe.mistakes import Mistake, Origins
 from segkd.runner.recipe.program_file import ProgramFile
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.yaml_file import lies_inside
 
-ON_THE_HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?/(?P<file>[^@]+\.ya?ml)")
+RECIPES = ("*.yaml", "*.yml")  # of a repository, with all that one of them may build on
 OF_A_RUN = re.compile(r"wandb://(?P<run>[\w.-]+/[\w.-]+/[\w.-]+)")
 
 
@@ -79,12 +80,13 @@ def find_source(recipe: str | Path | dict) -> Source:
             return Source(Path(recipe))
         root = Path(_recipe_inside(program.path).name)
         return Source(root / "recipe.yaml", root, str(recipe))
-    found = ON_THE_HUB.fullmatch(str(recipe))
-    if found and not found["repo"].startswith(("datasets/", "spaces/")):
-        root = _hub_folder(found["repo"], found["revision"])
-        path = Path(os.path.normpath(root / found["file"]))
+    found = hub.ADDRESS.fullmatch(str(recipe))
+    is_recipe = found and (found["path"] or "").endswith((".yaml", ".yml"))
+    if is_recipe and not found["repo"].startswith(("datasets/", "spaces/")):
+        root = hub.download(found["repo"], found["revision"], RECIPES)
+        path = Path(os.path.normpath(root / found["path"]))
         if not (lies_inside(root, path) and path.is_file()):
-            raise FileNotFoundError(f"{recipe}: the Hub's {found['repo']} has no file {found['file']}")
+            raise FileNotFoundError(f"{recipe}: the Hub's {found['repo']} has no file {found['path']}")
         # the commit that was found, so that what is written down means the same files tomorrow
         revision = root.name if re.fullmatch("[0-9a-f]{40}", root.name) else found["revision"]
         return Source(path, root, f"hf://{found['repo']}" + (f"@{revision}" if revision else ""))
@@ -96,21 +98,6 @@ def find_source(recipe: str | Path | dict) -> Source:
         f"{recipe} is no address of a recipe; write hf://user/repo/path.yaml (a model repository, @revision after repo "
         f"for one that is not its newest) or wandb://entity/project/run"
     )
-
-
-@functools.cache
-def _hub_folder(repo: str, revision: str | None) -> Path:
-    """The recipes of a repository on the Hub, all of one commit, in the Hub's cache."""
-    import huggingface_hub  # only those who name the Hub reach for the network
-
-    try:
-        found = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=["*.yaml", "*.yml"])
-    except (OSError, ValueError) as error:  # not there, no access, no network, HF_HUB_OFFLINE
-        raise FileNotFoundError(
-            f"hf://{repo} could not be had from the Hub ({type(error).__name__}); check the name, the network and "
-            f"HF_HUB_OFFLINE and, for a private one, the login (hf auth login)"
-        ) from error
-    return Path(os.path.abspath(found))
 
 
 @functools.cache

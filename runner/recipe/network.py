@@ -10,6 +10,7 @@ from pydantic import Field
 
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.cache import Cache
+from segkd.runner.recipe.hub import place_of
 from segkd.runner.recipe.mistakes import Mistake, did_you_mean
 from segkd.runner.recipe.optimization import Curve, Optimizer
 from segkd.runner.recipe.section import Constants, OtherRecipe, Section
@@ -36,7 +37,8 @@ class Network(Section):
     args: dict = Field({}, description="the network's own arguments; those that its weights tell may be left out")
     weights: str | OtherRecipe | None = Field(
         None,
-        description="a file, a run folder, {recipe: path}, or random, which a frozen network without weights must say",
+        description="a file, a run folder, hf://user/repo[@revision][/path], {recipe: path}, or random, which a frozen "
+        "network without weights must say",
     )
     layout: str | None = Field(None, description="whose names weights use (models/_checkpoints.py); default: guessed")
     part: str | None = Field(
@@ -118,10 +120,10 @@ class Network(Section):
             return Path(self.weights.recipe).stem
         if self.weights in (None, RANDOM):
             return None
-        place = Path(self.weights)  # or checkpoints/last of a run
         try:
+            place = place_of(self.weights)  # or checkpoints/last of a run
             config = described(place) or exported(place)
-        except ValueError:
+        except (ValueError, FileNotFoundError):
             return None  # who loads it tells
         run = run_of_checkpoint(place)  # which is called as its recipe
         return config.get("recipe", run.name if run else place.stem) if config else None
@@ -146,7 +148,10 @@ class Network(Section):
         """What is said where nothing names the network, not even its weights."""
         if not isinstance(self.weights, str):
             return f"{self.weights_words} tells no network (is not there yet); name its model: and args:"
-        place = Path(self.weights)
+        try:
+            place = place_of(self.weights)
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
         if not place.exists():
             text = f"there is no {place}{near(place)}; name a file or a run folder or, where it is made before this"
             return f"{text} training, its network's model: and args:, too"

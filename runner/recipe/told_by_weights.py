@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkd.runner.recipe import parts
+from segkd.runner.recipe.hub import place_of
 from segkd.runner.recipe.mistakes import Mistake
 from segkd.runner.recipe.student_folder import StudentFolder, described
 
@@ -42,8 +43,8 @@ def told_by(path: str, layout: str | None, part: str | None) -> Told | None:
     Reading a recipe runs no code: a file that is read with --trust-checkpoint alone tells nothing here. What is wrong
     with weights says whoever loads them.
     """
-    place = Path(path)
     try:
+        place = place_of(path)
         config = described(place)
         if config is not None:
             return Told(config["model"], config["args"], certain=True)

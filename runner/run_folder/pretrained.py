@@ -15,7 +15,7 @@ from torch import nn
 from segkd.models._int8 import Rounded, simulate_int8
 from segkd.models._prediction import Normalize
 from segkd.models._weights import fill, read_weights
-from segkd.runner.recipe import parts
+from segkd.runner.recipe import hub, parts
 from segkd.runner.recipe.mistakes import did_you_mean, dotted
 from segkd.runner.recipe.shipped import near
 from segkd.runner.recipe.student_folder import StudentFolder
@@ -27,6 +27,8 @@ WITHOUT_DOWNLOADS = {"pretrained": False, "backbone_weights": None}
 
 def from_pretrained(source: str | Path, *, revision: str | None = None) -> nn.Module:
     """The network in a run folder, a student folder, or a repository `user/name` of the Hugging Face Hub.
+
+    A folder inside of a repository is `hf://user/name[@revision]/path`.
 
     Only JSON and tensors are read and only our own networks are built: a stranger's folder starts no code.
 
@@ -60,7 +62,7 @@ def find_student(source: str | Path, revision: str | None = None) -> StudentFold
     Raises:
         FileNotFoundError: no such folder or repository, or a run that has not finished.
     """
-    path = Path(source)
+    path = hub.place_of(source)
     for student in (RunFolder(path).student, StudentFolder(path)):
         if student.is_complete:
             return student
@@ -72,16 +74,10 @@ def find_student(source: str | Path, revision: str | None = None) -> StudentFold
         raise FileNotFoundError(
             f"there is no folder {source}{near(path)}; give a run folder, a student folder or a Hub id user/name"
         )
-    import huggingface_hub  # asked only where nothing of that name is on the disk
-
-    try:
-        downloaded = huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=files)
-    except (OSError, ValueError) as error:  # no such repository, no access, no network, HF_HUB_OFFLINE
-        raise FileNotFoundError(
-            f"there is no folder {source} here{near(path)}, and it could not be had from the Hub "
-            f"({type(error).__name__}); check the name, the network and, for a private one, the login (hf auth login)"
-        ) from error
-    student = StudentFolder(Path(downloaded))
+    try:  # only where nothing of that name is on the disk
+        student = StudentFolder(hub.download(str(source), revision, tuple(files)))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no folder {source} here{near(path)}; {error}") from error
     if not student.is_complete:
         raise FileNotFoundError(f"the Hub's {source} is no network delivered by segkd: it lacks {' or '.join(files)}")
     return student

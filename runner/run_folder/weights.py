@@ -11,6 +11,7 @@ from segkd.models import _checkpoints
 from segkd.models._prediction import Normalize
 from segkd.models._weights import exported_from, fill, read_part, refuse_irregular
 from segkd.runner.recipe import parts, told_by_weights
+from segkd.runner.recipe.hub import place_of
 from segkd.runner.recipe.mistakes import dotted
 from segkd.runner.recipe.shipped import near
 from segkd.runner.recipe.student_folder import StudentFolder, described
@@ -154,7 +155,7 @@ def find_weights(
         FileNotFoundError: nothing there, or a run that has not finished. ValueError: no file of weights.
     """
     try:
-        file = weights_file(Path(path))
+        file = weights_file(path)
         state, part = read_part(file, part, trust=trust)
         config = described(file) or {}
     except ValueError as error:
@@ -162,8 +163,9 @@ def find_weights(
     return Weights(file, state, layout, part, config, {} if config else exported_from(file))
 
 
-def weights_file(path: Path) -> Path:
-    """The file of weights that a path in a recipe means."""
+def weights_file(path: str | Path) -> Path:
+    """The file of weights that a path, or an address on the Hub, in a recipe means."""
+    path = place_of(path)
     if not path.exists():
         raise FileNotFoundError(
             f"there are no weights at {path}{near(path)}; give a .safetensors or .pth file, or a run folder"

@@ -10,6 +10,7 @@ from segkd.runner.building import delivered
 from segkd.runner.building.frozen import cheaper
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.networks import build_network, mapped, weights_path
+from segkd.runner.recipe.hub import place_of
 from segkd.runner.recipe.mistakes import did_you_mean
 from segkd.runner.recipe.program_file import ProgramFile
 from segkd.runner.recipe.schema import Recipe
@@ -69,12 +70,12 @@ def _network(name: str, recipe: Recipe, dataset: Dataset, run: Path, weights: Gi
     if program is not None and (weights.layout or weights.part):
         raise ValueError(f"--layout and --part say what a weights file holds; {path} is a whole network")
     tells = path is not None and not (program or weights.layout or weights.part)
-    config = described(Path(path)) if tells else None
+    config = described(place_of(path)) if tells else None
     if program is not None:
         network, origin = load_program(path), f"{path} ({program.kind})"
         refuse_other_order(network, dataset, path)
     elif config is not None:
-        network, origin = cheaper(load(config, path, weights_file(Path(path))), entry), path
+        network, origin = cheaper(load(config, path, weights_file(path)), entry), path
     elif path is None and name != "student" and (entry.train or entry.ema_of):
         network, origin = delivered.find(str(run), name).network, str(run)
     else:

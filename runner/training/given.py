@@ -19,7 +19,7 @@ def given_to(recipe: Recipe, sets: dict[str, Dataset | None]) -> dict[str, str]:
     """
     paths = {name: weights_path(network) for name, network in recipe.networks.items() if not network.train}
     found = {
-        f"the weights of networks.{name}": checksum(weights_file(Path(path)))
+        f"the weights of networks.{name}": checksum(weights_file(path))
         for name, path in paths.items()
         if path is not None
     }

@@ -20,7 +20,8 @@ from started.commands import Commands, Result
 
 from segkd.runner.building.delivered import Delivered, write_folder
 from segkd.runner.comparing.bootstrap import mean_iou
-from segkd.runner.recipe import addresses, parts
+from segkd.runner.recipe import hub as hub_files
+from segkd.runner.recipe import parts
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.folder import RunFolder
@@ -115,7 +116,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (repository / "refs/main").write_text(HUB_COMMIT)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    addresses._hub_folder.cache_clear()
+    hub_files.download.cache_clear()
     return folder
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from segkd.runner.comparing.sweep_plan import read_plan
-from segkd.runner.recipe import addresses
+from segkd.runner.recipe import hub
 from segkd.runner.recipe.read import read
 
 KL = """
@@ -93,7 +93,7 @@ def test_names_that_look_like_numbers_stay_names(folder):
 def test_a_recipe_may_be_an_address(folder, monkeypatch):
     (folder / "hub").mkdir()
     (folder / "hub/tiny.yaml").write_text((folder / "tiny.yaml").read_text())
-    monkeypatch.setattr(addresses, "_hub_folder", lambda repo, revision: folder / "hub")
+    monkeypatch.setattr(hub, "download", lambda repo, revision, files: folder / "hub")
     (folder / "sweep.yaml").write_text(
         "name: small\nmethods: {none: hf://user/repo/tiny.yaml, gone: {recipe: hf://user/repo/gone.yaml}}"
     )
