@@ -57,6 +57,13 @@ def main() -> None:
         "--teacher", help="an encoder, such as resnet50 or timm/NAME, or a run folder or weights file"
     )
     drafting.add_argument("--student", help="an encoder")
+    drafting.add_argument(
+        "--class-map",
+        nargs="+",
+        default=[],
+        metavar="THEIRS=OURS",
+        help="which class of a trained teacher is which of the images', where they are not called the same",
+    )
     drafting.add_argument("--iterations", type=int, help="of each training (default: by the number of images)")
     advising = actions.add_parser("suggest", help="advise a first recipe, and say why", allow_abbrev=False)
     advising.add_argument("--teacher", required=True, help="an encoder, sam, or a run folder or weights file")
@@ -79,7 +86,11 @@ def main() -> None:
     elif options.action == "new":
         from segkd.runner.drafting.draft import draft  # seconds of torch, which nothing else here needs
 
-        draft(options.data, options.output, options.teacher, options.student, options.iterations)
+        given = [pair.rpartition("=") for pair in options.class_map]
+        if not all(theirs and ours for theirs, _, ours in given):
+            raise ValueError(f"--class-map {' '.join(options.class_map)}: write THEIRS=OURS, each a name or an id")
+        class_map = {theirs: ours for theirs, _, ours in given}
+        draft(options.data, options.output, options.teacher, options.student, options.iterations, class_map)
     elif options.action == "suggest":
         from segkd.runner.drafting.rules import Asked
         from segkd.runner.drafting.suggestion import suggest

@@ -5,51 +5,64 @@ import re
 import tempfile
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 
+from segkd.models._class_map import read_class_map
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import build_networks
 from segkd.runner.building.shapes import crops
 from segkd.runner.console import clock, command, counted, say, some
 from segkd.runner.drafting.formats import Found, find_data
-from segkd.runner.drafting.plan import Plan, encoder_for, plan_for
+from segkd.runner.drafting.plan import Plan, encoder_for, is_trained, plan_for
 from segkd.runner.drafting.recipe_text import header, recipe_texts
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.replacing import write_text
+from segkd.runner.run_folder.weights import find_weights
 from segkd.runner.scoring.cost import wait_for_gpu
 
 FEW, SHARES = 200, (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)  # of few images, a share is looked for that is met
 TRIED = 2  # images of the step whose time is taken
 
 
-def draft(root: str, output: str | None, teacher: str | None, student: str | None, iterations: int | None) -> None:
+def draft(
+    root: str,
+    output: str | None,
+    teacher: str | None,
+    student: str | None,
+    iterations: int | None,
+    class_map: dict[str, str] | None = None,
+) -> None:
     """Looks at a folder, says what it saw, and writes a recipe, with one for the teacher beside it.
 
     Args:
         output: the file; None: in the working directory, called like the folder.
         teacher: an encoder that is trained first, or a run folder or a file of weights. student: an encoder.
-        iterations: of either training.
+        iterations: of either training. class_map: which of a trained teacher's classes are which of the images'.
 
     Raises:
         ValueError, OSError: nothing is known of the folder, or a file is there already.
     """
     file = Path(output or f"{_called(Path(root).resolve().name)}.yaml")
-    is_trained = teacher is not None and Path(teacher).exists()
-    of_teacher = None if is_trained else file.with_name(f"{file.stem}_teacher.yaml")
+    is_there = teacher is not None and is_trained(teacher)
+    of_teacher = None if is_there else file.with_name(f"{file.stem}_teacher.yaml")
     if file.suffix not in (".yaml", ".yml"):
         raise ValueError(f"--output {file}: give the recipe a name that ends in .yaml")
     for one in filter(None, (of_teacher, file)):
         if one.exists():
             raise ValueError(f"{one} is there already; name another file with --output")
+    if class_map and not is_there:
+        raise ValueError(
+            "--class-map is for a teacher that is trained; one that is trained here has the images' classes"
+        )
     if iterations is not None and iterations < 1:
         raise ValueError(f"--iterations {iterations}: there is at least one")
     found, train_set, val_set = _built(find_data(root))
@@ -58,7 +71,8 @@ def draft(root: str, output: str | None, teacher: str | None, student: str | Non
         say(f"saw       {line}")
     encoders = {"teacher": teacher or encoder_for("teacher"), "student": student or encoder_for("student")}
     name = _called(file.stem)
-    texts = recipe_texts(name, file, of_teacher, found, plan, encoders)
+    classes = _class_map(teacher, class_map, train_set.class_names) if is_there else None
+    texts = recipe_texts(name, file, of_teacher, found, plan, encoders, classes)
     seconds = _seconds(texts, train_set, plan)
     texts[file] = header(name, file, found, plan, encoders, seconds) + texts[file]
     if of_teacher is not None:
@@ -69,10 +83,35 @@ def draft(root: str, output: str | None, teacher: str | None, student: str | Non
     say(f"wrote     {' and '.join(map(str, texts))}: {encoders['teacher']} teaches {encoders['student']}")
     each = f"{counted(plan.iterations, 'iteration')} of {counted(plan.batch_size, 'image')}"
     say(
-        f"          {each}{'' if is_trained else ' for each'}, about {clock(sum(seconds.values()))} on this {plan.device}"
+        f"          {each}{'' if is_there else ' for each'}, about {clock(sum(seconds.values()))} on this {plan.device}"
     )
     say(f"next      {command('check', file)}")
     say(f"          {command('distill', file)}")
+
+
+def _class_map(teacher: str, given: dict[str, str] | None, ours: Sequence[str]) -> dict[str, str] | str | None:
+    """What a recipe says of the classes of a trained teacher; None where they are the images' in their order.
+
+    Raises:
+        ValueError: which of them are the same shows neither in their names nor in what is given.
+    """
+    weights = find_weights(teacher, owner="--teacher")
+    theirs = weights.class_names or [str(number) for number in range(weights.num_classes or 0)]
+    if given:
+        read_class_map(given, theirs, ours)
+        return given
+    if not theirs or list(theirs) == list(ours):
+        return None
+    try:
+        read_class_map("names", theirs, ours)
+    except ValueError as error:
+        if len(theirs) == len(ours):  # they are taken class for class
+            return None
+        raise ValueError(
+            f"--teacher {teacher} has {len(theirs)} classes and the images have {len(ours)}. {error}, with --class-map "
+            f"THEIRS=OURS ..., names or ids, for each of its classes that goes to one of the images'"
+        ) from None
+    return "names"
 
 
 def _called(text: str) -> str:

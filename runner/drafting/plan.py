@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
@@ -81,6 +82,11 @@ def stride_of(encoder: str) -> int:
     """The output stride that a head reads it at: 16, but for encoders that are not known to have any beside 32."""
     is_dilated = encoder.startswith("timm/tf_efficientnet_lite") or not encoder.startswith(("timm/", "hf/", "mit_"))
     return 16 if is_dilated else 32
+
+
+def is_trained(teacher: str) -> bool:
+    """Whether what is called a teacher is weights, on this machine or on the Hub, and no encoder to train."""
+    return teacher.startswith("hf://") or Path(teacher).exists()
 
 
 def has_weights(encoder: str) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from segkd.runner.console import clock, command
 from segkd.runner.drafting.formats import Found
-from segkd.runner.drafting.plan import Plan, has_weights, stride_of
+from segkd.runner.drafting.plan import Plan, has_weights, is_trained, stride_of
 from segkd.runner.recipe.yaml_file import one_line
 
 WIDTHS = {"teacher": 128, "student": 64}
@@ -25,18 +25,25 @@ REMARKS = {
 
 
 def recipe_texts(
-    name: str, file: Path, of_teacher: Path | None, found: Found, plan: Plan, encoders: dict[str, str]
+    name: str,
+    file: Path,
+    of_teacher: Path | None,
+    found: Found,
+    plan: Plan,
+    encoders: dict[str, str],
+    class_map: dict[str, str] | str | None,
 ) -> dict[Path, str]:
     """File -> recipe, the one that is needed first before the other.
 
     Args:
         of_teacher: the file of the teacher's recipe; None: encoders["teacher"] is a run folder or a file of weights.
-        encoders: of teacher and student.
+        encoders: of teacher and student. class_map: of a teacher that is there; None: it has the images' classes.
     """
     shared = _data(found, plan) + _settings(plan)
     student = _network("student", "student", encoders["student"])
     if of_teacher is None:
-        teacher = f"  teacher: {{weights: {one_line(encoders['teacher'])}, train: false}}\n"
+        mapped = {} if class_map is None else {"class_map": class_map}
+        teacher = f"  teacher: {one_line({'weights': encoders['teacher'], 'train': False} | mapped)}\n"
         return {file: f"name: {one_line(name)}\n{shared}networks:\n{student}{teacher}{TERMS}"}
     alone = _network("student", "teacher", encoders["teacher"])
     frozen = f"weights: {{recipe: {one_line(of_teacher.name)}}}, train: false"
@@ -61,7 +68,7 @@ def header(
         f"  {command('distill', file, f'name={name}-alone', 'losses.kl.weight=0')}",
         f"  {command('compare', f'runs/{name}-alone', f'runs/{name}')}",
     ]
-    lacking = [encoder for encoder in encoders.values() if not has_weights(encoder) and not Path(encoder).exists()]
+    lacking = [encoder for encoder in encoders.values() if not (has_weights(encoder) or is_trained(encoder))]
     if lacking:
         lines += [
             f"{' and '.join(lacking)}: from random weights, which wants many images. With ImageNet's they learn faster:",

@@ -6,8 +6,8 @@ Our results are small (two CPU cores, random weights, few seeds): a rule that re
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from segkd.runner.drafting.plan import is_trained
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.told_by_weights import told_by
 
@@ -33,7 +33,7 @@ class Asked:
     @property
     def has_scores(self) -> bool:
         """Whether the teacher says classes, and not features alone; a path's letters tell nothing of that."""
-        if Path(self.teacher).exists():
+        if is_trained(self.teacher):
             told = told_by(self.teacher, None, None)
             return told is None or told.model != parts.BARE
         return FEATURES_ALONE.search(self.teacher) is None

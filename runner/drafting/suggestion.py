@@ -2,10 +2,9 @@
 
 import re
 import textwrap
-from pathlib import Path
 
 from segkd.runner.console import command
-from segkd.runner.drafting.plan import stride_of
+from segkd.runner.drafting.plan import is_trained, stride_of
 from segkd.runner.drafting.rules import RULES, Asked
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import RecipeError
@@ -99,7 +98,7 @@ def _teacher(asked: Asked) -> dict:
         return {"source": source, "model": name, "args": {"head": None, "pretrained": True}, "train": False}
     if is_foreign and source == "hf":  # a segmentation network with classes of its own
         return {"source": source, "model": name, "class_map": "names", "train": False}
-    if Path(asked.teacher).exists():
+    if is_trained(asked.teacher):
         return {"weights": asked.teacher, "train": False}
     network = _network(asked.teacher)
     args = {key: value for key, value in network.get("args", {}).items() if key != "pretrained"}

@@ -87,6 +87,22 @@ def test_a_teacher_that_is_there_needs_no_recipe(photos, deliver):
     assert recipe.name == "one" and recipe.losses[1].loss == "kl"
 
 
+def test_a_teacher_with_classes_of_its_own(photos, deliver, capsys):
+    deliver(photos / "driver", ["road", "Foreground, thing", "sky"])
+    draft("Meine Fotos", **options(output="names.yaml", teacher="driver"))
+    assert read("names.yaml").networks["teacher"].class_map == "names"
+    deliver(photos / "stranger", ["road", "car", "sky"])
+    with pytest.raises(ValueError, match="stranger has 3 classes and the images have 2.*--class-map THEIRS=OURS"):
+        draft("Meine Fotos", **options(output="given.yaml", teacher="stranger"))
+    with pytest.raises(ValueError, match="'cra' is none of the network's classes; did you mean 'car'"):
+        draft("Meine Fotos", **options(output="given.yaml", teacher="stranger"), class_map={"cra": "foreground"})
+    given = {"car": "foreground", "road": "background", "2": "background"}
+    draft("Meine Fotos", **options(output="given.yaml", teacher="stranger"), class_map=given)
+    assert read("given.yaml").networks["teacher"].class_map == given
+    with pytest.raises(ValueError, match="--class-map is for a teacher that is trained"):
+        draft("Meine Fotos", **options(output="none.yaml"), class_map=given)
+
+
 def test_the_share_that_is_scored_is_met_as_well_as_it_can_be(photos):
     found, train_set, val_set = drafting._built(drafting.find_data("Meine Fotos"))
     assert len(val_set) == 2 and len(train_set) == 8
