@@ -157,7 +157,7 @@ def take_all_steps(
                 training.graph.stopwatch.marks.append(("data", *waited))
                 take_training_step(training, parts, accelerator)
         shared.clear()
-        stopping = stop.asked(at=first.writes_at(iteration + 1))
+        stopping = stop.asked()
         for training in going(stepping):
             with failing_alone(training, trainings):
                 score_and_save(training, accelerator, stop, stopping)

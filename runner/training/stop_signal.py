@@ -20,6 +20,7 @@ REQUESTS = (signal.SIGUSR1, signal.SIGUSR2)  # a scheduler's, long before it end
 AT_ONCE = 0.0  # grace, in seconds: how long a stop waits for what may still come
 MOMENT = 1.0  # batches on their way arrive
 GRACE = 15.0
+BETWEEN = 5.0  # several processes agree on whether to stop
 
 
 class StopSignal:
@@ -36,6 +37,8 @@ class StopSignal:
         self.gave_up = False
         self._grace: float | None = None  # of what is waited for now
         self._since = 0.0  # when that began, or the signal came
+        self._steps, self._until = 0, 1  # since the last agreement, and to the next one
+        self._agreed = time.monotonic()
         self._before = {number: signal.signal(number, self._note) for number in (*SIGNALS, *REQUESTS)}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -74,19 +77,24 @@ class StopSignal:
         """Whether this process was asked to stop."""
         return self.received is not None
 
-    def asked(self, at: bool) -> bool:
-        """Whether to stop after this step. Several processes agree on it, at the steps where `at` is true."""
+    def asked(self) -> bool:
+        """Whether to stop after this step. Several processes agree on it every few seconds, all at the same steps."""
         if self.accelerator.num_processes == 1:
             return self.noted()
-        if not at:  # agreeing waits for every device, so not at each step
+        self._steps += 1
+        if self._steps < self._until:  # agreeing waits for every device, so not at each step
             return False
-        return self.agree()
-
-    def agree(self) -> bool:
-        """Whether any process was asked to stop; then all are."""
-        flag = torch.tensor([self.received or 0], device=self.accelerator.device)
-        self.received = int(self.accelerator.gather(flag).max()) or None
+        now = time.monotonic()
+        self._until = max(1, int(BETWEEN / self.agree((now - self._agreed) / self._steps)))
+        self._steps, self._agreed = 0, now
         return self.noted()
+
+    def agree(self, seconds: float = 0.0) -> float:
+        """Where one process was asked to stop, all are. Returns the most of their `seconds`."""
+        told = torch.tensor([[self.received or 0, seconds]], dtype=torch.float32, device=self.accelerator.device)
+        received, most = self.accelerator.gather(told).amax(0).tolist()  # (processes, 2) -> (2,)
+        self.received = int(received) or None
+        return most
 
     def leave(self, message: str, *, together: bool) -> NoReturn:
         """Ends the process with the exit code of the signal; `together`: after the main process has said so."""

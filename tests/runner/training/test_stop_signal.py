@@ -5,6 +5,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from segkd.runner.scoring.evaluation import Stopped
 from segkd.runner.training import stop_signal
@@ -27,9 +28,28 @@ def handlers():
 
 
 def test_the_first_is_noted_and_a_second_of_either_kind_ends_at_once(stop):
-    assert not stop.asked(at=True)
+    assert not stop.asked()
     signal.raise_signal(signal.SIGTERM)
-    assert stop.asked(at=False) and handlers() == [signal.SIG_DFL, signal.SIG_DFL]
+    assert stop.asked() and handlers() == [signal.SIG_DFL, signal.SIG_DFL]
+
+
+def test_several_processes_agree_every_few_seconds(monkeypatch):
+    """One of two is asked to stop and takes a second for a step, the other one two."""
+    clock, gathers = [0.0], []
+
+    def gather(told):
+        gathers.append(told.tolist())
+        return torch.cat([told, torch.tensor([[float(signal.SIGTERM) if len(gathers) > 2 else 0.0, 2.0]])])
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    stop = StopSignal(SimpleNamespace(num_processes=2, device="cpu", gather=gather))
+    try:
+        for step in range(1, 6):
+            clock[0] += 1.0
+            assert stop.asked() == (step == 5) and len(gathers) == {1: 1, 2: 1, 3: 2, 4: 2, 5: 3}[step]
+    finally:
+        stop.end()
+    assert gathers == [[[0.0, 1.0]]] * 3 and stop.received == signal.SIGTERM
 
 
 def test_under_torchrun_a_repeated_sigterm_is_the_first_one_passed_on(stop, monkeypatch):
@@ -44,7 +64,7 @@ def test_a_request_of_a_scheduler_is_noted_and_ends_nothing_whatever_comes_after
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     for again in (number, number, signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
         signal.raise_signal(again)
-    assert stop.asked(at=False)
+    assert stop.asked()
 
 
 def test_what_may_end_at_once_does(stop):
