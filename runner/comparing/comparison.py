@@ -87,14 +87,16 @@ class Row:
     def curve(self, over: Literal["iteration", "training time"]) -> list[tuple[float, float, float, float]]:
         """(place, mean, lowest, highest mIoU of the seeds) at each iteration they all were scored at.
 
-        Places are iterations, or the minutes they took, without scoring; a row whose log tells none has no curve there.
+        Places are iterations, or the minutes they took in the runs whose times count, without scoring; a row whose log
+        tells none has no curve there.
         """
         curves = [{iteration: (seconds, miou) for iteration, seconds, miou in run.curve} for run in self.runs]
         shared = sorted(set(curves[0]).intersection(*curves[1:]))
         points = np.array([[curve[iteration] for iteration in shared] for curve in curves])  # (S, T, 2)
         if not shared:
             return []
-        seconds, values = points[..., 0].mean(0), points[..., 1]
+        counts = [run.device == self.timed[0].device for run in self.runs]
+        seconds, values = points[counts, :, 0].mean(0), points[..., 1]
         places = np.array(shared) if over == "iteration" else seconds / 60
         found = np.stack([places, values.mean(0), values.min(0), values.max(0)], axis=1)
         return [tuple(point) for point in found[~np.isnan(found).any(1)].tolist()]
@@ -103,6 +105,20 @@ class Row:
     def tested(self) -> np.ndarray:
         """The mIoU on data.test_split, one for each run; NaN where it was not scored."""
         return np.array([run.summary.get("test", {}).get("miou") for run in self.runs], dtype=float)
+
+    @property
+    def timed(self) -> list[FinishedRun]:
+        """The runs of the device that most of them were made on: times of several devices do not compare."""
+        devices = [run.device for run in self.runs]
+        return self.made_on(max(devices, key=devices.count))
+
+    def made_on(self, device: str) -> list[FinishedRun]:
+        """The runs of one device."""
+        return [run for run in self.runs if run.device == device]
+
+    def cost(self, key: str) -> float:
+        """The mean of a time in the summaries of the runs whose times count; NaN where one has none."""
+        return float(np.array([run.summary.get(key) for run in self.timed], dtype=float).mean())
 
     def measured(self, key: str) -> np.ndarray:
         """A number in the summaries, one for each run; NaN where it is not there."""

@@ -30,17 +30,16 @@ def plain_of(row: Row, rows: list[Row]) -> Row | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def seconds_of_steps(row: Row) -> np.ndarray:
+def seconds_of_steps(runs: list[FinishedRun]) -> np.ndarray:
     """Mean seconds of an iteration of each run; scoring and saving are not in them."""
-    return row.measured("seconds") / [run.iterations for run in row.runs]
+    return np.array([run.summary.get("seconds") for run in runs], dtype=float) / [run.iterations for run in runs]
 
 
 def relative_step(row: Row, rows: list[Row]) -> float:
-    """Its iterations' time beside those of plain training; NaN where there is none, or on another device."""
+    """Its iterations' time beside those of plain training on the same device; NaN where there is none."""
     plain = plain_of(row, rows)
-    if plain is None or not _on_one_device(row, plain):
-        return np.nan
-    return float(seconds_of_steps(row).mean() / seconds_of_steps(plain).mean())
+    beside = [] if plain is None else plain.made_on(row.timed[0].device)
+    return float(seconds_of_steps(row.timed).mean() / seconds_of_steps(beside).mean()) if beside else np.nan
 
 
 def plain_at_same_time(row: Row, rows: list[Row]) -> tuple[float, int]:
@@ -49,7 +48,7 @@ def plain_at_same_time(row: Row, rows: list[Row]) -> tuple[float, int]:
     Asked are all rows that differ from the row's plain training in nothing but their schedule. Each gives the mean of
     what its runs had come to by then; one that was shorter has ended with its best. The highest counts: a longer one
     is read in the middle of its schedule, where its learning rate is still high, so that a shorter one may be better.
-    Rows of other devices are not asked, nor those with a run whose log tells no times.
+    Asked are runs of the device that the row's times are of, and no row with one of them whose log tells no times.
 
     Returns:
         The mIoU, and of how many runs it is the mean; NaN and 0 where none was trained for as long: nobody knows what
@@ -58,15 +57,15 @@ def plain_at_same_time(row: Row, rows: list[Row]) -> tuple[float, int]:
     plain, unknown = plain_of(row, rows), (np.nan, 0)
     if plain is None or row.program or (row.learns_alone and _unscheduled(row) == _unscheduled(plain)):
         return unknown
-    seconds, found, reached = row.measured("seconds").mean(), [], False
+    seconds, found, reached = row.cost("seconds"), [], False
     for other in rows:
-        if other.program or not other.learns_alone:
+        if other.program or not other.learns_alone or _unscheduled(other) != _unscheduled(plain):
             continue
-        if _unscheduled(other) == _unscheduled(plain) and _on_one_device(row, other):
-            miou = float(np.mean([best_until(run, seconds) for run in other.runs]))
-            if not np.isnan(miou):
-                found.append((miou, len(other.runs)))
-                reached |= other.measured("seconds").mean() >= AS_LONG * seconds
+        runs = other.made_on(row.timed[0].device)
+        miou = float(np.mean([best_until(run, seconds) for run in runs])) if runs else np.nan
+        if not np.isnan(miou):
+            found.append((miou, len(runs)))
+            reached |= np.mean([run.summary.get("seconds", np.nan) for run in runs]) >= AS_LONG * seconds
     return max(found) if reached else unknown
 
 
@@ -76,11 +75,6 @@ def best_until(run: FinishedRun, seconds: float) -> float:
     What lies between two evaluations nobody has measured.
     """
     return max((miou for _, time, miou in run.curve if time <= seconds / AS_LONG), default=np.nan)
-
-
-def _on_one_device(*rows: Row) -> bool:
-    """Whether times of all the rows' runs compare."""
-    return len({run.device for row in rows for run in row.runs}) == 1
 
 
 def _unscheduled(row: Row) -> dict:

@@ -115,7 +115,7 @@ def _times(comparison: Comparison) -> list[str]:
     unsteady = [
         f"{row.method} {number(seconds.min())} to {number(seconds.max())} s"
         for row in comparison.trained
-        if (seconds := seconds_of_steps(row)).max() > UNSTEADY * seconds.min()
+        if (seconds := seconds_of_steps(row.timed)).max() > UNSTEADY * seconds.min()
     ]
     if unsteady:
         lines.append(
@@ -125,7 +125,8 @@ def _times(comparison: Comparison) -> list[str]:
     devices = methods_by_word((run.device, row) for row in rows for run in row.runs)
     if len(devices) > 1:
         lines.append(
-            f"Made on different devices, so that images/s and training times do not compare: {listed(devices)}."
+            f"Made on different devices, which times do not compare across, so that a row's are those of the device that "
+            f"most of its runs were made on, and stand beside others of that device alone: {listed(devices)}."
         )
     return lines
 

@@ -74,9 +74,9 @@ def cells(row: Row, comparison: Comparison) -> dict[str, str]:
         **{title: spread(row.measured(key), title) for key, title in comparison.headline.items()},
         "parameters": number(row.measured("parameters").mean() / 1e6, "{:.2f} M"),
         "GFLOPs": number(row.measured("flops").mean() / 1e9),
-        "images/s": number(1000 / row.measured("milliseconds").mean(), "{:.1f}"),
+        "images/s": number(1000 / row.cost("milliseconds"), "{:.1f}"),
         "step": number(relative_step(row, comparison.rows), "{:.2f}x"),
-        "training": clock(row.measured("seconds").mean()),
+        "training": clock(row.cost("seconds")),
     }
 
 
@@ -106,8 +106,8 @@ def deviation(values: np.ndarray) -> float:
 
 
 def phases(row: Row) -> dict[str, float]:
-    """What a row's time went into, in seconds, the mean of its runs; empty where one of them does not tell."""
-    told = [run.phases for run in row.runs]
+    """What a row's time went into, in seconds, the mean of the runs whose times count; empty where one does not tell."""
+    told = [run.phases for run in row.timed]
     found = [phase for phase in PHASES if all(told) and any(phase in one for one in told)]
     return {phase: float(np.mean([one.get(phase, 0.0) for one in told])) for phase in found}
 
@@ -121,7 +121,10 @@ def time_table(rows: list[Row]) -> Table:
     lines = []
     for row in rows if any(map(phases, rows)) else ():
         found = phases(row)
-        milliseconds = [1000 * seconds_of_steps(row).mean(), *(1000 * found.get(phase, np.nan) for phase in shown)]
+        milliseconds = [
+            1000 * seconds_of_steps(row.timed).mean(),
+            *(1000 * found.get(phase, np.nan) for phase in shown),
+        ]
         cells = [*(number(one, "{:.1f}") for one in milliseconds), number(found.get("scoring"))]
         lines.append([row.student, row.method, *cells])
     return Table(["student", "method", "step", *shown, "an evaluation (s)"], lines)
@@ -162,8 +165,8 @@ def table_csv(comparison: Comparison) -> str:
             *((row.tested.mean(), deviation(row.tested)) if known else [""] * 2),
             *([""] * 2 if gain is None or not known else (gain.tested.mean(), deviation(gain.tested))),
             *(row.measured(key).mean() for key in ("parameters", "flops")),
-            *(1000 / row.measured("milliseconds").mean(), row.measured("seconds").mean()),
-            *(seconds_of_steps(row).mean(), relative_step(row, comparison.rows), row.recipe.tuned or ""),
+            *(1000 / row.cost("milliseconds"), row.cost("seconds")),
+            *(seconds_of_steps(row.timed).mean(), relative_step(row, comparison.rows), row.recipe.tuned or ""),
             *(phases(row).get(phase, "") for phase in PHASES),
             *row.per_class,
             *([""] * len(classes) if gain is None else gain.per_class),

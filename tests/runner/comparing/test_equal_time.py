@@ -133,11 +133,17 @@ def test_a_plain_row_is_no_measure_of_itself(trained):
     assert relative_step(rows["large"], [rows["large"]]) == 1
 
 
-def test_times_on_a_mixture_of_devices_do_not_compare(trained):
-    for name, settings in {"none": {}, "kl": {"taught": True}}.items():
-        for seed, device in enumerate(("A", "B")):
-            _, rows = trained(f"{name}-s{seed}", 100.0, [0.3, 0.4], f"seed={seed}", device=device, **settings)
-    assert np.isnan(relative_step(rows["kl"], list(rows.values())))
+def test_of_a_mixture_of_devices_the_usual_one_s_times_compare(trained):
+    for seed, (device, seconds) in enumerate([("A", 100.0), ("B", 10.0), ("B", 14.0)]):
+        trained(f"none-s{seed}", seconds, [0.3, 0.1 * seed], f"seed={seed}", device=device)
+    trained("long", 30.0, [0.05, 0.2, 0.5, 0.6], *AS_LONG, device="A")
+    for seed, (device, seconds) in enumerate([("B", 15.0), ("A", 110.0), ("B", 15.0)]):
+        found, rows = trained(f"kl-s{seed}", seconds, [0.3, 0.4], f"seed={seed}", device=device, taught=True)
+    listed = list(rows.values())
+    assert relative_step(rows["kl"], listed) == pytest.approx(1.25) and rows["kl"].cost("seconds") == 15.0
+    assert np.isnan(found["kl"]), "on B nobody was trained for 15 s"
+    _, rows = trained("long-s1", 30.0, [0.05, 0.2, 0.5, 0.6], *AS_LONG, "seed=1", device="B")
+    assert plain_at_same_time(rows["kl"], list(rows.values())) == (pytest.approx(0.3), 2)
 
 
 def test_a_longer_plain_training_counts_where_a_search_chose_its_own_rate(trained):
