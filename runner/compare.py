@@ -35,7 +35,7 @@ def ask() -> argparse.Namespace:
 ask = ask_early(ask, __name__)  # before the imports that take time
 
 from segkd.runner.comparing.comparison import compare
-from segkd.runner.comparing.finished_runs import common_folder, find_runs
+from segkd.runner.comparing.finished_runs import common_folder, find_runs, missing_runs
 from segkd.runner.comparing.results import keep_results
 from segkd.runner.comparing.tables import write_comparison
 from segkd.runner.console import counted, say
@@ -47,8 +47,10 @@ def main() -> None:
     if options.output:
         refuse_inside_a_run(options.output / "report.html")  # which a run has, too
     runs = find_runs(options.runs, skip_unfinished=options.skip_unfinished)
+    missing = missing_runs((), options.runs) if options.skip_unfinished else ()
     folder = options.output or common_folder(runs) / "comparison"
-    say(write_comparison(compare(runs, baseline=options.baseline, sort=options.sort), folder))
+    found = compare(runs, baseline=options.baseline, sort=options.sort, missing=missing)
+    say(write_comparison(found, folder))
     if options.keep:
         keep_results(runs, options.keep)
     say(f"\n{counted(len(runs), 'run')}: {folder}/report.html, table.md, table.csv and pictures")

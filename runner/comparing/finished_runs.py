@@ -110,8 +110,13 @@ def find_runs(paths: Iterable[str], *, skip_unfinished: bool = False) -> list[Fi
 
 
 def missing_runs(asked: Iterable[Path], folders: Iterable[str]) -> list[str]:
-    """Names of the runs that have not come to their end: of those asked for, and of those begun in some folders."""
-    runs = {run.path.resolve(): run for folder in folders for run in runs_below(Path(folder))}
+    """Names of the runs that have not come to their end: of those asked for, and of those begun in some folders.
+
+    Args:
+        folders: also run folders, and patterns.
+    """
+    places = [place for folder in folders for place in sorted(glob.glob(folder)) or [folder]]
+    runs = {run.path.resolve(): run for place in places for run in runs_below(Path(place))}
     runs |= {path.resolve(): RunFolder(path) for path in asked}
     return sorted(run.path.name for run in runs.values() if _is_missing(run))
 

@@ -13,6 +13,7 @@ def test_the_tables_lie_beside_the_runs_or_where_asked(server, folder, fabricate
     assert result.code == 0, result.err
     assert "| none | 1 | 46.90 | +0.00 | one seed | - |" in result.out
     assert "2 runs: runs/comparison/report.html, table.md" in result.out
+    assert "Not in the table, as they failed or have not come to their end: begun." in result.out
     assert server(folder, "compare", "runs/none", "runs/k*", "--output", "elsewhere", "--sort").code == 0
     assert {path.name for path in (folder / "elsewhere").iterdir()} == {
         path.name for path in (folder / "runs/comparison").iterdir()
