@@ -67,7 +67,9 @@ from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.loading.kept_pixels import KeptPixels, fill_pixels, kept_sets
 from segkd.runner.loading.shards import Shards, shard_paths
 from segkd.runner.recipe import parts
+from segkd.runner.recipe.addresses import is_address
 from segkd.runner.recipe.extra import REST
+from segkd.runner.recipe.hub import place_of
 from segkd.runner.recipe.network import RANDOM
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.term import Ramp
@@ -279,7 +281,7 @@ def missing(recipe: Recipe) -> list[str]:
         except (ValueError, OSError) as error:
             lines.append(f"data      {error}")
     for other in recipe.others:
-        if not Path(other.recipe).exists():
+        if not (is_address(other.recipe) or Path(other.recipe).exists()):
             lines.append(f"recipe    there is no {other.recipe} here")
     for name, network in recipe.networks.items():
         files = {
@@ -287,7 +289,12 @@ def missing(recipe: Recipe) -> list[str]:
             "args.backbone_weights": network.args.get("backbone_weights"),
         }
         for key, file in files.items():
-            if isinstance(file, str) and not Path(file).exists():
+            try:
+                is_there = not isinstance(file, str) or place_of(file).exists()
+            except (ValueError, FileNotFoundError) as error:
+                lines.append(f"weights   networks.{name}.{key}: {error}")
+                continue
+            if not is_there:
                 lines.append(f"weights   networks.{name}.{key}: there is no {file} here")
         whole = network.source == "hf" and network.weights is None and network.args.get("pretrained") is None
         if (network.args.get("pretrained") or whole) and not network.args.get("backbone_weights"):

@@ -15,6 +15,7 @@ from segkd.models._prediction import Normalize
 from segkd.models._state_dicts import shown
 from segkd.runner.building.frozen import cheaper
 from segkd.runner.recipe import parts
+from segkd.runner.recipe.hub import place_of
 from segkd.runner.recipe.network import RANDOM, Network
 from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
@@ -66,6 +67,9 @@ def build_network(
     torch.manual_seed(seed_for(seed, "network", name))
     file, said = parts.network_part(network.source, network.model, network.args)
     arguments = said | classes_of_huggingface(network) if file == "huggingface" else said
+    if isinstance(said.get("backbone_weights"), str):
+        with blaming(f"{owner}.args.backbone_weights: "):
+            arguments = arguments | {"backbone_weights": str(place_of(said["backbone_weights"]))}
     # where the images have no classes, a teacher of features keeps its own
     own_classes = weights.num_classes if weights and (network.class_map or not num_classes) else None
     with blaming(f"{owner}: "):

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from segkd.datasets.synthetic import Synthetic
 from segkd.models.pspnet import PSPNet
 from segkd.runner.building.networks import build_networks
+from segkd.runner.check import missing
 from segkd.runner.recipe.hub import place_of
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
@@ -61,6 +62,21 @@ def test_a_file_of_another_code(hub, teacher):
     recipe["networks"]["teacher"] |= {"model": "pspnet", "args": ARGS}
     assert read(recipe).networks["teacher"].model == "pspnet"
     assert str(place_of("runs/camvid")) == "runs/camvid"
+
+
+def test_an_encoder_s_file(hub, teacher):
+    state = {key.removeprefix("backbone."): x for key, x in teacher.state_dict().items() if key.startswith("backbone.")}
+    save_file(state, hub / "files/encoder.safetensors")
+    recipe = distilled("hf://user/repo")
+    recipe["networks"]["student"]["args"] = ARGS | {"backbone_weights": "hf://user/repo/files/encoder.safetensors"}
+    found = build_networks(read(recipe), Synthetic())["student"].backbone.state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in state.items())
+    assert [line for line in missing(read(recipe)) if "networks" in line] == []
+    recipe["networks"]["student"]["args"]["backbone_weights"] += "x"
+    (line,) = [line for line in missing(read(recipe)) if "networks" in line]
+    assert line.startswith("weights   networks.student.args.backbone_weights: hf://") and "has no files/encoder" in line
+    with pytest.raises(FileNotFoundError, match="networks.student.args.backbone_weights: hf://user/repo/files/enc"):
+        build_networks(read(recipe), Synthetic())
 
 
 @pytest.mark.parametrize("weights, told", [
