@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from segkd.datasets.synthetic import Synthetic
 from segkd.models.pspnet import PSPNet
+from segkd.runner.building.missing import missing
 from segkd.runner.building.networks import build_networks
-from segkd.runner.check import missing
 from segkd.runner.recipe.hub import place_of
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
