@@ -21,6 +21,7 @@ from segkd.runner.recipe.read import read
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.seeds import seed_for
+from segkd.runner.recipe.student_folder import run_of_checkpoint
 from segkd.runner.run_folder.folder import RunFolder
 from segkd.runner.run_folder.weights import Weights, find_weights
 
@@ -197,6 +198,21 @@ def random_starts(recipe: Recipe) -> list[str]:
 def weights_are_there(network: Network) -> bool:
     """Whether the run that a network's weights come from has delivered them."""
     return RunFolder(weights_path(network)).is_finished
+
+
+def trained_by(network: Network) -> Recipe | None:
+    """The recipe that has trained, or is to train, a network's weights; None where no run folder of ours says."""
+    if isinstance(network.weights, OtherRecipe):
+        return read(network.weights.recipe)
+    if network.weights in (None, RANDOM):
+        return None
+    place = place_of(network.weights)
+    around = [folder for folder in (place, place.parent, run_of_checkpoint(place)) if folder is not None]
+    run = next((RunFolder(folder) for folder in around if (folder / "recipe.yaml").is_file()), None)
+    try:
+        return run and run.read_recipe()
+    except ValueError:  # of another version
+        return None
 
 
 def weights_path(network: Network) -> str | None:

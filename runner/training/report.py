@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from segkd.models._weights import read_weights
 from segkd.runner.building.frozen import as_it_is
+from segkd.runner.building.networks import trained_by
 from segkd.runner.console import clock, markdown, markdown_text, number, percent, say
 from segkd.runner.loading.data_sets import build_test_set, fixed_resize
 from segkd.runner.loading.sampler import evaluation_batches
@@ -98,7 +99,19 @@ class Report:
                 if "miou_as_it_is" in known[name]:
                     without = " and ".join(word for word in recipe.networks[name].cheaper_by if word != "compiled")
                     text = f"{text}, {percent(known[name]['miou_as_it_is'])} % without {without}"
-                say(f"{recipe.name}: {text}")
+                say(f"{recipe.name}: {text}{self._seen_by(name)}")
+
+    def _seen_by(self, name: str) -> str:
+        """What is said of a teacher that has learnt from the images that settings are chosen by; else empty."""
+        data, other = self.recipe.data, trained_by(self.recipe.networks[name])
+        if data.tuning_part is None or other is None or other.data.tuning_part == data.tuning_part:
+            return ""
+        if (other.data.dataset, other.data.train_split) != (data.dataset, data.train_split):
+            return ""
+        part = f"data.tuning_part={data.tuning_part}"
+        return (
+            f"; it was trained on these images, so that settings chosen by them trust it too much: give it {part}, too"
+        )
 
     def score(self, stop: StopSignal) -> tuple[Evaluation | None, dict[str, Evaluation]]:
         """The evaluation of the student, and those of what `evaluate.also` names; none where a signal came first."""

@@ -286,3 +286,20 @@ def test_a_real_search(folder):
     assert "How settings were chosen: none: 2 trials by random of optimizer.lr 0.001 to 0.08 (log)" in ending.out
     assert "the best of 2 on `0.2 of train`" in (folder / "runs/s/search/none/trial-1/report.md").read_text()
     assert "the best of 1 on `val`" in (folder / "runs/s/s-none-s3/report.md").read_text()
+
+
+@pytest.mark.parametrize("weights", ["{recipe: big.yaml}", "runs/big", "runs/big/checkpoints/last", "runs/big/student"])
+def test_a_teacher_that_knows_the_part_that_settings_are_chosen_by_is_told(folder, server, weights):
+    big = "extends: tiny.yaml\nname: big\nschedule: {iterations: 1}\nevaluate: {every: 1}\n"
+    words = ("schedule.iterations=1", "evaluate.every=1", "data.tuning_part=0.25")
+    (folder / "kl.yaml").write_text(
+        KL.replace("weights: random", f"weights: {weights}").replace("width: 12", "width: 8")
+    )
+    (folder / "big.yaml").write_text(big)
+    assert server(folder, "distill", "big.yaml").code == 0
+    told = server(folder, "distill", "kl.yaml", "name=a", *words)
+    assert "it was trained on these images, so that settings chosen by them trust it too much" in told.out, told.err
+    (folder / "big.yaml").write_text(big + "data: {tuning_part: 0.25}\n")
+    assert server(folder, "distill", "big.yaml", "--overwrite").code == 0
+    told = server(folder, "distill", "kl.yaml", "name=b", *words)
+    assert told.code == 0 and "teacher has" in told.out and "trust it" not in told.out, told.err
