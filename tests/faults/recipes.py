@@ -195,7 +195,7 @@ def train(*arguments: str, steps: int | None = None) -> None:
         begin(self, accelerator)
         self.received = None
 
-    def asked(self: StopSignal, at: bool) -> bool:
+    def asked(self: StopSignal) -> bool:
         if left[0] is not None:
             left[0] -= 1
             self.received = signal.SIGTERM if left[0] <= 0 else None
