@@ -81,8 +81,7 @@ def find_source(recipe: str | Path | dict) -> Source:
         root = Path(_recipe_inside(program.path).name)
         return Source(root / "recipe.yaml", root, str(recipe))
     found = hub.ADDRESS.fullmatch(str(recipe))
-    is_recipe = found and (found["path"] or "").endswith((".yaml", ".yml"))
-    if is_recipe and not found["repo"].startswith(("datasets/", "spaces/")):
+    if found and (found["path"] or "").endswith((".yaml", ".yml")):
         root = hub.download(found["repo"], found["revision"], RECIPES)
         path = Path(os.path.normpath(root / found["path"]))
         if not (lies_inside(root, path) and path.is_file()):

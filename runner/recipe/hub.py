@@ -7,7 +7,10 @@ from pathlib import Path
 
 from segkd.runner.recipe.yaml_file import lies_inside
 
-ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<path>[\w./ -]*))?")
+# in a model repository, none of data or of a space
+ADDRESS = re.compile(
+    r"hf://(?!datasets/|spaces/)(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<path>[\w./ -]*))?"
+)
 # what a folder of weights holds: of a student, of a run
 OF_A_FOLDER = ("config.json", "model.safetensors", "student/config.json", "student/model.safetensors")
 
@@ -43,7 +46,7 @@ def place_of(weights: str | Path) -> Path:
     if not str(weights).startswith("hf://"):
         return Path(weights)
     found = ADDRESS.fullmatch(str(weights))
-    if found is None or found["repo"].startswith(("datasets/", "spaces/")):
+    if found is None:
         raise ValueError(
             f"{weights} is no address of weights; write hf://user/repo for a student's folder, or hf://user/repo/path "
             f"(a model repository, @revision after repo for one that is not its newest)"

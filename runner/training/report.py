@@ -103,8 +103,11 @@ class Report:
 
     def _seen_by(self, name: str) -> str:
         """What is said of a teacher that has learnt from the images that settings are chosen by; else empty."""
-        data, other = self.recipe.data, trained_by(self.recipe.networks[name])
-        if data.tuning_part is None or other is None or other.data.tuning_part == data.tuning_part:
+        data = self.recipe.data
+        if data.tuning_part is None:  # most runs, for which no other recipe is read
+            return ""
+        other = trained_by(self.recipe.networks[name])
+        if other is None or other.data.tuning_part == data.tuning_part:
             return ""
         if (other.data.dataset, other.data.train_split) != (data.dataset, data.train_split):
             return ""

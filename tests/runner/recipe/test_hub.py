@@ -48,8 +48,7 @@ def test_a_shared_student_teaches(hub, teacher):
             recipe.networks["teacher"].weights == weights
             and recipe.networks["teacher"].title == "pspnet mobilenetv2_035"
         )
-        dataset = type("Three", (), {"num_classes": 8, "class_names": list(Synthetic().class_names)})
-        found = build_networks(recipe, dataset)["teacher"].state_dict()
+        found = build_networks(recipe, Synthetic())["teacher"].state_dict()
         assert all(torch.equal(value, found[key]) for key, value in teacher.state_dict().items())
         assert list(given_to(recipe, {})) == ["the weights of networks.teacher"]
     assert recipe.networks["teacher"].continues == "model"
