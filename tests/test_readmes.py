@@ -20,7 +20,8 @@ from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.yaml_file import read_with_traps
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted({*ROOT.glob("*/README.md"), *ROOT.glob("runner/*.md")})]
+RESULTS = ROOT / "recipes/results"
+PAGES = [ROOT / "README.md", RESULTS / "README.md", *sorted({*ROOT.glob("*/README.md"), *ROOT.glob("runner/*.md")})]
 WIDTH = 120
 EXAMPLES = [
     pytest.param(text, id=f"{page.relative_to(ROOT)}-{number}")
@@ -58,6 +59,16 @@ def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#]+)\)", re.sub(r"(?s)```.*?```", "", page.read_text()))
     missing = [to for to in targets if not to.startswith("http") and not (page.parent / to).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_sections_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text())
+    headings = {to: re.findall(r"(?m)^#+ (.*)", (page.parent / (to or page)).read_text()) for to, _ in links}
+    anchors = {
+        to: {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings[to]} for to in headings
+    }
+    assert not [f"{to}#{anchor}" for to, anchor in links if anchor not in anchors[to]]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -148,9 +159,9 @@ def test_lines_are_short():
         assert not [line for line in prose if len(line) > WIDTH and not line.startswith(("|", "!["))], page
 
 
-@pytest.mark.parametrize("folder", sorted(path.name for path in (ROOT / "recipes/results").iterdir()))
+@pytest.mark.parametrize("folder", sorted(path.name for path in RESULTS.iterdir() if path.is_dir()))
 def test_a_table_of_results_is_that_of_the_kept_ones(folder):
-    table = main_table(compare(find_runs([str(ROOT / "recipes/results" / folder)]), sort=True))
-    told = (ROOT / "recipes/README.md").read_text().splitlines()
+    table = main_table(compare(find_runs([str(RESULTS / folder)]), sort=True))
+    told = (RESULTS / "README.md").read_text().splitlines()
     missing = [line for line in markdown(table.columns, table.lines).splitlines() if line not in told]
     assert missing == [], f"python runner/compare.py recipes/results/{folder} --sort"

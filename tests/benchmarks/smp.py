@@ -31,8 +31,8 @@ arms by a kernel that is faster there than torch's and equal to it but for round
 
 segkd's step takes 0.986 of smp's, of the processor 1.016 (1490 pairs); its head has 5 % more parameters, batch norms
 between depthwise and pointwise convolutions. With --iterations 400 in float32 on an EPYC with AVX2 alone, busy with other
-work, seed 0: 57.86 and 56.44 mIoU, a step 1.022 of smp's, of the processor 1.045 (390 pairs). The same recipe has 60.21 to 62.67 in six plain
-runs (recipes/README.md).
+work, seed 0: 57.86 and 56.44 mIoU, a step 1.022 of smp's, of the processor 1.045 (390 pairs). The same recipe has
+60.21 to 62.67 in six plain runs (recipes/results/README.md).
 
 Needs segmentation-models-pytorch, and the packages of the extra `imagenet` where nothing can be downloaded.
 """
