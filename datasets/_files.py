@@ -50,19 +50,23 @@ def require_split(split: str, splits: Iterable[str]) -> str:
     return split
 
 
-def drawn_split(names: Sequence[str], split: str, val: float | None) -> list[int]:
+def drawn_split(names: Sequence[str], split: str, val: float | None, place: str = "") -> list[int]:
     """Which images of a data set without splits belong to `train` or `val`; all of them where `val` is None.
 
     The SHA-256 of an image's name decides, so that it stays where it is when others come or go.
 
     Args:
         val: share of the images that are scored, on average.
+        place: what tells where the images are, as the recipe writes it.
 
     Raises:
-        ValueError: another split, or one that gets no image.
+        ValueError: another split, or one that gets no image; a place that is another one for each split.
     """
     if val is None:
         return list(range(len(names)))
+    if "{split}" in place:
+        told = f"val: {val:g} divides images that are in one place, and {place!r} is another one for each split"
+        raise ValueError(f"{told}; leave val out, or write a name in place of {{split}}")
     is_val = require_split(split, ("train", "val")) == "val"
     digests = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
     shares = [int.from_bytes(digest[:8], "big") / 2**64 for digest in digests]
@@ -137,11 +141,15 @@ def paths_below(folder: str | Path, endings: tuple[str, ...] = IMAGE_SUFFIXES) -
 
 
 def files_below(folder: str | Path) -> Iterator[tuple[str, str]]:
-    """(folder, name) of each file at any depth, in order; a link to a folder around itself is not followed."""
+    """(folder, name) of each file at any depth, in order, but of none in hidden folders below.
+
+    A link to a folder around itself is not followed.
+    """
     above = {str(folder): {_identity(folder)}}  # path of a folder -> itself and those around it
     for parent, folders, names in os.walk(folder, followlinks=True):
         around = above.pop(parent, set())
-        below = {name: _identity(os.path.join(parent, name)) for name in sorted(folders)}
+        shown = sorted(name for name in folders if not name.startswith("."))
+        below = {name: _identity(os.path.join(parent, name)) for name in shown}
         folders[:] = [name for name, identity in below.items() if identity not in around]
         above |= {os.path.join(parent, name): around | {below[name]} for name in folders}
         for name in sorted(names):

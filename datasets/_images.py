@@ -31,7 +31,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 # entries of TIFF
-PAGE_KIND, BITS, PHOTOMETRIC, BANDS, EXTRA_BANDS = 254, 258, 262, 277, 338
+PAGE_KIND, BITS, PHOTOMETRIC, BANDS, ARRANGEMENT, EXTRA_BANDS = 254, 258, 262, 277, 284, 338
 
 # Pillow's own limit, one for the whole process, could not be raised for one data set
 Image.MAX_IMAGE_PIXELS = None
@@ -67,9 +67,13 @@ def open_image(
             image = Image.open(file, formats=FORMATS)
         except Image.UnidentifiedImageError:
             file.seek(0)
-            name = _foreign_format(file.read(16))
+            name = _format_of(file.read(16))
             if name is None:
                 raise ValueError("it does not begin as any image does that is read here") from None
+            if name in FORMATS:
+                raise ValueError(
+                    f"it begins as {name}, and what follows is damaged or of a kind that is not read"
+                ) from None
             known = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]}"
             raise RefusedFile(f"is of the format {name}; those that are read are {known}") from None
         refuse_large(image, max_pixels)
@@ -115,8 +119,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.format == "TIFF":
         _refuse_more_bands(image)
     raw_mode = _raw_mode(image)  # before load(), which forgets it
-    _compare_checksums(image)
-    image.load()
+    _load(image)
     if image.mode == "F":
         rgb = _from_floats(image).convert("RGB")
     elif image.mode.startswith("I"):
@@ -141,10 +144,10 @@ def as_ids(image: Image.Image) -> Image.Image:
     if decoder in ("ppm", "ppm_plain"):
         raise RefusedFile("is a PPM file whose numbers Pillow stretches to 0..255; save labels as PNG")
     _refuse_white_is_zero(image)
-    _compare_checksums(image)
-    image.load()
+    _load(image)
     label = image if image.mode in ("L", "P") else _single_channel(image)
-    step = {"L;2": 85, "L;4": 17}.get(raw_mode)  # 2 and 4 bits, which Pillow stretches to 0..255
+    # 2 and 4 bits, which Pillow stretches to 0..255; R: the first pixel in the lowest bits
+    step = {"L;2": 85, "L;2R": 85, "L;4": 17, "L;4R": 17}.get(raw_mode)
     if step is not None:
         label = label.point([level // step for level in range(256)])
     return upright(label, orientation(image))
@@ -164,13 +167,13 @@ def upright(image: Image.Image, turned: int) -> Image.Image:
     return image.transpose(TURNS[turned]) if turned in TURNS else image
 
 
-def _foreign_format(beginning: bytes) -> str | None:
-    """Pillow's name of the format that a file begins as, by its first 16 bytes alone, where it is none of FORMATS."""
+def _format_of(beginning: bytes) -> str | None:
+    """Pillow's name of the format that a file begins as, by its first 16 bytes alone."""
     Image.init()
     for name, (_, accepts) in Image.OPEN.items():
         # who accepts any file (TGA) has no test; a sentence in place of True is a missing library
         if len(beginning) == 16 and accepts is not None and accepts(beginning) is True:
-            return None if name in FORMATS else name
+            return name
     return None
 
 
@@ -178,6 +181,29 @@ def _raw_mode(image: Image.Image) -> str:
     """How the values of an opened image, not yet loaded, are stored, in Pillow's words, such as RGB;16B."""
     arguments = image.tile[0][3] if getattr(image, "tile", None) else ""
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _load(image: Image.Image) -> None:
+    """Decodes the pixels of an opened image.
+
+    Raises:
+        RefusedFile: pixels stored in a way that Pillow reads as other values, or not at all.
+    """
+    if image.format == "TIFF":
+        bits, bands = max(image.tag_v2.get(BITS, (1,))), image.tag_v2.get(BANDS, 1)
+        is_apart = image.tag_v2.get(ARRANGEMENT, 1) == 2 and image.tile and image.tile[0][0] == "raw"
+        if bits > 8 and bands > 1 and is_apart:  # of which Pillow takes every byte for a pixel
+            raise RefusedFile(
+                f"is a TIFF of {bits} bits a channel that stores one channel after the other without compression; save "
+                f"it with the channels of a pixel side by side, or as PNG"
+            )
+    _compare_checksums(image)
+    try:
+        image.load()
+    except ValueError as error:
+        if "raw mode" not in str(error):
+            raise
+        raise RefusedFile("stores its pixels in a way that is not read; save it as PNG") from None
 
 
 def _compare_checksums(image: Image.Image) -> None:

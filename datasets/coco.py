@@ -101,7 +101,7 @@ class COCO(LabelledFiles):
             labels, self.labels_left_out = self._paths(masks, folder)
         called = dict(zip(names, image_names(map(written_alike, names.values()), name_of_file)))
         order = sorted(called, key=called.__getitem__)
-        order = [order[place] for place in drawn_split([called[key] for key in order], split, val)]
+        order = [order[place] for place in drawn_split([called[key] for key in order], split, val, annotations)]
         self.names, self.files = [called[key] for key in order], [(found[key], labels[key]) for key in order]
         self.sizes = [(records[key].get("width"), records[key].get("height")) for key in order]
         # as bytes: each loading process would come to own millions of small objects that it only reads

@@ -75,7 +75,7 @@ class CVAT(LabelledFiles):
                 f"val: 0.1}}, which divides it"
             )
         names = read_list(path, LAYOUT)
-        names = [names[place] for place in drawn_split(names, split, val)]
+        names = [names[place] for place in drawn_split(names, split, val, subset)]
         pixels = _find(names, Path(root) / images, path)
         masks = _find(names, Path(root) / "SegmentationClass", path)
         self.names, self.files = image_names(map(written_alike, names)), list(zip(pixels, masks))

@@ -1,5 +1,6 @@
 """Any folder of images with label images beside it: your own data."""
 
+import functools
 import os
 import re
 from collections import defaultdict
@@ -20,6 +21,7 @@ from ._files import (
     find_images,
     image_names,
     name_of_file,
+    paths_below,
     read_list,
     require_folder,
     require_images,
@@ -102,7 +104,7 @@ class Folder(LabelledFiles):
             found, *labels_and_rule = find(root, split, images, labels, image_suffix, label_suffix)
             found = _only(found, root, listed, lines) if lines else found
             names, files = self._paired(found, *labels_and_rule, without_label)
-        kept = drawn_split(names, split, val)
+        kept = drawn_split(names, split, val, images if list_file is None else list_file)
         self.names, self.files = [names[index] for index in kept], [files[index] for index in kept]
 
     def _paired(
@@ -185,12 +187,12 @@ def _only(found: dict[str, str], root: str, listed: Path, lines: list[str]) -> d
     called: dict[str, set[str]] = defaultdict(set)  # what a line may say -> the names it may mean
     for name, path in found.items():
         below = Path(os.path.relpath(path, root)).parts
-        for word in (name, *("/".join(below[start:]) for start in range(len(below)))):
+        for word in (name, *(written_alike("/".join(below[start:])) for start in range(len(below)))):
             called[word].add(name)
             called[os.path.splitext(word)[0]].add(name)
     chosen = []
     for number, line in enumerate(lines, start=1):
-        meant = {line} if line in found else called.get(os.path.normpath(line), set())
+        meant = {line} if line in found else called.get(written_alike(line), set())
         if len(meant) != 1:
             which = f"{len(meant)} images are called so" if meant else f"none of the {len(found)} images is called so"
             raise ValueError(
@@ -204,12 +206,21 @@ def _only(found: dict[str, str], root: str, listed: Path, lines: list[str]) -> d
 def _read_pairs(root: str, path: Path, lines: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
     paths, files = [], []
     rule = "where a path holds blanks, one tab stands between the two"
+    written = functools.cache(lambda: paths_below(root, ("",)))
+
+    def find(part: str) -> str:
+        file = os.path.join(root, part)
+        is_plain = part.isascii() or "\0" in part
+        return (
+            file if is_plain or os.path.isfile(file) else written().get(written_alike(part), file)
+        )  # its accents may be written otherwise
+
     for number, line in enumerate(lines, start=1):
         parts = _parts(line)
         if len(parts) != 2:
             told = f'{path}, entry {number}: expected "image label", two paths below {root}, got {excerpt(line)}'
             raise ValueError(f"{told}; {rule}")
-        image, label = (os.path.join(root, part.strip()) for part in parts)
+        image, label = (find(part.strip()) for part in parts)
         for file in (image, label):
             if "\0" in file or not os.path.isfile(file):
                 shown = file if len(file) < 300 else f"{file[:300]}..."

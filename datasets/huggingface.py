@@ -243,6 +243,7 @@ def _file(value: object, where: str) -> tuple[str, bytes | None]:
 def _label_map(value: object, where: str) -> Image.Image:
     """A mask that is an array of ids."""
     ids = np.asarray(value)
+    ids = ids.astype(np.uint8) if ids.dtype == bool else ids
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0 or ids.max() > 255:
         raise ValueError(f"{where}: a mask has two dimensions and whole numbers from 0 to 255, and this one has not")
     return Image.fromarray(ids.astype(np.uint8))

@@ -39,5 +39,5 @@ class Images(LabelledFiles):
         layout = f"<root>/{images}/<name>.png|jpg" if images else "<root>/<name>.png|jpg"
         found = require_images(Path(root, images.replace("{split}", split)), layout)
         names = list(found)
-        self.names = [names[index] for index in drawn_split(names, split, val)]
+        self.names = [names[index] for index in drawn_split(names, split, val, images)]
         self.files = [(found[name], None) for name in self.names]

@@ -81,7 +81,7 @@ class LabelMe(LabelledFiles):
         self.train_ids |= {BACKGROUND: ids[0], IGNORED: self.ignore_index}
         images, keys = find_images(folder), list(found)
         self.images_left_out = tuple(path for key, path in images.items() if key not in found)
-        keys = [keys[place] for place in drawn_split(keys, split, val)]
+        keys = [keys[place] for place in drawn_split(keys, split, val, labels)]
         self.names = image_names(keys)
         self.files = [(images.get(key) or _image_of(found[key]), found[key]) for key in keys]
 

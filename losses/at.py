@@ -20,7 +20,7 @@ class AT(nn.Module):
     itself (`norm: column`), a slip of axis.
 
     Args:
-        power: p.
+        power: p; sums of larger powers than 8 leave the range of float32.
         norm: over what the map has unit length. `image`: all positions of an image. `column`: its rows, per column.
 
     Returns:
@@ -35,7 +35,7 @@ class AT(nn.Module):
         *,
         feature: str = "head",
         teacher_feature: str | None = None,
-        power: Annotated[float, Interval(ge=1, le=1e6)] = 2.0,
+        power: Annotated[float, Interval(ge=1, le=8)] = 2.0,
         norm: Literal["image", "column"] = "image",
     ):
         super().__init__()

@@ -58,7 +58,8 @@ class CrossEntropy(nn.Module):
         error). The teacher is not used.
 
     Raises:
-        ValueError: scores that the network does not have, or with other channels than there are classes.
+        ValueError: scores that the network does not have, or with other channels than there are classes; arguments that
+            contradict each other.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class CrossEntropy(nn.Module):
         ohem_rule: Literal["batch", "image", "strict", "largest"] = "batch",
         ohem_min_share: Share | None = None,
         focal_gamma: Weight | None = None,
-        focal_alpha: Share = 0.5,
+        focal_alpha: Annotated[float, Interval(gt=0, le=1)] = 0.5,
     ):
         super().__init__()
         if ohem_min_share is not None and (ohem_rule != "largest" or ohem_min_kept is not None):

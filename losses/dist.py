@@ -45,6 +45,8 @@ class DIST(nn.Module):
         mask_ignored: bool = False,
     ):
         super().__init__()
+        if inter == intra == 0:
+            raise ValueError("dist: inter and intra are both 0; give one of the parts a weight")
         self.ignore_index = task.ignore_index
         self.inter, self.intra, self.aux_weight = inter, intra, aux_weight
         for features in (task.student, task.teacher):

@@ -53,6 +53,8 @@ class DKD(nn.Module):
         merge_label: list[tuple[LabelId, LabelId]] | None = None,
     ):
         super().__init__()
+        if target_weight == rest_weight == 0:
+            raise ValueError("dkd: target_weight and rest_weight are both 0; give one of the parts a weight")
         self.pair = Pair(task, "logits")
         ranges = [(k, k) for k in range(task.num_classes)] if merge_label is None else merge_label
         if len(ranges) != task.num_classes:

@@ -5,8 +5,8 @@ ranges of INT8 stay as they are without it, dropout draws the same numbers both 
 """
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +49,23 @@ def _recomputed(block: nn.Module, *inputs: object, **named: object) -> object:
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs, **named)
     ranges: dict[Rounded, Tensor] = {}
-    contexts = _ranges_noted(block, ranges), _statistics_kept(block, ranges)
+    contexts = _ranges_noted(block, ranges), _Again(lambda: _statistics_kept(block, ranges))
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=lambda: contexts, **named)
+
+
+class _Again(AbstractContextManager):
+    """A context for each time it is entered: gradients may be computed several times of one forward."""
+
+    def __init__(self, new: Callable[[], AbstractContextManager[None]]):
+        self.new, self.entered = new, []
+
+    def __enter__(self) -> None:
+        context = self.new()
+        context.__enter__()
+        self.entered.append(context)
+
+    def __exit__(self, *error: object) -> bool | None:
+        return self.entered.pop().__exit__(*error)
 
 
 @contextmanager

@@ -232,7 +232,7 @@ class Network(nn.Module):
         x = F.pad(x, (0, padded[1] - size[1], 0, padded[0] - size[0]))
         found = self._compute_tapped(x, wanted, prompt)
         return {
-            name: None if maps is None else cropped(maps, self.strides.get(name) or padded[0] // maps.shape[-2], size)
+            name: None if maps is None else cropped(maps, self.strides.get(name) or _stride(padded, maps), size)
             for name, maps in found.items()
         }
 
@@ -264,6 +264,11 @@ class Network(nn.Module):
         # what is left out of the prediction can be freed as soon as backward no longer needs it
         features = {name: found[name] for name in self.channels if name in self.features_wanted}
         return Prediction(found["logits"], self.align_corners, found["aux"] if asks_aux else None, features)
+
+
+def _stride(size: tuple[int, int], maps: Tensor) -> int:
+    """The stride of maps of images, one of whose sides is a multiple of it."""
+    return torch.sym_max(size[0] // maps.shape[-2], size[1] // maps.shape[-1])
 
 
 def stages(values: dict[str, object]) -> list:

@@ -68,25 +68,31 @@ class TimmBackbone(Encoder):
 
     def _check_and_freeze(self, name: str, alone: bool) -> None:
         """One small forward: are the sizes as promised, and which parameters do the maps depend on?"""
-        largest, weight = max(self.strides.values()), next(self.net.parameters())
-        size = 2 * largest, 3 * largest
+        weight = next(self.net.parameters())
         self.eval()  # batch norms and dropout stay as they are
-        try:
-            with torch.enable_grad():
-                last, maps = self._run(weight.new_zeros(1, 3, *size), list(self.levels), alone)
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"timm/{name} does not take images of any size ({error}): it cannot be a backbone"
-            ) from None
-        self.train()
-        for stage, x in maps.items():
-            stride = self.strides[stage]
-            promised = (self.channels[stage], size[0] // stride, size[1] // stride)
-            if tuple(x.shape[1:]) != promised:
+        # some networks make the sides of their last maps even
+        for self.multiple in (max(self.strides.values()), 2 * max(self.strides.values())):
+            size = 2 * self.multiple, 3 * self.multiple
+            try:
+                with torch.enable_grad():
+                    last, maps = self._run(weight.new_zeros(1, 3, *size), list(self.levels), alone)
+            except (AssertionError, RuntimeError, ValueError) as error:
                 raise ValueError(
-                    f"timm/{name} gives a {stage} of {tuple(x.shape[1:])} where timm promises {promised}: "
-                    "it cannot be a backbone"
-                )
+                    f"timm/{name} does not take images of any size ({error}): it cannot be a backbone"
+                ) from None
+            promised = {
+                stage: (self.channels[stage], *(side // stride for side in size))
+                for stage, stride in self.strides.items()
+            }
+            wrong = [stage for stage, x in maps.items() if tuple(x.shape[1:]) != promised[stage]]
+            if not wrong:
+                break
+        else:
+            raise ValueError(
+                f"timm/{name} gives a {wrong[0]} of {tuple(maps[wrong[0]].shape[1:])} where timm promises "
+                f"{promised[wrong[0]]}: it cannot be a backbone"
+            )
+        self.train()
         self.last: Form | None = form_of(last, size, self.patch)
         if self.last is not None:
             self.channels["last"], self.strides["last"] = self.last.channels, self.last.stride
@@ -101,8 +107,7 @@ class TimmBackbone(Encoder):
         return {f"net.{key}": value for key, value in entries.items() if key not in self.removed}
 
     def read_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        multiple = max(self.strides.values())
-        return size[0] + -size[0] % multiple, size[1] + -size[1] % multiple
+        return size[0] + -size[0] % self.multiple, size[1] + -size[1] % self.multiple
 
     def forward(self, x: Tensor, wanted: set[str]) -> dict[str, Tensor]:
         names = [name for name in self.levels if name in wanted or name in STAGES]

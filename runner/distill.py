@@ -29,7 +29,7 @@ def ask() -> tuple[argparse.Namespace, list[Recipe]]:
         "--deliver", action="store_true", help="deliver a stopped run as it stands; RECIPE may be its run folder"
     )
     options = parser.parse_intermixed_args()
-    run = RunFolder(options.recipe) if options.deliver and Path(options.recipe).is_dir() else None
+    run = RunFolder(Path(options.recipe).resolve()) if options.deliver and Path(options.recipe).is_dir() else None
     if run is not None:
         options.recipe = str(run.recipe_file)
         options.overrides.append(f"tracking.folder={json.dumps(str(run.path.parent))}")
@@ -292,8 +292,16 @@ def train_with_what_they_need(
     """First the teachers and baselines that are recipes themselves and have not run yet, then the recipes."""
     missing = {one.folder: one for recipe in recipes for one in read_needed(recipe, is_finished)}
     if missing:  # what is wrong with one of them must not show only after another has been trained
+        beside = next((recipe for recipe in recipes if recipe.folder in missing), None)
+        if beside is not None:
+            raise ValueError(
+                f"{beside.name} is to be trained beside recipes one of which needs it first; train it alone, then the "
+                f"others, or leave it out here"
+            )
         for recipe in recipes:
             refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
+        for one in missing.values():
+            refuse_used_folder(one, resume=True, overwrite=False)
         tell_what_follows([*missing.values(), *recipes])
     count = len(missing) + 1
     for number, one in enumerate(missing.values(), start=1):

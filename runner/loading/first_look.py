@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from segkd.datasets._files import exif_orientation
-from segkd.datasets._images import RefusedFile, open_regular
+from segkd.datasets._images import UNDECODABLE, RefusedFile, open_image, open_regular, orientation
 from segkd.runner.console import printable
 from segkd.runner.loading.data_sets import build_test_set
 from segkd.runner.loading.kept_pixels import require_room
@@ -58,6 +58,7 @@ def look_at_data(
         _refuse_one_class(train_set, LABELS_OF_CHECK if whole else LABELS)
         for split, dataset in scored.items():
             _refuse_without_labels(split, dataset)
+            _refuse_batches_of_several_sizes(recipe, split, dataset)
     if whole and hasattr(train_set, "files"):
         _doubt_turned_images(train_set)
 
@@ -140,6 +141,35 @@ def _doubt_turned_images(train_set: Dataset) -> None:
                     f"on the upright image, which their sizes do not show"
                 )
                 return
+
+
+def _refuse_batches_of_several_sizes(recipe: Recipe, split: str, dataset: Dataset) -> None:
+    """ValueError where the first images, as they are dealt out to be scored, cannot stand in one batch."""
+    count, world = recipe.evaluate.batch_size, process_count()
+    if count == 1 or recipe.data.resize is not None or not hasattr(dataset, "files"):
+        return
+    for rank in range(world):
+        places = range(rank, min(len(dataset), LABELS_OF_CHECK), world)
+        for start in range(0, len(places), count):
+            paths = [dataset.files[place][0] for place in places[start : start + count]]
+            sizes = {_size(path): path for path in paths}
+            sizes.pop(None, None)
+            if len(sizes) > 1:
+                shown = " and ".join(f"{path} has {height}x{width}" for (height, width), path in [*sizes.items()][:2])
+                raise ValueError(
+                    f"images of {split} have several sizes ({shown} pixels), which cannot be scored {count} at a time; "
+                    f"set evaluate.batch_size to 1, or bring all to one size with data.resize"
+                )
+
+
+def _size(path: str) -> tuple[int, int] | None:
+    """(H, W) of an image, upright, by its header; None where it cannot be read, which whoever reads it tells."""
+    try:
+        with open_image(path, None) as image:
+            width, height = image.size
+            return (width, height) if orientation(image) > 4 else (height, width)
+    except (*UNDECODABLE, RefusedFile):
+        return None
 
 
 def _refuse_overlap(

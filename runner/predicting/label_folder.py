@@ -41,13 +41,14 @@ class LabelFolder:
             if other or there.get("format") != description.get("format"):
                 told = " and ".join(other) or "in another format"
                 raise ValueError(f"{named}: {path} holds labels {told}; name another folder, or delete this one")
-        elif self.labels.exists():
+        elif self.labels.is_dir() and any(self.labels.iterdir()):
             raise ValueError(f"{named}: {path} holds labels, and nothing there says whose; name another folder")
 
     def describe(self) -> None:
         """Makes the folder and says what it is for."""
-        self.labels.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.description_file, json.dumps(self.description, indent=1) + "\n")
+        self.labels.mkdir(exist_ok=True)
 
     def file(self, name: str) -> Path:
         """The label of an image; one that is there is whole."""

@@ -51,6 +51,9 @@ class Curve(Section):
             yield ("drop_every",), "is missing; name: step needs the iterations between two drops"
         if self.name != "step" and self.drop_every is not None:
             yield ("drop_every",), f"is read by name: step alone, and name is {self.name}; leave it out, or say step"
+        for key, given in (("min_lr", self.min_lr != 0), ("end", self.end is not None)):
+            if given and self.name in ("constant", "step"):
+                yield (key,), f"is read by poly and cosine alone, and name is {self.name}; leave it out"
 
 
 class Schedule(Curve):

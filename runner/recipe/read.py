@@ -81,6 +81,9 @@ def read(
     completed = completed.model_copy(update={"evaluate": completed.evaluate.model_copy(update=fixed_by(recipe))})
     completed._trust_checkpoint, completed._assignments = trust_checkpoint, tuple(assignments)
     completed._told = told
+    others = [assignment for assignment in assignments if not assignment.startswith("data.root=")]
+    if len(others) < len(assignments):
+        completed._root_in_file = value_at(_read_values(source, others)[0], "data", "root")
     return completed
 
 
@@ -114,7 +117,9 @@ def read_other(recipe: Recipe, other: OtherRecipe) -> Recipe:
     said = {assignment.partition("=")[0]: assignment for assignment in recipe.assignments}
     of_the_place = [assignment for key, assignment in said.items() if key.startswith(OF_THE_PLACE)]
     found = read(other.recipe, of_the_place, trust_checkpoint=recipe.trust_checkpoint)
-    if "data.root" not in said or found.data.dataset != recipe.data.dataset:
+    ours = recipe.root_in_file
+    is_elsewhere = ours is not None and expanded(str(ours)) != found.data.root  # other images of the same kind
+    if "data.root" not in said or found.data.dataset != recipe.data.dataset or is_elsewhere:
         return found
     return read(other.recipe, [*of_the_place, said["data.root"]], trust_checkpoint=recipe.trust_checkpoint)
 

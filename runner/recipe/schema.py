@@ -186,6 +186,7 @@ class Recipe(Section):
     _trust_checkpoint: bool = pydantic.PrivateAttr(False)
     _assignments: tuple[str, ...] = pydantic.PrivateAttr(())
     _told: dict[str, str] = pydantic.PrivateAttr({})
+    _root_in_file: str | None = pydantic.PrivateAttr(None)
 
     def __eq__(self, other: object) -> bool:
         """Whether two recipes say the same, whatever made them say it."""
@@ -200,6 +201,11 @@ class Recipe(Section):
     def assignments(self) -> tuple[str, ...]:
         """What the command line set, as key=value."""
         return self._assignments
+
+    @property
+    def root_in_file(self) -> str | None:
+        """`data.root` as the file says it, where the command line has set another one."""
+        return self._root_in_file
 
     @property
     def told_by_weights(self) -> dict[str, str]:

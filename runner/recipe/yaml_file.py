@@ -24,7 +24,6 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Loader.yaml_implicit_resolvers = {}
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^[yYnN]$"), list("yYnN"))
 for tag, pattern, first in (
     ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
@@ -35,6 +34,12 @@ for tag, pattern, first in (
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), first)
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), first)
+
+# what this reader itself takes for a trap, see read_with_traps
+_UNDERSCORED = re.compile(r"\d+(_\d+)+")
+_AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words in YAML 1.2
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(rf"^{_UNDERSCORED.pattern}$"), list("0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(f"(?i)^(?:{'|'.join(_AMBIGUOUS)})$"), list("yYnNoO"))
 
 for kind in (PurePath, os.PathLike):  # paths are words, too
     _Dumper.add_multi_representer(kind, lambda dumper, path: dumper.represent_str(os.fspath(path)))
@@ -48,8 +53,6 @@ _DEEPEST = 100  # recipes that extend each other
 _LARGEST = 10_000  # values in one file; aliases of aliases could ask for more than the memory holds
 _ABSOLUTE = re.compile(r"[/~$]|\w+://")  # and what becomes so, and addresses
 _UNKNOWN = re.compile(r"\$(\w+|\{\w+\})|^~[^/]*")  # what is left of a path with variables in it
-_UNDERSCORED = re.compile(r"\d+(_\d+)+")
-_AMBIGUOUS = {"yes", "no", "on", "off", "y", "n"}  # booleans in YAML 1.1, words in YAML 1.2
 
 
 def lies_inside(root: Path, path: Path) -> bool:

@@ -1,5 +1,6 @@
 """The closing table of a run: teachers, baseline and student, what the student has gained, and how all that is said."""
 
+import numpy as np
 from torch import nn
 
 from segkd.runner.console import command, markdown, number, percent, say, say_table
@@ -19,10 +20,17 @@ def row(title: str, model: str, network: nn.Module, value: float, milliseconds: 
 def scored_alike(recipe: Recipe, other: Recipe) -> bool:
     """Whether the mIoU of two runs may be set beside each other."""
     ours, theirs = (
-        (one.data.dataset, one.data.val_split, one.data.tuning_part, one.evaluate.absent, protocol_words(one))
+        (one.judged_by_loss, one.data.dataset, one.data.val_split, one.data.tuning_part, one.evaluate.absent)
+        + (protocol_words(one),)
         for one in (recipe, other)
     )
     return ours == theirs
+
+
+def scored_on_the_same(run: RunFolder, other: RunFolder) -> bool:
+    """Whether the images of two runs have the same names, and as many label pixels of each class."""
+    (names, counts), (theirs, their_counts) = run.read_images(), other.read_images()
+    return names == theirs and np.array_equal(counts[..., 1], their_counts[..., 1])
 
 
 def unlike(recipe: Recipe, baseline: Recipe) -> str:

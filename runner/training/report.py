@@ -39,7 +39,14 @@ from segkd.runner.scoring.evaluation import (
 )
 from segkd.runner.scoring.gallery import image_mious
 from segkd.runner.scoring.pictures import curves, drawn, panels, save_tiles, shown_indices
-from segkd.runner.training.closing import closing_table, row, say_closing, scored_alike, unlike
+from segkd.runner.training.closing import (
+    closing_table,
+    row,
+    say_closing,
+    scored_alike,
+    scored_on_the_same,
+    unlike,
+)
 from segkd.runner.training.page import Shown, write_run_page
 from segkd.runner.training.state import TrainingState
 from segkd.runner.training.stop_signal import GRACE, StopSignal
@@ -184,12 +191,13 @@ class Report:
         # the first validation image, as it is scored
         image = next(evaluation_batches(val_set, resize=fixed_resize(recipe, scoring=True)))
         image = image.to(self.accelerator.device).images
+        if not recipe.judged_by_loss:
+            shutil.copyfile(chosen.images_file, run.images_file)
         rows = self.closing_rows(scored, tested, image)
         curves(history, run.curves_file)
         write_text(run.report_file, self.text(rows, history, scored, tested))
         counts = None
         if not recipe.judged_by_loss:
-            shutil.copyfile(chosen.images_file, run.images_file)
             counts = run.read_counts()
             self.draw_worst(image_mious(counts["counts"]))
         summary = {  # what comparisons of runs read
@@ -289,7 +297,7 @@ class Report:
         if recipe.baseline is not None:
             run = RunFolder(read(recipe.baseline.recipe).folder)
             other, network = run.read_recipe(), from_pretrained(run.path).to(image.device)
-            alike = scored_alike(recipe, other)
+            alike = scored_alike(recipe, other) and scored_on_the_same(self.run, run)
             miou = run.student.read_config()["miou"] if alike else None
             entries.append((f"student, {other.name}", other.networks["student"].title, network, miou))
         learns = any(term.source is not None for term in recipe.losses)

@@ -170,10 +170,11 @@ def test_links_to_folders_are_followed_and_circles_are_not(tmp_path: Path) -> No
 
 
 def test_files_that_a_mac_leaves_beside_others_are_none(tmp_path):
-    for name in ("a.json", "._a.json", "deep/.b.json"):
+    for name in ("a.json", "._a.json", "deep/.b.json", ".cache/c.json", "a.png", ".ipynb_checkpoints/a-checkpoint.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert list(paths_below(tmp_path, (".json",))) == ["a.json"]
+    assert list(find_images(tmp_path)) == ["a"]
 
 
 @pytest.mark.parametrize("ending", ["gif", "ppm", "pgm"])

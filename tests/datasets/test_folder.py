@@ -225,6 +225,9 @@ def test_one_folder_is_divided_by_name_and_stays_divided(photographs: Path) -> N
         Folder(str(photographs), "test", **options)
     with pytest.raises(ValueError, match="val: 1e-06 leaves none of the 40 images for val.*take another share"):
         Folder(str(photographs), "val", **options | {"val": 1e-6})
+    with pytest.raises(ValueError, match="val: 0.5 divides images that are in one place, and 'fotos_{split}' is another"):
+        (photographs / "fotos").rename(photographs / "fotos_train")
+        Folder(str(photographs), "train", class_names=NAMES, images="fotos_{split}", labels="fotos_train", val=0.5)
     with pytest.raises(FileNotFoundError, match="train/images: no such folder.*are divided by val: 0.1"):
         Folder(str(photographs), "train", class_names=NAMES)
 
@@ -234,6 +237,11 @@ def test_names_that_were_packed_on_a_mac(tmp_path: Path) -> None:
     write(tmp_path / "train/labels/caf\u00e9.png", [[0, 1, 2]])
     dataset = Folder(str(tmp_path), "train", class_names=NAMES)
     assert dataset.names == ["caf\u00e9"] and np.asarray(dataset[0][1]).tolist() == [[0, 1, 2]]
+    image, label = "train/images/caf\u00e9.png", "train/labels/cafe\u0301.png"
+    for line in ("caf\u00e9", "cafe\u0301", "caf\u00e9.png", image, f"{image} {label}", f"{image}\t{label}"):
+        (tmp_path / "list.txt").write_text(line)
+        listed = Folder(str(tmp_path), "train", class_names=NAMES, list_file="list.txt")
+        assert listed.files == dataset.files, line
 
 
 def test_classes_are_merged_and_ignored_by_name(root: Path) -> None:

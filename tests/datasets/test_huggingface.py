@@ -157,6 +157,12 @@ def test_one_split_is_divided(package: SimpleNamespace) -> None:
     assert parts["val"].table.rows[parts["val"].rows[0]] and targets(parts["val"])[0] == IDS[0]
 
 
+def test_masks_of_true_and_false(package: SimpleNamespace) -> None:
+    package.split = {"train": table([[[True, False, True], [False, True, True]]])}
+    found = HuggingFace("u/x", "train", class_names=NAMES)
+    assert targets(found) == [[[1, 0, 1], [0, 1, 1]]]
+
+
 def test_columns_are_found_or_asked_for(package: SimpleNamespace) -> None:
     package.split = {"train": table(mask="whatever")}
     assert targets(HuggingFace("u/x", "train", class_names=NAMES)) == IDS

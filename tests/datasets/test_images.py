@@ -48,6 +48,29 @@ def save_12_bit_tiff(path: Path) -> Path:
     return path
 
 
+def save_tiff(
+    path: Path, strips: list[bytes], size: tuple[int, int], bits: int, order: str = "<", **entries: int
+) -> Path:
+    """An uncompressed TIFF; size: (H, W), entries: of further tags, as `_277=3`."""
+    bands = entries.get("_277", 1)
+    starts = [8 + sum(map(len, strips[:index])) for index in range(len(strips))]
+    values = {256: [size[1]], 257: [size[0]], 258: [bits] * bands, 259: [1], 262: [2 if bands > 1 else 1]}
+    values |= {273: starts, 278: [size[0]], 279: [len(strip) for strip in strips]}
+    values |= {int(tag[1:]): [value] for tag, value in entries.items()}
+    directory = 8 + sum(map(len, strips))
+    words, beyond = b"", b""
+    for tag, numbers in sorted(values.items()):
+        packed = struct.pack(f"{order}{len(numbers)}H", *numbers)
+        if len(packed) > 4:
+            place = struct.pack(f"{order}I", directory + 2 + 12 * len(values) + 4 + len(beyond))
+            packed, beyond = place, beyond + packed
+        words += struct.pack(f"{order}HHI", tag, 3, len(numbers)) + packed.ljust(4, b"\0")
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    head = start + struct.pack(f"{order}I", directory) + b"".join(strips)
+    path.write_bytes(head + struct.pack(f"{order}H", len(values)) + words + b"\0\0\0\0" + beyond)
+    return path
+
+
 def predicted(path: Path) -> np.ndarray | str:
     """What predict.py sees of a file, or why it sees nothing."""
     (found,) = frames(ImageFile(path, "x"))
@@ -274,3 +297,45 @@ def test_tiff_files_that_store_white_as_0(tmp_path: Path) -> None:
     assert np.array(read_image(str(tmp_path / "ids.tif"))).min() == 1, "a picture may be stored so"
     with pytest.raises(ValueError, match="stores white as 0"):
         read_image(str(tmp_path / "deep.tif"))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_files_that_store_one_channel_after_the_other(tmp_path: Path, order: str) -> None:
+    """Those of 16 bits without compression are told: Pillow takes each of their bytes for a pixel."""
+    generator = np.random.default_rng(0)
+    for bits in (8, 16):
+        pixels = generator.integers(2 ** (bits - 1), 2**bits, (3, 4, 5))  # (3, H, W)
+        bands = [band.astype(f"{order}u{bits // 8}").tobytes() for band in pixels]
+        path = save_tiff(tmp_path / f"{bits}.tif", bands, (4, 5), bits, order, _277=3, _284=2)
+        if bits == 16:
+            for reader in (read_image, lambda file: read_label(file, TABLE, "")):
+                with pytest.raises(
+                    ValueError, match="is a TIFF of 16 bits a channel that stores one channel after the"
+                ):
+                    reader(str(path))
+            mixed = [pixels.transpose(1, 2, 0).astype(f"{order}u2").tobytes()]
+            path = save_tiff(tmp_path / "mixed.tif", mixed, (4, 5), bits, order, _277=3)
+        np.testing.assert_array_equal(np.asarray(read_image(str(path))), pixels.transpose(1, 2, 0) >> bits - 8)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("fill_order", [1, 2])
+def test_ids_of_a_few_bits_in_a_tiff(tmp_path: Path, bits: int, fill_order: int) -> None:
+    ids = np.random.default_rng(0).integers(0, 2**bits, (3, 16))
+    words = ["".join(f"{value:0{bits}b}" for value in row) for row in ids]
+    turned = slice(None, None, 1 if fill_order == 1 else -1)  # 2: the first pixel stands in a byte's lowest bits
+    packed = bytes(int(word[at : at + 8][turned], 2) for word in words for at in range(0, len(word), 8))
+    path = save_tiff(tmp_path / "a.tif", [packed], ids.shape, bits, _266=fill_order, _277=1)
+    assert np.asarray(read_label(str(path), TABLE, "")).tolist() == ids.tolist()
+
+
+def test_tiff_files_of_kinds_that_are_not_read(tmp_path: Path) -> None:
+    """They are whole, and nobody is told that they are cut off."""
+    grey = save_tiff(tmp_path / "grey.tif", [np.full((4, 5), 9, "<u2").tobytes()], (4, 5), 16, _277=1, _284=2)
+    with pytest.raises(ValueError, match="grey.tif: stores its pixels in a way that is not read; save it as PNG"):
+        read_label(str(grey), TABLE, "")
+    odd = save_tiff(tmp_path / "odd.tif", [bytes(80)], (4, 5), 16, _277=2, _262=1, _338=2)
+    with pytest.raises(
+        ValueError, match="it begins as TIFF, and what follows is damaged or of a kind that is not read"
+    ):
+        read_image(str(odd))

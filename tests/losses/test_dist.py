@@ -70,3 +70,8 @@ def test_constant_networks_stay_finite():
         value.backward()
         assert value.item() == pytest.approx(2, abs=1e-5)
         assert student.grad.isfinite().all()
+
+
+def test_both_parts_without_a_weight():
+    with pytest.raises(ValueError, match="inter and intra are both 0"):
+        DIST(TASK, inter=0.0, intra=0.0)

@@ -52,3 +52,8 @@ def test_ranges_of_labels():
         DKD(TASK, merge_label=[(0, 1), (2, 3)])
     with pytest.raises(ValueError, match=r"dkd: merge_label holds \(3, 2\), which is no range of label ids"):
         DKD(TASK, merge_label=[(0, 0), (1, 1), (3, 2), (3, 3)])
+
+
+def test_both_parts_without_a_weight():
+    with pytest.raises(ValueError, match="target_weight and rest_weight are both 0"):
+        DKD(TASK, target_weight=0.0, rest_weight=0.0)

@@ -115,3 +115,23 @@ def test_ranges_of_int8_move_once_a_step():
         assert ours.grad is None or torch.equal(ours.grad, theirs.grad), key
     for (key, ours), theirs in zip(frugal.named_buffers(), plain.buffers(), strict=True):
         assert torch.equal(ours, theirs), key
+
+
+def test_gradients_are_computed_several_times_of_one_forward():
+    """As the report of each term's gradient does, before the step's own backward."""
+    torch.manual_seed(0)
+    plain = NETWORKS["deeplabv3"]().double().train()
+    frugal = copy.deepcopy(plain)
+    checkpoint_blocks(frugal)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    for network in (plain, frugal):
+        network.features_wanted = {"stage2"}
+        torch.manual_seed(1)  # dropout
+        feature = network(images).features["stage2"]
+        place = network.backbone.parameters().__next__()
+        torch.autograd.grad(feature.square().mean(), place, retain_graph=True)
+        feature.square().mean().backward()
+    for (key, ours), theirs in zip(frugal.named_parameters(), plain.parameters(), strict=True):
+        assert ours.grad is theirs.grad is None or torch.equal(ours.grad, theirs.grad), key
+    for (key, ours), theirs in zip(frugal.named_buffers(), plain.buffers(), strict=True):
+        assert torch.equal(ours, theirs), key

@@ -171,7 +171,7 @@ def test_images_smaller_than_the_network_reads_are_padded(name, least):
     net = network(name).eval()
     assert net.least == least
     with torch.no_grad():
-        for height, width in ((20, 7), (28, 90), (1, 1)):
+        for height, width in ((20, 7), (28, 90), (45, 20), (1, 1)):
             logits = net(images(height, width)).logits
             assert logits.isfinite().all() and logits.shape[-2] <= height and logits.shape[-1] <= width
             if net.extent is None and least > 1:
@@ -180,6 +180,9 @@ def test_images_smaller_than_the_network_reads_are_padded(name, least):
                     net.normalize(images(height, width)), (0, sides[1] - width, 0, sides[0] - height)
                 )
                 whole = net.compute(padded, set(), None)["logits"]
+                stride = 32 // net.compute(torch.zeros(1, 3, 96, 32), set(), None)["logits"].shape[-1]
+                for side, cells in ((height, logits.shape[-2]), (width, logits.shape[-1])):
+                    assert side >= least or cells == -(-side // stride), "a padded side shows the image alone"
                 assert torch.equal(logits, whole[..., : logits.shape[-2], : logits.shape[-1]])
         if net.extent is None:
             assert net.read_size((least, least + 5)) is None

@@ -80,6 +80,19 @@ def test_an_image_of_any_size_is_padded_below_and_to_the_right(name, images):
     assert torch.equal(mapped.logits, cut.logits.flip(1)) and cut.logits.shape[-2:] == (17, 25)
 
 
+def test_a_network_that_makes_the_sides_of_its_maps_even():
+    """MobileViTv2's last stages; of 96 pixels its stride 32 would show 4 cells in place of 3."""
+    backbone = build_backbone("timm/mobilevitv2_050", 32).eval()
+    assert backbone.read_size((65, 97)) == (128, 128) and backbone.strides["stage4"] == 32
+    with torch.no_grad():
+        logits = (
+            DeepLabV3Plus(3, backbone="timm/mobilevitv2_050", output_stride=32, width=8)
+            .eval()(torch.rand(1, 3, 65, 97))
+            .logits
+        )
+    assert logits.shape[-2:] == (17, 25)
+
+
 @pytest.mark.parametrize("name", ["test_resnet", "swin_tiny_patch4_window7_224", "test_vit", "test_efficientnet"])
 def test_weights_under_timms_keys_fit(name):
     backbone = build_backbone(f"timm/{name}", 16 if name == "test_vit" else 32)

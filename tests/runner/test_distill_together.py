@@ -131,3 +131,10 @@ def test_a_teacher_that_is_shared_is_scored_as_each_recipe_says(recipes, distill
     assert distill("kl.yaml", "name=alone", "evaluate.flip=true").code == 0
     kl, mirrored, alone = ((recipes / f"runs/{name}/teachers.json").read_text() for name in ("kl", "mirrored", "alone"))
     assert mirrored == alone != kl
+
+
+def test_one_that_another_needs_first_is_not_trained_twice(recipes, distill, assert_refused):
+    (recipes / "above.yaml").write_text("extends: kl.yaml\nname: above\nbaseline: {recipe: tiny.yaml}\n")
+    (recipes / "two.yaml").write_text("together: [{recipe: tiny.yaml}, {recipe: above.yaml}]\n")
+    assert_refused(distill("two.yaml"), "tiny is to be trained beside recipes one of which needs it first")
+    assert not (recipes / "runs/tiny").exists()

@@ -210,3 +210,17 @@ def test_what_chooses_the_student_is_no_test(look, folder):
     with pytest.raises(ValueError, match=r"4 of the 4 images to score \(test\) are what chooses the student, such as"):
         look(SPLIT, "data.test_split=test")
     look(SPLIT, "data.test_split=test", "data.allow_overlap=true")
+
+
+def test_images_of_several_sizes_that_would_be_scored_in_one_batch(look, folder):
+    for kind in ("images", "labels"):
+        file = folder / f"data/val/{kind}/2.png"
+        Image.open(file).resize((9, 12), Image.Resampling.NEAREST).save(file)
+    look(SPLIT, "evaluate.batch_size=1")
+    look(SPLIT, "evaluate.batch_size=4", "data.resize=[8, 8]")
+    with pytest.raises(ValueError, match="images of val have several sizes .*8x9 and .*2.png has 12x9 pixels.*4 at a"):
+        look(SPLIT, "evaluate.batch_size=4")
+    (folder / "data/val/images/3.png").rename(folder / "data/val/images/1b.png")
+    (folder / "data/val/labels/3.png").rename(folder / "data/val/labels/1b.png")
+    with pytest.raises(ValueError, match="2 at a time"):
+        look(SPLIT, "evaluate.batch_size=2")

@@ -96,6 +96,8 @@ def test_another_teacher_images_or_threshold_make_other_labels_and_are_refused_i
     (first.parents[2].parent / "given/description.json").unlink()
     with pytest.raises(ValueError, match="given holds labels, and nothing there says whose"):
         make(given)
+    (first.parents[2].parent / "begun/labels").mkdir(parents=True)  # whoever made it was ended before it said whose
+    assert contents(make("data.extra.pseudo.folder=begun")) == contents(first)
 
 
 @pytest.mark.parametrize("assignments, told", [

@@ -26,7 +26,7 @@ def test_a_loss():
     assert "It reads no labels: any images will do (`on`)." in lines
     assert "Features it asks for by default: `head` of the student, `head` of the teacher." in lines
     assert [line.split(None, 2) for line in lines if line.startswith(("power", "norm"))] == [
-        ["power", "2.0", "a number from 1"], ["norm", "image", "image | column"]]  # fmt: skip
+        ["power", "2.0", "a number from 1 to 8"], ["norm", "image", "image | column"]]  # fmt: skip
     at = lines.index(next(line for line in lines if line.startswith("norm")))
     assert lines[at + 1] == (
         "    over what the map has unit length. `image`: all positions of an image. `column`: its rows, per column."

@@ -60,7 +60,7 @@ def test_every_number_was_looked_at():
 
 @pytest.mark.parametrize("room, name, arguments, told", [
     ("losses", "kl", {"temperature": 1e-30}, "must be greater than or equal to 0.001; got 1e-30"),
-    ("losses", "cross_entropy", {"focal_alpha": -1.0}, "must be greater than or equal to 0; got -1.0"),
+    ("losses", "cross_entropy", {"focal_alpha": -1.0}, "must be greater than 0; got -1.0"),
     ("losses", "cross_entropy", {"ohem_threshold": 1e30}, "must be less than or equal to 1; got 1e+30"),
     ("models", "pspnet", {"width": 0}, "must be greater than or equal to 1; got 0"),
     ("models", "pspnet", {"width": -1}, "must be greater than or equal to 1; got -1"),

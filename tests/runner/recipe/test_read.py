@@ -163,6 +163,17 @@ def test_what_the_command_line_says_of_the_place_holds_for_what_is_trained_first
     assert (teacher.data.root, plain.data.root) == ("mine", "theirs")
 
 
+def test_the_root_of_the_command_line_is_not_for_images_of_another_root(family, tmp_path):
+    """Of the same kind, such as two folders: a teacher of many images would be trained on the student's few."""
+    family("student", "teacher")
+    family("teacher")
+    large = (tmp_path / "teacher.yaml").read_text().replace("root: theirs", "root: large")
+    (tmp_path / "teacher.yaml").write_text(large)
+    student = read("student.yaml", ["data.root=mine"])
+    (teacher,) = read_needed(student, lambda one: False)
+    assert (student.data.root, teacher.data.root) == ("mine", "large")
+
+
 @pytest.mark.parametrize("text, told", [
     ("methods: {a: a.yaml}", "other.yaml is a sweep and not a recipe; `python .*runner/sweep.py other.yaml` trains it"),
     ("together: []", "other.yaml is a list of recipes .* and not a recipe; `python .*runner/distill.py other.yaml` tr"),

@@ -233,3 +233,8 @@ def test_write_is_read_back(tmp_path):
         "flags": [True, False], "nested": {"empty": {}, "list": [], "deep": [{"a": [1, [2]]}]},
     }  # fmt: skip
     assert values_of(tmp_path, write(values)) == values
+
+
+@pytest.mark.parametrize("word", ["09_24", "0_8", "1_000", "oN", "YES", "n", "1e-2", "08", "null", "~", "1:30", "a_1"])
+def test_what_is_written_is_read_as_it_was(tmp_path, word):
+    assert values_of(tmp_path, write({"name": word, "words": [word]})) == {"name": word, "words": [word]}

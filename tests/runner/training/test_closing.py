@@ -1,11 +1,13 @@
 """What is said of what a run has over its baseline."""
 
+import numpy as np
+
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.folder import RunFolder
-from segkd.runner.training.closing import say_closing, scored_alike, unlike
+from segkd.runner.training.closing import say_closing, scored_alike, scored_on_the_same, unlike
 
 
-def test_a_gain_says_what_the_baseline_had_that_is_no_part_of_a_method(folder, capsys):
+def test_a_gain_says_what_the_baseline_had_that_is_no_part_of_a_method(folder, capsys, monkeypatch):
     ours = read(folder / "tiny.yaml", ["baseline={recipe: tiny.yaml}"])
     rows = [{"network": name, "model": "m", "miou": miou, "parameters": 1, "milliseconds": 1.0}
             for name, miou in (("student, plain", 0.25), ("student, kl", 0.5))]  # fmt: skip
@@ -20,6 +22,10 @@ def test_a_gain_says_what_the_baseline_had_that_is_no_part_of_a_method(folder, c
         rows[0]["unlike"] = unlike(ours, theirs)
         say_closing(ours, rows, RunFolder(ours.folder), "is done")
         assert f"has +25.00 points of mIoU {told}" in capsys.readouterr().out
+    headless = read(folder / "tiny.yaml")
+    with monkeypatch.context() as patched:
+        patched.setattr(type(ours), "judged_by_loss", property(lambda one: one is headless))
+        assert not scored_alike(ours, headless)
     for change in ("evaluate.absent=zero", "evaluate.flip=true", "data.val_split=train", "data.tuning_part=0.5"):
         assert not scored_alike(ours, read(folder / "tiny.yaml", [change])), change
     rows[0]["test"], rows[1]["test"] = 0.4, 0.375
@@ -29,3 +35,20 @@ def test_a_gain_says_what_the_baseline_had_that_is_no_part_of_a_method(folder, c
     rows[0] |= {"miou": None, "unlike": "it was scored in another way"}
     say_closing(ours, rows, RunFolder(ours.folder), "is done")
     assert "tiny cannot be set beside plain: it was scored in another way" in capsys.readouterr().out
+
+
+def test_runs_that_were_scored_on_other_images_or_labels_are_not_set_beside_each_other(tmp_path):
+    runs = {}
+    for name, images, pixels in (
+        ("a", ["1", "2"], 7),
+        ("same", ["1", "2"], 7),
+        ("b", ["1", "3"], 7),
+        ("c", ["1", "2"], 9),
+    ):
+        runs[name] = RunFolder(tmp_path / name)
+        runs[name].path.mkdir()
+        counts = np.full((2, 3, 3), pixels)
+        counts[..., 2] = len(name)  # what was predicted may differ
+        np.savez(runs[name].images_file, names=np.array(images), counts=counts)
+    assert scored_on_the_same(runs["a"], runs["same"])
+    assert not scored_on_the_same(runs["a"], runs["b"]) and not scored_on_the_same(runs["a"], runs["c"])
