@@ -208,7 +208,7 @@ def _load(image: Image.Image) -> None:
 
 def _compare_checksums(image: Image.Image) -> None:
     """ValueError where the pixels of a PNG file are not what was written: Pillow compares all checksums but theirs."""
-    if image.format != "PNG":
+    if image.format != "PNG" or image.fp is None:  # of one that is decoded already nothing is left to be read
         return
     file, at = image.fp, image.fp.tell()
     file.seek(8)

@@ -84,7 +84,9 @@ class Run(os.PathLike):
 
     def network(self, name: str = "student") -> nn.Module:
         """A network of the run as it was delivered, such as its teacher."""
-        return delivered.find(str(self.folder), name).network
+        found = delivered.find(str(self.folder), name)
+        found.network.resize = found.config.get("resize")
+        return found.network
 
 
 def distill(

@@ -139,7 +139,7 @@ def export_network(options: argparse.Namespace) -> Path:
         if export.loss is not None and options.val_images is None:
             recipe = delivered.run.read_recipe()
             write_scores(file, scores_of_file(export.loss.int8, recipe), export.loss.int8.arrays())
-        fixed = options.fixed_size or options.input_size is not None or seen is not None
+        fixed = export.is_fixed or seen is not None
         write_report(file, delivered, export, size, timings, costs, fixed=fixed)
         say(f"{file.report_file}: what it is, what it costs and how it is run")
     if options.push_to_hub:

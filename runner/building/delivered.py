@@ -102,6 +102,7 @@ def _companion(run: RunFolder, name: str, student: dict) -> Delivered:
     config["class_names"] = network.class_names
     if not is_mapped and network.num_classes == student["num_classes"]:
         config |= {key: student[key] for key in ("class_names", "palette", "ignore_index")}
+    config |= {key: student[key] for key in ("resize",) if key in student}  # it was trained on, or taught, such images
     known = run.read_teachers()
     if name in known:
         config["miou"] = known[name]["miou"]

@@ -103,9 +103,11 @@ def _class_map(teacher: str, given: dict[str, str] | None, ours: Sequence[str]) 
     if not theirs or list(theirs) == list(ours):
         return None
     try:
-        read_class_map("names", theirs, ours)
+        groups = read_class_map("names", theirs, ours)
+        if not any(group for name, group in zip(ours, groups) if name != "background"):
+            raise ValueError("But for the background, no name is the same")
     except ValueError as error:
-        if len(theirs) == len(ours):  # they are taken class for class
+        if len(theirs) == len(ours) and not {*theirs} & {*ours}:  # they are taken class for class
             return None
         raise ValueError(
             f"--teacher {teacher} has {len(theirs)} classes and the images have {len(ours)}. {error}, with --class-map "

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from segkd.datasets._files import files_below, read_json, read_list, read_text
+from segkd.datasets._files import files_below, read_json, read_list, read_text, written_alike
+from segkd.runner.console import some
 from segkd.runner.drafting.images_and_masks import SPLIT, find_pairs, image_files, split_words
 from segkd.runner.drafting.masks import find_names, look_at_masks, meaning_of
 
@@ -199,8 +200,9 @@ def _folder_of(name: str, content: dict, present: dict[str, str]) -> str | None:
     """The folder, from the root, below which a JSON's images lie: of several the one most like its own path."""
     votes: Counter = Counter()
     for record in content["images"][:20]:
-        ending = f"/{record.get('file_name')}"
-        votes.update({f"/{path}"[: -len(ending)].lstrip("/") for path in present if f"/{path}".endswith(ending)})
+        ending = f"/{written_alike(str(record.get('file_name')))}"
+        alike = ((path, f"/{written_alike(path)}") for path in present)
+        votes.update({f"/{path}"[: -len(ending)].lstrip("/") for path, written in alike if written.endswith(ending)})
 
     def likeness(folder: str) -> tuple[int, bool, int]:
         shared = os.path.commonprefix([folder.split("/"), name.split("/")])
@@ -245,6 +247,9 @@ def _images_and_masks(root: str) -> Found | None:
     args = {"images": pairs.images, "labels": pairs.labels} | meaning.args
     if pairs.others:
         said.append(f"of the same images there are also {' and '.join(pairs.others)}, which are not read")
+    if pairs.elsewhere:
+        like = some([*pairs.elsewhere], 5)
+        said.append(f"{sum(pairs.elsewhere.values())} further images with masks, like {like}, are not read")
     if pairs.without_mask:
         args["without_label"] = "skip"
         said.append(f"{pairs.without_mask} further images have no mask and are left out")

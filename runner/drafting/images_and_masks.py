@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 from segkd.datasets._files import paths_below
 from segkd.datasets._images import UNDECODABLE, as_rgb, open_image
@@ -28,6 +29,7 @@ class Pairs:
         of_split: the word that stands for {split} -> (photograph, mask) paths; the word is empty without {split}.
         without_mask: how many photographs there have none.
         others: templates of further masks that photographs there have.
+        elsewhere: template of other photographs with masks -> how many there are.
     """
 
     images: str
@@ -35,6 +37,7 @@ class Pairs:
     of_split: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     without_mask: int = 0
     others: tuple[str, ...] = ()
+    elsewhere: dict[str, int] = field(default_factory=dict)
 
     @property
     def files(self) -> list[tuple[str, str]]:
@@ -96,10 +99,26 @@ def _find_pairs(files: dict[str, str], words: frozenset[str]) -> Pairs | None:
             having[templates].add(one)
     if not found:
         return None
-    best = max(found.values(), key=lambda pairs: (len(pairs.files), -len(pairs.labels)))
+    # frames of one video are called as those of another: the masks of the nearest folder are theirs
+    nearest = {images: min(_apart(*both) for both in found if both[0] == images) for images, _ in found}
+    found = {both: pairs for both, pairs in found.items() if _apart(*both) == nearest[both[0]]}
+
+    def likeness(pairs: Pairs) -> tuple[int, bool, int]:
+        return len(pairs.files), bool(_words(pairs.images) & PHOTOGRAPHS), -len(pairs.labels)
+
+    best = max(found.values(), key=likeness)
+    read = {image for image, _ in best.files}
+    counts = {pairs.images: len({image for image, _ in pairs.files} - read) for pairs in found.values()}
+    best.elsewhere = {images: count for images, count in counts.items() if count}
     best.others = tuple(labels for images, labels in found if images == best.images and labels != best.labels)
     best.without_mask = sum(len(photographs[one]) for one in having[best.images, best.labels]) - len(best.files)
     return best
+
+
+def _apart(images: str, labels: str) -> int:
+    """In how many folders two templates of paths differ."""
+    folders = [template.split("/")[:-1] for template in (images, labels)]
+    return sum(mine != other for mine, other in zip_longest(*folders))
 
 
 def _photographs_and_masks(files: dict[str, str], words: frozenset[str]) -> tuple[Groups, Groups]:

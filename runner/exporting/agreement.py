@@ -83,6 +83,7 @@ class Loss:
 @dataclass(frozen=True)
 class Export:
     """A finished export: `engine` computes with it by `scorer`, all but torch on the CPU; `remark`: how it is used.
+    `is_fixed`: whether it takes images of one size alone.
 
     An INT8 file has a `loss`, and the agreement of the float file that it is made of.
     """
@@ -92,6 +93,7 @@ class Export:
     remark: str
     engine: str = "torch"
     loss: Loss | None = None
+    is_fixed: bool = False
 
 
 @torch.no_grad()

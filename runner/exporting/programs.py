@@ -120,7 +120,8 @@ def _export(
         with _quiet(), torch.no_grad():
             program = torch.export.export(PlainScores(network).eval(), (images,), dynamic_shapes={"images": axes})
             scorer = save(program, dynamic)
-        return Export(scorer, compare(PlainScores(network), scorer, shapes), remark, engine)
+        agreement = compare(PlainScores(network), scorer, shapes)
+        return Export(scorer, agreement, remark, engine, is_fixed=not dynamic)
 
     remark = "any batch size, this size only"
     if not fixed_size:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from segkd.datasets._files import IMAGE_SUFFIXES, files_below
+from segkd.datasets._files import IMAGE_SUFFIXES, files_below, written_alike
 from segkd.datasets._images import (
     MAX_PIXELS,
     UNDECODABLE,
@@ -99,16 +99,16 @@ def _named(word: str) -> Iterator[tuple[Path, str]]:
         for folder, name in files_below(path):
             if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 file = Path(folder, name)
-                yield file, file.relative_to(path).with_suffix("").as_posix()
+                yield file, written_alike(file.relative_to(path).with_suffix("").as_posix())
     elif path.exists():
         if path.suffix.lower() not in known:
             raise ValueError(f"{word} is neither an image nor a video by its name; these are: {', '.join(known)}")
-        yield path, path.stem
+        yield path, written_alike(path.stem)
     elif glob.has_magic(word):
         fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         for match in sorted(Path(match) for match in glob.glob(word, recursive=True)):
             if match.is_file() and match.suffix.lower() in known:
-                yield match, match.relative_to(fixed).with_suffix("").as_posix()
+                yield match, written_alike(match.relative_to(fixed).with_suffix("").as_posix())
     else:
         raise FileNotFoundError(f"there is no file or folder {word}")
 

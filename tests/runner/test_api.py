@@ -107,6 +107,9 @@ def test_classes_of_images_of_any_kind(place):
     assert [np.mean(labels == expected.numpy()) > 0.999 for labels, expected in zip(found, scores.argmax(1))] == [1, 1]
     assert np.array_equal(api.predict(api.load("runs/first"), pixels), found)
     assert np.array_equal(api.predict(network, "one.png"), found[:1]) and found[0].dtype == np.uint8
+    opened = Image.open("one.png")
+    for _ in range(2):  # decoded the second time
+        assert np.array_equal(api.predict(network, [opened])[0], found[0])
     with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8 arrays; got uint8 \(56, 3\)"):
         api.predict(network, pixels[0])
 

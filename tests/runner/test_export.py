@@ -10,7 +10,7 @@ from torch import nn
 
 from segkd.models._prediction import Normalize
 from segkd.models._weights import read_weights
-from segkd.runner import export
+from segkd.runner import api, export
 from segkd.runner.building.delivered import Delivered, find, write_folder
 from segkd.runner.exporting import hub
 from segkd.runner.exporting.agreement import PlainScores, compare
@@ -95,8 +95,11 @@ def test_segkd_folder_with_its_card(run, run_here, capsys):
 
 
 def test_other_networks_of_the_run(run, run_here):
+    told = json.loads((run / "student/config.json").read_text())
+    (run / "student/config.json").write_text(json.dumps(told | {"resize": [32, 48]}))
     run_here(export, run, "--to", "segkd", "--network", "peer", "--output", run / "peer")
     config = json.loads((run / "peer/config.json").read_text())
+    assert config["resize"] == [32, 48] and api.Run(run).network("peer").resize == [32, 48]
     assert config["args"]["width"] == 4 and config["class_names"] == CLASSES and "miou" not in config
     expected = network_of("pspnet", MODELS["pspnet"] | {"width": 4})
     compare(PlainScores(expected), PlainScores(from_pretrained(run / "peer")), [(1, 32, 32)])

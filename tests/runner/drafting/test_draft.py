@@ -94,6 +94,9 @@ def test_a_teacher_with_classes_of_its_own(photos, deliver, capsys):
     deliver(photos / "stranger", ["road", "car", "sky"])
     with pytest.raises(ValueError, match="stranger has 3 classes and the images have 2.*--class-map THEIRS=OURS"):
         draft("Meine Fotos", **options(output="given.yaml", teacher="stranger"))
+    deliver(photos / "gardener", ["background", "tree"])
+    with pytest.raises(ValueError, match="gardener has 2 classes .*But for the background, no name is the same"):
+        draft("Meine Fotos", **options(output="given.yaml", teacher="gardener"))
     with pytest.raises(ValueError, match="'cra' is none of the network's classes; did you mean 'car'"):
         draft("Meine Fotos", **options(output="given.yaml", teacher="stranger"), class_map={"cra": "foreground"})
     given = {"car": "foreground", "road": "background", "2": "background"}

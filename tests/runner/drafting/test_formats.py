@@ -52,6 +52,13 @@ def coco_alone(root):
     return "coco", {"annotations": "annotations.json", "images": "", "val": 0.2}, "train", "val"
 
 
+def coco_of_windows(root):
+    for number in range(12):
+        image(root / f"im\u0303ages/{number}.jpg")
+    text(root / "annotations.json", coco_json(*(f".\\i\u006d\u0303ages\\{number}.jpg" for number in range(12))))
+    return "coco", {"annotations": "annotations.json", "images": "", "val": 0.2}, "train", "val"
+
+
 def yolo(root):
     for split in ("train", "valid"):
         image(root / split / "images/a.jpg")
@@ -189,7 +196,7 @@ def with_lists_of_others(root):
     return dataset, args | {"val": 0.2}, "train", "val"
 
 
-LAID = [coco, coco_alone, yolo, yolo_alone, labelme, labelme_alone, cvat, cvat_task, voc, cityscapes, camvid,
+LAID = [coco, coco_alone, coco_of_windows, yolo, yolo_alone, labelme, labelme_alone, cvat, cvat_task, voc, cityscapes, camvid,
         as_camvid_lies, ade20k, in_folders, without_splits, one_split_of_several, with_lists,
         with_lists_of_pairs, with_lists_of_others]  # fmt: skip
 

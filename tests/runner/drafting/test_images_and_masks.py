@@ -78,3 +78,24 @@ def test_words_for_splits():
     assert split_words(["test", "Training", "dev"]) == ("Training", "dev")
     assert split_words(["testing", "train"]) == ("train", "testing")
     assert split_words(["", "val"]) == (None, "val")
+
+
+def test_frames_of_a_video_keep_to_the_masks_of_that_video(tmp_path):
+    frames, few = [f"{number}.jpg" for number in range(6)], [f"{number}.png" for number in (0, 2, 4)]
+    lay(tmp_path, [f"clip_a/frames/{name}" for name in frames], [f"clip_a/masks/{name}" for name in few])
+    lay(tmp_path, [f"clip_b/frames/{name}" for name in frames[:2]], [f"clip_b/masks/{name[0]}.png" for name in frames])
+    pairs = find_pairs(str(tmp_path))
+    assert (pairs.images, pairs.labels, len(pairs.files)) == ("clip_a/frames/{name}.*", "clip_a/masks/{name}.*", 3)
+    assert pairs.others == () and pairs.elsewhere == {"clip_b/frames/{name}.*": 2}
+
+
+@pytest.mark.parametrize("other, photographs", [("annotated", "images"), ("depth", "rgb"), ("overlay", "photos")])
+def test_what_is_called_photographs_is_taken_for_them(tmp_path, other, photographs):
+    names = ["1.png", "2.png"]
+    lay(
+        tmp_path,
+        [f"{folder}/{name}" for folder in (other, photographs) for name in names],
+        [f"masks/{n}" for n in names],
+    )
+    pairs = find_pairs(str(tmp_path))
+    assert pairs.images == f"{photographs}/{{name}}.*" and pairs.elsewhere == {f"{other}/{{name}}.*": 2}

@@ -80,13 +80,15 @@ class Choosy(Small):
 
 def test_further_sizes_are_those_that_the_network_reads(tmp_path):
     written = write_program(Choosy(), tmp_path / "choosy.pt2", (32, 32))
-    assert written.remark == "any batch size and size"
+    assert written.remark == "any batch size and size" and not written.is_fixed
     assert written.agreement.shapes == [(1, 32, 32), (2, 43, 37), (3, 37, 43)]
     written = write_program(Choosy(only=(32, 32)), tmp_path / "only.pt2", (32, 32))
     assert written.remark == (
         "any batch size, this size only (as it cannot be traced for any: the network does not take 43x37: is not)"
     )
-    assert write_program(Choosy(), tmp_path / "asked.pt2", (32, 32), fixed_size=True).remark.endswith("size only")
+    assert written.is_fixed, "whatever was asked for"
+    asked = write_program(Choosy(), tmp_path / "asked.pt2", (32, 32), fixed_size=True)
+    assert asked.remark.endswith("size only") and asked.is_fixed
 
 
 class Padding(Choosy):

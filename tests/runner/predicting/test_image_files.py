@@ -30,10 +30,14 @@ def names(words, leave_out):
     return {file.name: str(file.path) for file in find_images(list(map(str, words)), leave_out)}
 
 
-def test_files_folders_and_patterns(root):
+def test_files_folders_and_patterns(root, tmp_path):
     below = {"a": root / "a.png", "city/b": root / "city/b.jpg", "city/deep/c": root / "city/deep/c.webp"}
     assert names([root], root / "out") == {name: str(path) for name, path in below.items()}
     assert names([root / "city/b.jpg"], root / "out") == {"b": str(root / "city/b.jpg")}
+    (tmp_path / "mac/Su\u0308d").mkdir(parents=True)
+    (root / "a.png").rename(tmp_path / "mac/Su\u0308d/Ba\u0308ume.png")
+    assert set(names([tmp_path / "mac"], root / "out")) == {"S\u00fcd/B\u00e4ume"}, "as data sets call them"
+    (tmp_path / "mac/Su\u0308d/Ba\u0308ume.png").rename(root / "a.png")
     assert set(names([f"{root}/c*/**/*"], root / "out")) == {"city/b", "city/deep/c"}
     assert set(names([f"{root}/*.png", root / "a.png"], root / "out")) == {"a"}  # one file, named twice
 
