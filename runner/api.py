@@ -187,6 +187,7 @@ def predict(
         flip=flip,
         precision="fp32",
     )
+    predict_command.refuse_idle_window(window, options.resize)
     network.to(device).eval()
     with _put_back():
         found = (_pixels(image) for image in ([images] if isinstance(images, (str, Path, Image.Image)) else images))

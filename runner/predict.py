@@ -107,7 +107,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -175,6 +175,7 @@ def main() -> None:
     # a network trained on images of a third of their size knows streets a third as wide
     only = program.signature.size if program else None
     options.resize = None if options.native else options.resize or only or config.get("resize")
+    refuse_idle_window(options.window, options.resize)
     folder = pseudo_folder(student, files, options) if options.pseudo else None
     if folder is None and not options.overwrite:
         refuse_existing(files, picture, options)
@@ -243,6 +244,15 @@ def lowest_kept(
             counts += some
         write_text(folder.lowest_file, json.dumps({"lowest": lowest_steps(counts, options.share).tolist()}) + "\n")
     return torch.tensor(read_json(folder.lowest_file, {"lowest": list})["lowest"])
+
+
+def refuse_idle_window(window: Sequence[int] | None, resize: Sequence[int] | None) -> None:
+    """ValueError where sliding windows hold whole images, of the size that these are brought to."""
+    if window and resize and all(side <= larger for side, larger in zip(resize, window)):
+        raise ValueError(
+            f"images are brought to {resize[0]} {resize[1]}, as in training, and a window of {window[0]} {window[1]} holds "
+            f"them whole; say native (--native) to slide over them at their own size, or take smaller windows"
+        )
 
 
 def refuse_existing(files: list[ImageFile], picture: Image.Image, options: argparse.Namespace) -> None:

@@ -73,7 +73,7 @@ def draft(
     name = _called(file.stem)
     classes = _class_map(teacher, class_map, train_set.class_names) if is_there else None
     texts = recipe_texts(name, file, of_teacher, found, plan, encoders, classes)
-    seconds = _seconds(texts, train_set, plan)
+    seconds = _seconds(texts, train_set, plan, encoders)
     texts[file] = header(name, file, found, plan, encoders, seconds) + texts[file]
     if of_teacher is not None:
         texts[of_teacher] = f"# The teacher of {file.name}, and what it shares with its student.\n{texts[of_teacher]}"
@@ -155,7 +155,7 @@ def _told(train_set: Dataset, val_set: Dataset, plan: Plan) -> Iterator[str]:
     yield f"images of {'about ' if not plan.is_one_size else ''}{plan.size[0]} x {plan.size[1]} pixels (height x width)"
 
 
-def _seconds(texts: dict[Path, str], dataset: Dataset, plan: Plan) -> dict[Path, float]:
+def _seconds(texts: dict[Path, str], dataset: Dataset, plan: Plan, encoders: dict[str, str]) -> dict[Path, float]:
     """What the iterations of each recipe take, from one step of two images, without loading and scoring."""
     seconds = {}
     logging.disable(logging.INFO)  # what is loaded here is told when it is trained
@@ -167,13 +167,25 @@ def _seconds(texts: dict[Path, str], dataset: Dataset, plan: Plan) -> dict[Path,
                 try:
                     recipe = read(Path(folder, file.name))
                 except RecipeError as error:  # which is of a file that nobody will find
-                    raise RecipeError([one.replace(f"{folder}/", "") for one in error.mistakes]) from None
+                    raise _of_the_options(error, folder, encoders) from None
                 graph = build_graph(recipe, build_networks(recipe, dataset, untrained=True), dataset.ignore_index)
                 seconds[file] = _seconds_of_a_step(graph.to(plan.device).train(), recipe, plan.device)
                 seconds[file] *= plan.iterations * plan.batch_size / TRIED
     finally:
         logging.disable(logging.NOTSET)
     return seconds
+
+
+def _of_the_options(error: RecipeError, folder: str, encoders: dict[str, str]) -> ValueError:
+    """What is wrong, where an encoder is, by the option that names it: the recipe is not written."""
+    texts = [one.replace(f"{folder}/", "") for one in error.mistakes]
+    for role, encoder in encoders.items():
+        wrong = [text for text in texts if ".args.backbone: " in text and f"got {encoder!r}" in text]
+        if wrong:
+            allowed = wrong[0].partition(".args.backbone: ")[2]
+            no_file = "there is no such file or folder, and an encoder " if role == "teacher" else ""
+            return ValueError(f"--{role} {encoder}: {no_file}{allowed}")
+    return RecipeError(texts)
 
 
 def _seconds_of_a_step(graph: Graph, recipe: Recipe, device: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segkd.datasets._files import read_text
+from segkd.datasets._files import IMAGE_SUFFIXES, read_text
 from segkd.datasets._images import UNDECODABLE, as_ids, as_rgb, open_image, open_regular
 from segkd.datasets._palettes import Color
 
@@ -131,10 +131,13 @@ def find_names(root: str) -> Names | None:
 
 def _named(path: Path) -> Names:
     names, text = Names(path.name), read_text(path)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if any(re.split(r"[,;:\t]", line)[0].lower().endswith(IMAGE_SUFFIXES) for line in lines):
+        return names  # a list of images
     if path.suffix.lower() == ".json":
         rows = _rows_of_json(json.loads(text))
     else:
-        rows = [re.split(r"[,;:\t]+| +(?=\d)|(?<=\d) +", line.strip()) for line in text.splitlines()]
+        rows = [re.split(r"[,;:\t]+| +(?=\d)|(?<=\d) +", line) for line in lines]
     alone, of_four, header, columns = [], [], [], {}
     for row in rows:
         cells = [cell.strip().strip("\"'") for cell in row if cell.strip()]
@@ -159,7 +162,11 @@ def _named(path: Path) -> Names:
             names.ids[numbers[0]] = words[0]
     if of_four:
         _take_four(names, of_four)
-    if not names.colors and not names.ids:
+    said = [*names.ids.values()]
+    is_plain = path.suffix.lower() != ".json" and not any(re.search("[,;:\t]", line) for line in lines)
+    if is_plain and not names.colors and said and (len(alone) > 1 or len({*said}) == 1 < len(said)):
+        names.ids = dict(enumerate(lines))  # `defect 2` among names, and `grade 1` beside `grade 2`, are names
+    elif not names.colors and not said:
         names.ids = dict(enumerate(alone))
     return names
 
@@ -201,13 +208,19 @@ def _take_four(names: Names, lines: list[tuple[str, list[int]]]) -> None:
 
 
 def _rows_of_json(content: object) -> list[list[str]]:
-    """The rows of {name: [r, g, b]}, {id: name}, {name: id} and of a list of names or of {name, color} or {name, id}."""
+    """The rows of {name: [r, g, b]}, {id: name}, {name: id} and of a list of names or of {name, color} or {name, id}.
+
+    Such a list may stand under a word, `{classes: [...]}`.
+    """
 
     def flat(value: object) -> list[str]:
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
         return [str(value)] if inner is None else [text for one in inner for text in flat(one)]
 
     if isinstance(content, dict):
+        lists = [one for one in content.values() if isinstance(one, list) and one and isinstance(one[0], (str, dict))]
+        if len(lists) == 1:  # {classes: [...]}
+            return [flat(value) for value in lists[0]]
         return [[str(key), *flat(value)] for key, value in content.items()]
     return [flat(value) for value in content] if isinstance(content, list) else []
 
@@ -275,6 +288,8 @@ def _of_ids(ids: list[int], names: Names | None, is_whole: bool) -> Meaning:
     shown = ", ".join(map(str, ids[:20])) + (", ..." if len(ids) > 20 else "")
     said = f"hold the ids {shown}"
     known = names.ids if names else {}
+    if ids == [0, VOID] and len(known) in (1, 2) and VOID not in known:  # two classes, black and white
+        known = dict(zip(ids, ["background", *known.values()][-2:]))
     is_spread = not known and len(ids) > 2 and _is_spread(ids)
     counted = [one for one in ids if one != VOID or len(ids) == 2 or VOID in known or is_spread]
     if is_spread:

@@ -126,6 +126,9 @@ def test_a_network_sees_images_as_it_was_trained(place):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     network.resize = (32, 48)
     assert not np.array_equal(api.predict(network, [pixels]), api.predict(network, [pixels], native=True))
+    with pytest.raises(ValueError, match="brought to 32 48, as in training, and a window of 64 64 holds them whole"):
+        api.predict(network, [pixels], window=(64, 64))
+    assert len(api.predict(network, [pixels], window=(64, 64), native=True)) == 1
 
 
 def test_an_export(place):

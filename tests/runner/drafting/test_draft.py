@@ -7,7 +7,6 @@ from PIL import Image
 from segkd.runner.drafting import draft as drafting
 from segkd.runner.drafting import plan
 from segkd.runner.drafting.draft import draft
-from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 
 TINY = {"teacher": "mobilenetv2_050", "student": "mobilenetv2_035"}
@@ -60,9 +59,8 @@ def test_nothing_is_written_over(photos):
     assert (photos / "mine_teacher.yaml").read_text() == "mine" and not (photos / "mine.yaml").exists()
     with pytest.raises(ValueError, match="--output mine: give the recipe a name that ends in .yaml"):
         draft("Meine Fotos", **options(output="mine"))
-    with pytest.raises(RecipeError, match="nonsense") as error:  # which leaves nothing behind
+    with pytest.raises(ValueError, match="^--student nonsense: must be 'resnet18'"):  # which leaves nothing behind
         draft("Meine Fotos", **options(output="new.yaml", student="nonsense"))
-    assert error.value.mistakes[0].startswith("new.yaml:"), "and is not told of a file that is gone"
     assert not list(photos.glob("new*"))
 
 
@@ -149,3 +147,12 @@ def test_two_commands_from_a_folder_to_a_student(photos, server):
     checked = server(photos, "check", "meine-fotos.yaml")
     assert checked.code == 0 and "warning" not in checked.out.lower(), checked.out
     assert "verdict   this recipe will run" in checked.out
+
+
+def test_a_teacher_that_is_misspelt_is_told_by_its_option(photos):
+    for word in ("techer.pth", "runs/nothere"):
+        with pytest.raises(
+            ValueError, match=f"^--teacher {word}: there is no such file or folder, and an encoder must be"
+        ):
+            draft("Meine Fotos", **options(teacher=word))
+    assert not list(photos.glob("*.yaml"))

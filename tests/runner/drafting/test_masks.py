@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkd.runner.drafting.masks import Seen, find_names, look_at_masks, meaning_of
+from segkd.runner.drafting.masks import Names, Seen, find_names, look_at_masks, meaning_of
 
 
 def of_ids(*ids, names=None, is_whole=True):
@@ -163,3 +163,27 @@ def test_masks_that_cannot_be_meant_are_refused(tmp_path):
             meaning_of(seen, None, True)
     with pytest.raises(ValueError, match="all masks hold the id 7 and nothing else"):
         of_ids(7)
+
+
+@pytest.mark.parametrize("names", [{0: "background", 1: "cat"}, {0: "cat"}, {1: "cat"}])
+def test_two_names_of_black_and_white_masks(names):
+    found = meaning_of(Seen(ids=Counter({0: 5, 255: 4})), Names("classes.txt", ids=names), True).args
+    assert found == {"class_names": ["background", "cat"], "lookup": {0: 0, 255: 1}}
+
+
+@pytest.mark.parametrize("file, text, ids", [
+    ("classes.txt", "background\ndefect 2\nscratch\n", {0: "background", 1: "defect 2", 2: "scratch"}),
+    ("classes.txt", "grade 1\ngrade 2\n", {0: "grade 1", 1: "grade 2"}),
+    ("classes.txt", "void 0\nvoid 1\nroad 2\n", {0: "void", 1: "void", 2: "road"}),
+    ("class_names.json", '{"classes": ["background", "cat"]}', {0: "background", 1: "cat"}),
+    ("labels.json", '{"labels": [{"id": 4, "name": "cat"}]}', {4: "cat"}),
+])  # fmt: skip
+def test_names_with_numbers_and_lists_under_a_word(tmp_path, file, text, ids):
+    (tmp_path / file).write_text(text)
+    assert find_names(str(tmp_path)).ids == ids
+
+
+def test_lists_of_images_name_no_classes(tmp_path):
+    (tmp_path / "image_names.txt").write_text("im0.jpg\nim1.jpg\n")
+    (tmp_path / "train_labels.csv").write_text("image\nim0.jpg\n")
+    assert find_names(str(tmp_path)) is None
