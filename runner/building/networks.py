@@ -14,10 +14,11 @@ from segkd.models._int8 import simulate_int8
 from segkd.models._prediction import Normalize
 from segkd.models._state_dicts import shown
 from segkd.runner.building.frozen import cheaper
+from segkd.runner.loading.data_sets import find_dataset
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.hub import place_of
 from segkd.runner.recipe.network import RANDOM, Network
-from segkd.runner.recipe.read import read
+from segkd.runner.recipe.read import read, read_other
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.seeds import seed_for
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 def build_networks(recipe: Recipe, dataset: Dataset, *, untrained: bool = False) -> dict[str, nn.Module]:
     """All networks of a recipe but moving averages, which the graph makes.
 
-    `untrained` leaves those without weights whose own recipe has not been trained yet.
+    `untrained` leaves those without weights whose own recipe has not been trained yet; their classes are that recipe's.
     """
     built = {}
     for name, words in recipe.told_by_weights.items():
@@ -40,11 +41,30 @@ def build_networks(recipe: Recipe, dataset: Dataset, *, untrained: bool = False)
         if network.ema_of is not None:
             continue
         if untrained and isinstance(network.weights, OtherRecipe) and not weights_are_there(network):
-            network = network.model_copy(update={"weights": RANDOM})
-        whole = build_network(
-            name, network, dataset.num_classes, recipe.seed, dataset.class_names, trust=recipe.trust_checkpoint
-        )
+            whole = _untrained(name, network, recipe, dataset)
+        else:
+            whole = build_network(
+                name, network, dataset.num_classes, recipe.seed, dataset.class_names, trust=recipe.trust_checkpoint
+            )
         built[name] = cheaper(whole, network)
+    return built
+
+
+def _untrained(name: str, network: Network, recipe: Recipe, dataset: Dataset) -> nn.Module:
+    """A network as its own recipe makes it, less the training: with the classes of the images there."""
+    other = read_other(recipe, network.weights).data
+    mine = recipe.data
+    is_mine = (other.dataset, other.root, other.args) == (mine.dataset, mine.root, mine.args)
+    theirs = dataset if is_mine else find_dataset(other, other.train_split)
+    plain = network.model_copy(update={"weights": RANDOM, "class_map": None})
+    built = build_network(name, plain, theirs.num_classes, recipe.seed, theirs.class_names)
+    built.class_names = list(theirs.class_names)
+    owner = f"networks.{name}"
+    if network.class_map:
+        return mapped(built, network, None, dataset.class_names, owner)
+    if built.gives_logits and dataset.num_classes:
+        where = f"what {network.weights_words} trains"
+        refuse_other_classes(built, None, dataset.class_names, dataset.num_classes, owner, where)
     return built
 
 
@@ -125,16 +145,22 @@ def classes_of_huggingface(network: Network) -> dict:
 
 
 def refuse_other_classes(
-    built: nn.Module, weights: Weights | None, ours: Sequence[str], count: int, owner: str
+    built: nn.Module,
+    weights: Weights | None,
+    ours: Sequence[str],
+    count: int,
+    owner: str,
+    unloaded: str = "its published network",
 ) -> None:
     """ValueError for a network, or weights, of another number of classes than the data set has, or in another order.
 
     Args:
         ours: the data set's names, none where they are not known. count: how many classes it has.
+        unloaded: what has the network's classes where it has no weights.
     """
     theirs = (weights.num_classes if weights else None) or built.num_classes
     names = (weights.class_names if weights else None) or built.class_names or []
-    where = weights.file if weights else "its published network"
+    where = weights.file if weights else unloaded
     remedy = "say with class_map which of its classes are which of the data set's, {its name or number: ours}"
     if theirs != count:
         told = f"{where} has {theirs} classes and the data set has {count}"
