@@ -52,10 +52,13 @@ def build_networks(recipe: Recipe, dataset: Dataset, *, untrained: bool = False)
 
 def _untrained(name: str, network: Network, recipe: Recipe, dataset: Dataset) -> nn.Module:
     """A network as its own recipe makes it, less the training: with the classes of the images there."""
-    other = read_other(recipe, network.weights).data
-    mine = recipe.data
+    trained, mine = read_other(recipe, network.weights), recipe.data
+    other = trained.data
     is_mine = (other.dataset, other.root, other.args) == (mine.dataset, mine.root, mine.args)
-    theirs = dataset if is_mine else find_dataset(other, other.train_split)
+    if is_mine or trained.judged_by_loss:  # which has no classes of its own
+        theirs = dataset
+    else:
+        theirs = find_dataset(other, other.train_split)
     plain = network.model_copy(update={"weights": RANDOM, "class_map": None})
     built = build_network(name, plain, theirs.num_classes, recipe.seed, theirs.class_names)
     built.class_names = list(theirs.class_names)

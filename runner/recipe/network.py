@@ -214,7 +214,7 @@ class Network(Section):
                 hint = "leave it out" if key == "input_scale" else f"loop.{key} is for those that are trained"
                 yield (key,), f"{name} is trained, and this is for frozen networks (train: false); {hint}"
         for key in ("normalize", "class_map", "lr_scale", "optimizer", "schedule"):
-            if key in self.model_fields_set and self.ema_of is not None:
+            if self.ema_of is not None and getattr(self, key) != type(self).model_fields[key].default:
                 yield (key,), f"a moving average has that of {self.ema_of}; leave it out"
         if self.input_scale != 1 and self.prompted_by is not None:
             yield ("input_scale",), "a prompt has the size of the images; leave input_scale or prompted_by out"

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from segkd.models._backbones import build_backbone
 from segkd.models._checkpoints import write
 from segkd.models._class_map import ClassMapped
 from segkd.models._prediction import Normalize
-from segkd.runner.building import networks as networks_room
 from segkd.runner.building.delivered import Delivered, write_folder
 from segkd.runner.building.networks import build_network, build_networks, random_starts
 from segkd.runner.recipe import parts
@@ -399,28 +397,3 @@ def test_a_file_of_unknown_names_tells_nothing_of_its_network(tmp_path):
     save_file({"some.weight": torch.zeros(2)}, tmp_path / "nobodys.safetensors")
     found = find_weights(tmp_path / "nobodys.safetensors", owner="networks.teacher")
     assert (found.num_classes, found.normalize, found.class_names) == (None, None, None)
-
-
-def test_one_that_is_trained_first_has_the_classes_of_its_own_recipe(built, tmp_path, monkeypatch):
-    """Of images of its own: what does not fit shows before it is trained."""
-    built(args=SMALL["args"])
-    text = (tmp_path / "recipe.yaml").read_text()
-    (tmp_path / "teacher.yaml").write_text(
-        f"extends: recipe.yaml\nname: b\ndata: {{args: {{seed: 7}}}}\nnetworks: {{student: {json.dumps(SMALL)}}}\n"
-    )
-    theirs = SimpleNamespace(num_classes=2, class_names=["sky", "street"])
-    monkeypatch.setattr(networks_room, "find_dataset", lambda data, split: theirs)
-    weights = "networks.teacher.weights={recipe: teacher.yaml}"
-    mapped = read("recipe.yaml", [weights, "networks.teacher.class_map={street: Road, sky: Sky}"])
-    teacher = build_networks(mapped, Named, untrained=True)["teacher"]
-    assert (
-        teacher.network.num_classes == 2 and teacher.num_classes == 3 and (tmp_path / "recipe.yaml").read_text() == text
-    )
-    with pytest.raises(
-        ValueError, match="class_map: 'car' is none of the network's classes; there are: 'sky', 'street'"
-    ):
-        build_networks(read("recipe.yaml", [weights, "networks.teacher.class_map={car: Road}"]), Named, untrained=True)
-    with pytest.raises(
-        ValueError, match="what teacher.yaml trains has 2 classes and the data set has 3; say with class_m"
-    ):
-        build_networks(read("recipe.yaml", [weights]), Named, untrained=True)
