@@ -64,9 +64,8 @@ Groups = dict[Series, dict[str, str]]
 
 
 def image_files(root: str) -> dict[str, str]:
-    """Path below root -> path of every image file, without what packing and other tools leave behind."""
-    hidden = re.compile(r"(^|/)(\.|__MACOSX/)")
-    return {name: path for name, path in paths_below(root).items() if not hidden.search(name)}
+    """Path below root -> path of every image file, without what packing leaves behind."""
+    return {name: path for name, path in paths_below(root).items() if "__MACOSX" not in name.split("/")}
 
 
 def split_words(words: Iterable[str]) -> tuple[str | None, str | None]:

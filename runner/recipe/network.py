@@ -213,9 +213,10 @@ class Network(Section):
             elif self.train:
                 hint = "leave it out" if key == "input_scale" else f"loop.{key} is for those that are trained"
                 yield (key,), f"{name} is trained, and this is for frozen networks (train: false); {hint}"
-        for key in ("normalize", "class_map", "lr_scale", "optimizer", "schedule"):
-            if self.ema_of is not None and getattr(self, key) != type(self).model_fields[key].default:
-                yield (key,), f"a moving average has that of {self.ema_of}; leave it out"
+        if self.ema_of is not None:
+            for key in ("normalize", "class_map", "lr_scale", "optimizer", "schedule"):
+                if getattr(self, key) != type(self).model_fields[key].default:  # a run's own recipe writes all out
+                    yield (key,), f"a moving average has that of {self.ema_of}; leave it out"
         if self.input_scale != 1 and self.prompted_by is not None:
             yield ("input_scale",), "a prompt has the size of the images; leave input_scale or prompted_by out"
         if self.train == "lora" and self.model != "sam":

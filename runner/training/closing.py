@@ -20,8 +20,14 @@ def row(title: str, model: str, network: nn.Module, value: float, milliseconds: 
 def scored_alike(recipe: Recipe, other: Recipe) -> bool:
     """Whether the mIoU of two runs may be set beside each other."""
     ours, theirs = (
-        (one.judged_by_loss, one.data.dataset, one.data.val_split, one.data.tuning_part, one.evaluate.absent)
-        + (protocol_words(one),)
+        (
+            one.judged_by_loss,
+            one.data.dataset,
+            one.data.val_split,
+            one.data.tuning_part,
+            one.evaluate.absent,
+            protocol_words(one),
+        )
         for one in (recipe, other)
     )
     return ours == theirs

@@ -191,14 +191,14 @@ class Report:
         # the first validation image, as it is scored
         image = next(evaluation_batches(val_set, resize=fixed_resize(recipe, scoring=True)))
         image = image.to(self.accelerator.device).images
+        counts = None
         if not recipe.judged_by_loss:
             shutil.copyfile(chosen.images_file, run.images_file)
+            counts = run.read_counts()
         rows = self.closing_rows(scored, tested, image)
         curves(history, run.curves_file)
         write_text(run.report_file, self.text(rows, history, scored, tested))
-        counts = None
-        if not recipe.judged_by_loss:
-            counts = run.read_counts()
+        if counts is not None:
             self.draw_worst(image_mious(counts["counts"]))
         summary = {  # what comparisons of runs read
             **self.judged(scored),
