@@ -162,6 +162,11 @@ def orientation(image: Image.Image) -> int:
     return found if found in TURNS else 1
 
 
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(H, W) of an opened image as its EXIF orientation says that it is seen, by its header."""
+    return image.size if orientation(image) > 4 else image.size[::-1]
+
+
 def upright(image: Image.Image, turned: int) -> Image.Image:
     """The image as its EXIF orientation says that it is seen."""
     return image.transpose(TURNS[turned]) if turned in TURNS else image

@@ -201,8 +201,7 @@ def _folder_of(name: str, content: dict, present: dict[str, str]) -> str | None:
     votes: Counter = Counter()
     for record in content["images"][:20]:
         ending = f"/{written_alike(str(record.get('file_name')))}"
-        alike = ((path, f"/{written_alike(path)}") for path in present)
-        votes.update({f"/{path}"[: -len(ending)].lstrip("/") for path, written in alike if written.endswith(ending)})
+        votes.update({f"/{path}"[: -len(ending)].lstrip("/") for path in present if f"/{path}".endswith(ending)})
 
     def likeness(folder: str) -> tuple[int, bool, int]:
         shared = os.path.commonprefix([folder.split("/"), name.split("/")])

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from segkd.datasets._images import open_image, orientation
+from segkd.datasets._images import open_image, upright_size
 from segkd.models._weights import weights_at_hand
 
 # encoders with ImageNet weights, where these are at hand, and such as learn from nothing
@@ -70,7 +70,7 @@ def _sizes(dataset: Dataset) -> Iterator[tuple[int, int]]:
         return
     for path, _ in dataset.files[:: -(-len(dataset) // MEASURED)]:
         with open_image(path, None) as image:
-            yield image.size if orientation(image) > 4 else image.size[::-1]
+            yield upright_size(image)
 
 
 def encoder_for(role: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from segkd.datasets._files import exif_orientation
-from segkd.datasets._images import UNDECODABLE, RefusedFile, open_image, open_regular, orientation
+from segkd.datasets._images import UNDECODABLE, RefusedFile, open_image, open_regular, upright_size
 from segkd.runner.console import printable
 from segkd.runner.loading.data_sets import build_test_set
 from segkd.runner.loading.kept_pixels import require_room
@@ -166,8 +166,7 @@ def _size(path: str) -> tuple[int, int] | None:
     """(H, W) of an image, upright, by its header; None where it cannot be read, which whoever reads it tells."""
     try:
         with open_image(path, None) as image:
-            width, height = image.size
-            return (width, height) if orientation(image) > 4 else (height, width)
+            return upright_size(image)
     except (*UNDECODABLE, RefusedFile):
         return None
 
