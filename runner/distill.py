@@ -1,6 +1,7 @@
 """Trains a recipe: `accelerate launch runner/distill.py recipe.yaml [key=value ...] [--resume | --overwrite]`.
 
-Data flows one way: recipe -> parts -> graph -> loop -> run folder. This file is the whole of the loop.
+Data flows one way: recipe -> parts -> graph -> loop -> run folder. This file is the loop; what stands between two of
+its steps, the scores and checkpoints, is in training/between_steps.py.
 """
 
 import argparse
@@ -8,10 +9,8 @@ import json
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NoReturn
 
 from segkd.runner.command import add_recipe, ask_early, new_parser, run_command
-from segkd.runner.recipe.read import read_needed
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.recipe.seeds import seed_for
 from segkd.runner.recipe.together import read_together
@@ -43,24 +42,24 @@ ask = ask_early(ask, __name__)  # before the imports that take seconds
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import release_memory
 from torch import nn
 from torch.utils.data import Dataset
 
-from segkd.runner.building.device import average_gradients, share_running_statistics, start_accelerator
+from segkd.runner.building.device import average_gradients, start_accelerator
 from segkd.runner.building.graph import weighted
-from segkd.runner.building.losses import rehearse
 from segkd.runner.building.optimizers import set_rates, take_step
 from segkd.runner.console import say
 from segkd.runner.loading.batch import Batch
 from segkd.runner.loading.data_sets import build_training_batches, build_training_sets, build_val_set, build_views
 from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.predicting.pseudo_labels import make_pseudo_labels
-from segkd.runner.run_folder.opening import is_done, is_finished, refuse_undeliverable, refuse_used_folder
-from segkd.runner.scoring.evaluation import Stopped, build_metrics, scores_of
+from segkd.runner.run_folder.opening import is_done, refuse_undeliverable, refuse_used_folder
+from segkd.runner.scoring.evaluation import Stopped, build_metrics
+from segkd.runner.training.between_steps import leave, score_and_save, score_late
 from segkd.runner.training.budget import fix_iterations
-from segkd.runner.training.estimate import Cost, measured, telling_of_memory
+from segkd.runner.training.estimate import telling_of_memory
 from segkd.runner.training.gradients import gradient_report
+from segkd.runner.training.needed import needed_first
 from segkd.runner.training.stop_signal import AT_ONCE, GRACE, MOMENT, StopSignal
 from segkd.runner.training.training import Training, failing_alone, going, raise_failures, share_predictions
 
@@ -221,107 +220,6 @@ def take_training_step(training: Training, parts: list[Batch], accelerator: Acce
     tracking.end_step(done, state.optimizers[0].param_groups[0]["lr"], weights)
 
 
-def score_and_save(training: Training, accelerator: Accelerator, stop: StopSignal, stopping: bool) -> None:
-    """What follows a step, where its iteration says so: the evaluation, the log, the checkpoint."""
-    recipe, graph, state, tracking = training.recipe, training.graph, training.state, training.tracking
-    done, result, scores = state.iteration, None, None
-    evaluates, saves = recipe.evaluates_at(done), recipe.saves_at(done)
-    # what is scored and saved must not depend on which process's images the batch norms have followed
-    if evaluates or saves or stopping:
-        share_running_statistics([graph, *state.averages.values()], accelerator)
-    if evaluates and not stopping:
-        since = time.perf_counter()
-        with telling_of_memory(recipe, graph, accelerator, scoring=True):
-            result, others = training.report.score(stop)
-        scores = result and scores_of(result, others)
-        graph.stopwatch.marks.append(("scoring", since, time.perf_counter()))
-    state.unscored = evaluates and result is None
-    if stop.gave_up and accelerator.num_processes > 1:  # the others may be anywhere
-        return
-    # before the save: a checkpoint never knows more than the log, and a loss that is not finite ends here
-    if recipe.writes_at(done) or saves or stopping:
-        training.check_claim()
-        tracking.flush(training.norm, scores)
-    if result is not None:
-        training.report.add_evaluation(result, others)
-    if saves or stopping:
-        training.save(accelerator, result)
-    if saves:
-        accelerator.wait_for_everyone()
-        tracking.restart_clock()  # scoring and saving are no part of the speed
-
-
-def score_late(training: Training, trainings: list[Training], accelerator: Accelerator, stop: StopSignal) -> None:
-    """The evaluation of the last iteration, which a signal had kept from it."""
-    result, others = training.report.score(stop)
-    if result is None:
-        leave(trainings, accelerator, stop)
-    training.state.unscored = False
-    training.check_claim()
-    training.tracking.add_scores(scores_of(result, others))
-    training.report.add_evaluation(result, others)
-    training.save(accelerator, result)
-    training.tracking.restart_clock()
-
-
-def leave(
-    trainings: list[Training], accelerator: Accelerator, stop: StopSignal, *, delivering: bool = False
-) -> NoReturn:
-    """Ends trainings that were asked to stop, between two steps: what is not saved yet is saved first."""
-    done = max(training.state.iteration for training in trainings)
-    # who gave up waiting, or is done, does not know where the others are
-    is_over = all(training.is_over and not training.state.unscored for training in trainings)
-    together = not (stop.gave_up or delivering or is_over)
-    for training in going(trainings):
-        with failing_alone(training, trainings):
-            if training.saved < training.state.iteration and (together or accelerator.num_processes == 1):
-                share_running_statistics([training.graph, *training.state.averages.values()], accelerator)
-                training.check_claim()
-                training.tracking.flush()
-                training.save(accelerator)
-            training.close()
-    is_saved = all(training.saved == training.state.iteration for training in going(trainings))
-    words = f"after iteration {done} and {'saved' if is_saved else 'not saved since the last checkpoint'}"
-    names = ", ".join(training.recipe.name for training in trainings)
-    stop.leave(f"{names}: stopped {words if done else 'before its first step'}; go on with --resume", together=together)
-
-
-def train_with_what_they_need(
-    recipes: list[Recipe], accelerator: Accelerator, *, resume: bool, overwrite: bool
-) -> None:
-    """First the teachers and baselines that are recipes themselves and have not run yet, then the recipes."""
-    missing = {one.folder: one for recipe in recipes for one in read_needed(recipe, is_finished)}
-    if missing:  # what is wrong with one of them must not show only after another has been trained
-        beside = next((recipe for recipe in recipes if recipe.folder in missing), None)
-        if beside is not None:
-            raise ValueError(
-                f"{beside.name} is to be trained beside recipes one of which needs it first; train it alone, then the "
-                f"others, or leave it out here"
-            )
-        for recipe in recipes:
-            refuse_used_folder(recipe, resume=resume, overwrite=overwrite)
-        for one in missing.values():
-            refuse_used_folder(one, resume=True, overwrite=False)
-        tell_what_follows([*missing.values(), *recipes])
-    count = len(missing) + 1
-    for number, one in enumerate(missing.values(), start=1):
-        train([one], start_accelerator(one), resume=True, place=f"{number} of {count}: ")
-    accelerator = start_accelerator(recipes[0]) if missing else accelerator  # each in its own recipe's precision
-    train(recipes, accelerator, resume=resume, overwrite=overwrite, place=f"{count} of {count}: " if missing else "")
-
-
-def tell_what_follows(recipes: list[Recipe]) -> None:
-    """Rehearses what is trained one after the other and says how long it takes."""
-    cost = Cost(0, 0)
-    for one in recipes:
-        accelerator = start_accelerator(one)
-        cost += measured(one, *rehearse(one, accelerator), accelerator)
-    release_memory()
-    if accelerator.is_main_process:
-        names = ", ".join(recipe.name for recipe in recipes)
-        say(f"{recipes[-1].name} takes {len(recipes)} trainings, {cost}: {names}")
-
-
 def distill(
     recipes: list[Recipe], *, resume: bool = False, overwrite: bool = False, as_it_stands: bool = False
 ) -> None:
@@ -339,8 +237,14 @@ def distill(
         for recipe in done if accelerator.is_main_process else ():
             say(f"{recipe.name} is done, nothing is left to do: its report is {RunFolder(recipe.folder).page_file}")
         left = [recipe for recipe in recipes if recipe not in done]
+        needed = needed_first(left, resume=resume, overwrite=overwrite)
+        count = len(needed) + 1
+        for number, one in enumerate(needed, start=1):
+            train([one], start_accelerator(one), resume=True, place=f"{number} of {count}: ")
         if left:
-            train_with_what_they_need(left, accelerator, resume=resume, overwrite=overwrite)
+            accelerator = start_accelerator(left[0]) if needed else accelerator  # each in its own recipe's precision
+            place = f"{count} of {count}: " if needed else ""
+            train(left, accelerator, resume=resume, overwrite=overwrite, place=place)
     accelerator.end_training()
 
 

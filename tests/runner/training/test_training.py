@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from segkd.runner import distill
 from segkd.runner.building.graph import Graph
 from segkd.runner.training.state import TrainingState
 from segkd.runner.training.training import Training, failing_alone
@@ -36,19 +35,3 @@ def test_every_process_finds_a_weight_that_is_not_finite(is_main_process):
     training = SimpleNamespace(state=TrainingState(graph, [], {}, {}, None))
     with pytest.raises(FloatingPointError, match="networks.student.weight is not finite after iteration 0, so it is"):
         Training.save(training, SimpleNamespace(is_main_process=is_main_process))
-
-
-def test_an_evaluation_that_is_made_up_for_is_no_training():
-    done = []
-
-    def note(name, result=None):
-        return lambda *given: done.append(name) or result
-
-    values = SimpleNamespace(values={"miou": 0.5})
-    training = SimpleNamespace(
-        report=SimpleNamespace(score=note("score", (values, {})), add_evaluation=note("tell")),
-        tracking=SimpleNamespace(add_scores=note("write"), restart_clock=note("restart the clock")),
-        state=SimpleNamespace(unscored=True), check_claim=note("check"), save=note("save"),
-    )  # fmt: skip
-    distill.score_late(training, [training], None, None)
-    assert done == ["score", "check", "write", "tell", "save", "restart the clock"] and not training.state.unscored
