@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from segkd.runner.building.cached import CachedNetwork, fill, forms_of, open_caches, words_of
-from segkd.runner.building.device import peak_memory, prepare_for_device, start_accelerator
+from segkd.runner.building.device import loss_scale, peak_memory, prepare_for_device, start_accelerator
 from segkd.runner.building.first_look import refuse_broken_teachers
 from segkd.runner.building.graph import Graph, weighted
 from segkd.runner.building.label_counts import count_labels
@@ -51,9 +51,9 @@ from segkd.runner.building.losses import build_graph, rehearse, told_class_weigh
 from segkd.runner.building.missing import missing
 from segkd.runner.building.networks import build_networks, random_starts, weights_are_there, weights_path
 from segkd.runner.building.optimizers import build_optimizers, take_step
-from segkd.runner.building.shapes import crops, shape_graph, shape_predictions, without_autocast
+from segkd.runner.building.shapes import shape_graph, shape_predictions, without_autocast
 from segkd.runner.console import clock, counted, say
-from segkd.runner.loading.batch import Batch
+from segkd.runner.loading.batch import Batch, crops
 from segkd.runner.loading.data_report import count, never_seen, sampled, told_classes, told_files, told_sizes
 from segkd.runner.loading.data_sets import (
     build_test_set,
@@ -294,7 +294,7 @@ def check_terms(graph: Graph, batch: Batch, iteration: int, accelerator: Acceler
     weights = graph.weights_at(iteration)
     with accelerator.autocast():
         losses = graph(batch.images, batch.target, iteration, batch.unlabelled, batch.places, batch.extra)
-    report = gradient_report(graph, losses, weights)
+    report = gradient_report(graph, losses, weights, loss_scale(accelerator))
     graph.keep_predictions, graph.kept = False, {}
     for name, loss in weighted(losses, weights).items():
         if not torch.isfinite(loss):

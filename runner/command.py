@@ -133,16 +133,25 @@ def end_loading(error: BaseException) -> None:
 
 def understood(error: Exception) -> Exception:
     """An error of another process as what it means for this one, any other as it is."""
-    if _is_of_another_process(error):
+    if not _is_of_another_process(error):
+        return error
+    reason = re.search(r"Last error:\s*(\S.*)", str(error))
+    if reason is not None and "ncclRemoteError" not in str(error):  # which tells of what another process has met
+        meant = OtherProcessEnded(
+            f"the processes of this run cannot reach each other; NCCL says: {reason[1].strip()} (NCCL_DEBUG=INFO tells "
+            f"more). What was saved is whole: go on with --resume"
+        )
+    else:
         shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-        error = OtherProcessEnded(
+        meant = OtherProcessEnded(
             "another process of this run ended or does not answer; what it said, if anything, stands beside this. "
             "The last checkpoint is whole: go on with --resume"
             + "; export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun starts, or a group that it starts "
             "again may look for processes that are gone" * (shared and again)
         )
-    return error
+    meant.__cause__ = error  # --debug shows both
+    return meant
 
 
 def told(error: Exception) -> str:

@@ -7,6 +7,7 @@ its steps, the scores and checkpoints, is in training/between_steps.py.
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -45,7 +46,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
-from segkd.runner.building.device import average_gradients, start_accelerator
+from segkd.runner.building.device import average_gradients, loss_scale, start_accelerator
 from segkd.runner.building.graph import weighted
 from segkd.runner.building.optimizers import set_rates, take_step
 from segkd.runner.console import say
@@ -55,12 +56,12 @@ from segkd.runner.loading.first_look import look_at_data
 from segkd.runner.predicting.pseudo_labels import make_pseudo_labels
 from segkd.runner.run_folder.opening import is_done, refuse_undeliverable, refuse_used_folder
 from segkd.runner.scoring.evaluation import Stopped, build_metrics
-from segkd.runner.training.between_steps import leave, score_and_save, score_late
+from segkd.runner.training.between_steps import deliver, leave, score_and_save, score_late
 from segkd.runner.training.budget import fix_iterations
 from segkd.runner.training.estimate import telling_of_memory
 from segkd.runner.training.gradients import gradient_report
 from segkd.runner.training.needed import needed_first
-from segkd.runner.training.stop_signal import AT_ONCE, GRACE, MOMENT, StopSignal
+from segkd.runner.training.stop_signal import GRACE, MOMENT, StopSignal
 from segkd.runner.training.training import Training, failing_alone, going, raise_failures, share_predictions
 
 
@@ -135,47 +136,47 @@ def take_all_steps(
         training.wrapped.train()
         training.tracking.restart_clock()
     stop = StopSignal(accelerator)
-    for training in trainings:
-        if training.state.unscored:
-            score_late(training, trainings, accelerator, stop)
-
-    for iteration in range(start, iterations):
-        if all(training.is_over for training in going(trainings)):
-            break
-        since = time.perf_counter()
-        try:
-            with stop.waiting(GRACE if accelerator.num_processes > 1 else MOMENT):
-                parts = [next(batches).to(accelerator.device) for _ in range(first.loop.accumulate)]
-        except Stopped:
-            leave(trainings, accelerator, stop)
-        waited = since, time.perf_counter()
-        # before a kill, some of those side by side may have been saved later than others
-        stepping = [training for training in going(trainings, at=iteration) if not training.is_over]
-        for training in stepping:
-            with failing_alone(training, trainings), telling_of_memory(training.recipe, training.graph, accelerator):
-                training.graph.stopwatch.marks.append(("data", *waited))
-                take_training_step(training, parts, accelerator)
-        shared.clear()
-        stopping = stop.asked()
-        for training in going(stepping):
-            with failing_alone(training, trainings):
-                score_and_save(training, accelerator, stop, stopping)
-        if stopping or any(training.state.unscored for training in going(trainings)):
-            leave(trainings, accelerator, stop)
-
     try:
-        with stop.waiting(AT_ONCE):
-            for training in going(trainings):
-                with failing_alone(training, trainings):
-                    training.check_claim()
-                    training.report.deliver(training.check_claim)
-                    training.close()
-            accelerator.wait_for_everyone()
-    except Stopped:
-        leave(trainings, accelerator, stop, delivering=True)
+        for training in trainings:
+            if training.state.unscored:
+                score_late(training, trainings, accelerator, stop)
+        for iteration in range(start, iterations):
+            if all(training.is_over for training in going(trainings)):
+                break
+            iterate(trainings, batches, iteration, accelerator, stop)
+            shared.clear()
+        deliver(trainings, accelerator, stop)
+    except Exception:
+        stop.end()  # a process that goes on obeys signals again; one that leaves may be sent the same one once more
+        raise
     stop.end()
     accelerator.free_memory()
     raise_failures(trainings)
+
+
+def iterate(
+    trainings: list[Training], batches: Iterator[Batch], iteration: int, accelerator: Accelerator, stop: StopSignal
+) -> None:
+    """One iteration: its images, a step of each training, and what is due after it."""
+    since = time.perf_counter()
+    try:
+        with stop.waiting(GRACE if accelerator.num_processes > 1 else MOMENT):
+            parts = [next(batches).to(accelerator.device) for _ in range(trainings[0].recipe.loop.accumulate)]
+    except Stopped:
+        leave(trainings, accelerator, stop)
+    waited = since, time.perf_counter()
+    # before a kill, some of those side by side may have been saved later than others
+    stepping = [training for training in going(trainings, at=iteration) if not training.is_over]
+    for training in stepping:
+        with failing_alone(training, trainings), telling_of_memory(training.recipe, training.graph, accelerator):
+            training.graph.stopwatch.marks.append(("data", *waited))
+            take_training_step(training, parts, accelerator)
+    stopping = stop.asked()
+    for training in going(stepping):
+        with failing_alone(training, trainings):
+            score_and_save(training, accelerator, stop, stopping)
+    if stopping or any(training.state.unscored for training in going(trainings)):
+        leave(trainings, accelerator, stop)
 
 
 def take_training_step(training: Training, parts: list[Batch], accelerator: Accelerator) -> None:
@@ -197,7 +198,7 @@ def take_training_step(training: Training, parts: list[Batch], accelerator: Acce
             graph.keep_predictions = inspects or bool(adversaries)
             losses = wrapped(batch.images, batch.target, iteration, batch.unlabelled, batch.places, batch.extra)
             if inspects:
-                tracking.note(gradient_report(graph, losses, weights))
+                tracking.note(gradient_report(graph, losses, weights, loss_scale(accelerator)))
             with watch.measure("backward"):
                 accelerator.backward(sum(weighted(losses, weights).values()) / len(parts))
         for label in adversaries:  # a loss's own discriminator learns from the same forward

@@ -272,7 +272,10 @@ def main() -> None:
 
 def show(plan: Plan) -> None:
     """Compares what is done of the sweep, by this call or an earlier one, if there is anything, and tells what is not."""
-    if any(run.state() == "done" for run in plan.runs):
+    done = [run for run in plan.runs if run.state() == "done"]
+    if done and all(run.recipe.judged_by_loss for run in done):
+        say("These runs are judged by the loss on held-out images and have no mIoU, so there is no table of them.")
+    elif done:
         folders = dict.fromkeys(str(run.recipe.folder.parent) for run in plan.runs)
         folder = common_folder(find_runs(folders, skip_unfinished=True)) / "comparison"
         with claimed(folder.with_name("comparison-claim")) as is_mine:  # those that end with this one wait for it

@@ -18,7 +18,7 @@ from segkd.runner.building.graph import Graph, Places, joined
 from segkd.runner.building.networks import blaming
 from segkd.runner.building.stored_maps import Full, Largest, divergence
 from segkd.runner.console import progress_bar, say
-from segkd.runner.loading.batch import TrainingViews
+from segkd.runner.loading.batch import TrainingViews, crops
 from segkd.runner.loading.content import PILLOW
 from segkd.runner.loading.data_sets import kept_views, times_shown
 from segkd.runner.loading.sampler import batches_of
@@ -152,7 +152,7 @@ def open_caches(
             network = graph.network(name)
             device = next(network.parameters()).device
             with torch.no_grad(), accelerator.autocast():
-                prediction = network(torch.zeros(1, 3, *recipe.data.crop_size, dtype=torch.uint8, device=device))
+                prediction = network(crops(recipe, 1, device))  # as views come, or a compiled one is compiled once more
             read = graph.wanted[name] | {"logits"}  # of what a training beside this one shares, that may want more
             forms = {key: form for key, form in forms_of(name, cache, prediction).items() if key in read}
             # a file's name tells its format: runs that keep other maps, or as other bytes, share what they can

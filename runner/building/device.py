@@ -10,10 +10,12 @@ import timm
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from segkd.runner.building.frozen import takes_longer
 from segkd.runner.building.graph import Graph
+from segkd.runner.console import counted
 from segkd.runner.loading.sampler import images_per_part
 from segkd.runner.process import process_count
 from segkd.runner.recipe.schema import Recipe
@@ -42,6 +44,13 @@ def start_accelerator(recipe: Recipe) -> Accelerator:
     if int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")) not in (1, recipe.loop.accumulate):
         raise ValueError(
             "accelerate launch sets gradient accumulation; the recipe decides: set loop.accumulate instead"
+        )
+    here, uses_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), not parse_flag_from_env("ACCELERATE_USE_CPU")
+    if torch.cuda.is_available() and uses_gpus and here > torch.cuda.device_count():
+        gpus = counted(torch.cuda.device_count(), "GPU")
+        raise ValueError(
+            f"{here} processes were started on a machine with {gpus}, and each needs one of its own; start as many as "
+            f"there are (accelerate launch --num_processes, torchrun --nproc_per_node)"
         )
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # the loop accumulates itself
     use_all_cores()
@@ -120,6 +129,11 @@ def share_running_statistics(modules: list[nn.Module], accelerator: Accelerator)
         for buffer in module.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(accelerator.reduce(buffer.clone(), reduction="mean"))
+
+
+def loss_scale(accelerator: Accelerator) -> float:
+    """What losses are multiplied by before they go back: above 1 in fp16, whose small gradients would be 0."""
+    return accelerator.scaler.get_scale() if accelerator.scaler is not None else 1.0
 
 
 def average_gradients(module: nn.Module, accelerator: Accelerator) -> None:

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segkd.datasets._strong import partners
 from segkd.losses._task import Features
 from segkd.models._mask_prompt import mask_prompt
 from segkd.models._prediction import Prediction
+from segkd.runner.building.moving_average import MovingAverage
 from segkd.runner.building.stopwatch import Stopwatch
 from segkd.runner.loading.batch import Batch
 from segkd.runner.recipe.term import Term
@@ -91,9 +91,7 @@ class Graph(nn.Module):
         self.caches: dict[tuple[str, str], Callable[[Tensor, Places], Prediction]] = {}
         self.followed = {name: followed for name, (followed, _) in averages.items()}
         # in a dict nn.Module does not see them; their weights are the training state's to save
-        self.averages = {
-            name: moving_average(networks[followed], decay) for name, (followed, decay) in averages.items()
-        }
+        self.averages = {name: MovingAverage(networks[followed], decay) for name, (followed, decay) in averages.items()}
         frozen = frozen | {name: average.module for name, average in self.averages.items()}
         for network in frozen.values():
             network.eval().requires_grad_(False)
@@ -265,22 +263,6 @@ class Graph(nn.Module):
         """What a loss's own adversary learns from the kept predictions of the last forward."""
         student, source = self.kept[label]
         return self.losses[label].adversary_loss(detached(student), detached(source))
-
-
-def moving_average(network: nn.Module, decay: float) -> AveragedModel:
-    """average <- decay * average + (1 - decay) * network at each update, buffers included; a copy at first.
-
-    Whole numbers, such as places in a table, are those of the network: there is no average of them.
-    """
-    of_numbers = get_ema_multi_avg_fn(decay)
-
-    def update(averages: list[Tensor], values: list[Tensor], count: int | Tensor) -> None:  # all of one type
-        if averages[0].is_floating_point():
-            of_numbers(averages, values, count)
-        else:
-            torch._foreach_copy_(averages, values)
-
-    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
 
 
 def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from segkd.runner.building.frozen import cheaper
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import blaming
-from segkd.runner.loading.batch import Batch
+from segkd.runner.loading.batch import Batch, crops
 from segkd.runner.loading.data_sets import find_dataset
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.schema import Data, Recipe
@@ -75,11 +75,6 @@ def shape_predictions(graph: Graph, recipe: Recipe, images: int = 2) -> dict[tup
     unlabelled = Batch(batch, batch[:, 0], [], strong=batch, mixed=batch[:, 0] > 0)
     with without_autocast(), torch.no_grad():
         return graph.train().predictions(batch, unlabelled, recipe.schedule.iterations - 1)
-
-
-def crops(recipe: Recipe, count: int, device: torch.device | str = "meta") -> Tensor:
-    """Black images of the size that is trained on, (count, 3, H, W) uint8, which lie in memory as batches do."""
-    return torch.zeros(count, *recipe.data.crop_size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Literal
 
@@ -47,7 +48,11 @@ class Gain:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One experiment: the runs that differ in their seed only, in its order. `miou` has a share for each run."""
+    """One experiment: the runs that differ in their seed only, in its order. `miou` has a share for each run.
+
+    Attributes:
+        label: what a curve, a column or a note calls it: its method, with as much more as tells it from other rows.
+    """
 
     method: str
     student: str
@@ -56,6 +61,7 @@ class Row:
     miou: np.ndarray
     per_class: np.ndarray
     gain: Gain | None = None
+    label: str = ""
 
     @property
     def recipe(self) -> Recipe:
@@ -130,12 +136,13 @@ class Comparison:
     """Rows that may be compared: one data set, split and protocol, the same images and labels.
 
     Attributes:
-        headline: the values of further metrics that all runs have, with their titles.
+        absent: what a class counts that never occurs. headline: the values of further metrics that all runs have, with their titles.
         missing: names of runs that belong to the rows, and have not come to their end.
     """
 
     rows: list[Row]
     protocol: str
+    absent: Literal["skip", "zero"]
     class_names: list[str]
     images: int
     headline: dict[str, str]
@@ -156,16 +163,6 @@ class Comparison:
     def trained(self) -> list[Row]:
         """The rows that are trainings, and no exported files."""
         return [row for row in self.rows if not row.program]
-
-    def label(self, row: Row) -> str:
-        """What a curve or a column of a row is called: its method, with as much more as tells it from other rows."""
-        words = {
-            one: (one.method, one.student, one.teacher, one.recipe.data.labelled or "all labels") for one in self.rows
-        }
-        needed = 1
-        while needed < 4 and sum(other[:needed] == words[row][:needed] for other in words.values()) > 1:
-            needed += 1
-        return ", ".join(words[row][:needed])
 
     def gains(self) -> list[tuple[Row, list[Row]]]:
         """Each baseline with the rows whose gains are over it."""
@@ -193,7 +190,7 @@ def compare(
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault(run.program + _experiment(run), []).append(run)
-    rows = _distinguish([_row(group) for group in groups.values()])
+    rows = _label(_distinguish([_row(group) for group in groups.values()]))
     rows.sort(key=lambda row: (-row.miou.mean() if sort else 0, not row.learns_alone))
     baselines = _baselines(rows, baseline)
     for index, row in enumerate(rows):
@@ -202,7 +199,9 @@ def compare(
         if base is not None:
             rows[index] = replace(row, gain=_gain(row, base, beside=_at(trained, row.seeds) if trained else base))
     one = runs[0]
-    return Comparison(rows, one.protocol, one.class_names, len(one.names), _shared_headline(runs), list(missing))
+    return Comparison(
+        rows, one.protocol, one.absent, one.class_names, len(one.names), _shared_headline(runs), list(missing)
+    )
 
 
 def _shared_headline(runs: list[FinishedRun]) -> dict[str, str]:
@@ -243,9 +242,12 @@ def _experiment(run: FinishedRun) -> str:
     values = learnt_with(recipe)
     if recipe.schedule.budget is not None:  # each run has measured its own number
         del values["schedule"]["iterations"]
-    # how often it was scored decides which checkpoint is its best
-    scored = recipe.evaluate.every, recipe.evaluate.patience
-    return json.dumps([recipe.method_name, scored, run.unfinished is not None, values], sort_keys=True)
+    return json.dumps([recipe.method_name, *_course(run), values], sort_keys=True)
+
+
+def _course(run: FinishedRun) -> tuple:
+    """How often it was scored, which decides which checkpoint is its best, and whether it came to its end."""
+    return run.recipe.evaluate.every, run.recipe.evaluate.patience, run.unfinished is not None
 
 
 def learnt_with(recipe: Recipe) -> dict:
@@ -295,19 +297,43 @@ def _distinguish(rows: list[Row]) -> list[Row]:
     return rows
 
 
+def _label(rows: list[Row]) -> list[Row]:
+    """The rows with their labels: behind the method stands as little as tells a row from others of the same method."""
+    words = [
+        (row.program, row.recipe.networks["student"].title, row.teacher, row.recipe.data.labelled or "all labels")
+        for row in rows
+    ]
+    choices = list(chain.from_iterable(combinations(range(4), count) for count in range(5)))
+    labels = []
+    for row, own in zip(rows, words):
+        others = [theirs for one, theirs in zip(rows, words) if one.method == row.method and one is not row]
+        told = next(
+            places for places in choices if all(any(own[at] != theirs[at] for at in places) for theirs in others)
+        )
+        more = ", ".join(own[at] for at in told if own[at])
+        labels.append(f"{row.method} ({more})" if more else row.method)
+    return [replace(row, label=label) for row, label in zip(rows, labels)]
+
+
 def _baselines(rows: list[Row], asked: str | None) -> list[Row]:
     """The rows others may be compared with."""
     if asked is None:
         return [row for row in rows if row.learns_alone and not row.program]
+    trained = [row for row in rows if not row.program]
     found = [
         row
         for row in rows
         if any(Path(asked).resolve() == run.folder.resolve() for run in row.runs)
-        or not row.program
+        or row in trained
         and (asked in (row.method, row.recipe.method_name) or any(asked == run.recipe.name for run in row.runs))
     ]
     if not found:
-        methods = list(dict.fromkeys(row.method for row in rows))
+        methods = list(dict.fromkeys(row.method for row in trained))
+        if not methods:
+            raise ValueError(
+                f"--baseline {asked}: only exported files are compared, and none of them is {asked}; give the path of "
+                f"one, or add the runs"
+            )
         raise ValueError(
             f"--baseline {asked}: no run and no method of that name is compared{did_you_mean(asked, methods)}; the "
             f"methods are: {', '.join(methods)}"
@@ -332,14 +358,18 @@ def _baseline_of(row: Row, baselines: list[Row], *, only: bool) -> Row | None:
 
 
 def most_alike(row: Row, baselines: list[Row]) -> list[Row]:
-    """The baselines of the row's student whose settings differ least from its own, and of these whose losses do."""
+    """The baselines of the row's student whose settings differ least from its own, and of these whose losses do.
+
+    Of several, those that were scored as often and came as far are meant, and of these the one with the most runs.
+    """
 
     def settings(one: Row) -> dict:
         return one.recipe.model_dump(mode="json", include={"data", "optimizer", "schedule", "loop"})
 
-    def unlike(base: Row) -> tuple[int, int]:
+    def unlike(base: Row) -> tuple[int, int, int, int]:
         others = sum(term not in row.recipe.losses for term in base.recipe.losses)
-        return len(changes(settings(base), settings(row))), others
+        course = sum(ours != theirs for ours, theirs in zip(_course(row.runs[0]), _course(base.runs[0])))
+        return len(changes(settings(base), settings(row))), others, course, -len(base.runs)
 
     found = {base: unlike(base) for base in baselines if base.learner == row.learner}
     return [base for base, count in found.items() if count == min(found.values())]

@@ -19,6 +19,8 @@ from segkd.runner.run_folder.metrics_file import phase_seconds, training_times
 from segkd.runner.run_folder.program_scores import read_scores
 
 JOURNAL = "journal.log"  # in the folder of a search, whose trials are no results
+# what an exported file has of the run that it comes from, beside scores of its own
+OF_THE_RUN = ("parameters", "flops", "iteration", "trained", "unfinished")
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def _read_run(run: RunFolder) -> FinishedRun:
 def _read_program(file: ProgramFile) -> FinishedRun:
     """What the run of an exported file holds, with the file's own scores."""
     run = RunFolder.enclosing(file.path)
-    if run is None or not run.is_finished:
+    if run is None or not run.has_results:
         raise ValueError(
             f"{file.path} does not lie in the folder of the run it was exported from, as export.py leaves it"
         )
@@ -197,7 +199,7 @@ def _read_program(file: ProgramFile) -> FinishedRun:
     return replace(
         trained,
         folder=file.path,
-        summary={key: trained.summary.get(key) for key in ("parameters", "flops", "iteration")} | scores,
+        summary={key: trained.summary[key] for key in OF_THE_RUN if key in trained.summary} | scores,
         protocol=scores["protocol"],
         absent=scores.get("absent", trained.absent),
         names=names,

@@ -21,7 +21,8 @@ UNSTEADY = 1.2  # times of seeds that differ by more than this factor are told
 def notes(comparison: Comparison) -> list[str]:
     """What the numbers are, and what a reader must know before comparing rows."""
     rows = comparison.rows
-    return [*_missing(comparison), *_columns(comparison), *_gains(rows), *_training(rows), *_times(comparison)]
+    told = [*_missing(comparison), *_columns(comparison), *_unlabelled_classes(comparison)]
+    return [*told, *_gains(rows), *_training(rows), *_times(comparison)]
 
 
 def _missing(comparison: Comparison) -> list[str]:
@@ -53,9 +54,34 @@ def _columns(comparison: Comparison) -> list[str]:
             f"{comparison.test_split} gain: mean +- standard deviation of the differences seed by seed, or the "
             f"difference of the two means where seeds are not the same."
         )
+        untested = methods_by_word(
+            (f"seed {run.recipe.seed}", row)
+            for row in comparison.trained
+            for run in row.runs
+            if "test" not in run.summary
+        )
+        if untested:
+            lines.append(
+                f"Not scored on {comparison.test_split}, so that their rows have no score there: {listed(untested)}. "
+                f"distill.py RECIPE data.test_split={comparison.test_split} --resume scores a run that is finished."
+            )
     elif comparison.test_sets:
         found = " and ".join(f"{count} images of {split}" for split, count in comparison.test_sets)
         lines.append(f"Scores on {found} are not of the same images, and are left out.")
+    return lines
+
+
+def _unlabelled_classes(comparison: Comparison) -> list[str]:
+    """Classes that count in the mean of some runs and not of others, by what these predict."""
+    runs, lines = [(row, run, run.counts.sum(0)) for row in comparison.rows for run in row.runs], []  # counts (K, 3)
+    for index, name in enumerate(comparison.class_names):
+        predicting = [(row, run) for row, run, counts in runs if counts[index, 1] == 0 < counts[index, 2]]
+        if comparison.absent == "skip" and 0 < len(predicting) < len(runs):
+            who = listed(methods_by_word((f"seed {run.recipe.seed}", row) for row, run in predicting))
+            lines.append(
+                f"No label has a pixel of {name}. It counts as 0 in the mean of the runs that predict it somewhere, and "
+                f"not at all in that of the others, which can be a point of mIoU and more (evaluate.absent): {who}."
+            )
     return lines
 
 
@@ -63,12 +89,12 @@ def _gains(rows: list[Row]) -> list[str]:
     """What gains are over."""
     lines = []
     unpaired = methods_by_word(
-        (row.gain.over.method, row) for row in rows if row.gain is not None and not row.gain.paired
+        (row.gain.over.label, row) for row in rows if row.gain is not None and not row.gain.paired
     )
     if unpaired:
         words = "; ".join(f"{who} and {base}" for base, who in unpaired.items())
         lines.append(f"Not of the same seeds, so that each one's are drawn apart for the interval: {words}.")
-    over = methods_by_word((row.gain.over.method, row) for row in rows if row.gain is not None)
+    over = methods_by_word((row.gain.over.label, row) for row in rows if row.gain is not None)
     if len(over) == 1:
         lines.append(f"Gains are over {next(iter(over))}.")
     elif over:
@@ -113,7 +139,7 @@ def _times(comparison: Comparison) -> list[str]:
     if fewer:
         lines.append(f"{SAME_TIME} is of fewer runs than the row: {listed(fewer)}.")
     unsteady = [
-        f"{row.method} {number(seconds.min())} to {number(seconds.max())} s"
+        f"{row.label} {number(seconds.min())} to {number(seconds.max())} s"
         for row in comparison.trained
         if (seconds := seconds_of_steps(row.timed)).max() > UNSTEADY * seconds.min()
     ]
@@ -132,10 +158,10 @@ def _times(comparison: Comparison) -> list[str]:
 
 
 def methods_by_word(pairs: Iterable[tuple[str, Row]]) -> dict[str, str]:
-    """(word, row) pairs -> word: the methods of its rows."""
+    """(word, row) pairs -> word: the labels of its rows."""
     found: dict[str, dict[str, None]] = {}
     for word, row in pairs:
-        found.setdefault(word, {})[row.method] = None
+        found.setdefault(word, {})[row.label] = None
     return {word: ", ".join(methods) for word, methods in found.items()}
 
 

@@ -77,7 +77,7 @@ def charts(comparison: Comparison) -> list[Chart]:
         for row in comparison.trained:
             points = [(place, *(100 * miou for miou in mious)) for place, *mious in row.curve(over)]
             points = points if len(row.runs) > 1 else [point[:2] for point in points]
-            curves += [Series(comparison.label(row), points)] if points else []
+            curves += [Series(row.label, points)] if points else []
         if curves:
             last = max(place for curve in curves for place, *_ in curve.points)
             found.append(Chart(f"validation mIoU (%) by {over}", curves, axis, ends=(0, last)))
@@ -109,8 +109,8 @@ def _ends(gain: Gain) -> tuple[float, float]:
 def class_table(comparison: Comparison, base: Row, above: list[Row]) -> dict:
     """A baseline with its IoU of each class, and what each row over it gained there."""
     return {
-        "base": comparison.label(base),
-        "methods": [comparison.label(row) for row in above],
+        "base": base.label,
+        "methods": [row.label for row in above],
         "lines": [
             (name, base.per_class[index], [row.gain.per_class[index] for row in above])
             for index, name in enumerate(comparison.class_names)
@@ -120,7 +120,7 @@ def class_table(comparison: Comparison, base: Row, above: list[Row]) -> dict:
 
 def examples(comparison: Comparison) -> dict[str, Files]:
     """The images that the first runs of all rows have looked at, as each saw them at its best: image, label, students."""
-    runs = [(comparison.label(row), row.runs[0]) for row in comparison.trained]
+    runs = [(row.label, row.runs[0]) for row in comparison.trained]
     seen = {label: RunFolder(run.folder).tile_folders() for label, run in runs}
     best = {label: run.summary["iteration"] for label, run in runs}
     found: dict[str, Files] = {}
@@ -140,7 +140,7 @@ def settings(comparison: Comparison) -> Table:
     told = [chosen(row.recipe) for row in comparison.rows]
     keys = dict.fromkeys(key for one in told for key in one)
     keys = [key for key in keys if len({one.get(key) for one in told}) > 1 and not _without_effect(key)]
-    labels = [comparison.label(row) for row in comparison.rows]
+    labels = [row.label for row in comparison.rows]
     return Table(["setting", *labels], [[key, *(one.get(key, "") for one in told)] for key in keys])
 
 

@@ -52,7 +52,7 @@ def draw_curves(comparison: Comparison, file: Path, over: Literal["iteration", "
         points = np.array(row.curve(over)).reshape(-1, 4)
         places, mean, lowest, highest = points[:, 0], *(100 * points[:, 1:].T)
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":", "-.")[number // 10 % 4]}
-        axes.plot(places, mean, label=label_text(comparison.label(row)), linewidth=1.5, **style)
+        axes.plot(places, mean, label=label_text(row.label), linewidth=1.5, **style)
         if len(row.runs) > 1:
             axes.fill_between(places, lowest, highest, color=style["color"], alpha=0.15, linewidth=0)
     axes.set(xlabel=over if over == "iteration" else f"{over} (minutes)", ylabel="validation mIoU (%)")
@@ -80,7 +80,7 @@ def draw_examples(comparison: Comparison, file: Path) -> Path | None:
     picture = Image.new("RGB", (NAME + width, len(panels) * height), "white")
     draw = ImageDraw.Draw(picture)
     for line, (row, panel) in enumerate(zip(rows, panels)):
-        draw.text((2, line * height + height // 2), one_line(row.method), fill="black", font_size=13)
+        draw.text((2, line * height + height // 2), one_line(row.label), fill="black", font_size=13)
         picture.paste(panel, (NAME, line * height))
     picture.save(file)
     return file

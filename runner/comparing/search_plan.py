@@ -94,8 +94,15 @@ class Search(Section):
         return self.startup or min(10, max(1, self.trials // 4))
 
     def parameters_of(self, recipe: Recipe) -> dict[str, Parameter]:
-        """Those that a recipe has."""
-        return {key: one for key, one in self.parameters.items() if _has(recipe, key)}
+        """Those that a recipe has, in the order they are drawn in.
+
+        What other methods may not have comes last: each draw depends on those before it, and settings that methods
+        share are to be tried alike.
+        """
+        own = [key for key in self.parameters if _has(recipe, key)]
+        return {
+            key: self.parameters[key] for key in sorted(own, key=lambda key: key.startswith(("losses.", "networks.")))
+        }
 
     def told(self, recipe: Recipe, counts: str) -> str:
         """How a method was tuned, in words.

@@ -46,7 +46,7 @@ def report(comparison: Comparison) -> str:
     if times.lines:
         parts += ["Where a step's time goes (ms):", markdown(times.columns, times.lines)]
     for base, above in comparison.gains():
-        parts += [markdown_text(f"IoU of each class (%), gains over {base.method}, {base.student}:")]
+        parts += [markdown_text(f"IoU of each class (%), gains over {base.label}, {base.student}:")]
         parts += [class_table(comparison.class_names, base, above)]
     return "\n\n".join(parts)
 
@@ -126,7 +126,7 @@ def time_table(rows: list[Row]) -> Table:
             *(1000 * found.get(phase, np.nan) for phase in shown),
         ]
         cells = [*(number(one, "{:.1f}") for one in milliseconds), number(found.get("scoring"))]
-        lines.append([row.student, row.method, *cells])
+        lines.append([row.student, row.label, *cells])
     return Table(["student", "method", "step", *shown, "an evaluation (s)"], lines)
 
 
@@ -134,7 +134,7 @@ def class_table(class_names: list[str], base: Row, rows: list[Row]) -> str:
     """A line for each class: the baseline's IoU and the gain of each method."""
     columns = zip(class_names, base.per_class, *(row.gain.per_class for row in rows))
     lines = [[name, percent(iou), *(percent(gain, SIGNED) for gain in gains)] for name, iou, *gains in columns]
-    return markdown(["class", base.method, *(row.method for row in rows)], lines)
+    return markdown(["class", base.label, *(row.label for row in rows)], lines)
 
 
 def table_csv(comparison: Comparison) -> str:

@@ -16,11 +16,11 @@ from segkd.models._class_map import read_class_map
 from segkd.runner.building.graph import Graph
 from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import build_networks
-from segkd.runner.building.shapes import crops
 from segkd.runner.console import clock, command, counted, say, some
 from segkd.runner.drafting.formats import Found, find_data
 from segkd.runner.drafting.plan import Plan, encoder_for, is_trained, plan_for
 from segkd.runner.drafting.recipe_text import header, recipe_texts
+from segkd.runner.loading.batch import crops
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read

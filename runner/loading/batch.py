@@ -12,6 +12,7 @@ from segkd.datasets._mixing import MixDraw
 from segkd.datasets._parts_of_a_set import WithExtra
 from segkd.datasets._strong import partners
 from segkd.runner.loading.fixed_views import FixedViews
+from segkd.runner.recipe.schema import Recipe
 
 
 @dataclass
@@ -47,7 +48,8 @@ class Batch:
         moved = self._with(lambda maps: maps.to(device, non_blocking=True))
         moved.target = moved.target.long()
         if self.unlabelled is not None:
-            moved.unlabelled = self.unlabelled.to(device)
+            is_same = self.unlabelled.images is self.images  # where no term sees any labelled ones
+            moved.unlabelled = replace(moved, unlabelled=None) if is_same else self.unlabelled.to(device)
         return moved
 
     def _with(self, change) -> "Batch":
@@ -177,3 +179,8 @@ def collate(views: list[View | Exception], mix=None) -> Batch | Exception:
 def _stacked(images) -> Tensor:
     # (B, H, W, 3) -> (B, 3, H, W): a view in channels_last order, nothing is copied
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def crops(recipe: Recipe, count: int, device: torch.device | str = "meta") -> Tensor:
+    """Black images of the size that is trained on, (count, 3, H, W) uint8, which lie in memory as batches do."""
+    return torch.zeros(count, *recipe.data.crop_size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)

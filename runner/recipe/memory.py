@@ -16,7 +16,7 @@ def is_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")  # who has not imported it has not run out of a GPU's memory
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
-    too_much = "not enough memory|can't allocate memory|Storage size calculation overflowed"
+    too_much = "not enough memory|can't allocate memory|Storage size calculation overflowed|out of memory|_ALLOC_FAILED"
     return isinstance(error, RuntimeError) and re.search(too_much, str(error)) is not None
 
 

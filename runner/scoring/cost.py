@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segkd.runner.building.frozen import as_it_is, gains_nothing
-from segkd.runner.building.shapes import crops
+from segkd.runner.loading.batch import crops
 from segkd.runner.loading.sampler import images_per_part
 from segkd.runner.recipe.schema import Recipe
 

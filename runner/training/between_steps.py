@@ -6,9 +6,9 @@ from typing import NoReturn
 from accelerate import Accelerator
 
 from segkd.runner.building.device import share_running_statistics
-from segkd.runner.scoring.evaluation import scores_of
+from segkd.runner.scoring.evaluation import Stopped, scores_of
 from segkd.runner.training.estimate import telling_of_memory
-from segkd.runner.training.stop_signal import StopSignal
+from segkd.runner.training.stop_signal import AT_ONCE, StopSignal
 from segkd.runner.training.training import Training, failing_alone, going
 
 
@@ -53,6 +53,20 @@ def score_late(training: Training, trainings: list[Training], accelerator: Accel
     training.report.add_evaluation(result, others)
     training.save(accelerator, result)
     training.tracking.restart_clock()
+
+
+def deliver(trainings: list[Training], accelerator: Accelerator, stop: StopSignal) -> None:
+    """What each training leaves behind at its end: its student, its report, its closing table."""
+    try:
+        with stop.waiting(AT_ONCE):
+            for training in going(trainings):
+                with failing_alone(training, trainings):
+                    training.check_claim()
+                    training.report.deliver(training.check_claim)
+                    training.close()
+            accelerator.wait_for_everyone()
+    except Stopped:
+        leave(trainings, accelerator, stop, delivering=True)
 
 
 def leave(

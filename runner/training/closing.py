@@ -3,7 +3,7 @@
 import numpy as np
 from torch import nn
 
-from segkd.runner.console import command, markdown, number, percent, say, say_table
+from segkd.runner.console import clock, command, markdown, number, percent, say, say_table
 from segkd.runner.recipe.protocols import protocol_words
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder.folder import RunFolder
@@ -39,11 +39,18 @@ def scored_on_the_same(run: RunFolder, other: RunFolder) -> bool:
     return names == theirs and np.array_equal(counts[..., 1], their_counts[..., 1])
 
 
-def unlike(recipe: Recipe, baseline: Recipe) -> str:
-    """What a baseline's training had that is no part of a method: `seed 0, 100 iterations`; empty where it is alike."""
+def unlike(recipe: Recipe, baseline: Recipe, trained: tuple[int, int]) -> str:
+    """What a baseline's training had that is no part of a method: `seed 0, 100 iterations`; empty where it is alike.
+
+    Args:
+        trained: how many iterations the run and its baseline came to, where patience or a person ended them earlier.
+    """
     found = [f"seed {baseline.seed}"] if baseline.seed != recipe.seed else []
-    if baseline.schedule.iterations != recipe.schedule.iterations and recipe.schedule.budget is None:
-        found.append(f"{baseline.schedule.iterations} iterations")
+    ours, theirs = recipe.schedule, baseline.schedule
+    if ours.budget != theirs.budget:
+        found.append(f"{trained[1]} iterations" + (f" in {clock(theirs.budget)}" if theirs.budget is not None else ""))
+    elif trained[0] != trained[1] and (ours.budget is None or trained != (ours.iterations, theirs.iterations)):
+        found.append(f"{trained[1]} iterations")  # of the same time, each has measured its own number
     return ", ".join(found)
 
 

@@ -133,7 +133,7 @@ class Report:
                     others = evaluate_also(self.state.graph, *shared, stop.noted)
         except Stopped:
             return None, {}
-        self.state.note_scores(scores_of(result, others))
+        self.state.note_scores(scores_of(result, others), self.recipe.evaluate.metrics)
         return result, others
 
     def add_evaluation(self, result: Evaluation, others: dict[str, Evaluation]) -> None:
@@ -176,12 +176,14 @@ class Report:
             check_claim: called once more when all but the student is there, which may have taken long.
         """
         test_set = build_test_set(self.recipe)
-        if test_set is None and not self.accelerator.is_main_process:
+        if test_set is None and not (self.needs_other_metrics or self.accelerator.is_main_process):
             return
         recipe, run, state, val_set = self.recipe, self.run, self.state, self.val_set
         student = state.student
         chosen = run.checkpoint(state.best_iteration)
         student.load_state_dict(read_weights(chosen.weights_file))
+        if self.needs_other_metrics:
+            state.best_scores = self.scored_again()
         tested = {} if test_set is None else self.score_further(test_set)
         if not self.accelerator.is_main_process:
             return
@@ -221,12 +223,29 @@ class Report:
             **self.best,
         }
         check_claim()
+        write_text(run.recipe_file, recipe.dump())  # a resume may have been told to score more, or something else
         export_student(run, chosen, config)
         if tested:
             self.dashboard.summarize({"test_miou": tested["miou"]})
             say(f"{recipe.name}: {told_test(tested)}")
         say_closing(recipe, rows, run, self.ended_early().get("unfinished", "is done"))
         self.dashboard.log_student(run.student, recipe.name)
+
+    @property
+    def needs_other_metrics(self) -> bool:
+        """Whether the chosen checkpoint was scored before a resume with other metrics, or other arguments of theirs."""
+        known = self.state.best_metrics
+        return known is not None and known != self.recipe.evaluate.metrics
+
+    def scored_again(self) -> dict:
+        """The scores that chose the student, with the values of the metrics that the recipe asks for by now."""
+        metrics = build_metrics(self.recipe, self.val_set)
+        title = "scoring the chosen student by other metrics"
+        values = plain(evaluate(self.state.student, self.val_set, self.recipe, self.accelerator, title).values)
+        before = self.state.best_scores
+        own = {name: one for name, one in metrics.items() if name != "confusion"}  # whose values have chosen it
+        others = {name: value for name, value in before.items() if name.startswith("miou/")}
+        return values_in(before, {"confusion": metrics["confusion"]}) | others | values_in(values, own)
 
     def score_further(self, test_set: Dataset) -> dict:
         """What the chosen student has on the images of data.test_split, the same on all processes."""
@@ -306,7 +325,9 @@ class Report:
         times = in_turn([network.eval() for _, _, network, _ in entries], image, TIMED)
         rows = [row(*entry, statistics.median(taken)) for entry, taken in zip(entries, times)]
         if recipe.baseline is not None:
-            rows[-2]["unlike"] = unlike(recipe, other) if alike else "it was scored on other images or in another way"
+            trained = self.state.iteration, run.read_summary().get("trained", other.schedule.iterations)
+            differs = unlike(recipe, other, trained)
+            rows[-2]["unlike"] = differs if alike else "it was scored on other images or in another way"
             theirs = run.read_summary().get("test") if alike and tested else None
             if theirs is not None and theirs["split"] == tested["split"]:
                 rows[-2]["test"], rows[-1]["test"] = theirs["miou"], tested["miou"]

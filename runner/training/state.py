@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
-from segkd.runner.building.graph import Graph, moving_average
+from segkd.runner.building.graph import Graph
+from segkd.runner.building.moving_average import MovingAverage
 from segkd.runner.recipe.schema import Recipe
 from segkd.runner.run_folder import checkpoint
 from segkd.runner.run_folder.claim import Claim
@@ -17,8 +17,8 @@ from segkd.runner.run_folder.metrics_file import plain
 from segkd.runner.scoring.evaluation import Evaluation
 from segkd.runner.scoring.held_out import TOTAL, HeldOut
 
-PROGRESS = ("iteration", "best_miou", "best_loss", "best_iteration", "best_scores", "without_gain", "unscored", "wandb_id",
-            "given")  # fmt: skip
+PROGRESS = ("iteration", "best_miou", "best_loss", "best_iteration", "best_scores", "best_metrics", "without_gain", "unscored",
+            "wandb_id", "given")  # fmt: skip
 
 
 @dataclass
@@ -32,7 +32,7 @@ class TrainingState:
             `student`, and networks with `ema_of` under their own.
         scaler: of fp16 gradients, None in other precisions.
         iteration: how many are finished. best_miou, best_iteration, best_scores: of the best evaluation so
-            far, as the log has them. best_loss: of the best one where the loss on held-out images judges. without_gain:
+            far, as the log has them. best_metrics: the further metrics, with arguments, that it was scored by. best_loss: of the best one where the loss on held-out images judges. without_gain:
             how many evaluations there were since the best one. unscored: the last iteration was to be scored and was
             not, since a signal came.
         wandb_id: the run a resume goes on with. given: what it was given when it began (given.py).
@@ -41,13 +41,14 @@ class TrainingState:
     graph: Graph
     optimizers: list[torch.optim.Optimizer]
     adversaries: dict[str, torch.optim.Optimizer]
-    averages: dict[str, AveragedModel]
+    averages: dict[str, MovingAverage]
     scaler: torch.amp.GradScaler | None
     iteration: int = 0
     best_miou: float = -1.0
     best_loss: float = math.inf
     best_iteration: int = 0
     best_scores: dict | None = None
+    best_metrics: dict[str, dict] | None = None
     without_gain: int = 0
     unscored: bool = False
     wandb_id: str | None = None
@@ -65,7 +66,7 @@ class TrainingState:
         }
         averages = dict(graph.averages)
         if recipe.loop.ema is not None:
-            averages["student"] = moving_average(graph.network("student"), recipe.loop.ema)
+            averages["student"] = MovingAverage(graph.network("student"), recipe.loop.ema)
         return cls(graph, optimizers, adversaries, averages, accelerator.scaler)
 
     @property
@@ -81,15 +82,20 @@ class TrainingState:
     def update_averages(self) -> None:
         """Moves every average a step towards the network it follows."""
         for name, average in self.averages.items():
-            average.update_parameters(self.graph.network(self.graph.followed.get(name, name)))
+            average.update(self.graph.network(self.graph.followed.get(name, name)))
 
-    def note_scores(self, scores: dict) -> None:
-        """Remembers the finished iteration if it is the best so far."""
+    def note_scores(self, scores: dict, metrics: dict[str, dict] | None = None) -> None:
+        """Remembers the finished iteration if it is the best so far.
+
+        Args:
+            metrics: the further ones that scores were made by, with arguments.
+        """
         miou, loss = scores.get("miou", -1.0), scores.get(TOTAL, math.inf)
         self.without_gain += 1
         if miou > self.best_miou or loss < self.best_loss:
             self.best_miou, self.best_loss = miou, loss
             self.best_iteration, self.best_scores, self.without_gain = self.iteration, plain(scores), 0
+            self.best_metrics = metrics
 
     def has_stalled(self, recipe: Recipe) -> bool:
         """Whether as many evaluations in a row as evaluate.patience says have brought no gain."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from machine import Machine, Row, Steps, distance, first_line, first_steps, load, memory, milliseconds, write_recipe
 from safetensors.torch import load_file
@@ -65,7 +66,7 @@ def compared(what: str, numbers: Numbers, device: torch.device, half: Callable[[
     """
     try:
         exact = numbers(CPU, torch.float64)
-        off = [max(map(distance, numbers(where, torch.float32), exact)) for where in (device, CPU)]
+        off = [furthest(numbers(where, torch.float32), exact) for where in (device, CPU)]
         finite = {dtype: half(dtype) for dtype in (torch.bfloat16, torch.float16)}
     except Exception as error:
         return Row(what, first_line(error), WANTED, False, one_of_many=True)
@@ -78,6 +79,11 @@ def compared(what: str, numbers: Numbers, device: torch.device, half: Callable[[
         one_of_many=True,
         values={"off": off[0], "off_cpu": off[1]},
     )
+
+
+def furthest(found: tuple[list[Tensor], list[Tensor]], exact: tuple[list[Tensor], list[Tensor]]) -> float:
+    """The larger distance of values and of gradients; NaN where one is, which `max` may pass by."""
+    return float(np.max([distance(one, other) for one, other in zip(found, exact, strict=True)]))
 
 
 def gradients_of(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:

@@ -6,8 +6,9 @@ It runs from a checkout, without an installation and without a network (HF_HUB_O
 ImageNet weights). The most important comes first: is it right (losses, networks, steps, resume), what does it cost
 (loop, teacher, share, loading), and with --camvid what distillation gains there in the time that is left. Each section
 is a process of its own that may take so long and no longer; one that fails, hangs or takes the driver down does not
-stop the next, and what it has found until then counts. A Markdown table and a line of JSON come last. Without a GPU a
-tiny form runs, which shows that the sections work and no more.
+stop the next, and what it has found until then counts. A Markdown table and a line of JSON come last, also where the
+command is asked to end early (Ctrl-C, SIGTERM). Without a GPU a tiny form runs, which shows that the sections work and
+no more.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,6 +45,7 @@ SECTIONS = {
     "camvid": ("camvid", 10_000),
 }
 LEAST = 15  # seconds: what most sections need to load and show anything
+DYING = 10  # seconds that a killed section may take to be gone; one that waits for a broken driver never is
 
 
 def missing_packages() -> list[str]:
@@ -55,6 +58,8 @@ def run_section(name: str, seconds: float, camvid: str | None, tell: Callable[[d
     import torch
     from machine import Machine
 
+    from segkd.runner.run_folder.metrics_file import plain
+
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         torch.set_num_threads(1)
@@ -64,12 +69,12 @@ def run_section(name: str, seconds: float, camvid: str | None, tell: Callable[[d
         device = torch.device("cuda" if on_gpu else "cpu")
         machine = Machine(device, not on_gpu, seconds, Path(folder), camvid, workers)
         for row in section(machine):
-            tell(asdict(row))
+            tell(plain(asdict(row)))
 
 
-def supervise(name: str, command: list[str], seconds: float) -> dict:
-    """Runs a section in a process of its own for so long at most: its rows, and how it ended."""
-    begin = time.monotonic()
+def supervise(name: str, command: list[str], seconds: float, sections: list[dict]) -> None:
+    """Runs a section in a process of its own for so long at most; adds its rows and how it ended, whatever ends it."""
+    begin, ended = time.monotonic(), "interrupted"
     with tempfile.TemporaryDirectory() as folder:
         file, log = Path(folder) / "rows.jsonl", Path(folder) / "log"
         # this checkout's rooms as segkd.*, whether or not it is installed
@@ -87,30 +92,35 @@ def supervise(name: str, command: list[str], seconds: float) -> dict:
                 ended = "done" if code == 0 else f"failed with exit code {code}"
             except subprocess.TimeoutExpired:
                 ended = f"stopped after {seconds:.0f} s"
-            finally:  # with its loading processes
-                try:
-                    os.killpg(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-                process.wait()
-        lines = file.read_text().splitlines()
-        rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last one may be cut
-        section = {"name": name, "ended": ended, "seconds": time.monotonic() - begin, "rows": rows}
-        return section if ended == "done" else section | {"log": log.read_text(errors="replace")[-4000:]}
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # with its loading processes
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(DYING)
+                section = {"name": name, "ended": ended, "seconds": time.monotonic() - begin, "rows": rows_of(file)}
+                sections.append(section | ({} if ended == "done" else {"log": log.read_text(errors="replace")[-4000:]}))
 
 
-def run_all(names: list[str], command: list[str], minutes: float) -> list[dict]:
-    """All sections within so many minutes, each with its share and what the ones before it have left."""
-    end, sections = time.monotonic() + 60 * minutes, []
+def rows_of(file: Path) -> list[dict]:
+    """What a section has told; its last line may be cut."""
+    rows = []
+    for line in file.read_text().splitlines():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def run_all(names: list[str], command: list[str], minutes: float, sections: list[dict]) -> None:
+    """Adds all sections, within so many minutes, each with its share and what the ones before it have left."""
+    end = time.monotonic() + 60 * minutes
     for name in names:
         left = end - time.monotonic()
         if left < LEAST * min(1, minutes / 12):
             sections.append({"name": name, "ended": "skipped: no time left", "seconds": 0.0, "rows": []})
         else:
-            sections.append(supervise(name, command, min(left, SECTIONS[name][1] * minutes / 12)))
+            supervise(name, command, min(left, SECTIONS[name][1] * minutes / 12), sections)
         section = sections[-1]
         print(f"{name}: {section['ended']}, {len(section['rows'])} rows, {section['seconds']:.0f} s", flush=True)
-    return sections
 
 
 def table(sections: list[dict]) -> str:
@@ -146,6 +156,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON of everything; without it, printed at the end")
     parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.camvid and not Path(options.camvid, "train").is_dir():
+        parser.error(f"--camvid {options.camvid}: there is no folder train/ in it")
     if options.only:
         name, seconds, file = options.only
         with open(file, "a") as rows:
@@ -155,11 +167,15 @@ def main() -> None:
     print(f"missing packages: {', '.join(missing) or 'none'}", flush=True)
     names = [name for name in SECTIONS if name in options.sections and (name != "camvid" or options.camvid)]
     camvid = ["--camvid", str(Path(options.camvid).resolve())] if options.camvid else []
-    sections = run_all(names, [sys.executable, str(HERE / "run.py"), *camvid], options.minutes)
-    result = json.dumps({"minutes": options.minutes, "missing": missing, "sections": sections})
-    if options.out:
-        options.out.write_text(result + "\n")
-    print(f"\n{table(sections)}\n\n{options.out or result}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sections: list[dict] = []
+    try:
+        run_all(names, [sys.executable, str(HERE / "run.py"), *camvid], options.minutes, sections)
+    finally:
+        result = json.dumps({"minutes": options.minutes, "missing": missing, "sections": sections})
+        if options.out:
+            options.out.write_text(result + "\n")
+        print(f"\n{table(sections)}\n\n{options.out or result}", flush=True)
     checks = [section for section in sections if section["name"] != "facts"]  # which only says what machine it is
     if any(section["ended"] != "done" or any(row["good"] is False for row in section["rows"]) for section in checks):
         sys.exit(1)

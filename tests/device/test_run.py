@@ -3,8 +3,12 @@
 import configparser
 import importlib
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,7 +95,7 @@ if name == "networks":
 def test_a_section_that_fails_or_hangs_does_not_stop_the_next(files, tmp_path, capsys):
     (tmp_path / "failing.py").write_text(FAILING)
     command = [sys.executable, str(tmp_path / "failing.py")]
-    sections = files.run.run_all(["facts", "losses", "networks", "steps"], command, 12 * 0.5 / 45)
+    files.run.run_all(["facts", "losses", "networks", "steps"], command, 12 * 0.5 / 45, sections := [])
     ended = {section["name"]: section["ended"] for section in sections}
     assert ended == {
         "facts": "done", "losses": "stopped after 0 s", "networks": "failed with exit code 1", "steps": "done",
@@ -99,7 +103,38 @@ def test_a_section_that_fails_or_hangs_does_not_stop_the_next(files, tmp_path, c
     assert all(section["rows"][0]["found"] == "1 ms" for section in sections)
     text = files.run.table(sections)
     assert "| networks | the section itself | failed with exit code 1 no such kernel |  | NOT DONE |" in text
-    assert files.run.run_all(["facts"], command, 0)[0]["ended"] == "skipped: no time left"
+    files.run.run_all(["facts"], command, 0, sections := [])
+    assert sections[0]["ended"] == "skipped: no time left"
+
+
+def test_what_was_found_is_told_where_the_command_is_asked_to_end(tmp_path):
+    (tmp_path / "run.py").write_text("import os, sys\nopen('pid-' + sys.argv[-3], 'w').write(str(os.getpid()))\n" + FAILING)
+    script = f"""
+import sys
+sys.path.insert(0, {str(TESTS / "device")!r})
+import run
+run.HERE = run.Path({str(tmp_path)!r})
+sys.argv = ["run.py", "--sections", "facts", "losses"]
+run.main()
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    started = tmp_path / "pid-losses"
+    while not (started.exists() and started.read_text()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "| facts | first | 1 ms |" in out and "interrupted" in out
+    sections = json.loads(out.splitlines()[-1])["sections"]
+    assert [section["ended"] for section in sections] == ["done", "interrupted"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+
+
+def test_a_cut_row_is_left_out(files, tmp_path):
+    (tmp_path / "rows").write_text('{"what": "a", "values": {"off": 1.0}}\n{"what": "b", "values": {"off": 1.0}')
+    assert files.run.rows_of(tmp_path / "rows") == [{"what": "a", "values": {"off": 1.0}}]
 
 
 def test_long_lists_are_counted_and_what_is_wrong_in_them_is_shown(files):
@@ -117,12 +152,14 @@ def test_long_lists_are_counted_and_what_is_wrong_in_them_is_shown(files):
 @pytest.mark.parametrize("off, good", [(0.0, True), (1e-3, False), (float("nan"), False)])
 def test_a_device_that_computes_something_else_is_found(files, off, good):
     def numbers(device, dtype):
-        value = torch.ones(3, dtype=dtype) + (off if device.type == "cuda" else 0)
-        return [value], [value]
+        exact = torch.ones(3, dtype=dtype)
+        wrong = exact + (off if device.type == "cuda" else 0)
+        return ([wrong], [exact]) if is_value else ([exact], [wrong])
 
     compared = files.correctness.compared
-    row = compared("kl", numbers, torch.device("cuda"), lambda dtype: True)
-    assert row.good is good
+    for is_value in (True, False):
+        row = compared("kl", numbers, torch.device("cuda"), lambda dtype: True)
+        assert row.good is good
     assert compared("kl", numbers, torch.device("cpu"), lambda dtype: dtype == torch.bfloat16).good is False
     row = compared("kl", lambda *where: 1 / 0, torch.device("cuda"), lambda dtype: True)
     assert (row.good, row.found) == (False, "ZeroDivisionError: division by zero")

@@ -228,7 +228,7 @@ def test_a_step_of_the_graph():
         assert losses.keys() == {"cross_entropy", "kl", "fitnet", "cross_pseudo", "sam"}
         assert gradient_report(graph, losses, weights)["gradient/kl"] == 1
         assert_learns(sum(weighted(losses, weights).values()), [x for x in graph.parameters() if x.requires_grad])
-        graph.averages["average"].update_parameters(graph.networks["student"])
+        graph.averages["average"].update(graph.networks["student"])
 
 
 def test_a_step_with_labels_from_elsewhere():

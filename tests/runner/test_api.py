@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from segkd.runner import api, distill
+from segkd.runner.building.device import start_accelerator
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.pretrained import from_pretrained
@@ -192,6 +193,18 @@ def test_an_interrupt_saves_and_is_raised(recipe, no_curves, monkeypatch):
         api.distill(recipe, name="stopped")
     assert len(api.Run("runs/stopped").rows) == 1
     assert len(api.distill(recipe, name="stopped", resume=True).rows) == 4 and len(done) == 4
+
+
+def test_a_process_that_catches_what_a_training_met_obeys_signals_again(recipe, no_curves, monkeypatch):
+    """Whoever calls the loop itself: the test around this one looks at the signals."""
+
+    def broken(*given):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(distill, "take_training_step", broken)
+    found = read({**recipe, "name": "broken"}, [])
+    with pytest.raises(ZeroDivisionError):
+        distill.train([found], start_accelerator(found), resume=False)
 
 
 def test_the_notebook(place, monkeypatch):

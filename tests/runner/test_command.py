@@ -111,6 +111,27 @@ def test_a_number_of_a_process_that_is_none_is_a_sentence(ended, monkeypatch, va
     assert code == 2 and f"the variable {variable} is 'first'" in err
 
 
+NCCL = """NCCL error in: ProcessGroupNCCL.cpp:94, {kind}, NCCL version 2.28.9
+{meaning}
+Last error:
+Error while creating shared memory segment /dev/shm/nccl-Qc2vKZ (size 9637888), error: No space left on device (28)"""
+
+
+@pytest.mark.parametrize("kind, told", [
+    ("unhandled system error", "cannot reach each other; NCCL says: Error while creating shared memory segment /dev/shm"),
+    ("ncclRemoteError: remote process exited", "another process of this run ended or does not answer"),
+])  # fmt: skip
+def test_why_processes_cannot_go_on_together_is_told(ended, monkeypatch, kind, told):
+    def main():
+        raise torch.distributed.DistBackendError(NCCL.format(kind=kind, meaning="ncclSystemError: System call failed"))
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, said = ended(main)
+    assert code == 2 and told in said and "--resume" in said and "Traceback" not in said
+    code, _, said = ended(main, "--debug")
+    assert code == 1 and "DistBackendError" in said and "No space left on device" in said and told in said
+
+
 def test_the_program_names_every_command_and_runs_it():
     assert COMMANDS == sorted(program.COMMANDS)
     code = "import sys; sys.argv = sys.argv[1:]; from segkd.runner import program; program.main()"

@@ -104,6 +104,15 @@ def test_a_second_start_is_refused_resume_of_a_finished_run_only_reports_overwri
     assert re.search(r"tiny is done: mIoU [\d.]+ %, parameters 0.26 M, ms per image", again.out)
     assert "tiny 2/4" not in again.out
     assert run.ends() == before and (run.path / "metrics.jsonl").read_text() == log
+    scores = {1: None, 3: None}
+    for width in scores:
+        fresh = trained(f"width-{width}", f"evaluate.metrics.boundary.width={width}")
+        scores[width] = json.loads((fresh.path / "summary.json").read_text())["boundary_miou"]
+    other = trained("width-1", "evaluate.metrics.boundary.width=3", "--resume")
+    told = json.loads((other.path / "summary.json").read_text())
+    assert told["metrics"] == {"boundary": {"width": 3}} and told["boundary_width"] == 3
+    assert told["boundary_miou"] == scores[3] != scores[1], "the chosen checkpoint is scored again"
+    assert "is done, nothing is left to do" in trained("width-1", "evaluate.metrics.boundary.width=3", "--resume").out
     broken = distill("tiny.yaml", "losses=[{loss: cross_entropy, args: {class_weights: [1.0]}}]", "--overwrite")
     assert broken.code == 2 and run.ends() == before, "a recipe that cannot be built costs no run"
     other = distill("tiny.yaml", "optimizer.lr=0.03", "seed=1", "--resume")

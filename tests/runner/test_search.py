@@ -228,6 +228,19 @@ def test_settings_are_whole_numbers_where_low_high_and_step_are(stand_in):
     assert method.take() is None and method.left == 0
 
 
+def test_methods_are_given_the_same_rates_whatever_else_they_search(stand_in):
+    lines = [f"    {line}\n" for line in
+             ("optimizer.lr: {low: 0.001, high: 0.08, log: true}", "losses.kl.weight: {choices: [1, 10]}")]  # fmt: skip
+    replace(("".join(lines), "".join(reversed(lines))))
+    plan = read_plan("sweep.yaml", tuned=tuned)
+    for number in range(2):
+        rates = set()
+        for tried in plan.tried:
+            taken = Method(plan.sweep, tried).take()
+            rates.add(taken.job.runs[0].recipe.optimizer.lr)
+        assert len(rates) == 1
+
+
 @pytest.mark.parametrize("words", [[], ["data.labelled=2/3"]])
 def test_the_part_that_settings_are_chosen_by_is_the_same_for_all_seeds_and_never_trained_on(folder, words):
     words = [*words, "data.tuning_part=0.25"]

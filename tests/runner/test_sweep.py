@@ -148,6 +148,18 @@ def test_the_table_names_the_runs_that_are_missing(folder, fabricate, monkeypatc
     assert "Not in the table" not in capsys.readouterr().out
 
 
+def test_a_sweep_that_the_loss_judges_has_no_table(folder, fabricate, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    (folder / "sweep.yaml").write_text("name: s\nseeds: [0, 1]\nmethods: {stage1: tiny.yaml}\n")
+    plan = read_plan("sweep.yaml")
+    for run in plan.runs:
+        summary = fabricate(run.recipe.name, np.array([[[5, 10, 5]]]), *run.recipe.assignments) / "summary.json"
+        summary.write_text('{"held_out_loss": 0.5}')
+    monkeypatch.setattr(type(plan.runs[0].recipe), "judged_by_loss", property(lambda recipe: True))
+    sweep.show(plan)
+    assert "judged by the loss on held-out images and have no mIoU" in capsys.readouterr().out
+
+
 def test_each_signal_is_passed_on_once_and_nothing_new_starts(stand_in, capsys):
     runs = stand_in("waits", "stubborn", "a", at_once=2)
     logs = [Path(f"runs/s/s-{method}-s0.log") for method in ("waits", "stubborn")]

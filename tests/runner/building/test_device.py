@@ -39,6 +39,28 @@ def test_a_precision_that_this_processor_lacks_is_warned_of(monkeypatch, slow):
     assert len(told) == slow and all("no instructions for bf16" in one and "=fp32" in one for one in told)
 
 
+@pytest.mark.parametrize("words, told", [
+    ({"LOCAL_WORLD_SIZE": "4"}, "4 processes were started on a machine with 2 GPUs, and each needs one of its own"),
+    ({"LOCAL_WORLD_SIZE": "2"}, None),
+    ({}, None),
+    ({"LOCAL_WORLD_SIZE": "4", "ACCELERATE_USE_CPU": "true"}, None),
+])  # fmt: skip
+def test_more_processes_than_gpus_are_refused(monkeypatch, words, told):
+    class Started(Exception):
+        """All was looked at."""
+
+    def started(**settings):
+        raise Started
+
+    for name, value in words.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(device, "Accelerator", started)
+    with pytest.raises(Started if told is None else ValueError, match=told):
+        start_accelerator(recipe_with())
+
+
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_maps_are_in_the_memory_format_that_the_recipe_says(channels_last):
     recipe = recipe_with(channels_last=channels_last)

@@ -8,7 +8,7 @@ from segkd.losses._task import Task
 from segkd.losses.cross_entropy import CrossEntropy
 from segkd.models._network import Network
 from segkd.models._prediction import Prediction
-from segkd.runner.building.graph import Graph, detached, features_of, moving_average, weighted
+from segkd.runner.building.graph import Graph, detached, features_of, weighted
 from segkd.runner.recipe.term import Term
 
 IMAGES = torch.zeros(2, 3, 4, 4)
@@ -244,20 +244,3 @@ def test_a_term_that_chooses_pixels_chooses_among_images_of_all_weights():
                        for extra in (None, [False, True]))  # fmt: skip
     assert (of_all.abs().sum(1) > 0).sum() == 20
     torch.testing.assert_close(weighed, of_all * torch.tensor([1.0, 0.5]).view(2, 1, 1, 1))
-
-
-@pytest.mark.parametrize("decay", [0.9, 0.99, 0.9996, 0.9999])
-def test_places_in_tables_are_not_averaged(decay):
-    """In float32 5 * 0.9996 + 5 * 0.0004 is a little less than 5, and cut off it is 4."""
-    network = nn.BatchNorm1d(3)
-    network.register_buffer("places", torch.arange(1000))
-    average = moving_average(network, decay)
-    network.places.copy_(torch.arange(1000).flip(0))
-    average.update_parameters(network)  # a copy
-    expected = 1.0
-    for value in (3.0, 4.0):
-        nn.init.constant_(network.weight, value)
-        average.update_parameters(network)
-        expected = decay * expected + (1 - decay) * value
-    assert torch.equal(average.module.places, network.places)
-    assert average.module.weight.tolist() == pytest.approx([expected] * 3)

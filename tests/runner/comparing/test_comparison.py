@@ -142,6 +142,20 @@ def test_rows_of_one_name_are_told_apart_by_folder(fabricate):
         assert [row.method for row in found if not row.gain] == [method]
 
 
+def test_a_label_says_as_little_as_tells_a_row_from_others(fabricate):
+    fabricate("none", counts(0.5))
+    fabricate("kl", counts(0.6), *KL)
+    fabricate("kl-deep", counts(0.7), *KL, "networks.teacher.args.backbone=resnet50", "data.labelled=1/4")
+    fabricate("kl-wide", counts(0.7), *KL, "networks.student.args.width=16", "networks.student.args.backbone=resnet18")
+    runs = find_runs(["runs/none", "runs/kl", "runs/kl-deep", "runs/kl-wide"])
+    exported = replace(runs[0], folder=runs[0].folder / "export/student-int8.onnx", program="INT8", curve=[])
+    found = [row.label for row in compare([*runs, exported]).rows]
+    assert found == ["none", "none (INT8)", "kl (pspnet mobilenetv2_035, pspnet resnet18)", "kl (pspnet resnet50)",
+                     "kl (pspnet resnet18)"]  # fmt: skip
+    text = report(compare(runs[:3]))
+    assert "| class | none | kl (pspnet resnet18) | kl (pspnet resnet50) |" in text, "columns differ in their titles"
+
+
 def test_the_baseline_has_the_same_student_and_the_most_alike_settings(fabricate):
     quarter = ["data.labelled=1/4", "data.unlabelled={strong: {}}"]
     fabricate("all", counts(0.5))
@@ -165,6 +179,9 @@ def test_any_method_or_run_can_be_the_baseline(fabricate):
         none, dist, kl = compare(runs, baseline=asked).rows
         assert kl.gain is None and dist.gain.over is none.gain.over is kl
         assert none.gain.mean == pytest.approx(none.miou[0] - kl.miou[0])
+    exported = [replace(run, folder=run.folder / "export/student-int8.onnx", program="INT8", curve=[]) for run in runs]
+    with pytest.raises(ValueError, match="only exported files are compared, and none of them is none; give the path"):
+        compare(exported, baseline="none")
     with pytest.raises(ValueError, match="--baseline DK: no run and no method .*, did you mean 'KD'?.* none, dist, KD"):
         compare(runs, baseline="DK")
 
@@ -184,6 +201,21 @@ def test_two_baselines_that_are_equally_alike_must_be_chosen_from(fabricate):
         compare(find_runs(["runs"]))
     rows = compare(find_runs(["runs"]), baseline="runs/b").rows
     assert [row.gain and row.gain.over for row in rows] == [rows[1], None, rows[1]]
+
+
+def test_a_baseline_of_which_one_seed_was_scored_or_ended_otherwise_is_still_one(fabricate):
+    for seed, changes in enumerate((["evaluate.every=2"], ["evaluate.every=2"], ["evaluate.every=1"])):
+        fabricate(f"none-s{seed}", counts(0.5, seed), f"seed={seed}", *changes)
+    for seed in (3, 4):
+        summary = fabricate(f"none-s{seed}", counts(0.5, seed), f"seed={seed}", "evaluate.every=2") / "summary.json"
+        summary.write_text(json.dumps(json.loads(summary.read_text()) | {"unfinished": "is unfinished"}))
+    fabricate("kl-s0", counts(0.6), *KL, "evaluate.every=2")
+    fabricate("dist-s2", counts(0.6), *DIST, "seed=2", "evaluate.every=1")
+    fabricate("kd-s0", counts(0.6), *KL, "method=KD", "evaluate.every=3")
+    for baseline in (None, "none"):
+        rows = compare(find_runs(["runs"]), baseline=baseline).rows
+        found = {row.recipe.method_name: row.gain.over.seeds for row in rows if row.gain}
+        assert found == {"kl": [0, 1], "dist": [2], "KD": [0, 1]}
 
 
 def test_of_equally_alike_baselines_the_one_counts_whose_losses_the_row_has(fabricate):

@@ -75,6 +75,20 @@ def test_a_table_tells_the_further_split_that_all_were_scored_on(fabricate):
     fabricate("kl", counts(60), taught=True)
     text = report(compare(find_runs(["runs"])))
     assert re.search(r"\| kl \|.* \| - \| - \|", text), "one that was not scored there has no number"
+    assert "Not scored on held back, so that their rows have no score there: kl: seed 0." in text
+
+
+def test_a_class_without_labels_that_some_runs_predict_is_told(fabricate):
+    stray = counts(50)
+    stray[0, 2, 2] = 5
+    fabricate("none-s0", counts(50))
+    fabricate("none-s1", stray, "seed=1")
+    fabricate("kl-s0", stray, taught=True)
+    told = "No label has a pixel of class 2. It counts as 0 in the mean of the runs that predict it somewhere"
+    text = report(compare(find_runs(["runs"])))
+    assert told in text and "(evaluate.absent): none: seed 1; kl: seed 0." in text
+    assert told not in report(compare(find_runs(["runs/none-s1", "runs/kl-s0"]))), "it counts alike in all"
+    assert told not in report(compare(find_runs(["runs/none-s0"])))
 
 
 def test_scores_on_further_splits_of_other_images_are_left_out_and_told(fabricate):

@@ -46,4 +46,7 @@ def test_what_is_an_error_of_memory():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**55)
     assert is_of_memory(raised.value) and is_of_memory(MemoryError()) and is_of_memory(ERROR)
+    for said in ("CUDA error: out of memory", "CUDA driver error: out of memory",
+                 "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"):  # fmt: skip
+        assert is_of_memory(RuntimeError(said)), said
     assert not is_of_memory(RuntimeError("shape mismatch"))

@@ -19,9 +19,19 @@ def test_a_gain_says_what_the_baseline_had_that_is_no_part_of_a_method(folder, c
     ]:  # fmt: skip
         theirs = read(folder / "tiny.yaml", changes)
         assert scored_alike(ours, theirs)
-        rows[0]["unlike"] = unlike(ours, theirs)
+        rows[0]["unlike"] = unlike(ours, theirs, (ours.schedule.iterations, theirs.schedule.iterations))
         say_closing(ours, rows, RunFolder(ours.folder), "is done")
         assert f"has +25.00 points of mIoU {told}" in capsys.readouterr().out
+    two, other = (read(folder / "tiny.yaml", [f"schedule.hours={hours}"]) for hours in (2, 0.5))
+    for one, base, trained, told in [
+        (ours, ours, (4, 3), "3 iterations"),  # patience, or somebody, has ended it
+        (two, ours, (9000, 4), "4 iterations"),
+        (two, other, (9000, 450), "450 iterations in 30:00"),
+        (ours, other, (4, 4), "4 iterations in 30:00"),
+        (two.with_iterations(9), two.with_iterations(7), (9, 7), ""),
+        (two.with_iterations(9), two.with_iterations(7), (9, 5), "5 iterations"),
+    ]:
+        assert unlike(one, base, trained) == told
     headless = read(folder / "tiny.yaml")
     with monkeypatch.context() as patched:
         patched.setattr(type(ours), "judged_by_loss", property(lambda one: one is headless))

@@ -94,6 +94,21 @@ def test_norms_at_the_logits_each_term_sees(looked_into):
     assert len(graph.kept["all"][0].logits) == 4 and len(graph.kept["weak"][0].logits) == 2
 
 
+def test_small_gradients_in_half_precision_are_those_of_full_precision():
+    task, images = Task(K, 255, features(), features()), torch.rand(64, 3, 64, 64)
+    found = {}
+    for dtype, scale in ((torch.float32, 1.0), (torch.float16, 2.0**16), (torch.float16, 1.0)):
+        torch.manual_seed(0)  # the projection's start
+        fit = {"fit": FitNet(task)}
+        graph = Graph({"student": Toy(0), "peer": Toy(1)}, {}, [term("fit", "student", "peer", 0.5)], fit)
+        graph.keep_predictions = True
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            losses = graph(images, torch.zeros(64, 64, 64, dtype=torch.int64), 0)
+        found[dtype, scale] = gradient_report(graph, losses, graph.weights_at(0), scale)["gradient/fit"]
+    exact, scaled, plain = found.values()
+    assert scaled == pytest.approx(exact, rel=0.01) and plain != pytest.approx(exact, rel=0.01)
+
+
 def test_only_terms_that_see_the_same_images_are_compared(looked_into):
     graph, losses, report = looked_into
     # the others' gradients are at the logits of other images, which the cross entropy does not touch
