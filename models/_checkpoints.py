@@ -68,8 +68,11 @@ def guess(state: dict[str, Tensor], part: str | None = None) -> str:
         if layout.fits(state):
             return name
     keys = ", ".join(list(state)[:3]) or "nothing"
+    hint = "; of segmentation_models_pytorch the encoder alone can be taken, as args.backbone_weights" * is_of_smp(
+        state
+    )
     raise ValueError(
-        f"these are the keys of no code known here (the first are {keys}); the layouts are {', '.join(LAYOUTS)}"
+        f"these are the keys of no code known here (the first are {keys}){hint}; the layouts are {', '.join(LAYOUTS)}"
     )
 
 
@@ -105,6 +108,24 @@ def read_backbone(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if found is not None:
             return found
     return state
+
+
+def encoder_of_network(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """The encoder's entries out of a whole network's, of ours or of another code; None: it is an encoder's alone."""
+    if is_of_smp(state):
+        own = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
+        return read_backbone(own)
+    try:
+        ours = read(state, guess(state))
+    except ValueError:  # nobody's keys
+        return None
+    encoder = {key.removeprefix("backbone."): value for key, value in ours.items() if key.startswith("backbone.")}
+    return encoder if 0 < len(encoder) < len(ours) else None
+
+
+def is_of_smp(state: dict[str, Tensor]) -> bool:
+    """Whether these are a network of segmentation_models_pytorch, whose decoders are not here."""
+    return {"encoder", "decoder", "segmentation_head"} <= {key.split(".")[0] for key in state}
 
 
 def constants_of_backbone(state: dict[str, Tensor]) -> dict | None:
@@ -155,6 +176,8 @@ def found_network(state: dict[str, Tensor], part: str | None) -> tuple[dict[str,
                 )
             if name is None and (together or len({*heads}) == 1):  # an average is taken where it is all there is
                 name = next(iter(known), None)
+            if name is None and len({*heads}) == 1 == len(state) / len(heads) and _is_known_inside(state, heads[0]):
+                name, known = heads[0], {heads[0]: heads[0]}  # what a training module of its own calls it
         if name is None:
             if passed and part is not None and not any(part in known for known in PARTS.values()):
                 raise ValueError(f"this file has no part {part!r}; it has: {', '.join(passed)}")
@@ -163,6 +186,14 @@ def found_network(state: dict[str, Tensor], part: str | None) -> tuple[dict[str,
         prefix = f"{known[name]}."
         taken += prefix
         state = bare({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+
+
+def _is_known_inside(state: dict[str, Tensor], head: str) -> bool:
+    """Whether entries are those of a network known here without the word they all begin with, and not with it."""
+    inner = {key.removeprefix(f"{head}."): value for key, value in state.items()}
+    return not any(layout.fits(state) for layout in LAYOUTS.values()) and any(
+        layout.fits(inner) for layout in LAYOUTS.values()
+    )
 
 
 def _layout(layout: str) -> Layout:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ._encoder import STAGES, Encoder
-from ._hub import build, image_encoder, load, read_config, read_normalize
+from ._hub import build, image_encoder, load, read_config, read_normalize, under_names_in_memory
 from ._sam import resize_pos_embed
 from ._state_dicts import shown
 from ._taps import Form, Tap, as_feature, as_in_inference, form_of, reached, watched
@@ -167,7 +167,18 @@ class HuggingFaceBackbone(Encoder):
         return read_normalize(self.hub_network, None).constants if self.hub_network else "imagenet"
 
     def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights under transformers' keys, of this encoder or of a network it is a part of."""
+        """Weights under transformers' keys, of this encoder or of a network it is a part of.
+
+        In files some are called otherwise than in memory.
+        """
+        found = self._own(state)
+        if len(found) < len(self.net.state_dict()):
+            renamed = self._own(under_names_in_memory(type(self.net), self.settings, state))
+            found = max(found, renamed, key=len)
+        return found
+
+    def _own(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Those entries of this encoder that a state has under the names in memory, with any one beginning."""
         own = list(self.net.state_dict())
         before = next((key.removesuffix(own[0]) for key in state if key.endswith(own[0])), "")
         return {f"net.{key}": state[before + key] for key in own if before + key in state}

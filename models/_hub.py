@@ -8,6 +8,7 @@ import numpy as np
 import transformers
 from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils.logging import disable_progress_bar
@@ -176,6 +177,23 @@ def load(
     state = network.float().state_dict()
     refuse_impossible(state, {key: x.float() if key in parameters else x for key, x in state.items()}, name)
     return network, fresh
+
+
+def under_names_in_memory(
+    kind: type[PreTrainedModel], config: PretrainedConfig, state: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """A file's entries under the names that this version of transformers has for them in a network, if they are its."""
+    network, report = kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=dict(state),
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        key_mapping=BEGINNINGS.get(config.model_type),
+    )
+    other_shape = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
+    lacking = {*report["missing_keys"], *other_shape}
+    return {key: value for key, value in network.state_dict().items() if key not in lacking}
 
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # where transformers looks for it

@@ -94,6 +94,8 @@ class Network(nn.Module):
     normalize: Normalize
     # what the published weights it starts from were trained with, None: it starts from none, or nobody knows
     published_constants: str | dict | None = None
+    # whether files have its entries under names of their own code, which are not looked for among other codes'
+    is_foreign = False
     # whether it reads a mask beside the images
     takes_prompt = False
     # how the names of the encoder's parameters begin: they learn at another rate than the head's

@@ -13,8 +13,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "ne
 DEEPEST = 4  # state dicts are looked for in dicts inside of dicts down to here
 # what DataParallel puts before the names, and what torch.compile puts before those of what it compiles
 PARALLEL, COMPILED = re.compile(r"^module\."), re.compile(r"(?<![^.])_orig_mod\.")
-# what torch's AveragedModel keeps beside the network's entries, all of them under `module.`
-COUNTER = "n_averaged"
+# what torch's AveragedModel, and mmengine's, keep beside the network's entries, all of them under `module.`
+COUNTERS = ("n_averaged", "steps")
 
 State = dict[str, Tensor]
 
@@ -94,9 +94,10 @@ def bare(state: State) -> State:
         ValueError: two entries get the same name.
     """
     renamed: State = {}
-    averaged = COUNTER in state and all(PARALLEL.match(key) for key in state if key != COUNTER)
+    counters = [key for key in COUNTERS if key in state]
+    averaged = all(PARALLEL.match(key) for key in state if key not in counters)
     for key, value in state.items():
-        if averaged and key == COUNTER:
+        if averaged and key in counters:
             continue
         name, before = key, None
         while name != before:

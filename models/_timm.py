@@ -102,8 +102,12 @@ class TimmBackbone(Encoder):
                 parameter.requires_grad = False
 
     def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights under timm's keys, or those of a backbone of this kind, without those of the layers it has removed."""
+        """Weights under timm's keys, or those of a backbone of this kind, without those of the layers it has removed.
+
+        Nor has it a token for what is masked in a training without labels, as published files of DINOv2 have one.
+        """
         entries = {key.removeprefix("net."): value for key, value in state.items()}
+        entries.pop("mask_token", None)
         return {f"net.{key}": value for key, value in entries.items() if key not in self.removed}
 
     def read_size(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from ._checkpoints import constants_of_backbone, one_network, read_backbone
+from ._checkpoints import constants_of_backbone, encoder_of_network, one_network, read_backbone
 from ._encoder import Encoder
-from ._layouts import _efficientnet
+from ._layouts import _efficientnet, _lraspp
 from ._prediction import Normalize
 from ._state_dicts import chosen, refuse_unreadable, sets_in, shown, why_none
 
@@ -115,14 +115,32 @@ def exported_from(path: Path) -> dict:
 
     That is model, args, normalize and, where they are known, num_classes and class_names.
     """
+    said = _meta(path).get("segkd")
     try:
-        with torch.serialization.safe_globals(HARMLESS):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        said = content["meta"]["segkd"]
         Normalize.of(said["normalize"])
         kinds = {"model": str, "args": dict, "num_classes": int | None, "class_names": list | None}
         return said if all(isinstance(said.get(key), kind) for key, kind in kinds.items()) else {}
-    except Exception:  # any other file, or one that somebody has written into; who loads it tells what is wrong with it
+    except Exception:  # another file, or one that somebody has written into
+        return {}
+
+
+def class_names_in(path: Path) -> list[str] | None:
+    """The classes as mmsegmentation writes them beside its weights, whichever its version; None: they are not there."""
+    meta = _meta(path)
+    data_set = meta.get("dataset_meta")
+    for names in (data_set.get("classes") if isinstance(data_set, dict) else None, meta.get("CLASSES")):
+        if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
+            return list(names)
+    return None
+
+
+def _meta(path: Path) -> dict:
+    """What mmengine's codes, and export.py for them, write beside the weights in a torch file; else empty."""
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return content["meta"] if isinstance(content["meta"], dict) else {}
+    except Exception:  # any other file; who loads it tells what is wrong with it
         return {}
 
 
@@ -228,39 +246,41 @@ def fill(
     dropped: tuple[str, ...] = (),
     strict: bool = True,
     level: int = logging.INFO,
-) -> None:
+) -> list[str]:
     """Copies the tensors of `state` into a module, all or nothing, and logs `N of M tensors loaded`.
 
     Args:
         source: what the state is called in messages.
         dropped: key prefixes of `state` the module has no use for, such as a file's classifier.
         strict: every tensor of the module must come from `state` and the other way round. Otherwise those that fit
-            are loaded and the rest is logged.
+            are loaded and the rest is logged, as a warning where some are of another shape.
         level: of the line in the log.
 
+    Returns:
+        The module's entries that keep the values they had.
+
     Raises:
-        ValueError: shapes that differ, values that no trained network has or nothing that fits (always), keys missing
-            or left over (strict).
+        ValueError: values that no trained network has or nothing that fits (always), keys missing or left over, or
+            shapes that differ (strict).
     """
     own = module.state_dict()
     given = {key: value for key, value in state.items() if not key.startswith(dropped)}
     # older files know no batch counters; nothing reads them at a fixed momentum
     missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in given if key not in own]
-    common = [key for key in own if key in given]
-    reshaped = [
-        f"{key} is {tuple(given[key].shape)} there, {tuple(own[key].shape)} here"
-        for key in common
-        if given[key].shape != own[key].shape
-    ]
+    common = [key for key in own if key in given and given[key].shape == own[key].shape]
+    others = [key for key in own if key in given and given[key].shape != own[key].shape]
+    reshaped = [f"{key} is {tuple(given[key].shape)} there, {tuple(own[key].shape)} here" for key in others]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     found = "; ".join(f"{len(keys)} {what}: {shown(keys)}" for what, keys in faults.items() if keys)
-    if reshaped or not common or (strict and found):
+    if not common or (strict and found):
         raise ValueError(f"{source} does not fit this network: {found}")
     refuse_impossible({key: given[key] for key in common}, own, source)
     module.load_state_dict({key: given[key] for key in common}, strict=False)
     rest = f"; {found}" if found else ""
+    level = logging.WARNING if others else level
     logger.log(level, "%d of %d tensors loaded from %s%s", len(common), len(own), source, rest)
+    return [*missing, *others]
 
 
 def refuse_impossible(given: dict[str, Tensor], own: dict[str, Tensor], source: str) -> None:
@@ -321,7 +341,10 @@ def load_backbone(backbone: Encoder, pretrained: bool, file: str | None) -> str 
     if not own <= fitted.keys():  # then it is a file of another code, or one of a whole training
         entries = one_network(state)
         refuse_tensorflows(backbone, entries, source)
-        fitted, constants = backbone.fitted(read_backbone(entries)), constants_of_backbone(entries) or constants
+        warn_of_other_norms(backbone, entries, source)
+        whole = encoder_of_network(entries)
+        fitted = backbone.fitted(read_backbone(entries) if whole is None else whole)
+        constants = constants_of_backbone(entries) or constants
     fill(backbone, fitted, source, dropped=backbone.dropped)
     if constants is None and backbone.imagenet is None:
         return None  # nobody publishes others of its kind: those it has stay
@@ -335,6 +358,20 @@ def refuse_tensorflows(backbone: Encoder, entries: dict[str, Tensor], source: st
         raise ValueError(
             f"{source} holds an EfficientNet that was trained with TensorFlow's padding and batch norms; take the "
             f"backbone that has them, whose name begins with timm/tf_"
+        )
+
+
+def warn_of_other_norms(backbone: Encoder, entries: dict[str, Tensor], source: str) -> None:
+    """Says where batch norms add another eps to variances than those the weights were trained with, which tells in none."""
+    theirs = _lraspp.norm_eps(entries)
+    ours = next((module.eps for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)), theirs)
+    if theirs is not None and ours != theirs:
+        logger.warning(
+            "%s holds a MobileNetV3 whose batch norms were trained with an eps of %g, and here they have %g, so that its "
+            "features are others until it has learnt on; lraspp has norm_eps for it",
+            source,
+            theirs,
+            ours,
         )
 
 

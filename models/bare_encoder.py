@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ._backbones import Backbone, DilationRule, Stem, Stride, build_backbone
+from ._checkpoints import read_backbone
 from ._network import Network
 
 
@@ -44,6 +45,11 @@ class BareEncoder(Network):
     ):
         encoder = build_backbone(backbone, output_stride, stem, dilation_rule, alone=True, last_norm=last_norm)
         super().__init__(num_classes, encoder, pretrained, backbone_weights)
+
+    def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The encoder's entries, of a file of it alone or of a whole network."""
+        own = {key: value for key, value in state.items() if key.startswith("backbone.")}
+        return own or {f"backbone.{key}": value for key, value in self.backbone.fitted(read_backbone(state)).items()}
 
     def compute(self, x: Tensor, wanted: set[str], prompt: None) -> dict[str, Tensor | None]:
         return self.backbone(x, wanted) | {"logits": None}

@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from ._hub import architecture, build, load, own_names, read_config, read_normalize
+from ._hub import architecture, build, load, own_names, read_config, read_normalize, under_names_in_memory
 from ._network import Network
 from ._state_dicts import shown
 from ._taps import PROBES, Form, as_feature, as_in_inference, before_classifier, form_of, grid, reached, watched
@@ -79,6 +79,8 @@ class HuggingFace(Network):
             with labels own, an image too large for it.
     """
 
+    is_foreign = True
+
     def __init__(
         self,
         num_classes: int,
@@ -142,6 +144,14 @@ class HuggingFace(Network):
     def arguments_without_files(self, arguments: dict) -> dict:
         """Its whole configuration, in place of the folder or the hub it came from."""
         return {"config": self.settings.to_dict()}
+
+    def fitted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Entries of ours, or of transformers: as it saves them, or as the network has them in memory."""
+        if any(key.startswith("network.") for key in state):
+            return state
+        if not self.network.state_dict().keys() <= state.keys():
+            state = under_names_in_memory(type(self.network), self.settings, state)
+        return {f"network.{key}": value for key, value in state.items()}
 
     def name_classes(self, names: Sequence[str]) -> None:
         """Writes the K names into the configuration, which goes wherever the network goes."""

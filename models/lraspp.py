@@ -53,6 +53,7 @@ class LRASPP(Network):
     ):
         fuses = arrangement == "mmseg"
         encoder = MobileNetV3(backbone, 8 if fuses else 16, arrangement)
+        set_norms(encoder, norm_eps, norm_momentum)
         super().__init__(num_classes, encoder, pretrained, backbone_weights, align_corners=align_corners)
         self.project = ConvBNReLU(self.channels["stage4"], width, 1)
         self.gate = nn.Sequential(nn.Conv2d(self.channels["stage4"], width, 1, bias=False), nn.Sigmoid())
@@ -69,9 +70,8 @@ class LRASPP(Network):
         init_heads(self, "kaiming" if fuses else "torch")
         for plain in (self.refine, *self.levels) if fuses else ():
             plain.reset_parameters()  # neither a classifier nor before a norm
-        for module in (self if fuses else self.backbone).modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eps, module.momentum = norm_eps, norm_momentum
+        if fuses:
+            set_norms(self, norm_eps, norm_momentum)
         self.add_features(("gated",), width, self.strides["stage4"])
         self.add_features(("head",), width, 2 if fuses else 8)
 
@@ -98,3 +98,10 @@ class LRASPP(Network):
         if not fuses:
             found["logits"] = found["logits"] + self.low_classifier(found["stage2_first"])
         return found
+
+
+def set_norms(network: nn.Module, eps: float, momentum: float) -> None:
+    """Gives every batch norm these in place."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = eps, momentum

@@ -108,6 +108,12 @@ MMSEG = NetworkLayout(
 )
 
 
+def norm_eps(state: dict[str, Tensor]) -> float | None:
+    """What the batch norms of MobileNetV3 add to variances in torchvision and mmpretrain; None: another file."""
+    marks = ("features.1.block.0.0.weight", "layer1.depthwise_conv.conv.weight")
+    return 1e-3 if any(key.endswith(marks) for key in state) else None
+
+
 def backbone(state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     """torchvision's ImageNet weights of MobileNetV3 under timm's names, None: another file."""
     for name, stages in STAGES.items():

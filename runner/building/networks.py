@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from segkd.models._class_map import ClassMapped, read_class_map, share_a_name
 from segkd.models._int8 import simulate_int8
 from segkd.models._prediction import Normalize
 from segkd.models._state_dicts import shown
+from segkd.models._weights import published_constants
 from segkd.runner.building.frozen import cheaper
 from segkd.runner.loading.data_sets import find_dataset
 from segkd.runner.recipe import parts
@@ -24,7 +26,7 @@ from segkd.runner.recipe.section import OtherRecipe
 from segkd.runner.recipe.seeds import seed_for
 from segkd.runner.recipe.student_folder import run_of_checkpoint
 from segkd.runner.run_folder.folder import RunFolder
-from segkd.runner.run_folder.weights import Weights, find_weights
+from segkd.runner.run_folder.weights import AUXILIARY, Weights, find_weights, weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -93,13 +95,17 @@ def build_network(
     arguments = said | classes_of_huggingface(network) if file == "huggingface" else said
     if isinstance(said.get("backbone_weights"), str):
         with blaming(f"{owner}.args.backbone_weights: "):
-            arguments = arguments | {"backbone_weights": str(place_of(said["backbone_weights"]))}
+            arguments = arguments | {"backbone_weights": str(weights_file(said["backbone_weights"]))}
+    if weights is not None and network.strict and not weights.is_headless and "pretrained" in arguments:
+        arguments = arguments | {"pretrained": False}  # each of its entries comes from the weights
     # where the images have no classes, a teacher of features keeps its own
     own_classes = weights.num_classes if weights and (network.class_map or not num_classes) else None
     with blaming(f"{owner}: "):
         built = parts.build("models", file, arguments, own_classes or num_classes or 1)
-    if built.gives_logits and not network.class_map and num_classes:
-        refuse_other_classes(built, weights, class_names, num_classes, owner)
+    # of what is to learn, with strict: false, a classifier of other classes starts at random
+    begins_anew = network.train and not network.strict and weights and weights.num_classes not in (None, num_classes)
+    if built.gives_logits and not network.class_map and num_classes and not begins_anew:
+        refuse_other_classes(built, weights, class_names, num_classes, owner, learns=bool(network.train))
     if weights is not None:
         if weights.is_headless and built.gives_logits and not network.train:
             raise ValueError(
@@ -109,7 +115,13 @@ def build_network(
         weights.check(model=file, args=said, normalize=network.constants, owner=owner)
         if weights.config.get("int8"):  # its ranges are among the weights
             simulate_int8(built)
-        weights.load(built, owner=owner, strict=network.strict)
+        left = weights.load(built, owner=owner, strict=network.strict)
+        random = [key for key in left if not key.startswith(AUXILIARY)]
+        if random and not (network.train or network.strict or weights.is_headless):
+            raise ValueError(
+                f"{owner} is frozen and {weights.file} has nothing for {shown(random)}, which would stay random; give it "
+                f"weights of all of it, or train it"
+            )
     elif not network.train and built.fresh and network.weights != RANDOM:
         raise ValueError(
             f"{owner} is frozen and its published weights have nothing for {shown(built.fresh)}, which would stay "
@@ -120,7 +132,10 @@ def build_network(
             built.freeze_encoder()
     if network.int8:
         simulate_int8(built)
-    set_constants(built, network.constants, weights.normalize if weights else None, owner)
+    trained_with = weights.normalize if weights else None
+    if weights is not None and trained_with is None and network.constants is None:
+        trained_with = assumed_constants(built, weights.file, starts=bool(said.get("pretrained")), owner=owner)
+    set_constants(built, network.constants, trained_with, owner)
     if network.checkpointing:
         with blaming(f"{owner}."):
             checkpoint_blocks(built)
@@ -154,12 +169,14 @@ def refuse_other_classes(
     count: int,
     owner: str,
     unloaded: str = "its published network",
+    *,
+    learns: bool = False,
 ) -> None:
     """ValueError for a network, or weights, of another number of classes than the data set has, or in another order.
 
     Args:
         ours: the data set's names, none where they are not known. count: how many classes it has.
-        unloaded: what has the network's classes where it has no weights.
+        unloaded: what has the network's classes where it has no weights. learns: whether it is trained here.
     """
     theirs = (weights.num_classes if weights else None) or built.num_classes
     names = (weights.class_names if weights else None) or built.class_names or []
@@ -167,6 +184,8 @@ def refuse_other_classes(
     remedy = "say with class_map which of its classes are which of the data set's, {its name or number: ours}"
     if theirs != count:
         told = f"{where} has {theirs} classes and the data set has {count}"
+        if learns:
+            remedy = "write strict: false, with which it starts from all that fits and its classifier at random"
         raise ValueError(f"{owner}: {told}; {remedy}, or give it weights of this data set")
     if list(names) != list(ours) and sorted(names) == sorted(ours):
         raise ValueError(f"{owner}: {where} has the data set's classes in another order; write class_map: names")
@@ -177,6 +196,29 @@ def refuse_other_classes(
     if unlike:
         told = "; ".join(f"{name!r} for {own!r}" for name, own in unlike[:3])
         logger.warning("%s: %s is taken class for class, whatever they are called: %s", owner, where, told)
+
+
+def assumed_constants(built: nn.Module, file: Path, *, starts: bool, owner: str) -> str | dict | None:
+    """What is assumed of images where a file of weights does not say it: None for what the network has anyway.
+
+    Args:
+        starts: whether the recipe says that the network has begun from its encoder's published weights.
+    """
+    kind = getattr(getattr(built, "backbone", None), "imagenet", None)  # the name of timm's weights of it
+    published = None if kind is None else published_constants(kind)
+    if published is None or Normalize.of(published).constants == built.normalize.constants:
+        return None
+    if starts:
+        return published
+    logger.warning(
+        "%s: %s does not say what its images were normalised with, which is taken to be %s; the published weights of this "
+        "encoder have %s: if it began from those, write them as normalize:",
+        owner,
+        file,
+        built.normalize.words,
+        Normalize.of(published).words,
+    )
+    return None
 
 
 def set_constants(built: nn.Module, asked: str | dict | None, trained: str | dict | None, owner: str) -> None:

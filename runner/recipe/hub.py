@@ -11,8 +11,9 @@ from segkd.runner.recipe.yaml_file import lies_inside
 ADDRESS = re.compile(
     r"hf://(?!datasets/|spaces/)(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<path>[\w./ -]*))?"
 )
-# what a folder of weights holds: of a student, of a run
-OF_A_FOLDER = ("config.json", "model.safetensors", "student/config.json", "student/model.safetensors")
+# what a folder of weights holds: of a student, of a run, of a network of transformers
+OF_A_FOLDER = ("config.json", "model.safetensors", "student/config.json", "student/model.safetensors",
+               "preprocessor_config.json", "processor_config.json")  # fmt: skip
 
 
 @functools.cache

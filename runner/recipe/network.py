@@ -16,7 +16,7 @@ from segkd.runner.recipe.optimization import Curve, Optimizer
 from segkd.runner.recipe.section import Constants, OtherRecipe, Section
 from segkd.runner.recipe.shipped import near
 from segkd.runner.recipe.student_folder import described, run_of_checkpoint
-from segkd.runner.recipe.told_by_weights import exported, folder_of_transformers, unreadable
+from segkd.runner.recipe.told_by_weights import exported, folder_of_transformers, is_of_smp, unreadable
 
 if TYPE_CHECKING:
     from segkd.runner.recipe.schema import Recipe
@@ -160,9 +160,14 @@ class Network(Section):
         other = folder_of_transformers(place)
         if other is not None:
             return f"{place} is a network of transformers; in place of weights write source: hf and model: {other}"
+        if is_of_smp(place, self.part):
+            text = "is of segmentation_models_pytorch, whose decoders are not here; its encoder can start a network of ours"
+            return f"{place} {text}: model: and args.backbone_weights"
         known = f"one of {', '.join(parts.names('models'))}, or with a source:"
         unknown = f"{place} tells no network (is of none that is known); name its model: ({known}) and args:"
-        return unreadable(place, self.part) or unknown
+        reason = unreadable(place, self.part)
+        more = "; whether or not it is given, name the network's model: and args:, which such a file is not asked for"
+        return reason + more * ("--trust-checkpoint" in reason) or unknown
 
     def wrong(self, name: str, recipe: "Recipe") -> Iterator[Mistake]:
         """What this network, called `name`, asks of others that they cannot give, or says twice."""

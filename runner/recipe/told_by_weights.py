@@ -16,6 +16,7 @@ FREE = {"pretrained", "backbone_weights", "dropout", "dropout_kind", "projection
         "prompt_guidance", "image_size", "head", "head_width", "neck_width", "taps", "full_size"}  # fmt: skip
 # what a layout takes for granted: no entry of a file tells it
 IMPLIED = {"align_corners", "dilation_rule", "norm_eps", "norm_momentum", "reduction_eps", "neck_scales"}
+LEAVE = "leave source, model and args.head out, the weights tell them"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,16 @@ def unreadable(place: Path, part: str | None) -> str:
     return ""
 
 
+def is_of_smp(file: Path, part: str | None) -> bool:
+    """Whether a file holds a network of segmentation_models_pytorch."""
+    from segkd.models import _checkpoints, _weights
+
+    try:
+        return file.is_file() and _checkpoints.is_of_smp(_checkpoints.one_network(*_weights.read_part(file, part)))
+    except (ValueError, OSError):
+        return False
+
+
 def exported(file: Path) -> dict:
     """What a file that was written for another code says of the network of ours that it was made of; else empty."""
     return _exported(file, _version(file)) if file.is_file() and file.suffix != ".safetensors" else {}
@@ -127,11 +138,12 @@ def fill(entry: dict, told: Told, weights: str) -> tuple[list[Mistake], str]:
     file, given = parts.network_part(source, entry["model"], args) if says_model else (told.model, args)
     trained = f"{weights} was trained as {told.title}" if told.certain else f"{weights} holds a {told.title}"
     encoder_alone = told.model == parts.BARE and file != parts.BARE  # any network may have it
+    if file == "huggingface" and not told.certain:  # which reads its own names whatever ours are for them
+        return [], ""
     if file != told.model and not encoder_alone:
-        key, place = ("model",), "model"
-        if source != "segkd":
-            key, place = ("args", "head"), "args.head"
-        return [(key, f"{trained}, the recipe says {file}; write {place}: {told.model}, or leave it out")], ""
+        if source == "segkd":
+            return [(("model",), f"{trained}, the recipe says {file}; write model: {told.model}, or leave it out")], ""
+        return [((), f"{trained}, the recipe says {file} with source: {source}; {LEAVE}")], ""
     if not told.certain and file == "sam":
         return [], ""  # a file of SAM is an encoder, whatever head the recipe puts on it
     known = {key: value for key, value in told.args.items() if key not in ("pretrained", "backbone_weights")}
@@ -140,6 +152,8 @@ def fill(entry: dict, told: Told, weights: str) -> tuple[list[Mistake], str]:
     free = FREE if told.certain else FREE | IMPLIED
     wrong = [
         (("args", key), f"{trained} with {key}: {known[key]}, the recipe says {value}; leave it out")
+        if key != "backbone" or source == "segkd"
+        else (("model",), f"{trained} with backbone: {known[key]}, the recipe says {value}; {LEAVE}")
         for key, value in given.items()
         if key in known and key not in free and value not in (None, known[key])
         if not isinstance(value, dict) and not isinstance(known[key], dict)  # a configuration, or the name of one

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,16 +10,18 @@ from torch import Tensor, nn
 
 from segkd.models import _checkpoints
 from segkd.models._prediction import Normalize
-from segkd.models._weights import exported_from, fill, read_part, refuse_irregular
+from segkd.models._weights import class_names_in, exported_from, fill, read_part, refuse_irregular
 from segkd.runner.recipe import parts, told_by_weights
 from segkd.runner.recipe.hub import place_of
 from segkd.runner.recipe.mistakes import dotted
 from segkd.runner.recipe.shipped import near
 from segkd.runner.recipe.student_folder import StudentFolder, described
-from segkd.runner.recipe.told_by_weights import Told
+from segkd.runner.recipe.told_by_weights import Told, folder_of_transformers
 from segkd.runner.run_folder.folder import Checkpoint, RunFolder
 
 logger = logging.getLogger(__name__)
+
+AUXILIARY = ("aux_head.", "aux_heads.", "boundary_head.")  # heads for training alone
 
 
 @dataclass
@@ -31,6 +34,8 @@ class Weights:
             several.
         config: of a network this project has delivered, what describes it; else empty.
         exported: of one that it has written for another code, what the file says of it; else empty.
+        names, constants: the classes of another code's network and what its images were normalised with, where they
+            stand in or beside the file.
     """
 
     file: Path
@@ -39,6 +44,8 @@ class Weights:
     part: str | None = None
     config: dict = field(default_factory=dict)
     exported: dict = field(default_factory=dict)
+    names: list[str] | None = None
+    constants: str | dict | None = None
 
     @functools.cached_property
     def described(self) -> _checkpoints.Described | None:
@@ -61,7 +68,8 @@ class Weights:
     @property
     def class_names(self) -> list[str] | None:
         """The classes of the network, where the file tells."""
-        return self.told.get("class_names")
+        named = self.names if self.names and self.num_classes in (None, len(self.names)) else None
+        return self.told.get("class_names") or named
 
     @property
     def told(self) -> dict:
@@ -71,7 +79,8 @@ class Weights:
     @property
     def normalize(self) -> str | dict | None:
         """The constants its network was trained with, where the file tells."""
-        return self.told.get("normalize") or (self.described.normalize if self.described else None)
+        said = self.told.get("normalize") or self.constants
+        return said or (self.described.normalize if self.described else None)
 
     def check(self, *, model: str, args: dict, normalize: str | dict | None, owner: str) -> None:
         """ValueError where they were trained as another network or with other constants than the recipe says.
@@ -98,10 +107,13 @@ class Weights:
         """Whether they are an encoder's alone, which a run without a head has delivered."""
         return self.config.get("model") == parts.BARE
 
-    def load(self, network: nn.Module, *, owner: str, strict: bool = True) -> None:
+    def load(self, network: nn.Module, *, owner: str, strict: bool = True) -> list[str]:
         """Fills a network, or the encoder alone of one that has a head where they have none, and logs how much fitted.
 
-        All or nothing. ValueError: they are another network's.
+        All or nothing. What a file has of a head for training alone, without which the network was built, is left out.
+
+        Returns:
+            The network's entries that keep the values they had. ValueError: they are another network's.
         """
         try:
             if self.is_headless and network.gives_logits:
@@ -110,10 +122,11 @@ class Weights:
                 )
                 encoder = network.backbone
                 entries = {key.removeprefix("backbone."): value for key, value in self.state.items()}
-                fill(encoder, encoder.fitted(entries), str(self.file), strict=strict)
-                return
+                return fill(encoder, encoder.fitted(entries), str(self.file), strict=strict)
             level = logging.DEBUG if self.config and strict else logging.INFO
-            fill(network, self.entries_for(network), str(self.file), strict=strict, level=level)
+            dropped = () if network.has_aux else AUXILIARY
+            entries = self.entries_for(network)
+            return fill(network, entries, str(self.file), dropped=dropped, strict=strict, level=level)
         except ValueError as error:
             raise ValueError(f"{owner}.weights: {error}; check model, args and the data set's class count") from None
 
@@ -132,7 +145,7 @@ class Weights:
             if prefix:
                 logger.info("%s: the entries under %s are taken, without this beginning", self.file, prefix)
             try:
-                layout = layout or _checkpoints.guess(state, part)
+                layout = layout or (None if network.is_foreign else _checkpoints.guess(state, part))
             except ValueError:
                 if part is not None:
                     raise
@@ -160,7 +173,27 @@ def find_weights(
         config = described(file) or {}
     except ValueError as error:
         raise ValueError(f"{owner}.weights: {error}") from None
-    return Weights(file, state, layout, part, config, {} if config else exported_from(file))
+    if config:
+        return Weights(file, state, layout, part, config)
+    names, constants = beside(file)
+    return Weights(file, state, layout, part, {}, exported_from(file), names, constants)
+
+
+def beside(file: Path) -> tuple[list[str] | None, str | dict | None]:
+    """The classes and the constants of the network in another code's file, where they stand in it or beside it."""
+    folder = folder_of_transformers(file)
+    if folder is None:
+        return class_names_in(file), None
+    from segkd.models import _hub  # transformers takes seconds, for those who name a network of its own
+
+    try:
+        names = _hub.own_names(_hub.read_config(str(folder), None, None), str(folder))
+    except (ValueError, OSError):
+        names = None
+    is_named = names is not None and not all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+    has_processor = any((folder / name).is_file() for name in _hub.PROCESSORS)
+    constants = _hub.read_normalize(str(folder), None).constants if has_processor else None
+    return names if is_named else None, constants
 
 
 def weights_file(path: str | Path) -> Path:

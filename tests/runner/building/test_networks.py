@@ -18,7 +18,7 @@ from segkd.models._checkpoints import write
 from segkd.models._class_map import ClassMapped
 from segkd.models._prediction import Normalize
 from segkd.runner.building.delivered import Delivered, write_folder
-from segkd.runner.building.networks import build_network, build_networks, random_starts
+from segkd.runner.building.networks import build_networks, random_starts
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import RecipeError
 from segkd.runner.recipe.network import Network
@@ -34,31 +34,6 @@ CIRKD = {"backbone": "resnet18", "stem": "v1s", "dilation_rule": "cirkd", "width
 MMSEG = {"backbone": "resnet18", "stem": "v1c", "dilation_rule": "mmseg", "width": 8, "output_stride": 8}
 SMALL = {"model": "pspnet", "args": {"backbone": "mobilenetv2_035", "width": 8}}
 OURS = ["Road", "Sky", "Tree"]
-
-
-@pytest.fixture
-def built(tmp_path, monkeypatch):
-    """build_network of `teacher` as an entry of a recipe says, for the classes OURS."""
-    monkeypatch.chdir(tmp_path)
-
-    def build(classes=OURS, trust=False, seed=0, **entry):
-        recipe = {
-            "name": "a",
-            "data": {"dataset": "synthetic", "crop_size": [32, 32]},
-            "networks": {
-                "student": SMALL,
-                "teacher": {"model": "pspnet", "train": False, "weights": "random", **entry},
-            },
-            "losses": [{"loss": "cross_entropy"}],
-            "schedule": {"iterations": 1},
-        }
-        if entry.get("train"):
-            recipe["losses"].append({"loss": "cross_entropy", "of": "teacher", "label": "its"})
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-        network = read(tmp_path / "recipe.yaml").networks["teacher"]
-        return build_network("teacher", network, len(classes), seed, classes, trust=trust)
-
-    return build
 
 
 @torch.no_grad()
