@@ -329,14 +329,9 @@ def _baselines(rows: list[Row], asked: str | None) -> list[Row]:
     ]
     if not found:
         methods = list(dict.fromkeys(row.method for row in trained))
-        if not methods:
-            raise ValueError(
-                f"--baseline {asked}: only exported files are compared, and none of them is {asked}; give the path of "
-                f"one, or add the runs"
-            )
+        known = f"the methods are: {', '.join(methods)}" if methods else "these are exported files; add their runs"
         raise ValueError(
-            f"--baseline {asked}: no run and no method of that name is compared{did_you_mean(asked, methods)}; the "
-            f"methods are: {', '.join(methods)}"
+            f"--baseline {asked}: no run and no method of that name is compared{did_you_mean(asked, methods)}; {known}"
         )
     return found
 

@@ -180,7 +180,7 @@ def test_any_method_or_run_can_be_the_baseline(fabricate):
         assert kl.gain is None and dist.gain.over is none.gain.over is kl
         assert none.gain.mean == pytest.approx(none.miou[0] - kl.miou[0])
     exported = [replace(run, folder=run.folder / "export/student-int8.onnx", program="INT8", curve=[]) for run in runs]
-    with pytest.raises(ValueError, match="only exported files are compared, and none of them is none; give the path"):
+    with pytest.raises(ValueError, match="no method of that name is compared; these are exported files; add their runs"):
         compare(exported, baseline="none")
     with pytest.raises(ValueError, match="--baseline DK: no run and no method .*, did you mean 'KD'?.* none, dist, KD"):
         compare(runs, baseline="DK")
