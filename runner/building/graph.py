@@ -154,7 +154,7 @@ class Graph(nn.Module):
                 seen = student, source
                 if extra is not None and self.extra_weight != 1 and term.label in self.supervised:
                     weights = [self.extra_weight if is_extra else 1.0 for is_extra in extra]
-                    factors = torch.tensor(weights, device=target.device)
+                    factors = torch.tensor(weights).to(target.device, non_blocking=True)  # else the GPU is waited for
                     seen = [None if one is None else weighed(one, factors) for one in seen]
                 losses.update(self.loss(term, *seen, labels))
             if self.keep_predictions:
@@ -300,7 +300,8 @@ def joined(predictions: list[Prediction]) -> Prediction:
 def with_partners(maps: Tensor, mask: Tensor) -> Tensor:
     """Maps of weak views put together as their strong views are, (B, ..., H, W); mask: (B, H, W), see Batch.mixed."""
     mask = mask if maps.ndim == mask.ndim else mask[:, None]
-    return torch.where(mask, maps[partners(len(maps))], maps)
+    order = torch.tensor(partners(len(maps))).to(maps.device, non_blocking=True)  # else the GPU is waited for
+    return torch.where(mask, maps[order], maps)
 
 
 def mixed(prediction: Prediction, mask: Tensor) -> Prediction:

@@ -48,7 +48,10 @@ class Batch:
         moved = self._with(lambda maps: maps.to(device, non_blocking=True))
         moved.target = moved.target.long()
         if self.unlabelled is not None:
-            is_same = self.unlabelled.images is self.images  # where no term sees any labelled ones
+            # where no term sees labelled ones, they are the unlabelled ones and are moved once
+            is_same = all(
+                getattr(self, maps) is getattr(self.unlabelled, maps) for maps in ("images", "strong", "mixed")
+            )
             moved.unlabelled = replace(moved, unlabelled=None) if is_same else self.unlabelled.to(device)
         return moved
 

@@ -1,5 +1,7 @@
 """Batches of views: stacked, mixed with each other and moved, against examples made by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,15 @@ def test_the_unlabelled_batch_travels_with_the_labelled_one():
     other.strong, other.mixed = other.images + 1, torch.ones(2, 4, 4, dtype=torch.bool)
     moved = batch.to(torch.device("cpu")).unlabelled
     assert moved.strong.unique().tolist() == [8] and moved.mixed.dtype == torch.bool
+
+
+def test_images_that_no_term_sees_with_labels_are_moved_once():
+    maps = [torch.zeros(2, 3, 4, 4, dtype=torch.uint8) for _ in range(2)]
+    batch = Batch(maps[0], torch.zeros(2, 4, 4), [0, 1], strong=maps[1])
+    moved = replace(batch, unlabelled=batch).to(torch.device("meta"))
+    assert moved.images is moved.unlabelled.images and moved.strong is moved.unlabelled.strong
+    moved = replace(batch, unlabelled=replace(batch, strong=None)).to(torch.device("meta"))
+    assert moved.unlabelled.strong is None and moved.strong is not None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory is a GPU's")
