@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -28,7 +28,7 @@ class Pairs:
         images, labels: templates of their paths, as the data set `folder` takes them.
         of_split: the word that stands for {split} -> (photograph, mask) paths; the word is empty without {split}.
         without_mask: how many photographs there have none.
-        others: templates of further masks that photographs there have.
+        others: templates of further masks that photographs there have, also of such as are called photographs.
         elsewhere: template of other photographs with masks -> how many there are.
     """
 
@@ -101,6 +101,8 @@ def _find_pairs(files: dict[str, str], words: frozenset[str]) -> Pairs | None:
     # frames of one video are called as those of another: the masks of the nearest folder are theirs
     nearest = {images: min(_apart(*both) for both in found if both[0] == images) for images, _ in found}
     found = {both: pairs for both, pairs in found.items() if _apart(*both) == nearest[both[0]]}
+    painted = _painted(found)
+    found = {both: pairs for both, pairs in found.items() if both not in painted}
 
     def likeness(pairs: Pairs) -> tuple[int, bool, int]:
         return len(pairs.files), bool(_words(pairs.images) & PHOTOGRAPHS), -len(pairs.labels)
@@ -109,9 +111,22 @@ def _find_pairs(files: dict[str, str], words: frozenset[str]) -> Pairs | None:
     read = {image for image, _ in best.files}
     counts = {pairs.images: len({image for image, _ in pairs.files} - read) for pairs in found.values()}
     best.elsewhere = {images: count for images, count in counts.items() if count}
-    best.others = tuple(labels for images, labels in found if images == best.images and labels != best.labels)
+    best.others = (
+        *(labels for images, labels in found if images == best.images and labels != best.labels),
+        *(images for images, labels in painted if labels == best.labels),
+    )
     best.without_mask = sum(len(photographs[one]) for one in having[best.images, best.labels]) - len(best.files)
     return best
+
+
+def _painted(found: dict[tuple[str, str], Pairs]) -> list[tuple[str, str]]:
+    """Pairs of masks and of the same masks in colours: their images have few, where others of these masks have many."""
+    sharing = Counter(labels for _, labels in found)
+    few = [
+        both for both in found if sharing[both[1]] > 1 and _have_few_colors([image for image, _ in found[both].files])
+    ]
+    of_photographs = {labels for _, labels in found.keys() - few}
+    return [both for both in few if both[1] in of_photographs]
 
 
 def _apart(images: str, labels: str) -> int:
@@ -153,6 +168,11 @@ def _is_mask(series: Series, files: list[str]) -> bool:
             return bool(_words(folder) & MASKS)
     if around & PHOTOGRAPHS:
         return False
+    return _have_few_colors(files)
+
+
+def _have_few_colors(files: list[str]) -> bool:
+    """Whether most of three files have."""
     looked_at = files[:: max(1, len(files) // 3)][:3]
     return 2 * sum(map(_has_few_colors, looked_at)) > len(looked_at)
 

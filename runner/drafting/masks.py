@@ -37,10 +37,15 @@ class Seen:
 
 @dataclass
 class Names:
-    """What a file says of classes: the names of ids and of colours, which file it is, and how it was understood."""
+    """What a file says of classes: the names of ids and of colours, which file it is, and how it was understood.
+
+    Attributes:
+        are_counted: the file names no ids, and these are the places of its names, from 0.
+    """
 
     file: str
     understood: str = ""
+    are_counted: bool = False
     ids: dict[int, str] = field(default_factory=dict)
     colors: dict[Color, str] = field(default_factory=dict)
 
@@ -165,9 +170,9 @@ def _named(path: Path) -> Names:
     said = [*names.ids.values()]
     is_plain = path.suffix.lower() != ".json" and not any(re.search("[,;:\t]", line) for line in lines)
     if is_plain and not names.colors and said and (len(alone) > 1 or len({*said}) == 1 < len(said)):
-        names.ids = dict(enumerate(lines))  # `defect 2` among names, and `grade 1` beside `grade 2`, are names
-    elif not names.colors and not said:
-        names.ids = dict(enumerate(alone))
+        said, alone = [], lines  # `defect 2` among names, and `grade 1` beside `grade 2`, are names
+    if not names.colors and not said:
+        names.ids, names.are_counted = dict(enumerate(alone)), True
     return names
 
 
@@ -300,8 +305,9 @@ def _of_ids(ids: list[int], names: Names | None, is_whole: bool) -> Meaning:
         said += f" ({VOID}: ignored)"
     if known:
         said += f", named in {names.file}{names.understood}"
-        if min(known) == 0 and 0 in counted and max(counted) == len(known):  # names of what is not background
-            known = {0: "background"} | {key + 1: name for key, name in known.items()}
+        if names.are_counted and max(counted) == len(known):
+            said += " from 1 on"
+            known = ({0: "background"} if 0 in counted else {}) | {key + 1: name for key, name in known.items()}
         counted = sorted({*counted, *known})
     elif len(counted) == 2:
         known = {counted[0]: "background", counted[1]: "foreground"}

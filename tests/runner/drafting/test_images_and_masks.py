@@ -99,3 +99,23 @@ def test_what_is_called_photographs_is_taken_for_them(tmp_path, other, photograp
     )
     pairs = find_pairs(str(tmp_path))
     assert pairs.images == f"{photographs}/{{name}}.*" and pairs.elsewhere == {f"{other}/{{name}}.*": 2}
+
+
+@pytest.mark.parametrize("painted", ["semantic_rgb", "img_overlay"])
+@pytest.mark.parametrize("photographs", ["scans", "image_2"])
+def test_masks_in_colour_are_never_the_photographs(tmp_path, photographs, painted):
+    names = ["1.png", "2.png", "3.png"]
+    lay(
+        tmp_path,
+        [f"{photographs}/{name}" for name in names],
+        [f"{folder}/{name}" for folder in (painted, "semantic") for name in names],
+    )
+    pairs = find_pairs(str(tmp_path))
+    assert (pairs.images, pairs.labels) == (f"{photographs}/{{name}}.*", "semantic/{name}.*")
+    assert pairs.others == (f"{painted}/{{name}}.*",) and not pairs.elsewhere
+
+
+def test_drawn_images_may_have_few_colours(tmp_path):
+    lay(tmp_path, [], ["images/1.png", "images/2.png", "photos/1.png", "masks/1.png", "masks/2.png"])
+    pairs = find_pairs(str(tmp_path))
+    assert (pairs.images, pairs.elsewhere) == ("images/{name}.*", {"photos/{name}.*": 1})
