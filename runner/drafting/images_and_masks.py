@@ -5,7 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 from segkd.datasets._files import paths_below
 from segkd.datasets._images import UNDECODABLE, as_rgb, open_image
@@ -17,6 +17,7 @@ MASKS = frozenset("mask masks label labels annotation annotations annot gt groun
 # what folders and files of a split are called, in the order in which one is taken for it
 TRAIN, VAL, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
 SPLIT = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN, *VAL, *TEST))})(?![a-z])", re.IGNORECASE)
+MOST_KINDS, MOST_NAMES = 20, 1000  # of masks that an image has; of masks whose names are looked at for them
 FEW_COLORS = 64  # more, and it is a photograph, of which grey ones have up to 256
 
 
@@ -89,13 +90,13 @@ def _find_pairs(files: dict[str, str], words: frozenset[str]) -> Pairs | None:
     having: dict[tuple[str, str], set[Series]] = defaultdict(set)
     for one, images in photographs.items():
         for other, labels in masks.items():
-            before, after, names = _around(images, labels)
-            templates, word = _templates(one, other, before, after)
-            if not names or templates is None:
-                continue
-            pairs = found.setdefault(templates, Pairs(*templates))
-            pairs.of_split[word] += [(images[name], labels[f"{before}{name}{after}"]) for name in names]
-            having[templates].add(one)
+            for (before, after), names in _around(images, labels).items():
+                templates, word = _templates(one, other, before, after)
+                if templates is None:
+                    continue
+                pairs = found.setdefault(templates, Pairs(*templates))
+                pairs.of_split[word] += [(images[name], labels[f"{before}{name}{after}"]) for name in names]
+                having[templates].add(one)
     if not found:
         return None
     # frames of one video are called as those of another: the masks of the nearest folder are theirs
@@ -196,17 +197,31 @@ def _with_any_ending(mine: Groups, others: Groups) -> Groups:
     return found
 
 
-def _around(images: dict[str, str], labels: dict[str, str]) -> tuple[str, str, list[str]]:
-    """What stands before and after an image's name in that of its mask, and the names of the images that have one."""
-    names = [name for name in images if name in labels]
-    if names or not labels:
-        return "", "", names
-    some = next(iter(labels))
-    name = max((name for name in images if name in some), key=len, default=None)
-    if name is None:
-        return "", "", []
-    before, after = some.split(name, 1)
-    return before, after, [name for name in images if f"{before}{name}{after}" in labels]
+def _around(images: dict[str, str], labels: dict[str, str]) -> dict[tuple[str, str], list[str]]:
+    """What stands before and after an image's name in that of its mask -> the names of the images that have one.
+
+    There are several where an image has several masks, such as one for each class.
+    """
+    same = [name for name in images if name in labels]
+    if same:
+        return {("", ""): same}
+    found: dict[tuple[str, str], list[str]] = {}
+    joined: dict[tuple[str, str], list[str]] = {}  # to the name without a sign, as 10 is to 1_car in 101_car
+    taken: set[str] = set()
+    for label in islice(labels, MOST_NAMES):
+        if label in taken or len(found) == MOST_KINDS:
+            continue
+        name = max((name for name in images if name in label), key=len, default=None)
+        if name is None:
+            break
+        before, after = label.split(name, 1)
+        having = [name for name in images if f"{before}{name}{after}" in labels]
+        if before[-1:].isalnum() or after[:1].isalnum():
+            joined = joined or {(before, after): having}
+        else:
+            found[before, after] = having
+            taken |= {f"{before}{name}{after}" for name in having}
+    return found or joined
 
 
 def _templates(image: Series, label: Series, before: str, after: str) -> tuple[tuple[str, str] | None, str]:

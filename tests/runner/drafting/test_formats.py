@@ -1,6 +1,7 @@
 """Folders of every format, as small as they can be: which data set reads them, with which arguments and splits."""
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -262,3 +263,12 @@ def test_what_cannot_be_guessed_is_asked_for(tmp_path):
     text(tmp_path / "b/instances.json", coco_json("elsewhere/x.jpg"))
     with pytest.raises(ValueError, match=r"b/instances\.json names, such as elsewhere/x\.jpg, are not below this"):
         find_data(str(tmp_path))
+
+
+def test_what_to_do_with_masks_of_one_class_each_is_told(tmp_path):
+    for number in range(4):
+        image(tmp_path / f"images/{number}.jpg")
+        for kind in range(8):
+            image(tmp_path / f"masks/{number}_{kind}.png", (IDS == 1) * np.uint8(255))
+    (told,) = [line for line in find_data(str(tmp_path)).said if "of the same images" in line]
+    assert re.search(r"also masks/\{name\}_1.* and 2 more, which are not read .*merge those of an image into one", told)

@@ -119,3 +119,24 @@ def test_drawn_images_may_have_few_colours(tmp_path):
     lay(tmp_path, [], ["images/1.png", "images/2.png", "photos/1.png", "masks/1.png", "masks/2.png"])
     pairs = find_pairs(str(tmp_path))
     assert (pairs.images, pairs.elsewhere) == ("images/{name}.*", {"photos/{name}.*": 1})
+
+
+@pytest.mark.parametrize("image, mask", [
+    ("images/{}.jpg", "masks/{}_{}.png"), ("{}.jpg", "{}-{}.PNG"), ("images/{}.jpg", "masks/{1}_{0}_mask.png"),
+    ("img/{}.jpg", "gt/{}_mask_{}.png"),
+])  # fmt: skip
+def test_masks_of_one_class_each_are_told(tmp_path, image, mask):
+    names, kinds = [str(number) for number in range(12)], ["car", "dog", "tree"]
+    lay(tmp_path, [image.format(name) for name in names], [mask.format(name, kind) for name in names for kind in kinds])
+    pairs = find_pairs(str(tmp_path))
+    assert len(pairs.files) == 12 and sorted((pairs.labels, *pairs.others)) == sorted(
+        mask.format("{name}", kind).replace("png", "*").replace("PNG", "png") for kind in kinds
+    )
+
+
+def test_masks_without_images_are_no_further_masks(tmp_path):
+    lay(tmp_path, [f"images/{name}.jpg" for name in (1, 10, 11)], [f"masks/{name}_L.png" for name in range(1, 120)])
+    pairs = find_pairs(str(tmp_path))
+    assert (pairs.labels, pairs.others, len(pairs.files)) == ("masks/{name}_L.*", (), 3)
+    lay(tmp_path / "b", [f"images/{name}.jpg" for name in (1, 2)], [f"masks/{name}mask.png" for name in range(1, 4)])
+    assert find_pairs(str(tmp_path / "b")).labels == "masks/{name}mask.*"
