@@ -10,7 +10,7 @@ import yaml
 
 from segkd.datasets._files import files_below, read_json, read_list, read_text, written_alike
 from segkd.runner.console import some
-from segkd.runner.drafting.images_and_masks import SPLIT, find_pairs, image_files, split_words
+from segkd.runner.drafting.images_and_masks import SPLIT, find_pairs, image_files, split_words, with_split
 from segkd.runner.drafting.masks import find_names, look_at_masks, meaning_of
 
 LOOKED_AT = 500  # masks
@@ -171,7 +171,7 @@ def _coco(root: str) -> Found | None:
     said = [f"COCO's JSON: {', '.join(found)}"]
     if train and scored:
         first, second = (
-            [_with_split(text, word) for text in (of_split[word], folders[of_split[word]])] for word in (train, scored)
+            [with_split(text, word) for text in (of_split[word], folders[of_split[word]])] for word in (train, scored)
         )
         if first == second:
             return Found("coco", root, {"annotations": first[0], "images": first[1]}, train, scored, said)
@@ -208,10 +208,6 @@ def _folder_of(name: str, content: dict, present: dict[str, str]) -> str | None:
         return votes[folder], SPLIT.findall(folder) == SPLIT.findall(name), len(shared)
 
     return max(votes, key=likeness, default=None)
-
-
-def _with_split(text: str, word: str) -> str:
-    return re.sub(rf"(?<![a-zA-Z]){word}(?![a-zA-Z])", "{split}", text)
 
 
 def _labelme(root: str) -> Found | None:

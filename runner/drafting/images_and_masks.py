@@ -55,10 +55,11 @@ class Series:
     after: str
     ending: str
 
-    def template(self, without: int) -> str:
-        """Their path, `without` the last so many folders, which belong to the name then."""
+    def template(self, without: int, word: str) -> str:
+        """Their path, `without` the last so many folders, which belong to the name then, and the `word` of a split."""
         folders = self.folder.split("/") if self.folder else []
-        return "/".join([*folders[: len(folders) - without], f"{self.before}{{name}}{self.after}"])
+        name = f"{self.before}{{name}}{self.after}"
+        return "/".join([*folders[: len(folders) - without], with_split(name, word) if word else name]) + self.ending
 
 
 Groups = dict[Series, dict[str, str]]
@@ -86,12 +87,13 @@ def find_pairs(root: str) -> Pairs | None:
 def _find_pairs(files: dict[str, str], words: frozenset[str]) -> Pairs | None:
     """The most pairs whose paths are alike but for such words around their names."""
     photographs, masks = _photographs_and_masks(files, words)
+    divided = _divided(series.folder for series in (*photographs, *masks))
     found: dict[tuple[str, str], Pairs] = {}
     having: dict[tuple[str, str], set[Series]] = defaultdict(set)
     for one, images in photographs.items():
         for other, labels in masks.items():
             for (before, after), names in _around(images, labels).items():
-                templates, word = _templates(one, other, before, after)
+                templates, word = _templates(one, other, before, after, divided)
                 if templates is None:
                     continue
                 pairs = found.setdefault(templates, Pairs(*templates))
@@ -224,22 +226,55 @@ def _around(images: dict[str, str], labels: dict[str, str]) -> dict[tuple[str, s
     return found or joined
 
 
-def _templates(image: Series, label: Series, before: str, after: str) -> tuple[tuple[str, str] | None, str]:
+def with_split(text: str, word: str) -> str:
+    """A path with {split} for a word."""
+    return re.sub(rf"(?<![a-zA-Z]){word}(?![a-zA-Z])", "{split}", text)
+
+
+def _divided(folders: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Folder -> its path with {split} for the word of a split, and the word; itself and no word where there is none.
+
+    Of several words, it is one that makes a path for training and for scoring, as `train` is in `dev-kit/train`, where
+    there is one; else one that is a folder's whole name; else the last.
+    """
+    ways = {folder: _ways(folder) for folder in folders}
+    words: dict[str, set[str]] = defaultdict(set)
+    for path, word in (way for found in ways.values() for way in found):
+        words[path].add(word)
+    return {
+        folder: max(found, key=lambda way: all(split_words(words[way[0]])), default=(folder, ""))
+        for folder, found in ways.items()
+    }
+
+
+def _ways(folder: str) -> list[tuple[str, str]]:
+    """The paths with {split} in place of a word, and the words, the likeliest first."""
+    parts = folder.split("/")
+    places = [(place, word) for place, part in enumerate(parts) for word in SPLIT.findall(part)]
+    places.sort(key=lambda one: (parts[one[0]] == one[1], one[0]), reverse=True)
+    alone = [
+        ("/".join([*parts[:place], with_split(parts[place], word), *parts[place + 1 :]]), word)
+        for place, word in places
+    ]
+    return alone + [(with_split(folder, word), word) for _, word in places]
+
+
+def _templates(
+    image: Series, label: Series, before: str, after: str, divided: dict[str, tuple[str, str]]
+) -> tuple[tuple[str, str] | None, str]:
     """The templates of both paths, None where their splits differ, and the word that stands for {split} in them."""
     label = replace(label, before=label.before + before, after=after + label.after)
     if (image.before, image.after) == (label.before, label.after):
         image, label = (replace(one, before="", after="") for one in (image, label))
-    words = [SPLIT.findall(one.folder) for one in (image, label)]
-    word = words[0][0] if words[0] else ""
-    if words[1] and words[1][0] != word:
+    (_, word), (_, other) = (divided[one.folder] for one in (image, label))
+    if other not in ("", word):
         return None, word
+    image, label = (replace(one, folder=divided[one.folder][0]) for one in (image, label))
     shared = 0  # folders at the end that both have belong to the name, unless they are splits
     if not (image.before or label.before):
         for mine, other in zip(reversed(image.folder.split("/")), reversed(label.folder.split("/"))):
-            if mine != other or SPLIT.search(mine) or not mine:
+            if mine != other or "{split}" in mine or not mine:
                 break
             shared += 1
-    paths = [one.template(shared) + one.ending for one in (image, label)]
-    if word:
-        paths = [re.sub(rf"(?<![a-zA-Z]){word}(?![a-zA-Z])", "{split}", path) for path in paths]
+    paths = [one.template(shared, word) for one in (image, label)]
     return (paths[0], paths[1]), word

@@ -44,6 +44,12 @@ def test_pairs_without_splits(tmp_path, photographs, masks, images, labels):
     ("{}_images/a.jpg", "{}_masks/a.png", "{split}_images/{name}.*", "{split}_masks/{name}.*"),
     ("{}/a.jpg", "{}/a_seg.png", "{split}/{name}.*", "{split}/{name}_seg.*"),
     ("images/{}/{}-1.jpg", "masks/{}-1.png", "images/{split}/{name}.*", "masks/{name}.*"),
+    ("dev-kit/{}/images/a.jpg", "dev-kit/{}/masks/a.png", "dev-kit/{split}/images/{name}.*", "dev-kit/{split}/masks/{name}.*"),
+    ("Train_site/{}/a.jpg", "Train_site/{}/a_gt.png", "Train_site/{split}/{name}.*", "Train_site/{split}/{name}_gt.*"),
+    ("test/Train_val/x_{}/a.jpg", "gt/x_{}/a.png", "test/Train_val/x_{split}/{name}.*", "gt/x_{split}/{name}.*"),
+    ("img_test/{}/a.jpg", "gt_test/{}/a.png", "img_test/{split}/{name}.*", "gt_test/{split}/{name}.*"),
+    ("{}/{}_img/a.jpg", "{0}/{0}_gt/a.png", "{split}/{split}_img/{name}.*", "{split}/{split}_gt/{name}.*"),
+    ("img/{}/c.jpg", "gt/{0}/{0}_c.png", "img/{split}/{name}.*", "gt/{split}/{split}_{name}.*"),
 ])  # fmt: skip
 def test_pairs_in_splits(tmp_path, image, mask, images, labels):
     for word in ("Train", "valid"):
@@ -51,6 +57,11 @@ def test_pairs_in_splits(tmp_path, image, mask, images, labels):
     pairs = find_pairs(str(tmp_path))
     assert (pairs.images, pairs.labels) == (images, labels)
     assert {word: len(files) for word, files in pairs.of_split.items()} == {"Train": 1, "valid": 1}
+
+
+def test_a_folder_of_one_split_keeps_its_word(tmp_path):
+    lay(tmp_path, ["dev-kit/train/images/a.jpg"], ["dev-kit/train/masks/a.png"])
+    assert set(find_pairs(str(tmp_path)).of_split) == {"train"}
 
 
 def test_images_without_masks_are_counted(tmp_path):
