@@ -241,8 +241,10 @@ def _images_and_masks(root: str) -> Found | None:
     said = [f"{len(masks)} images like {pairs.images} with masks like {pairs.labels}", f"{which} {meaning.said}"]
     args = {"images": pairs.images, "labels": pairs.labels} | meaning.args
     if pairs.others:
+        is_one_class = len(args.get("class_names") or args["colors"]) == 2
+        merge = " (where each mask shows one class, merge those of an image into one, with an id for each)"
         told = f"of the same images there are also {some(pairs.others, 5)}, which are not read"
-        said.append(f"{told} (where each mask shows one class, merge those of an image into one, with an id for each)")
+        said.append(told + (merge if is_one_class else ""))
     if pairs.elsewhere:
         like = some([*pairs.elsewhere], 5)
         said.append(f"{sum(pairs.elsewhere.values())} further images with masks, like {like}, are not read")
