@@ -81,7 +81,19 @@ def find_pairs(root: str) -> Pairs | None:
     """The most pairs whose paths are alike; None where no image has a mask."""
     files = image_files(root)
     # img_7 belongs to mask_7; but as long as it can, an image keeps its whole name
-    return _find_pairs(files, MASKS) or _find_pairs(files, MASKS | PHOTOGRAPHS)
+    return (
+        _find_pairs(files, MASKS)
+        or _find_pairs(files, MASKS | PHOTOGRAPHS)
+        or _find_pairs(files, MASKS | PHOTOGRAPHS | _shared_words(files))
+    )
+
+
+def _shared_words(files: dict[str, str]) -> frozenset[str]:
+    """What the names of all files of a folder begin or end with, such as `sat` in 1_sat.jpg and 2_sat.jpg; no numbers."""
+    names = [list(found) for found in _series(files, MASKS).values() if len(found) > 1]
+    parts = [[re.split(r"[_\-. ]+", name) for name in found] for found in names]
+    ends = [{each[place].lower() for each in found} for found in parts for place in (0, -1)]
+    return frozenset(word for words in ends if len(words) == 1 for word in words if re.search("[a-z]", word))
 
 
 def _find_pairs(files: dict[str, str], words: frozenset[str]) -> Pairs | None:
@@ -140,7 +152,15 @@ def _apart(images: str, labels: str) -> int:
 
 def _photographs_and_masks(files: dict[str, str], words: frozenset[str]) -> tuple[Groups, Groups]:
     """Series of files -> name -> path, of photographs and of masks."""
-    pattern = "|".join(sorted(words, key=len, reverse=True))
+    kinds: tuple[Groups, Groups] = ({}, {})
+    for series, found in _series(files, words).items():
+        kinds[_is_mask(series, list(found.values()))][series] = found
+    return tuple(_with_any_ending(mine, others) for mine, others in (kinds, kinds[::-1]))
+
+
+def _series(files: dict[str, str], words: frozenset[str]) -> Groups:
+    """Series of files -> name -> path; such words around a name are none of it."""
+    pattern = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
     at_the_end = re.compile(rf"()(.+?)((?:[_\-. ]+(?:{pattern}))+)", re.IGNORECASE)
     at_the_start = re.compile(rf"((?:(?:{pattern})[_\-. ]+)+)(.+)()", re.IGNORECASE)
     groups: Groups = defaultdict(dict)
@@ -150,10 +170,7 @@ def _photographs_and_masks(files: dict[str, str], words: frozenset[str]) -> tupl
         match = at_the_end.fullmatch(stem) or at_the_start.fullmatch(stem)
         before, name, after = match.groups() if match else ("", stem, "")
         groups[Series(folder, before, after, ending)][name] = file
-    kinds: tuple[Groups, Groups] = ({}, {})
-    for series, found in groups.items():
-        kinds[_is_mask(series, list(found.values()))][series] = found
-    return tuple(_with_any_ending(mine, others) for mine, others in (kinds, kinds[::-1]))
+    return groups
 
 
 def _words(text: str) -> set[str]:

@@ -27,6 +27,10 @@ def lay(root, photographs, masks):
     (["0001.png", "0002.png"], ["labels/0001_L.png", "labels/0002_L.png"], "{name}.*", "labels/{name}_L.*"),
     (["a.jpg", "b.jpg"], ["a.png", "b.png"], "{name}.jpg", "{name}.png"),
     (["images/p/1.jpg", "images/q/1.jpg"], ["masks/p/1.png", "masks/q/1.png"], "images/{name}.*", "masks/{name}.*"),
+    (["a/1_sat.jpg", "a/2_sat.jpg"], ["a/1_mask.png", "a/2_mask.png"], "{name}_sat.*", "{name}_mask.*"),
+    (["in/1_2_left.png", "in/3_2_left.png"], ["gt/1_2_fine_ids.png", "gt/3_2_fine_ids.png"],
+     "in/{name}_left.*", "gt/{name}_fine_ids.*"),
+    (["in/top 1.jpg", "in/top 2.jpg"], ["out/ids+1.png", "out/ids+2.png"], "in/top {name}.*", "out/ids+{name}.*"),
     (["some/1.jpg", "some/2.jpg"], ["other/1.png", "other/2.png"], "some/{name}.*", "other/{name}.*"),
 ])  # fmt: skip
 def test_pairs_without_splits(tmp_path, photographs, masks, images, labels):
