@@ -257,6 +257,12 @@ def _images_and_masks(root: str) -> Found | None:
         return replace(found, train=train, val=scored)
     listed = _lists(root, [image for image, _ in pairs.files])
     if listed is None:
+        unread = [str(path.relative_to(root)) for path in _told_by_name(root)]
+        if unread:
+            said.append(
+                f"{some(unread, 5)} may say which images are to be scored, and cannot be read: lists of them are text "
+                f"files such as train.txt and val.txt, with one image on each line"
+            )
         return found.divided(len(masks))
     pattern, train, scored = listed
     words = f"lists of its images, {pattern.format(split=train)} and {pattern.format(split=scored)}"
@@ -266,17 +272,34 @@ def _images_and_masks(root: str) -> Found | None:
 def _lists(root: str, images: list[str]) -> tuple[str, str, str] | None:
     """The path of lists of the images to train on and of those to score, `{split}` for their words, and the two words."""
     known = {Path(image).stem for image in images}
-    folders: dict[Path, dict[str, Path]] = {}  # -> word -> list
-    for parent, file in files_below(root):
-        if file.endswith(".txt") and SPLIT.fullmatch(file.removesuffix(".txt")):
-            folders.setdefault(Path(parent), {})[file.removesuffix(".txt")] = Path(parent, file)
-    for folder, lists in sorted(folders.items()):
-        train, scored = split_words(lists)
-        lines = [line for word in (train, scored) if word for line in read_list(lists[word], "")]
-        # the image stands first on its line; names with blanks would be taken for pairs
-        if train and scored and all(Path(line.split()[0]).stem in known and len(line.split()) < 3 for line in lines):
-            return str((folder / "{split}.txt").relative_to(root)), train, scored
+    found: dict[str, dict[str, str]] = {}  # path with {split} -> word -> list
+    for path in _told_by_name(root):
+        words = SPLIT.findall(path.stem)
+        if path.suffix == ".txt" and len(words) == 1:
+            pattern = path.relative_to(root).with_name(with_split(path.name, words[0]))
+            found.setdefault(str(pattern), {})[words[0]] = str(path)
+    for pattern in sorted(found, key=lambda pattern: (Path(pattern).stem != "{split}", pattern)):
+        train, scored = split_words(found[pattern])
+        if train and scored and all(_lists_images(found[pattern][word], known) for word in (train, scored)):
+            return pattern, train, scored
     return None
+
+
+def _told_by_name(root: str) -> list[Path]:
+    """The text and CSV files that are called as if they said which images belong to a split."""
+    files = [
+        Path(parent, name) for parent, name in files_below(root) if name.lower().endswith((".txt", ".csv", ".tsv"))
+    ]
+    return [path for path in files if SPLIT.search(path.stem) or re.search("split|fold", path.stem, re.IGNORECASE)]
+
+
+def _lists_images(file: str, known: set[str]) -> bool:
+    """Whether each line begins with a known image; names with blanks would be taken for pairs."""
+    try:
+        lines = [line.split() for line in read_list(file, "")]
+    except ValueError:  # of another kind, or empty
+        return False
+    return all(Path(words[0]).stem in known and len(words) < 3 for words in lines)
 
 
 def _some(files: list[str]) -> list[str]:
