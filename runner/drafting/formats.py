@@ -237,7 +237,8 @@ def _images_and_masks(root: str) -> Found | None:
         pairs.images, pairs.labels = (text.replace("{split}", word) for text in (pairs.images, pairs.labels))
         pairs.of_split = {word: pairs.of_split[word]}
     masks = [mask for _, mask in pairs.files]
-    meaning = meaning_of(look_at_masks(_some(masks)), find_names(root), len(masks) <= LOOKED_AT)
+    names = find_names(root, *dict.fromkeys(map(os.path.dirname, masks)))
+    meaning = meaning_of(look_at_masks(_some(masks)), names, len(masks) <= LOOKED_AT)
     which = "the masks" if len(masks) <= LOOKED_AT else f"{LOOKED_AT} of the masks"
     said = [f"{len(masks)} images like {pairs.images} with masks like {pairs.labels}", f"{which} {meaning.said}"]
     args = {"images": pairs.images, "labels": pairs.labels} | meaning.args

@@ -120,11 +120,12 @@ def _is_lossy_webp(file: str) -> bool:
     return False
 
 
-def find_names(root: str) -> Names | None:
-    """What a text, CSV or JSON file in the folder says of classes; None where there is none."""
-    files = [path for path in sorted(Path(root).iterdir()) if path.suffix.lower() in (".txt", ".csv", ".json")]
+def find_names(*folders: str) -> Names | None:
+    """What a text, CSV or JSON file in the first of the folders that has one says of classes; None: none has any."""
+    files = (path for folder in folders for path in sorted(Path(folder).iterdir()))
     for path in files:
-        if path.is_file() and NAMING.search(path.stem) and path.stat().st_size <= LARGEST:
+        is_text = path.suffix.lower() in (".txt", ".csv", ".json") and path.is_file()
+        if is_text and NAMING.search(path.stem) and path.stat().st_size <= LARGEST:
             try:
                 names = _named(path)
             except (ValueError, RecursionError):  # no text, no JSON: another kind of file

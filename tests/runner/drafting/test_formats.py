@@ -290,3 +290,15 @@ def test_what_may_divide_the_images_and_cannot_be_read_is_told(tmp_path, file):
     text(tmp_path / file, "image,mask\n0,0\n")
     (told,) = [line for line in find_data(str(tmp_path)).said if "cannot be read" in line]
     assert told.startswith(f"{file} may say which images are to be scored") and "train.txt and val.txt" in told
+
+
+@pytest.mark.parametrize("mask, file", [
+    ("{}/a_mask.png", "{}/_classes.csv"), ("{}/masks/a.png", "{}/masks/labels.txt"), ("masks/{}.png", "classes.csv"),
+])  # fmt: skip
+def test_names_of_classes_may_lie_beside_the_masks(tmp_path, mask, file):
+    for split in ("train", "valid"):
+        image(tmp_path / mask.format(split).replace("_mask", "").replace("masks", "images"))
+        image(tmp_path / mask.format(split), IDS)
+        text(tmp_path / file.format(split), "Pixel Value, Class\n0, soil\n1, crop\n2, weed\n")
+    found = find_data(str(tmp_path))
+    assert found.args["class_names"] == ["soil", "crop", "weed"] and f"in {Path(file).name}" in "".join(found.said)
