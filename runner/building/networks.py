@@ -111,9 +111,12 @@ def build_network(
             simulate_int8(built)
         weights.load(built, owner=owner, strict=network.strict)
     elif not network.train and built.fresh and network.weights != RANDOM:
+        remedy = "set args.labels: own with a class_map"
+        if not built.has_published_head:
+            remedy = "they hold no segmentation head: read its features alone (args: {head: null, pretrained: true}), train it"
         raise ValueError(
             f"{owner} is frozen and its published weights have nothing for {shown(built.fresh)}, which would stay "
-            f"random; set args.labels: own with a class_map, or write weights: random if that is meant"
+            f"random; {remedy}, or write weights: random if that is meant"
         )
     if network.train == "head":
         with blaming(f"{owner}.train: head: "):
