@@ -112,8 +112,8 @@ class HuggingFace(Network):
         )
         if labels == "own" and fresh:
             raise ValueError(
-                f"{name} has no weights for {shown(fresh)}, so it holds no whole segmentation head and no classes of its "
-                f"own: set labels: dataset and train it, or read its features alone (head: null)"
+                f"{name} has no weights for {shown(fresh)}, so it holds no whole segmentation head and no classes "
+                f"of its own: set labels: dataset and train it, or read its features alone (head: null)"
             )
 
         self.source = source

@@ -113,7 +113,7 @@ def build_network(
     elif not network.train and built.fresh and network.weights != RANDOM:
         remedy = "set args.labels: own with a class_map"
         if not built.has_published_head:
-            remedy = "they hold no segmentation head: read its features alone (args: {head: null, pretrained: true}), train it"
+            remedy = "they hold no segmentation head: train it, read its features alone (head: null, pretrained: true)"
         raise ValueError(
             f"{owner} is frozen and its published weights have nothing for {shown(built.fresh)}, which would stay "
             f"random; {remedy}, or write weights: random if that is meant"

@@ -19,8 +19,8 @@ BEGINNING = 1 << 16  # bytes of a JSON file that tell of which kind it is
 HELP = (
     "one of these is read: a mask for each image, in a folder `masks` beside `images`, or beside the image as "
     "<name>_mask.png; COCO's JSON; YOLO's data.yaml with polygons; LabelMe's JSON files; CVAT's \"Segmentation mask\"; "
-    "a Hugging Face data set. Other names are told to dataset folder in a recipe of your own, by templates such as images: "
-    "photos/{name}_left.jpg and labels: truth/{name}_ids.png (datasets/folder.py)"
+    "a Hugging Face data set. Other names are told to dataset folder in a recipe of your own, by templates such as "
+    "images: photos/{name}_left.jpg and labels: truth/{name}_ids.png (datasets/folder.py)"
 )
 
 

@@ -89,7 +89,7 @@ def find_pairs(root: str) -> Pairs | None:
 
 
 def _shared_words(files: dict[str, str]) -> frozenset[str]:
-    """What the names of all files of a folder begin or end with, such as `sat` in 1_sat.jpg and 2_sat.jpg; no numbers."""
+    """What all names of a folder begin or end with, such as `sat` in 1_sat.jpg and 2_sat.jpg; no numbers."""
     names = [list(found) for found in _series(files, MASKS).values() if len(found) > 1]
     parts = [[re.split(r"[_\-. ]+", name) for name in found] for found in names]
     ends = [{each[place].lower() for each in found} for found in parts for place in (0, -1)]

@@ -93,8 +93,10 @@ def is_trained(teacher: str) -> bool:
 
 
 def foreign(teacher: str) -> dict[str, str]:
-    """The `source` and `model` of another library's network: hf/NAME, timm/NAME, or a folder that transformers wrote, or
-    the file in it; else empty."""
+    """The `source` and `model` of another library's network; empty for ours.
+
+    It is called hf/NAME or timm/NAME, or by the folder that transformers wrote it to, or by the file in it.
+    """
     if is_trained(teacher):
         place = Path(teacher)
         folder = folder_of_transformers(place) if place.is_dir() or place.name in FILES_OF_TRANSFORMERS else None

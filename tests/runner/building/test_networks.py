@@ -7,7 +7,6 @@ import re
 import pytest
 import torch
 import torchvision
-import transformers
 import yaml
 from safetensors.torch import save_file
 from torch import nn
@@ -235,20 +234,6 @@ def test_a_network_with_classes_of_its_own_needs_a_map(built, published):
         ValueError, match="its published weights have nothing for decode_head.classifier.weight, decode"
     ):
         built(classes=[*OURS, "Car"], **published, args={"labels": "dataset"})
-
-
-@pytest.mark.parametrize("kind", ["SegformerForImageClassification", "SegformerModel"])
-def test_a_frozen_network_without_a_head_is_told_so(built, tmp_path, kind):
-    config = SegformerConfig(hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1] * 4)
-    getattr(transformers, kind)(config).save_pretrained(tmp_path / "encoder")
-    encoder = {"source": "hf", "model": str(tmp_path / "encoder"), "weights": None}
-    with pytest.raises(ValueError, match="they hold no segmentation head: read its features alone .*head: null") as one:
-        built(**encoder)
-    assert "labels: own" not in str(one.value)
-    with pytest.raises(
-        ValueError, match="holds no whole segmentation head .*set labels: dataset and train it, or read"
-    ):
-        built(**encoder, args={"labels": "own"})
 
 
 @pytest.mark.parametrize("entry", [

@@ -48,7 +48,7 @@ def test_pairs_without_splits(tmp_path, photographs, masks, images, labels):
     ("{}_images/a.jpg", "{}_masks/a.png", "{split}_images/{name}.*", "{split}_masks/{name}.*"),
     ("{}/a.jpg", "{}/a_seg.png", "{split}/{name}.*", "{split}/{name}_seg.*"),
     ("images/{}/{}-1.jpg", "masks/{}-1.png", "images/{split}/{name}.*", "masks/{name}.*"),
-    ("dev-kit/{}/images/a.jpg", "dev-kit/{}/masks/a.png", "dev-kit/{split}/images/{name}.*", "dev-kit/{split}/masks/{name}.*"),
+    ("dev-kit/{}/in/a.jpg", "dev-kit/{}/gt/a.png", "dev-kit/{split}/in/{name}.*", "dev-kit/{split}/gt/{name}.*"),
     ("Train_site/{}/a.jpg", "Train_site/{}/a_gt.png", "Train_site/{split}/{name}.*", "Train_site/{split}/{name}_gt.*"),
     ("test/Train_val/x_{}/a.jpg", "gt/x_{}/a.png", "test/Train_val/x_{split}/{name}.*", "gt/x_{split}/{name}.*"),
     ("img_test/{}/a.jpg", "gt_test/{}/a.png", "img_test/{split}/{name}.*", "gt_test/{split}/{name}.*"),
