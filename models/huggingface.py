@@ -61,6 +61,7 @@ class HuggingFace(Network):
         normalize: the constants saved with the network, ImageNet's where there are none.
         unreached: names of the parameters no score depends on (layers behind the last one a head reads, ...); they
             are frozen.
+        has_published_head: whether its published weights have any of a segmentation head, be it for other classes.
         network: transformers' own module.
 
     Shapes:
@@ -112,7 +113,10 @@ class HuggingFace(Network):
             load(kind, settings, name, revision) if pretrained else (build(kind, settings, source), [])
         )
         if labels == "own" and fresh:
-            raise ValueError(f"{name} has no weights for {shown(fresh)}, so no classes of its own: set labels: dataset")
+            raise ValueError(
+                f"{name} has no weights for {shown(fresh)}, so it holds no whole segmentation head and no classes "
+                f"of its own: set labels: dataset and train it, or read its features alone (head: null)"
+            )
 
         self.source = source
         self.settings = settings
@@ -139,6 +143,10 @@ class HuggingFace(Network):
         if self.extent != "fixed":
             self.least = self._find_least()
         self.fresh = [key for key in fresh if f"network.{key}" not in self.unreached]
+        of_head = (
+            x for x, _ in self.network.named_parameters() if not f"network.{x}".startswith(self.backbone_prefixes)
+        )
+        self.has_published_head = pretrained and not {*of_head} <= {*fresh}
         self.network.train()
 
     def arguments_without_files(self, arguments: dict) -> dict:

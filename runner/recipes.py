@@ -54,7 +54,8 @@ def main() -> None:
         "--output", metavar="FILE", help="the recipe to write (default: here, called like the folder)"
     )
     drafting.add_argument(
-        "--teacher", help="an encoder, such as resnet50 or timm/NAME, or a run folder or weights file"
+        "--teacher",
+        help="an encoder, such as resnet50 or timm/NAME, or a run folder, folder of transformers or weights file",
     )
     drafting.add_argument("--student", help="an encoder")
     drafting.add_argument(
@@ -66,7 +67,7 @@ def main() -> None:
     )
     drafting.add_argument("--iterations", type=int, help="of each training (default: by the number of images)")
     advising = actions.add_parser("suggest", help="advise a first recipe, and say why", allow_abbrev=False)
-    advising.add_argument("--teacher", required=True, help="an encoder, sam, or a run folder or weights file")
+    advising.add_argument("--teacher", required=True, help="an encoder, sam, or a folder or file of weights")
     advising.add_argument("--student", required=True, help="an encoder, such as mobilenetv3_large_100 or timm/NAME")
     advising.add_argument("--labelled", type=int, metavar="N", help="images with labels")
     advising.add_argument("--unlabelled", type=int, metavar="N", help="images without labels")

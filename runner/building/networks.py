@@ -123,9 +123,12 @@ def build_network(
                 f"weights of all of it, or train it"
             )
     elif not network.train and built.fresh and network.weights != RANDOM:
+        remedy = "set args.labels: own with a class_map"
+        if not built.has_published_head:
+            remedy = "they hold no segmentation head: train it, read its features alone (head: null, pretrained: true)"
         raise ValueError(
             f"{owner} is frozen and its published weights have nothing for {shown(built.fresh)}, which would stay "
-            f"random; set args.labels: own with a class_map, or write weights: random if that is meant"
+            f"random; {remedy}, or write weights: random if that is meant"
         )
     if network.train == "head":
         with blaming(f"{owner}.train: head: "):

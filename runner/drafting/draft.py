@@ -18,7 +18,7 @@ from segkd.runner.building.losses import build_graph
 from segkd.runner.building.networks import build_networks
 from segkd.runner.console import clock, command, counted, say, some
 from segkd.runner.drafting.formats import Found, find_data
-from segkd.runner.drafting.plan import Plan, encoder_for, is_trained, plan_for
+from segkd.runner.drafting.plan import Plan, encoder_for, foreign, has_segmentation_head, is_trained, plan_for
 from segkd.runner.drafting.recipe_text import header, recipe_texts
 from segkd.runner.loading.batch import crops
 from segkd.runner.recipe import parts
@@ -45,7 +45,8 @@ def draft(
 
     Args:
         output: the file; None: in the working directory, called like the folder.
-        teacher: an encoder that is trained first, or a run folder or a file of weights. student: an encoder.
+        teacher: an encoder that is trained first, or a run folder, a folder of transformers or a file of weights.
+        student: an encoder.
         iterations: of either training. class_map: which of a trained teacher's classes are which of the images'.
 
     Raises:
@@ -95,8 +96,7 @@ def _class_map(teacher: str, given: dict[str, str] | None, ours: Sequence[str]) 
     Raises:
         ValueError: which of them are the same shows neither in their names nor in what is given.
     """
-    weights = find_weights(teacher, owner="--teacher")
-    theirs = weights.class_names or [str(number) for number in range(weights.num_classes or 0)]
+    theirs = _classes(teacher)
     if given:
         read_class_map(given, theirs, ours)
         return given
@@ -114,6 +114,28 @@ def _class_map(teacher: str, given: dict[str, str] | None, ours: Sequence[str]) 
             f"THEIRS=OURS ..., names or ids, for each of its classes that goes to one of the images'"
         ) from None
     return "names"
+
+
+def _classes(teacher: str) -> list[str]:
+    """The names of a trained teacher's classes, or their numbers; none where nothing tells.
+
+    Raises:
+        ValueError: it has features alone.
+    """
+    other = foreign(teacher)
+    if not other:
+        weights = find_weights(teacher, owner="--teacher")
+        return list(weights.class_names or map(str, range(weights.num_classes or 0)))
+    folder = other["model"]
+    if not has_segmentation_head(folder):
+        advice = command("recipes", "suggest", "--teacher", folder, "--student", "NAME")
+        raise ValueError(
+            f"--teacher {teacher}: the network of transformers in it has no segmentation head, so it has no classes to "
+            f"teach; `{advice}` writes a recipe for a teacher of features"
+        )
+    from segkd.models._hub import own_names, read_config  # seconds of transformers, for those who have such a teacher
+
+    return own_names(read_config(folder, None, None), folder)
 
 
 def _called(text: str) -> str:
@@ -179,12 +201,17 @@ def _seconds(texts: dict[Path, str], dataset: Dataset, plan: Plan, encoders: dic
 def _of_the_options(error: RecipeError, folder: str, encoders: dict[str, str]) -> ValueError:
     """What is wrong, where an encoder is, by the option that names it: the recipe is not written."""
     texts = [one.replace(f"{folder}/", "") for one in error.mistakes]
+    of_weights = [text.partition("networks.teacher.weights: ")[2] for text in texts]
+    if any(of_weights):
+        return ValueError(f"--teacher {encoders['teacher']}: {next(filter(None, of_weights))}")
     for role, encoder in encoders.items():
         wrong = [text for text in texts if ".args.backbone: " in text and f"got {encoder!r}" in text]
         if wrong:
             allowed = wrong[0].partition(".args.backbone: ")[2]
             no_file = "there is no such file or folder, and an encoder " if role == "teacher" else ""
-            return ValueError(f"--{role} {encoder}: {no_file}{allowed}")
+            is_on_hub = role == "teacher" and re.fullmatch(r"[\w-]+/[\w.-]+", encoder)
+            hub = f"; if it is on the Hub, give the folder that `hf download {encoder} --local-dir FOLDER` fills"
+            return ValueError(f"--{role} {encoder}: {no_file}{allowed}{hub if is_on_hub else ''}")
     return RecipeError(texts)
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from segkd.datasets._files import files_below, read_json, read_list, read_text, written_alike
 from segkd.runner.console import some
-from segkd.runner.drafting.images_and_masks import SPLIT, find_pairs, image_files, split_words
+from segkd.runner.drafting.images_and_masks import SPLIT, find_pairs, image_files, split_words, with_split
 from segkd.runner.drafting.masks import find_names, look_at_masks, meaning_of
 
 LOOKED_AT = 500  # masks
@@ -19,7 +19,8 @@ BEGINNING = 1 << 16  # bytes of a JSON file that tell of which kind it is
 HELP = (
     "one of these is read: a mask for each image, in a folder `masks` beside `images`, or beside the image as "
     "<name>_mask.png; COCO's JSON; YOLO's data.yaml with polygons; LabelMe's JSON files; CVAT's \"Segmentation mask\"; "
-    "a Hugging Face data set"
+    "a Hugging Face data set. Other names are told to dataset folder in a recipe of your own, by templates such as "
+    "images: photos/{name}_left.jpg and labels: truth/{name}_ids.png (datasets/folder.py)"
 )
 
 
@@ -171,7 +172,7 @@ def _coco(root: str) -> Found | None:
     said = [f"COCO's JSON: {', '.join(found)}"]
     if train and scored:
         first, second = (
-            [_with_split(text, word) for text in (of_split[word], folders[of_split[word]])] for word in (train, scored)
+            [with_split(text, word) for text in (of_split[word], folders[of_split[word]])] for word in (train, scored)
         )
         if first == second:
             return Found("coco", root, {"annotations": first[0], "images": first[1]}, train, scored, said)
@@ -210,10 +211,6 @@ def _folder_of(name: str, content: dict, present: dict[str, str]) -> str | None:
     return max(votes, key=likeness, default=None)
 
 
-def _with_split(text: str, word: str) -> str:
-    return re.sub(rf"(?<![a-zA-Z]){word}(?![a-zA-Z])", "{split}", text)
-
-
 def _labelme(root: str) -> Found | None:
     files = []
     for name, path in _json_files(root).items():
@@ -240,12 +237,16 @@ def _images_and_masks(root: str) -> Found | None:
         pairs.images, pairs.labels = (text.replace("{split}", word) for text in (pairs.images, pairs.labels))
         pairs.of_split = {word: pairs.of_split[word]}
     masks = [mask for _, mask in pairs.files]
-    meaning = meaning_of(look_at_masks(_some(masks)), find_names(root), len(masks) <= LOOKED_AT)
+    names = find_names(root, *dict.fromkeys(map(os.path.dirname, masks)))
+    meaning = meaning_of(look_at_masks(_some(masks)), names, len(masks) <= LOOKED_AT)
     which = "the masks" if len(masks) <= LOOKED_AT else f"{LOOKED_AT} of the masks"
     said = [f"{len(masks)} images like {pairs.images} with masks like {pairs.labels}", f"{which} {meaning.said}"]
     args = {"images": pairs.images, "labels": pairs.labels} | meaning.args
     if pairs.others:
-        said.append(f"of the same images there are also {' and '.join(pairs.others)}, which are not read")
+        is_one_class = len(args.get("class_names") or args["colors"]) == 2
+        merge = " (where each mask shows one class, merge those of an image into one, with an id for each)"
+        told = f"of the same images there are also {some(pairs.others, 5)}, which are not read"
+        said.append(told + (merge if is_one_class else ""))
     if pairs.elsewhere:
         like = some([*pairs.elsewhere], 5)
         said.append(f"{sum(pairs.elsewhere.values())} further images with masks, like {like}, are not read")
@@ -257,6 +258,12 @@ def _images_and_masks(root: str) -> Found | None:
         return replace(found, train=train, val=scored)
     listed = _lists(root, [image for image, _ in pairs.files])
     if listed is None:
+        unread = [str(path.relative_to(root)) for path in _told_by_name(root)]
+        if unread:
+            said.append(
+                f"{some(unread, 5)} may say which images are to be scored, and cannot be read: lists of them are text "
+                f"files such as train.txt and val.txt, with one image on each line"
+            )
         return found.divided(len(masks))
     pattern, train, scored = listed
     words = f"lists of its images, {pattern.format(split=train)} and {pattern.format(split=scored)}"
@@ -266,17 +273,34 @@ def _images_and_masks(root: str) -> Found | None:
 def _lists(root: str, images: list[str]) -> tuple[str, str, str] | None:
     """The path of lists of the images to train on and of those to score, `{split}` for their words, and the two words."""
     known = {Path(image).stem for image in images}
-    folders: dict[Path, dict[str, Path]] = {}  # -> word -> list
-    for parent, file in files_below(root):
-        if file.endswith(".txt") and SPLIT.fullmatch(file.removesuffix(".txt")):
-            folders.setdefault(Path(parent), {})[file.removesuffix(".txt")] = Path(parent, file)
-    for folder, lists in sorted(folders.items()):
-        train, scored = split_words(lists)
-        lines = [line for word in (train, scored) if word for line in read_list(lists[word], "")]
-        # the image stands first on its line; names with blanks would be taken for pairs
-        if train and scored and all(Path(line.split()[0]).stem in known and len(line.split()) < 3 for line in lines):
-            return str((folder / "{split}.txt").relative_to(root)), train, scored
+    found: dict[str, dict[str, str]] = {}  # path with {split} -> word -> list
+    for path in _told_by_name(root):
+        words = SPLIT.findall(path.stem)
+        if path.suffix == ".txt" and len(words) == 1:
+            pattern = path.relative_to(root).with_name(with_split(path.name, words[0]))
+            found.setdefault(str(pattern), {})[words[0]] = str(path)
+    for pattern in sorted(found, key=lambda pattern: (Path(pattern).stem != "{split}", pattern)):
+        train, scored = split_words(found[pattern])
+        if train and scored and all(_lists_images(found[pattern][word], known) for word in (train, scored)):
+            return pattern, train, scored
     return None
+
+
+def _told_by_name(root: str) -> list[Path]:
+    """The text and CSV files that are called as if they said which images belong to a split."""
+    files = [
+        Path(parent, name) for parent, name in files_below(root) if name.lower().endswith((".txt", ".csv", ".tsv"))
+    ]
+    return [path for path in files if SPLIT.search(path.stem) or re.search("split|fold", path.stem, re.IGNORECASE)]
+
+
+def _lists_images(file: str, known: set[str]) -> bool:
+    """Whether each line begins with a known image; names with blanks would be taken for pairs."""
+    try:
+        lines = [line.split() for line in read_list(file, "")]
+    except ValueError:  # of another kind, or empty
+        return False
+    return all(Path(words[0]).stem in known and len(words) < 3 for words in lines)
 
 
 def _some(files: list[str]) -> list[str]:

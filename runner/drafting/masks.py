@@ -37,10 +37,15 @@ class Seen:
 
 @dataclass
 class Names:
-    """What a file says of classes: the names of ids and of colours, which file it is, and how it was understood."""
+    """What a file says of classes: the names of ids and of colours, which file it is, and how it was understood.
+
+    Attributes:
+        are_counted: the file names no ids, and these are the places of its names, from 0.
+    """
 
     file: str
     understood: str = ""
+    are_counted: bool = False
     ids: dict[int, str] = field(default_factory=dict)
     colors: dict[Color, str] = field(default_factory=dict)
 
@@ -115,11 +120,12 @@ def _is_lossy_webp(file: str) -> bool:
     return False
 
 
-def find_names(root: str) -> Names | None:
-    """What a text, CSV or JSON file in the folder says of classes; None where there is none."""
-    files = [path for path in sorted(Path(root).iterdir()) if path.suffix.lower() in (".txt", ".csv", ".json")]
+def find_names(*folders: str) -> Names | None:
+    """What a text, CSV or JSON file in the first of the folders that has one says of classes; None: none has any."""
+    files = (path for folder in folders for path in sorted(Path(folder).iterdir()))
     for path in files:
-        if path.is_file() and NAMING.search(path.stem) and path.stat().st_size <= LARGEST:
+        is_text = path.suffix.lower() in (".txt", ".csv", ".json") and path.is_file()
+        if is_text and NAMING.search(path.stem) and path.stat().st_size <= LARGEST:
             try:
                 names = _named(path)
             except (ValueError, RecursionError):  # no text, no JSON: another kind of file
@@ -165,9 +171,9 @@ def _named(path: Path) -> Names:
     said = [*names.ids.values()]
     is_plain = path.suffix.lower() != ".json" and not any(re.search("[,;:\t]", line) for line in lines)
     if is_plain and not names.colors and said and (len(alone) > 1 or len({*said}) == 1 < len(said)):
-        names.ids = dict(enumerate(lines))  # `defect 2` among names, and `grade 1` beside `grade 2`, are names
-    elif not names.colors and not said:
-        names.ids = dict(enumerate(alone))
+        said, alone = [], lines  # `defect 2` among names, and `grade 1` beside `grade 2`, are names
+    if not names.colors and not said:
+        names.ids, names.are_counted = dict(enumerate(alone)), True
     return names
 
 
@@ -300,8 +306,9 @@ def _of_ids(ids: list[int], names: Names | None, is_whole: bool) -> Meaning:
         said += f" ({VOID}: ignored)"
     if known:
         said += f", named in {names.file}{names.understood}"
-        if min(known) == 0 and 0 in counted and max(counted) == len(known):  # names of what is not background
-            known = {0: "background"} | {key + 1: name for key, name in known.items()}
+        if names.are_counted and max(counted) == len(known):
+            said += " from 1 on"
+            known = ({0: "background"} if 0 in counted else {}) | {key + 1: name for key, name in known.items()}
         counted = sorted({*counted, *known})
     elif len(counted) == 2:
         known = {counted[0]: "background", counted[1]: "foreground"}

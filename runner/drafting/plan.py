@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from segkd.datasets._files import read_json
 from segkd.datasets._images import open_image, upright_size
 from segkd.models._weights import weights_at_hand
+from segkd.runner.recipe.told_by_weights import folder_of_transformers
 
 # encoders with ImageNet weights, where these are at hand, and such as learn from nothing
 TRAINED = {"teacher": "timm/tf_efficientnet_lite2", "student": "timm/tf_efficientnet_lite0"}
@@ -18,6 +20,7 @@ PIXELS = {"cpu": 192 * 256, "cuda": 512 * 1024}  # of an image in training, so t
 BATCH = {"cpu": 8, "cuda": 16}
 EPOCHS = 40
 ITERATIONS = {"cpu": (600, 3000), "cuda": (2000, 40_000)}  # at least, at most
+FILES_OF_TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
 LEAST_SIDE = 32  # pixels
 MEASURED, DECODED = 1000, 100  # images whose size is looked at: in files, and where they have to be decoded
 
@@ -87,6 +90,24 @@ def stride_of(encoder: str) -> int:
 def is_trained(teacher: str) -> bool:
     """Whether what is called a teacher is weights, on this machine or on the Hub, and no encoder to train."""
     return teacher.startswith("hf://") or Path(teacher).exists()
+
+
+def foreign(teacher: str) -> dict[str, str]:
+    """The `source` and `model` of another library's network; empty for ours.
+
+    It is called hf/NAME or timm/NAME, or by the folder that transformers wrote it to, or by the file in it.
+    """
+    if is_trained(teacher):
+        place = Path(teacher)
+        folder = folder_of_transformers(place) if place.is_dir() or place.name in FILES_OF_TRANSFORMERS else None
+        return {"source": "hf", "model": str(folder)} if folder else {}
+    source, _, name = teacher.partition("/")
+    return {"source": source, "model": name} if source in ("hf", "timm") and name else {}
+
+
+def has_segmentation_head(folder: str) -> bool:
+    """Whether the network that transformers wrote to a folder has one, by its config.json."""
+    return any("Segmentation" in name for name in read_json(f"{folder}/config.json", "").get("architectures") or ())
 
 
 def has_weights(encoder: str) -> bool:

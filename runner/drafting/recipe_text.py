@@ -4,7 +4,7 @@ from pathlib import Path
 
 from segkd.runner.console import clock, command
 from segkd.runner.drafting.formats import Found
-from segkd.runner.drafting.plan import Plan, has_weights, is_trained, stride_of
+from segkd.runner.drafting.plan import Plan, foreign, has_weights, is_trained, stride_of
 from segkd.runner.recipe.yaml_file import one_line
 
 WIDTHS = {"teacher": 128, "student": 64}
@@ -36,14 +36,15 @@ def recipe_texts(
     """File -> recipe, the one that is needed first before the other.
 
     Args:
-        of_teacher: the file of the teacher's recipe; None: encoders["teacher"] is a run folder or a file of weights.
+        of_teacher: the file of the teacher's recipe; None: encoders["teacher"] is a folder or a file of weights.
         encoders: of teacher and student. class_map: of a teacher that is there; None: it has the images' classes.
     """
     shared = _data(found, plan) + _settings(plan)
     student = _network("student", "student", encoders["student"])
     if of_teacher is None:
         mapped = {} if class_map is None else {"class_map": class_map}
-        teacher = f"  teacher: {one_line({'weights': encoders['teacher'], 'train': False} | mapped)}\n"
+        named = foreign(encoders["teacher"]) or {"weights": encoders["teacher"]}
+        teacher = f"  teacher: {one_line(named | {'train': False} | mapped)}\n"
         return {file: f"name: {one_line(name)}\n{shared}networks:\n{student}{teacher}{TERMS}"}
     alone = _network("student", "teacher", encoders["teacher"])
     frozen = f"weights: {{recipe: {one_line(of_teacher.name)}}}, train: false"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from segkd.runner.drafting.plan import is_trained
+from segkd.runner.drafting.plan import foreign, has_segmentation_head, is_trained
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.told_by_weights import told_by
 
@@ -34,6 +34,9 @@ class Asked:
     def has_scores(self) -> bool:
         """Whether the teacher says classes, and not features alone; a path's letters tell nothing of that."""
         if is_trained(self.teacher):
+            other = foreign(self.teacher)
+            if other:
+                return has_segmentation_head(other["model"])
             told = told_by(self.teacher, None, None)
             return told is None or told.model != parts.BARE
         return FEATURES_ALONE.search(self.teacher) is None

@@ -4,7 +4,7 @@ import re
 import textwrap
 
 from segkd.runner.console import command
-from segkd.runner.drafting.plan import is_trained, stride_of
+from segkd.runner.drafting.plan import foreign, is_trained, stride_of
 from segkd.runner.drafting.rules import RULES, Asked
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import RecipeError
@@ -90,14 +90,13 @@ def _network(encoder: str) -> dict:
 
 def _teacher(asked: Asked) -> dict:
     """The frozen network that is learnt from."""
-    source, _, name = asked.teacher.partition("/")
-    is_foreign = source in ("hf", "timm") and bool(name)
+    other = foreign(asked.teacher)
     if asked.is_sam:
         return {"model": "sam", "args": {"head": None, "pretrained": True}, "train": False}
-    if is_foreign and not asked.has_scores:
-        return {"source": source, "model": name, "args": {"head": None, "pretrained": True}, "train": False}
-    if is_foreign and source == "hf":  # a segmentation network with classes of its own
-        return {"source": source, "model": name, "class_map": "names", "train": False}
+    if other and not asked.has_scores:
+        return {**other, "args": {"head": None, "pretrained": True}, "train": False}
+    if other.get("source") == "hf":  # a segmentation network with classes of its own
+        return {**other, "class_map": "names", "train": False}
     if is_trained(asked.teacher):
         return {"weights": asked.teacher, "train": False}
     network = _network(asked.teacher)

@@ -1,19 +1,21 @@
-"""Frozen networks in a precision of their own, compiled, or on smaller images, beside the networks as they are."""
+"""Frozen networks in a precision of their own, compiled, or on smaller images, and what cannot be frozen."""
 
 import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from accelerate import Accelerator
 
 from segkd.runner.building.device import prepare_for_device
 from segkd.runner.building.frozen import Cheaper, as_it_is, cheaper, gains_nothing, takes_longer
 from segkd.runner.building.losses import build_graph
-from segkd.runner.building.networks import build_networks
+from segkd.runner.building.networks import build_network, build_networks
 from segkd.runner.building.shapes import shape_graph, shape_predictions
 from segkd.runner.recipe import parts
 from segkd.runner.recipe.mistakes import RecipeError
+from segkd.runner.recipe.network import Network
 from segkd.runner.recipe.read import read
 from segkd.runner.scoring.cost import told_gain
 
@@ -167,3 +169,17 @@ def test_a_half_precision_that_torch_leaves_to_slow_code_is_known(monkeypatch, h
 def test_what_cannot_be_made_cheaper_is_a_mistake(recipe, change, told):
     with pytest.raises(RecipeError, match=told):
         recipe(change)
+
+
+@pytest.mark.parametrize("kind", ["SegformerForImageClassification", "SegformerModel"])
+def test_a_network_of_transformers_without_a_head_is_told_so(tmp_path, kind):
+    config = transformers.SegformerConfig(hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1] * 4)
+    getattr(transformers, kind)(config).save_pretrained(tmp_path)
+    given = {"source": "hf", "model": str(tmp_path), "train": False}
+    with pytest.raises(ValueError, match="they hold no segmentation head: train it, read .*head: null") as refused:
+        build_network("teacher", Network(**given), 3, 0)
+    assert "labels: own" not in str(refused.value)
+    with pytest.raises(
+        ValueError, match="holds no whole segmentation head .*set labels: dataset and train it, or read"
+    ):
+        build_network("teacher", Network(**given, args={"labels": "own"}), 3, 0)

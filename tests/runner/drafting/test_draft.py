@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from segkd.runner.drafting import draft as drafting
@@ -156,3 +157,51 @@ def test_a_teacher_that_is_misspelt_is_told_by_its_option(photos):
         ):
             draft("Meine Fotos", **options(teacher=word))
     assert not list(photos.glob("*.yaml"))
+    with pytest.raises(
+        ValueError, match="got 'them/their-b0'; if it is on the Hub, give .*download them/their-b0 --lo"
+    ):
+        draft("Meine Fotos", **options(teacher="them/their-b0"))
+
+
+@pytest.fixture
+def published(photos):
+    """published(folder, names) leaves a MobileNetV2 with a segmentation head as transformers writes it."""
+    transformers = pytest.importorskip("transformers")
+
+    def made(folder, names, kind="MobileNetV2ForSemanticSegmentation"):
+        labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+        config = transformers.MobileNetV2Config(depth_multiplier=0.35, **labels)
+        getattr(transformers, kind)(config).save_pretrained(photos / folder)
+
+    return made
+
+
+@pytest.mark.parametrize("folder, given", [
+    ("hf/theirs", "hf/theirs"), ("theirs", "theirs/model.safetensors"), ("my teacher", "my teacher"),
+])  # fmt: skip
+def test_a_folder_of_transformers_is_a_teacher(photos, published, folder, given):
+    published(folder, ["sky", "foreground", "tree"])
+    draft("Meine Fotos", **options(output="one.yaml", teacher=given))
+    teacher = read("one.yaml").networks["teacher"]
+    assert (teacher.source, teacher.model, teacher.train, teacher.class_map) == ("hf", folder, False, "names")
+    assert not list(photos.glob("one_teacher*"))
+
+
+def test_a_folder_of_transformers_with_other_classes(photos, published):
+    published("theirs", ["sky", "car", "tree"])
+    with pytest.raises(ValueError, match="theirs has 3 classes and the images have 2.*--class-map THEIRS=OURS"):
+        draft("Meine Fotos", **options(output="one.yaml", teacher="theirs"))
+    given = {"sky": "background", "car": "foreground"}
+    draft("Meine Fotos", **options(output="one.yaml", teacher="theirs"), class_map=given)
+    assert read("one.yaml").networks["teacher"].class_map == given
+    published("encoder", ["sky", "car"], "MobileNetV2ForImageClassification")
+    with pytest.raises(
+        ValueError, match="^--teacher encoder: .* no segmentation head.*recipes.* suggest --teacher enc"
+    ):
+        draft("Meine Fotos", **options(output="two.yaml", teacher="encoder"))
+
+
+def test_weights_that_tell_no_network_are_told_by_their_option(photos):
+    torch.save({"some": torch.zeros(2)}, "odd.pth")
+    with pytest.raises(ValueError, match="^--teacher odd.pth: odd.pth tells no network"):
+        draft("Meine Fotos", **options(teacher="odd.pth"))

@@ -1,6 +1,7 @@
 """Folders of every format, as small as they can be: which data set reads them, with which arguments and splits."""
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -189,6 +190,15 @@ def with_lists_of_pairs(root):
     return found
 
 
+def with_lists_of_longer_names(root):
+    dataset, args, *_ = with_lists(root)
+    (root / "lists/train.txt").rename(root / "lists/fold0_train.txt")
+    (root / "lists/valid.txt").rename(root / "lists/fold0_valid.txt")
+    text(root / "lists/train.txt", "trained on Monday\n")
+    text(root / "lists/val.txt", "")
+    return dataset, args | {"list_file": "lists/fold0_{split}.txt"}, "train", "valid"
+
+
 def with_lists_of_others(root):
     dataset, args, *_ = with_lists(root)
     text(root / "lists/valid.txt", "9\n")
@@ -198,7 +208,7 @@ def with_lists_of_others(root):
 
 LAID = [coco, coco_alone, coco_of_windows, yolo, yolo_alone, labelme, labelme_alone, cvat, cvat_task, voc, cityscapes, camvid,
         as_camvid_lies, ade20k, in_folders, without_splits, one_split_of_several, with_lists,
-        with_lists_of_pairs, with_lists_of_others]  # fmt: skip
+        with_lists_of_pairs, with_lists_of_longer_names, with_lists_of_others]  # fmt: skip
 
 
 @pytest.mark.parametrize("lay", LAID)
@@ -262,3 +272,33 @@ def test_what_cannot_be_guessed_is_asked_for(tmp_path):
     text(tmp_path / "b/instances.json", coco_json("elsewhere/x.jpg"))
     with pytest.raises(ValueError, match=r"b/instances\.json names, such as elsewhere/x\.jpg, are not below this"):
         find_data(str(tmp_path))
+
+
+def test_what_to_do_with_masks_of_one_class_each_is_told(tmp_path):
+    for number in range(4):
+        image(tmp_path / f"images/{number}.jpg")
+        for kind in range(8):
+            image(tmp_path / f"masks/{number}_{kind}.png", (IDS == 1) * np.uint8(255))
+    (told,) = [line for line in find_data(str(tmp_path)).said if "of the same images" in line]
+    assert re.search(r"also masks/\{name\}_1.* and 2 more, which are not read .*merge those of an image into one", told)
+
+
+@pytest.mark.parametrize("file", ["train.csv", "lists/Split.csv", "dev_ids.tsv", "folds.txt"])
+def test_what_may_divide_the_images_and_cannot_be_read_is_told(tmp_path, file):
+    one_split_of_several(tmp_path)
+    assert not [line for line in find_data(str(tmp_path)).said if "cannot be read" in line]
+    text(tmp_path / file, "image,mask\n0,0\n")
+    (told,) = [line for line in find_data(str(tmp_path)).said if "cannot be read" in line]
+    assert told.startswith(f"{file} may say which images are to be scored") and "train.txt and val.txt" in told
+
+
+@pytest.mark.parametrize("mask, file", [
+    ("{}/a_mask.png", "{}/_classes.csv"), ("{}/masks/a.png", "{}/masks/labels.txt"), ("masks/{}.png", "classes.csv"),
+])  # fmt: skip
+def test_names_of_classes_may_lie_beside_the_masks(tmp_path, mask, file):
+    for split in ("train", "valid"):
+        image(tmp_path / mask.format(split).replace("_mask", "").replace("masks", "images"))
+        image(tmp_path / mask.format(split), IDS)
+        text(tmp_path / file.format(split), "Pixel Value, Class\n0, soil\n1, crop\n2, weed\n")
+    found = find_data(str(tmp_path))
+    assert found.args["class_names"] == ["soil", "crop", "weed"] and f"in {Path(file).name}" in "".join(found.said)

@@ -27,6 +27,10 @@ def lay(root, photographs, masks):
     (["0001.png", "0002.png"], ["labels/0001_L.png", "labels/0002_L.png"], "{name}.*", "labels/{name}_L.*"),
     (["a.jpg", "b.jpg"], ["a.png", "b.png"], "{name}.jpg", "{name}.png"),
     (["images/p/1.jpg", "images/q/1.jpg"], ["masks/p/1.png", "masks/q/1.png"], "images/{name}.*", "masks/{name}.*"),
+    (["a/1_sat.jpg", "a/2_sat.jpg"], ["a/1_mask.png", "a/2_mask.png"], "{name}_sat.*", "{name}_mask.*"),
+    (["in/1_2_left.png", "in/3_2_left.png"], ["gt/1_2_fine_ids.png", "gt/3_2_fine_ids.png"],
+     "in/{name}_left.*", "gt/{name}_fine_ids.*"),
+    (["in/top 1.jpg", "in/top 2.jpg"], ["out/ids+1.png", "out/ids+2.png"], "in/top {name}.*", "out/ids+{name}.*"),
     (["some/1.jpg", "some/2.jpg"], ["other/1.png", "other/2.png"], "some/{name}.*", "other/{name}.*"),
 ])  # fmt: skip
 def test_pairs_without_splits(tmp_path, photographs, masks, images, labels):
@@ -44,6 +48,12 @@ def test_pairs_without_splits(tmp_path, photographs, masks, images, labels):
     ("{}_images/a.jpg", "{}_masks/a.png", "{split}_images/{name}.*", "{split}_masks/{name}.*"),
     ("{}/a.jpg", "{}/a_seg.png", "{split}/{name}.*", "{split}/{name}_seg.*"),
     ("images/{}/{}-1.jpg", "masks/{}-1.png", "images/{split}/{name}.*", "masks/{name}.*"),
+    ("dev-kit/{}/in/a.jpg", "dev-kit/{}/gt/a.png", "dev-kit/{split}/in/{name}.*", "dev-kit/{split}/gt/{name}.*"),
+    ("Train_site/{}/a.jpg", "Train_site/{}/a_gt.png", "Train_site/{split}/{name}.*", "Train_site/{split}/{name}_gt.*"),
+    ("test/Train_val/x_{}/a.jpg", "gt/x_{}/a.png", "test/Train_val/x_{split}/{name}.*", "gt/x_{split}/{name}.*"),
+    ("img_test/{}/a.jpg", "gt_test/{}/a.png", "img_test/{split}/{name}.*", "gt_test/{split}/{name}.*"),
+    ("{}/{}_img/a.jpg", "{0}/{0}_gt/a.png", "{split}/{split}_img/{name}.*", "{split}/{split}_gt/{name}.*"),
+    ("img/{}/c.jpg", "gt/{0}/{0}_c.png", "img/{split}/{name}.*", "gt/{split}/{split}_{name}.*"),
 ])  # fmt: skip
 def test_pairs_in_splits(tmp_path, image, mask, images, labels):
     for word in ("Train", "valid"):
@@ -51,6 +61,11 @@ def test_pairs_in_splits(tmp_path, image, mask, images, labels):
     pairs = find_pairs(str(tmp_path))
     assert (pairs.images, pairs.labels) == (images, labels)
     assert {word: len(files) for word, files in pairs.of_split.items()} == {"Train": 1, "valid": 1}
+
+
+def test_a_folder_of_one_split_keeps_its_word(tmp_path):
+    lay(tmp_path, ["dev-kit/train/images/a.jpg"], ["dev-kit/train/masks/a.png"])
+    assert set(find_pairs(str(tmp_path)).of_split) == {"train"}
 
 
 def test_images_without_masks_are_counted(tmp_path):
@@ -99,3 +114,44 @@ def test_what_is_called_photographs_is_taken_for_them(tmp_path, other, photograp
     )
     pairs = find_pairs(str(tmp_path))
     assert pairs.images == f"{photographs}/{{name}}.*" and pairs.elsewhere == {f"{other}/{{name}}.*": 2}
+
+
+@pytest.mark.parametrize("painted", ["semantic_rgb", "img_overlay"])
+@pytest.mark.parametrize("photographs", ["scans", "image_2"])
+def test_masks_in_colour_are_never_the_photographs(tmp_path, photographs, painted):
+    names = ["1.png", "2.png", "3.png"]
+    lay(
+        tmp_path,
+        [f"{photographs}/{name}" for name in names],
+        [f"{folder}/{name}" for folder in (painted, "semantic") for name in names],
+    )
+    pairs = find_pairs(str(tmp_path))
+    assert (pairs.images, pairs.labels) == (f"{photographs}/{{name}}.*", "semantic/{name}.*")
+    assert pairs.others == (f"{painted}/{{name}}.*",) and not pairs.elsewhere
+
+
+def test_drawn_images_may_have_few_colours(tmp_path):
+    lay(tmp_path, [], ["images/1.png", "images/2.png", "photos/1.png", "masks/1.png", "masks/2.png"])
+    pairs = find_pairs(str(tmp_path))
+    assert (pairs.images, pairs.elsewhere) == ("images/{name}.*", {"photos/{name}.*": 1})
+
+
+@pytest.mark.parametrize("image, mask", [
+    ("images/{}.jpg", "masks/{}_{}.png"), ("{}.jpg", "{}-{}.PNG"), ("images/{}.jpg", "masks/{1}_{0}_mask.png"),
+    ("img/{}.jpg", "gt/{}_mask_{}.png"),
+])  # fmt: skip
+def test_masks_of_one_class_each_are_told(tmp_path, image, mask):
+    names, kinds = [str(number) for number in range(12)], ["car", "dog", "tree"]
+    lay(tmp_path, [image.format(name) for name in names], [mask.format(name, kind) for name in names for kind in kinds])
+    pairs = find_pairs(str(tmp_path))
+    assert len(pairs.files) == 12 and sorted((pairs.labels, *pairs.others)) == sorted(
+        mask.format("{name}", kind).replace("png", "*").replace("PNG", "png") for kind in kinds
+    )
+
+
+def test_masks_without_images_are_no_further_masks(tmp_path):
+    lay(tmp_path, [f"images/{name}.jpg" for name in (1, 10, 11)], [f"masks/{name}_L.png" for name in range(1, 120)])
+    pairs = find_pairs(str(tmp_path))
+    assert (pairs.labels, pairs.others, len(pairs.files)) == ("masks/{name}_L.*", (), 3)
+    lay(tmp_path / "b", [f"images/{name}.jpg" for name in (1, 2)], [f"masks/{name}mask.png" for name in range(1, 4)])
+    assert find_pairs(str(tmp_path / "b")).labels == "masks/{name}mask.*"

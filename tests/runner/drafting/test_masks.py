@@ -187,3 +187,20 @@ def test_lists_of_images_name_no_classes(tmp_path):
     (tmp_path / "image_names.txt").write_text("im0.jpg\nim1.jpg\n")
     (tmp_path / "train_labels.csv").write_text("image\nim0.jpg\n")
     assert find_names(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("ids, args", [
+    ((1, 2, 3), {"class_names": ["road", "car", "person"], "lookup": {1: 0, 2: 1, 3: 2}}),
+    ((1, 3, 255), {"class_names": ["road", "car", "person"], "lookup": {1: 0, 2: 1, 3: 2}}),
+    ((0, 3), {"class_names": ["background", "road", "car", "person"]}),
+    ((1, 2), {"class_names": ["road", "car", "person"]}),
+])  # fmt: skip
+def test_names_without_ids_may_be_counted_from_1(tmp_path, ids, args):
+    (tmp_path / "classes.txt").write_text("road\ncar\nperson\n")
+    meaning = meaning_of(Seen(ids=Counter(dict.fromkeys(ids, 9))), find_names(str(tmp_path)), True)
+    assert meaning.args == args and ("named in classes.txt from 1 on" in meaning.said) == (3 in ids)
+
+
+def test_ids_that_a_file_names_are_not_counted_anew(tmp_path):
+    (tmp_path / "classes.csv").write_text("id,name\n0,road\n1,car\n")
+    assert of_ids(0, 1, 2, names=find_names(str(tmp_path))) == {"class_names": ["road", "car", "class 2"]}

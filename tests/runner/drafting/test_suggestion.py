@@ -64,6 +64,20 @@ def test_a_run_as_the_teacher(deliver, tmp_path):
     assert yaml.safe_load(text)["losses"][1]["loss"] == "kl"
 
 
+@pytest.mark.parametrize("kind, told, loss", [
+    ("MobileNetV2ForSemanticSegmentation", {"class_map": "names"}, "kl"),
+    ("MobileNetV2Model", {"args": {"head": None, "pretrained": True}}, "nfd"),
+])  # fmt: skip
+@pytest.mark.parametrize("folder", ["hf/dino-like", "theirs"])
+def test_a_folder_of_transformers_as_the_teacher(tmp_path, monkeypatch, kind, told, loss, folder):
+    monkeypatch.chdir(tmp_path)
+    transformers = pytest.importorskip("transformers")
+    getattr(transformers, kind)(transformers.MobileNetV2Config(depth_multiplier=0.35)).save_pretrained(folder)
+    found = yaml.safe_load(suggest(Asked(folder, "mobilenetv2_050")))
+    assert found["networks"]["teacher"] == {"source": "hf", "model": folder, "train": False} | told
+    assert found["losses"][1]["loss"] == loss
+
+
 def test_an_encoder_that_is_none():
     with pytest.raises(ValueError, match="^--student resnet19: must be 'resnet18'.*\n--teacher resnet20: must be"):
         suggest(Asked("resnet20", "resnet19"))
