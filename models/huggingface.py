@@ -146,7 +146,8 @@ class HuggingFace(Network):
         of_head = (
             x for x, _ in self.network.named_parameters() if not f"network.{x}".startswith(self.backbone_prefixes)
         )
-        self.has_published_head = pretrained and not {*of_head} <= {*fresh}
+        is_whole = kind.__name__ in (settings.architectures or ())  # whatever classifier it was published with
+        self.has_published_head = pretrained and (is_whole or not {*of_head} <= {*fresh})
         self.network.train()
 
     def arguments_without_files(self, arguments: dict) -> dict:

@@ -105,7 +105,7 @@ def build_network(
     # of what is to learn, with strict: false, a classifier of other classes starts at random
     begins_anew = network.train and not network.strict and weights and weights.num_classes not in (None, num_classes)
     if built.gives_logits and not network.class_map and num_classes and not begins_anew:
-        refuse_other_classes(built, weights, class_names, num_classes, owner, learns=bool(network.train))
+        refuse_other_classes(built, weights, class_names, num_classes, owner, delivered=name == "student")
     if weights is not None:
         if weights.is_headless and built.gives_logits and not network.train:
             raise ValueError(
@@ -173,25 +173,28 @@ def refuse_other_classes(
     owner: str,
     unloaded: str = "its published network",
     *,
-    learns: bool = False,
+    delivered: bool = False,
 ) -> None:
     """ValueError for a network, or weights, of another number of classes than the data set has, or in another order.
 
     Args:
         ours: the data set's names, none where they are not known. count: how many classes it has.
-        unloaded: what has the network's classes where it has no weights. learns: whether it is trained here.
+        unloaded: what has the network's classes where it has no weights. delivered: whether it is the student, which
+            has the data set's classes and no class map.
     """
     theirs = (weights.num_classes if weights else None) or built.num_classes
     names = (weights.class_names if weights else None) or built.class_names or []
     where = weights.file if weights else unloaded
     remedy = "say with class_map which of its classes are which of the data set's, {its name or number: ours}"
+    if delivered:
+        remedy = f"start from its encoder alone (args.backbone_weights: {where})"
     if theirs != count:
         told = f"{where} has {theirs} classes and the data set has {count}"
-        if learns:
-            remedy = "write strict: false, with which it starts from all that fits and its classifier at random"
-        raise ValueError(f"{owner}: {told}; {remedy}, or give it weights of this data set")
+        anew = "write strict: false, with which it starts from all that fits and its classifier at random"
+        raise ValueError(f"{owner}: {told}; {anew if delivered else remedy}, or give it weights of this data set")
     if list(names) != list(ours) and sorted(names) == sorted(ours):
-        raise ValueError(f"{owner}: {where} has the data set's classes in another order; write class_map: names")
+        by_name = remedy if delivered else "write class_map: names"
+        raise ValueError(f"{owner}: {where} has the data set's classes in another order; {by_name}")
     moved = [name for place, name in enumerate(names) if name in ours and list(ours).index(name) != place]
     if moved:
         raise ValueError(f"{owner}: {where} has {moved[0]!r} at another place than the data set; {remedy}")

@@ -16,7 +16,9 @@ from transformers import (
 
 from segkd.models._checkpoints import write
 from segkd.runner.building.delivered import Delivered, write_folder
+from segkd.runner.building.networks import build_network
 from segkd.runner.recipe import parts
+from segkd.runner.recipe.read import read
 from segkd.runner.run_folder.pretrained import description
 
 IMAGES = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -87,8 +89,11 @@ def test_an_encoders_own_file_is_read_under_transformers_names(built, kind):
 
 def test_a_student_of_other_classes_starts_from_all_but_its_classifier(built, caplog):
     torch.save({"state_dict": write(of_mmseg(7).state_dict(), "mmseg")}, "seven.pth")
-    with pytest.raises(ValueError, match="has 7 classes and the data set has 3; write strict: false, with which"):
+    with pytest.raises(ValueError, match="has 7 classes and the data set has 3; say with class_map which"):
         built(weights="seven.pth", model=None, train=True)
+    student = read("recipe.yaml", ["networks.student={weights: seven.pth}"]).networks["student"]
+    with pytest.raises(ValueError, match="has 7 classes and the data set has 3; write strict: false, with which"):
+        build_network("student", student, 3, 0, ["Road", "Sky", "Tree"])
     found = built(weights="seven.pth", model=None, train=True, strict=False)
     assert found.num_classes == 3 and "of another shape: classifier.weight is (7, 8, 1, 1) there" in caplog.text
     saved = torch.load("seven.pth")["state_dict"]
