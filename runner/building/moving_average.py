@@ -27,8 +27,9 @@ class MovingAverage(nn.Module):
         """Moves the average a step towards the network."""
         numbers: tuple[list[Tensor], list[Tensor]] = [], []
         others: tuple[list[Tensor], list[Tensor]] = [], []
+        is_copy = self.n_averaged.item() == 0
         for average, value in zip(_values(self.module), _values(network), strict=True):
-            kept = numbers if self.n_averaged > 0 and average.is_floating_point() else others
+            kept = others if is_copy or not average.is_floating_point() else numbers
             kept[0].append(average)
             kept[1].append(value)
         if numbers[0]:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from segkd.datasets._files import read_json
 from segkd.datasets._images import open_image, upright_size
-from segkd.models._weights import weights_at_hand
+from segkd.models._weights import HUB_FILES, weights_at_hand
 from segkd.runner.recipe.told_by_weights import folder_of_transformers
 
 # encoders with ImageNet weights, where these are at hand, and such as learn from nothing
@@ -20,7 +20,6 @@ PIXELS = {"cpu": 192 * 256, "cuda": 512 * 1024}  # of an image in training, so t
 BATCH = {"cpu": 8, "cuda": 16}
 EPOCHS = 40
 ITERATIONS = {"cpu": (600, 3000), "cuda": (2000, 40_000)}  # at least, at most
-FILES_OF_TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
 LEAST_SIDE = 32  # pixels
 MEASURED, DECODED = 1000, 100  # images whose size is looked at: in files, and where they have to be decoded
 
@@ -99,7 +98,7 @@ def foreign(teacher: str) -> dict[str, str]:
     """
     if is_trained(teacher):
         place = Path(teacher)
-        folder = folder_of_transformers(place) if place.is_dir() or place.name in FILES_OF_TRANSFORMERS else None
+        folder = folder_of_transformers(place) if place.is_dir() or place.name in HUB_FILES else None
         return {"source": "hf", "model": str(folder)} if folder else {}
     source, _, name = teacher.partition("/")
     return {"source": source, "model": name} if source in ("hf", "timm") and name else {}

@@ -108,7 +108,7 @@ def _version(file: Path) -> tuple[int, int]:
 def _exported(file: Path, version: tuple[int, int]) -> dict:
     from segkd.models import _weights  # seconds, for those whose weights are there
 
-    return _weights.exported_from(file)
+    return _weights.exported_from(_weights.meta_of(file))
 
 
 @functools.lru_cache(maxsize=64)  # the recipes of a sweep name the same few files

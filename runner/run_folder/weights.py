@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segkd.models import _checkpoints
 from segkd.models._prediction import Normalize
-from segkd.models._weights import class_names_in, exported_from, fill, read_part, refuse_irregular
+from segkd.models._weights import class_names_in, exported_from, fill, meta_of, read_part, refuse_irregular
 from segkd.runner.recipe import parts, told_by_weights
 from segkd.runner.recipe.hub import place_of
 from segkd.runner.recipe.mistakes import dotted
@@ -175,15 +175,13 @@ def find_weights(
         raise ValueError(f"{owner}.weights: {error}") from None
     if config:
         return Weights(file, state, layout, part, config)
-    names, constants = beside(file)
-    return Weights(file, state, layout, part, {}, exported_from(file), names, constants)
+    meta, folder = meta_of(file), folder_of_transformers(file)
+    names, constants = (class_names_in(meta), None) if folder is None else of_transformers(folder)
+    return Weights(file, state, layout, part, {}, exported_from(meta), names, constants)
 
 
-def beside(file: Path) -> tuple[list[str] | None, str | dict | None]:
-    """The classes and the constants of the network in another code's file, where they stand in it or beside it."""
-    folder = folder_of_transformers(file)
-    if folder is None:
-        return class_names_in(file), None
+def of_transformers(folder: Path) -> tuple[list[str] | None, str | dict | None]:
+    """The classes and the constants of a network that transformers wrote to a folder, where they stand there."""
     from segkd.models import _hub  # transformers takes seconds, for those who name a network of its own
 
     try:
